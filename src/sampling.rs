@@ -1,0 +1,243 @@
+//! From logits to the next token: greedy, temperature, top-k and top-p, alone or together.
+
+use std::cmp::Ordering;
+
+use rand::Rng;
+
+use crate::error::{Error, Result};
+use crate::rng;
+
+/// How the next token is chosen. The restrictions apply in the order of the fields, each to what the one before left.
+///
+/// 1. *Temperature*: the logits are divided by it. Zero is greedy: the token with the greatest logit, always.
+/// 2. *Top-k*: the `k` most likely tokens remain, all of them if `k` exceeds the vocabulary.
+/// 3. *Top-p* (nucleus sampling, Holtzman et al. 2020): the probabilities of what remains, made to sum to 1, are
+///    added up from the greatest; the shortest run whose sum reaches `p` remains, always at least one token.
+///
+/// Between equal logits the lower token comes first, so the choice is always definite.
+///
+/// ```
+/// use shadegrad::sampling::{Sampler, SamplingConfig};
+///
+/// let config = SamplingConfig { temperature: 0.8, top_k: Some(2), top_p: None };
+/// let mut sampler = Sampler::new(config, 42)?;
+/// let token = sampler.next_token(&[0.1, 2.0, -1.0, 1.5]);
+/// assert!(token == 1 || token == 3);
+/// # Ok::<(), shadegrad::error::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplingConfig {
+    /// Below 1 sharpens the distribution, above 1 flattens it, 0 is greedy.
+    pub temperature: f32,
+    /// Sample among this many of the most likely tokens.
+    pub top_k: Option<usize>,
+    /// Sample among the most likely tokens that together have this probability.
+    pub top_p: Option<f32>,
+}
+
+impl Default for SamplingConfig {
+    /// The model's own distribution: temperature 1, no restriction.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: None,
+            top_p: None,
+        }
+    }
+}
+
+impl SamplingConfig {
+    /// Always the most likely token.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: None,
+        top_p: None,
+    };
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] unless the temperature is finite and not negative, `top_k` at least 1, and `top_p`
+    /// above 0 and at most 1.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |name: &str, value: String, expected: &str| {
+            Err(Error::InvalidArgument {
+                name: name.into(),
+                value,
+                expected: expected.into(),
+            })
+        };
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return refuse(
+                "temperature",
+                self.temperature.to_string(),
+                "a finite number that is not negative; 0 is greedy",
+            );
+        }
+        if self.top_k == Some(0) {
+            return refuse("top_k", "0".into(), "at least 1; leave it out for no limit");
+        }
+        match self.top_p {
+            Some(p) if !(p > 0.0 && p <= 1.0) => refuse(
+                "top_p",
+                p.to_string(),
+                "above 0 and at most 1; leave it out for no limit",
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// The tokens that may come next with their probabilities, the most likely first; the probabilities sum to 1.
+    ///
+    /// NaN and −∞ make a token impossible. Where there are logits of +∞, these tokens alone are possible, and equally
+    /// so. If no token is possible the result is empty.
+    ///
+    /// The settings should have passed [`validate`](Self::validate).
+    ///
+    /// # Panics
+    ///
+    /// If there are more logits than tokens fit in a `u32`.
+    #[track_caller]
+    pub fn distribution(&self, logits: &[f32]) -> Vec<(u32, f64)> {
+        let mut ranked: Vec<(u32, f64)> = (0..)
+            .zip(logits)
+            .filter(|(_, logit)| **logit > f32::NEG_INFINITY)
+            .map(|(token, &logit)| (token, f64::from(logit)))
+            .collect();
+        let keep = match self.top_k {
+            _ if self.temperature == 0.0 => 1,
+            Some(k) => k.max(1),
+            None => usize::MAX,
+        };
+        if keep < ranked.len() {
+            // Part before sorting: k is small and vocabularies are large.
+            ranked.select_nth_unstable_by(keep - 1, by_rank);
+            ranked.truncate(keep);
+        }
+        ranked.sort_unstable_by(by_rank);
+
+        // Softmax in f64, shifted by the maximum, which is subtracted before the division: neither step overflows.
+        let Some(&(_, maximum)) = ranked.first() else {
+            return ranked;
+        };
+        let temperature = match self.temperature {
+            0.0 => 1.0,
+            temperature => f64::from(temperature),
+        };
+        for (_, value) in &mut ranked {
+            *value = if *value == maximum {
+                // Not left to the formula, which has no answer to ∞ − ∞.
+                1.0
+            } else {
+                ((*value - maximum) / temperature).exp()
+            };
+        }
+        normalise(&mut ranked);
+
+        if let Some(p) = self.top_p.map(f64::from)
+            && p < 1.0
+        {
+            let mut cumulative = 0.0;
+            let reaches = ranked.iter().position(|(_, probability)| {
+                cumulative += probability;
+                cumulative >= p
+            });
+            // Rounding may leave the whole sum short of p: then everything remains.
+            ranked.truncate(reaches.map_or(ranked.len(), |last| last + 1));
+            normalise(&mut ranked);
+        }
+        ranked
+    }
+
+    /// Draws the next token.
+    ///
+    /// Takes one word from the generator, and none if the temperature is 0. If no token is possible, as when a model
+    /// has diverged and all logits are NaN, the answer is token 0; [`distribution`](Self::distribution) tells.
+    ///
+    /// # Panics
+    ///
+    /// If there are no logits.
+    #[track_caller]
+    pub fn sample<R: Rng + ?Sized>(&self, logits: &[f32], rng: &mut R) -> u32 {
+        assert!(!logits.is_empty(), "cannot sample from no logits");
+        let candidates = self.distribution(logits);
+        let Some(&(most_likely, _)) = candidates.first() else {
+            return 0;
+        };
+        if self.temperature == 0.0 {
+            return most_likely;
+        }
+        let threshold = rng::unit(rng);
+        let mut cumulative = 0.0;
+        for (token, probability) in candidates {
+            cumulative += probability;
+            if threshold < cumulative {
+                return token;
+            }
+        }
+        // The threshold fell into the gap that rounding left between the sum and 1.
+        most_likely
+    }
+}
+
+/// Greater first, then the lower token. No NaN gets here.
+fn by_rank(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
+    let by_value = b.1.partial_cmp(&a.1).expect("NaN was filtered out");
+    by_value.then(a.0.cmp(&b.0))
+}
+
+/// Scales weights, of which the first is the greatest and not 0, to a sum of 1.
+fn normalise(weights: &mut [(u32, f64)]) {
+    // From the smallest up: many small ones may add up to something beside a large one.
+    let sum: f64 = weights.iter().rev().map(|(_, weight)| weight).sum();
+    for (_, weight) in weights {
+        *weight /= sum;
+    }
+}
+
+/// A [`SamplingConfig`] with its own random numbers: the same seed and logits give the same tokens.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    config: SamplingConfig,
+    seed: u64,
+    /// The number of tokens drawn, which numbers the next draw.
+    drawn: u64,
+}
+
+impl Sampler {
+    /// A sampler whose draws are a function of `seed`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SamplingConfig::validate`].
+    pub fn new(config: SamplingConfig, seed: u64) -> Result<Self> {
+        config.validate()?;
+        Ok(Self {
+            config,
+            seed,
+            drawn: 0,
+        })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &SamplingConfig {
+        &self.config
+    }
+
+    /// Draws the next token from the logits of the last position, as [`SamplingConfig::sample`] does.
+    ///
+    /// # Panics
+    ///
+    /// If there are no logits.
+    #[track_caller]
+    pub fn next_token(&mut self, logits: &[f32]) -> u32 {
+        let mut rng = rng::keyed(self.seed, "sampler", self.drawn);
+        self.drawn = self.drawn.wrapping_add(1);
+        self.config.sample(logits, &mut rng)
+    }
+}
+
+#[cfg(test)]
+#[path = "sampling_tests.rs"]
+mod tests;
