@@ -1,14 +1,16 @@
-pub fn add(left: u64, right: u64) -> u64 {
-    left + right
-}
+//! Reverse-mode tape autograd whose every operation runs as a WGSL compute shader through wgpu.
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+mod error;
+pub mod data;
+pub mod gpu;
+pub mod ops;
+pub mod optim;
+mod rng;
+pub mod sampling;
+mod shape;
+pub mod tape;
 
-    #[test]
-    fn it_works() {
-        let result = add(2, 2);
-        assert_eq!(result, 4);
-    }
-}
+pub use error::{Error, Result};
+pub use gpu::{AdapterClass, DType, Device, DeviceOptions, Kernel, Tensor};
+pub use shape::{Layout, MAX_RANK, Shape};
+pub use tape::{Tape, Var};

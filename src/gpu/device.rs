@@ -1,0 +1,383 @@
+//! Choosing an adapter, opening a device on it, and turning wgpu's asynchronous errors into `Result`s.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use super::arena::{Arena, Buffer};
+use super::kernel::KernelCache;
+use super::stats::{Counters, Stats, count};
+use crate::error::{Error, Result};
+use crate::tape::PlanCache;
+
+/// The kind of adapter, as far as the choice of kernel variants is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AdapterClass {
+    /// A software rasteriser (llvmpipe, WARP, SwiftShader): wide registers, no real workgroup memory, dear dispatches.
+    Software,
+    /// Real graphics hardware.
+    Gpu,
+}
+
+/// What can be said about an adapter before a device is opened on it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AdapterDescription {
+    /// The adapter's name.
+    pub name: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: String,
+    /// The driver's name and version.
+    pub driver: String,
+    /// Which kernel variants it gets.
+    pub class: AdapterClass,
+    /// `discrete GPU`, `integrated GPU`, `virtual GPU`, `software` or `other`.
+    pub kind: &'static str,
+}
+
+impl AdapterDescription {
+    fn of(info: &wgpu::AdapterInfo) -> AdapterDescription {
+        let (class, kind) = match info.device_type {
+            wgpu::DeviceType::Cpu => (AdapterClass::Software, "software"),
+            wgpu::DeviceType::DiscreteGpu => (AdapterClass::Gpu, "discrete GPU"),
+            wgpu::DeviceType::IntegratedGpu => (AdapterClass::Gpu, "integrated GPU"),
+            wgpu::DeviceType::VirtualGpu => (AdapterClass::Gpu, "virtual GPU"),
+            wgpu::DeviceType::Other => (AdapterClass::Gpu, "other"),
+        };
+        AdapterDescription {
+            name: info.name.clone(),
+            backend: info.backend.to_str().to_owned(),
+            driver: format!("{} {}", info.driver, info.driver_info)
+                .trim()
+                .to_owned(),
+            class,
+            kind,
+        }
+    }
+}
+
+impl fmt::Display for AdapterDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} | {} | {}", self.name, self.backend, self.driver)?;
+        match self.class {
+            AdapterClass::Software => {
+                write!(f, " | software adapter: no GPU is used, expect CPU speed")
+            }
+            AdapterClass::Gpu => write!(f, " | {}", self.kind),
+        }
+    }
+}
+
+/// How to choose and open a device. The default takes the best adapter and asks for all of its limits.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceOptions {
+    /// Takes the adapter with this index in [`Device::list_adapters`], or the first whose name or backend contains this
+    /// text, whatever its case. `None` leaves the choice to `WGPU_ADAPTER_NAME`, or else to the ranking: discrete,
+    /// integrated, virtual, software.
+    pub adapter: Option<String>,
+    /// Limits to request instead of everything that the adapter offers; for tests and for memory budgets.
+    pub limits: Option<wgpu::Limits>,
+    /// Keep the shader compiler's runtime checks (bounds, loop bounding) on for the crate's own kernels. They are on in
+    /// debug builds whatever this says.
+    pub checked_kernels: bool,
+}
+
+/// A GPU (or software adapter) opened for computing: its queue, caches of compiled kernels and plans, its buffers and
+/// statistics. Cheap to clone; all clones are the same device.
+#[derive(Clone)]
+pub struct Device {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub wgpu: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub description: AdapterDescription,
+    pub limits: wgpu::Limits,
+    pub kernels: KernelCache,
+    pub arena: Mutex<Arena>,
+    pub plans: Mutex<PlanCache>,
+    pub counters: Arc<Counters>,
+    pub checked_kernels: bool,
+    next_buffer: AtomicU64,
+    failure: Arc<Mutex<Failure>>,
+}
+
+/// The first asynchronous error, kept until the next call can return it.
+#[derive(Default)]
+struct Failure {
+    lost: Option<String>,
+    error: Option<Error>,
+}
+
+impl Device {
+    /// Opens the best adapter: a real GPU before a software one, unless `WGPU_ADAPTER_NAME` or `WGPU_BACKEND` choose
+    /// otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoAdapter`] if there is none, [`Error::DeviceRequest`] if the driver refuses.
+    pub fn new() -> Result<Device> {
+        Device::with_options(&DeviceOptions::default())
+    }
+
+    /// Opens a device as `options` say.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::new`]; [`Error::NoAdapter`] also when nothing matches the selector.
+    pub fn with_options(options: &DeviceOptions) -> Result<Device> {
+        let wanted = options
+            .adapter
+            .clone()
+            .or_else(|| std::env::var("WGPU_ADAPTER_NAME").ok())
+            .filter(|wanted| !wanted.is_empty());
+        let adapter = choose(ranked_adapters(), wanted)?;
+        open(adapter, options)
+    }
+
+    /// All usable adapters, best first.
+    pub fn list_adapters() -> Vec<AdapterDescription> {
+        ranked_adapters()
+            .iter()
+            .map(|adapter| AdapterDescription::of(&adapter.get_info()))
+            .collect()
+    }
+
+    /// The adapter this device was opened on. Its `Display` form is the line that programs print first.
+    pub fn description(&self) -> &AdapterDescription {
+        &self.shared.description
+    }
+
+    /// Which kernel variants this device gets.
+    pub fn class(&self) -> AdapterClass {
+        self.shared.description.class
+    }
+
+    /// The limits this device was opened with.
+    pub fn limits(&self) -> &wgpu::Limits {
+        &self.shared.limits
+    }
+
+    /// The counters as they stand now.
+    pub fn stats(&self) -> Stats {
+        self.shared.counters.snapshot()
+    }
+
+    /// Blocks until everything submitted so far has finished.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceLost`], or any error that wgpu reported since the last call.
+    pub fn wait(&self) -> Result<()> {
+        count(&self.shared.counters.waits, 1);
+        self.poll(wgpu::PollType::wait_indefinitely())
+    }
+
+    /// Gives the device up: all further calls fail with [`Error::DeviceLost`]. For tests of what a program does then.
+    pub fn destroy(&self) {
+        self.shared.wgpu.destroy();
+        let mut failure = self.shared.failure.lock().unwrap();
+        failure.lost.get_or_insert("destroyed".to_owned());
+    }
+
+    pub(crate) fn poll(&self, kind: wgpu::PollType) -> Result<()> {
+        self.check()?;
+        let polled = self.shared.wgpu.poll(kind);
+        self.check()?;
+        polled.map(|_| ()).map_err(|error| Error::DeviceLost {
+            reason: error.to_string(),
+        })
+    }
+
+    /// Returns the first error that wgpu reported asynchronously since the last check.
+    pub(crate) fn check(&self) -> Result<()> {
+        let mut failure = self.shared.failure.lock().unwrap();
+        if let Some(reason) = &failure.lost {
+            return Err(Error::DeviceLost {
+                reason: reason.clone(),
+            });
+        }
+        failure.error.take().map_or(Ok(()), Err)
+    }
+
+    /// Runs `make` so that the wgpu errors it causes come back as its result.
+    pub(crate) fn scoped<T>(&self, make: impl FnOnce() -> T) -> Result<T> {
+        let memory = self
+            .shared
+            .wgpu
+            .push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = self
+            .shared
+            .wgpu
+            .push_error_scope(wgpu::ErrorFilter::Validation);
+        let internal = self
+            .shared
+            .wgpu
+            .push_error_scope(wgpu::ErrorFilter::Internal);
+        let made = make();
+        let errors = [internal.pop(), validation.pop(), memory.pop()].map(|error| {
+            // wgpu-core resolves scopes at once; nothing is waited for.
+            pollster::block_on(error)
+        });
+        self.check()?;
+        match errors.into_iter().flatten().next() {
+            Some(error) => Err(from_wgpu(error)),
+            None => Ok(made),
+        }
+    }
+
+    /// Makes a buffer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Limit`] beyond the adapter's limits, [`Error::OutOfMemory`].
+    pub(crate) fn create_buffer(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<Buffer> {
+        let limits = &self.shared.limits;
+        let limit = if usage.contains(wgpu::BufferUsages::STORAGE) {
+            limits
+                .max_buffer_size
+                .min(limits.max_storage_buffer_binding_size)
+        } else {
+            limits.max_buffer_size
+        };
+        if bytes > limit {
+            return Err(Error::Limit {
+                what: format!("buffer `{label}`, in bytes,"),
+                needed: bytes,
+                limit,
+            });
+        }
+        let raw = self.scoped(|| {
+            self.shared.wgpu.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size: bytes,
+                usage,
+                mapped_at_creation: false,
+            })
+        })?;
+        Ok(Buffer::new(
+            raw,
+            self.shared.next_buffer.fetch_add(1, Relaxed),
+            self.shared.counters.clone(),
+        ))
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({})", self.shared.description)
+    }
+}
+
+fn from_wgpu(error: wgpu::Error) -> Error {
+    match error {
+        wgpu::Error::OutOfMemory { source } => Error::OutOfMemory {
+            reason: source.to_string(),
+        },
+        wgpu::Error::Validation { description, .. } => Error::Validation {
+            reason: description,
+        },
+        wgpu::Error::Internal { description, .. } => Error::Validation {
+            reason: description,
+        },
+    }
+}
+
+fn ranked_adapters() -> Vec<wgpu::Adapter> {
+    let backends = wgpu::Backends::from_env()
+        .unwrap_or(wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12);
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    descriptor.backends = backends;
+    let instance = wgpu::Instance::new(descriptor);
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
+    adapters.retain(|adapter| {
+        adapter
+            .get_downlevel_capabilities()
+            .flags
+            .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+    });
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    adapters
+}
+
+fn choose(mut adapters: Vec<wgpu::Adapter>, wanted: Option<String>) -> Result<wgpu::Adapter> {
+    let position = match &wanted {
+        None => (!adapters.is_empty()).then_some(0),
+        Some(wanted) => {
+            let index = wanted.parse::<usize>().ok();
+            let text = wanted.to_lowercase();
+            index.filter(|&index| index < adapters.len()).or_else(|| {
+                adapters.iter().position(|adapter| {
+                    let info = adapter.get_info();
+                    info.name.to_lowercase().contains(&text) || info.backend.to_str() == text
+                })
+            })
+        }
+    };
+    position
+        .map(|position| adapters.swap_remove(position))
+        .ok_or(Error::NoAdapter { wanted })
+}
+
+fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
+    let info = adapter.get_info();
+    let description = AdapterDescription::of(&info);
+    // Optional: timestamps for profiles, subgroups for reductions. Kernels have portable twins.
+    let features = adapter.features()
+        & (wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
+            | wgpu::Features::SUBGROUP);
+    let limits = options.limits.clone().unwrap_or_else(|| adapter.limits());
+    let request = adapter.request_device(&wgpu::DeviceDescriptor {
+        label: Some("shadegrad"),
+        required_features: features,
+        required_limits: limits.clone(),
+        memory_hints: wgpu::MemoryHints::Performance,
+        ..Default::default()
+    });
+    let (device, queue) = pollster::block_on(request).map_err(|error| Error::DeviceRequest {
+        adapter: info.name,
+        reason: error.to_string(),
+    })?;
+    let failure = Arc::new(Mutex::new(Failure::default()));
+    let uncaptured = failure.clone();
+    device.on_uncaptured_error(Arc::new(move |error| {
+        uncaptured
+            .lock()
+            .unwrap()
+            .error
+            .get_or_insert(from_wgpu(error));
+    }));
+    let lost = failure.clone();
+    device.set_device_lost_callback(move |reason, message| {
+        let text = format!("{reason:?}: {message}");
+        lost.lock().unwrap().lost.get_or_insert(text);
+    });
+    Ok(Device {
+        shared: Arc::new(Shared {
+            wgpu: device,
+            queue,
+            description,
+            limits,
+            kernels: KernelCache::default(),
+            arena: Mutex::default(),
+            plans: Mutex::default(),
+            counters: Arc::default(),
+            checked_kernels: options.checked_kernels || cfg!(debug_assertions),
+            next_buffer: AtomicU64::new(0),
+            failure,
+        }),
+    })
+}

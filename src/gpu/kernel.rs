@@ -1,0 +1,211 @@
+//! WGSL kernels: source text with replaceable constants, and the cache of pipelines compiled from them.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use super::Device;
+use super::stats::count;
+use crate::error::{Error, Result};
+
+/// A compute kernel: WGSL source, an entry point, and the values of its constants.
+///
+/// Bindings are all in group 0: binding 0 is a uniform buffer with the dispatch's parameters, bindings 1 and up are
+/// storage buffers in the order in which the dispatch binds them.
+///
+/// A kernel may be tuned through module-scope constants: `const TILE: u32 = 8u;` in the source is the default, and
+/// [`Kernel::constant`] replaces the value in the text. (WGSL `override`s cannot size function-local arrays.)
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    pub(crate) name: &'static str,
+    pub(crate) source: Cow<'static, str>,
+    pub(crate) entry: &'static str,
+    pub(crate) trusted: bool,
+}
+
+impl Kernel {
+    /// A kernel from WGSL source. `name` is what profiles and errors call it.
+    pub fn new(
+        name: &'static str,
+        source: impl Into<Cow<'static, str>>,
+        entry: &'static str,
+    ) -> Kernel {
+        Kernel {
+            name,
+            source: source.into(),
+            entry,
+            trusted: false,
+        }
+    }
+
+    /// One of the crate's own kernels. Its tests ran with runtime checks on, so release builds turn them off.
+    pub(crate) fn builtin(
+        name: &'static str,
+        source: impl Into<Cow<'static, str>>,
+        entry: &'static str,
+    ) -> Kernel {
+        Kernel {
+            trusted: true,
+            ..Kernel::new(name, source, entry)
+        }
+    }
+
+    /// Replaces the value of the module-scope constant `const name: u32 = …;`.
+    ///
+    /// # Panics
+    ///
+    /// If the source declares no such constant.
+    #[track_caller]
+    pub fn constant(mut self, name: &str, value: usize) -> Kernel {
+        let declaration = format!("const {name}: u32 = ");
+        let start = self
+            .source
+            .find(&declaration)
+            .unwrap_or_else(|| panic!("kernel `{}` declares no `{declaration}`", self.name))
+            + declaration.len();
+        let end = start + self.source[start..].find(';').expect("declarations end");
+        self.source
+            .to_mut()
+            .replace_range(start..end, &format!("{value}u"));
+        self
+    }
+
+    /// Replaces the lines between `//:begin tag` and `//:end tag` (the markers stay).
+    ///
+    /// # Panics
+    ///
+    /// If the source has no such block.
+    #[track_caller]
+    pub fn block(mut self, tag: &str, text: &str) -> Kernel {
+        let begin = format!("//:begin {tag}\n");
+        let start = self
+            .source
+            .find(&begin)
+            .unwrap_or_else(|| panic!("kernel `{}` has no block `{tag}`", self.name))
+            + begin.len();
+        let end = start
+            + self.source[start..]
+                .find(&format!("//:end {tag}"))
+                .expect("blocks end");
+        self.source.to_mut().replace_range(start..end, text);
+        self
+    }
+
+    /// Puts shared declarations in front of the source.
+    pub fn prelude(mut self, text: &str) -> Kernel {
+        self.source.to_mut().insert_str(0, text);
+        self
+    }
+}
+
+/// How a dispatch uses a storage binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Access {
+    Read,
+    /// `var<storage, read_write>`, whether the kernel reads it or not.
+    Write,
+}
+
+pub(crate) struct Pipeline {
+    pub raw: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+/// What a pipeline is made from: the kernel, and how each of its storage bindings is used.
+type PipelineKey = (Kernel, Vec<Access>);
+
+#[derive(Default)]
+pub(crate) struct KernelCache {
+    pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+}
+
+impl KernelCache {
+    /// The pipeline for a kernel, compiled on first use.
+    pub fn pipeline(
+        &self,
+        device: &Device,
+        kernel: &Kernel,
+        accesses: &[Access],
+    ) -> Result<Arc<Pipeline>> {
+        let key = (kernel.clone(), accesses.to_vec());
+        if let Some(pipeline) = self.pipelines.lock().unwrap().get(&key) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = Arc::new(compile(device, kernel, accesses)?);
+        self.pipelines.lock().unwrap().insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+}
+
+fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipeline> {
+    let shared = &device.shared;
+    count(&shared.counters.pipelines, 1);
+    let entry = |binding: usize, ty| wgpu::BindGroupLayoutEntry {
+        binding: binding as u32,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    };
+    let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
+    entries.extend(accesses.iter().enumerate().map(|(index, access)| {
+        let read_only = *access == Access::Read;
+        entry(index + 1, wgpu::BufferBindingType::Storage { read_only })
+    }));
+    let made = device.scoped(|| {
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(kernel.name),
+            source: wgpu::ShaderSource::Wgsl(kernel.source.as_ref().into()),
+        };
+        let module = if kernel.trusted && !shared.checked_kernels {
+            // SAFETY: only the crate's own kernels are trusted; each guards its accesses against the extents it is
+            // given, and the test-suite runs every one of them with the checks on.
+            unsafe {
+                shared.wgpu.create_shader_module_trusted(
+                    descriptor,
+                    wgpu::ShaderRuntimeChecks::unchecked(),
+                )
+            }
+        } else {
+            shared.wgpu.create_shader_module(descriptor)
+        };
+        let layout = shared
+            .wgpu
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some(kernel.name),
+                entries: &entries,
+            });
+        let pipeline_layout = shared
+            .wgpu
+            .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(kernel.name),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+        let raw = shared
+            .wgpu
+            .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(kernel.name),
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: Some(kernel.entry),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &[],
+                    // Kernels initialise their workgroup memory themselves.
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: None,
+            });
+        Pipeline { raw, layout }
+    });
+    made.map_err(|error| match error {
+        Error::Validation { reason } => Error::Kernel {
+            kernel: kernel.name.to_owned(),
+            reason,
+        },
+        other => other,
+    })
+}

@@ -1,0 +1,14 @@
+//! Everything that touches wgpu: the device, tensors on it, kernels, buffers, readback and statistics.
+
+pub(crate) mod arena;
+mod device;
+pub(crate) mod kernel;
+pub(crate) mod readback;
+pub(crate) mod stats;
+mod tensor;
+
+pub use device::{AdapterClass, AdapterDescription, Device, DeviceOptions};
+pub use kernel::Kernel;
+pub use readback::{Fetch, Readback};
+pub use stats::Stats;
+pub use tensor::{DType, Element, Tensor};

@@ -1,0 +1,206 @@
+//! Results on their way back to the host: a ring of mapped buffers per plan, so that asking never stalls the device.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::arena::Buffer;
+use super::stats::count;
+use super::{Device, Element};
+use crate::error::{Error, Result};
+
+const IDLE: u8 = 0;
+const READY: u8 = 1;
+const FAILED: u8 = 2;
+
+/// One staging buffer being filled by the device.
+pub struct Readback {
+    device: Device,
+    buffer: Buffer,
+    state: Arc<AtomicU8>,
+}
+
+impl Readback {
+    pub(crate) fn new(device: &Device, bytes: u64) -> Result<Readback> {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        Ok(Readback {
+            device: device.clone(),
+            buffer: device.create_buffer("readback", bytes, usage)?,
+            state: Arc::new(AtomicU8::new(IDLE)),
+        })
+    }
+
+    pub(crate) fn buffer(&self) -> &wgpu::Buffer {
+        self.buffer.raw()
+    }
+
+    /// Asks for the contents as of the submission just made.
+    pub(crate) fn map(&self) {
+        self.state.store(IDLE, Ordering::Release);
+        let state = self.state.clone();
+        self.buffer
+            .raw()
+            .slice(..)
+            .map_async(wgpu::MapMode::Read, move |mapped| {
+                let outcome = if mapped.is_ok() { READY } else { FAILED };
+                state.store(outcome, Ordering::Release);
+            });
+    }
+
+    /// Whether the contents have arrived, after letting wgpu make progress without blocking.
+    fn poll(&self) -> Result<bool> {
+        self.device.poll(wgpu::PollType::Poll)?;
+        Ok(self.state.load(Ordering::Acquire) != IDLE)
+    }
+
+    /// Takes the bytes, blocking until they have arrived.
+    pub(crate) fn wait(&self) -> Result<Vec<u8>> {
+        if !self.poll()? {
+            count(&self.device.shared.counters.waits, 1);
+            while self.state.load(Ordering::Acquire) == IDLE {
+                self.device.poll(wgpu::PollType::wait_indefinitely())?;
+            }
+        }
+        let fail = |reason: String| Error::Readback {
+            what: "results".to_owned(),
+            reason,
+        };
+        if self.state.load(Ordering::Acquire) == FAILED {
+            return Err(fail("the buffer could not be mapped".to_owned()));
+        }
+        let bytes = {
+            let view = self
+                .buffer
+                .raw()
+                .slice(..)
+                .get_mapped_range()
+                .map_err(|error| fail(error.to_string()))?;
+            view.to_vec()
+        };
+        self.buffer.raw().unmap();
+        Ok(bytes)
+    }
+}
+
+/// Free staging buffers of one plan. They come back when the results have been taken.
+#[derive(Clone, Default)]
+pub(crate) struct Ring {
+    free: Arc<Mutex<Vec<Readback>>>,
+}
+
+impl Ring {
+    pub fn take(&self, device: &Device, bytes: u64) -> Result<Readback> {
+        let free = self.free.lock().unwrap().pop();
+        free.map_or_else(|| Readback::new(device, bytes), Ok)
+    }
+}
+
+/// All results of one run of a tape, as bytes once they have arrived.
+pub(crate) struct Landing {
+    state: RefCell<LandingState>,
+}
+
+enum LandingState {
+    /// The tape has not run yet.
+    Recorded,
+    Flying(Readback, Ring),
+    Landed(Vec<u8>),
+    Failed,
+}
+
+impl Landing {
+    pub fn new() -> Rc<Landing> {
+        Rc::new(Landing {
+            state: RefCell::new(LandingState::Recorded),
+        })
+    }
+
+    pub fn launch(&self, readback: Readback, ring: Ring) {
+        *self.state.borrow_mut() = LandingState::Flying(readback, ring);
+    }
+
+    fn ready(&self) -> Result<bool> {
+        match &*self.state.borrow() {
+            LandingState::Flying(readback, _) => readback.poll(),
+            LandingState::Landed(_) => Ok(true),
+            _ => Ok(false),
+        }
+    }
+
+    fn bytes(&self, what: &str, range: std::ops::Range<usize>) -> Result<Vec<u8>> {
+        let mut state = self.state.borrow_mut();
+        if let LandingState::Flying(readback, _) = &*state {
+            let bytes = readback.wait();
+            let flown = std::mem::replace(&mut *state, LandingState::Failed);
+            let LandingState::Flying(readback, ring) = flown else {
+                unreachable!("matched above");
+            };
+            let bytes = bytes?;
+            ring.free.lock().unwrap().push(readback);
+            *state = LandingState::Landed(bytes);
+        }
+        let reason = match &*state {
+            LandingState::Landed(bytes) => return Ok(bytes[range].to_vec()),
+            LandingState::Recorded => "the tape has not run yet: call Tape::run first",
+            _ => "reading failed before",
+        };
+        Err(Error::Readback {
+            what: what.to_owned(),
+            reason: reason.to_owned(),
+        })
+    }
+}
+
+impl Drop for Landing {
+    /// A result nobody looked at still gives its staging buffer back, once it has arrived.
+    fn drop(&mut self) {
+        if let LandingState::Flying(readback, ring) =
+            std::mem::replace(self.state.get_mut(), LandingState::Failed)
+            && readback.poll().unwrap_or(false)
+            && readback.wait().is_ok()
+        {
+            ring.free.lock().unwrap().push(readback);
+        }
+    }
+}
+
+/// A value asked for with [`Tape::fetch`](crate::Tape::fetch), to be taken after [`Tape::run`](crate::Tape::run). It
+/// may be taken any number of steps later; the device is not stalled meanwhile.
+pub struct Fetch<E: Element> {
+    pub(crate) landing: Rc<Landing>,
+    pub(crate) range: std::ops::Range<usize>,
+    pub(crate) what: String,
+    pub(crate) element: PhantomData<E>,
+}
+
+impl<E: Element> Fetch<E> {
+    /// Whether the values have arrived. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceLost`], or any error that wgpu reported meanwhile.
+    pub fn is_ready(&self) -> Result<bool> {
+        self.landing.ready()
+    }
+
+    /// The values in row-major order, waiting for them if need be.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Readback`] if the tape has not run, [`Error::DeviceLost`].
+    pub fn get(&self) -> Result<Vec<E>> {
+        let bytes = self.landing.bytes(&self.what, self.range.clone())?;
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// The first value: for scalars.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fetch::get`].
+    pub fn item(&self) -> Result<E> {
+        Ok(self.get()?[0])
+    }
+}

@@ -1,0 +1,193 @@
+//! Concrete values on the device.
+
+use super::arena::Buffer;
+use super::readback::Readback;
+use super::{Device, stats};
+use crate::error::Result;
+use crate::shape::{Layout, Shape};
+
+/// The type of a tensor's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit floating point: everything that is differentiated.
+    F32,
+    /// 32-bit unsigned: token ids, indices, random seeds.
+    U32,
+}
+
+impl DType {
+    /// The type's name in WGSL.
+    pub fn wgsl(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::U32 => "u32",
+        }
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for u32 {}
+}
+
+/// A host type that tensors can be made from and read into: `f32` or `u32`.
+pub trait Element: bytemuck::Pod + sealed::Sealed + Send {
+    /// The element type on the device.
+    const DTYPE: DType;
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+}
+
+impl Element for u32 {
+    const DTYPE: DType = DType::U32;
+}
+
+/// Values on the device: a buffer, or a dense part of one, with a shape and an element type. Cheap to clone; clones are
+/// the same values.
+///
+/// A tensor that is used on a tape is bound into the tape's plan, so tensors are for what persists from step to step
+/// (parameters, optimizer state, caches). What changes every step goes in through
+/// [`Tape::input`](crate::Tape::input), which uploads and never replans.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub(crate) device: Device,
+    pub(crate) buffer: Buffer,
+    pub(crate) layout: Layout,
+    pub(crate) dtype: DType,
+}
+
+impl Tensor {
+    /// Uploads `data` as a tensor of the given shape.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Limit`](crate::Error::Limit) or [`Error::OutOfMemory`](crate::Error::OutOfMemory) where it does not
+    /// fit the device.
+    ///
+    /// # Panics
+    ///
+    /// If `data` has not as many elements as the shape.
+    #[track_caller]
+    pub fn new<E: Element>(device: &Device, shape: impl Into<Shape>, data: &[E]) -> Result<Tensor> {
+        let tensor = Tensor::uninitialized(device, shape.into(), E::DTYPE)?;
+        tensor.write(data)?;
+        Ok(tensor)
+    }
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tensor::new`].
+    pub fn zeros(device: &Device, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        // wgpu clears new buffers before their first use.
+        Tensor::uninitialized(device, shape.into(), dtype)
+    }
+
+    fn uninitialized(device: &Device, shape: Shape, dtype: DType) -> Result<Tensor> {
+        let usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_SRC
+            | wgpu::BufferUsages::COPY_DST;
+        let buffer = device.create_buffer("tensor", 4 * shape.elements() as u64, usage)?;
+        Ok(Tensor {
+            device: device.clone(),
+            buffer,
+            layout: Layout::contiguous(shape, 0),
+            dtype,
+        })
+    }
+
+    /// The dense part of this tensor that starts at element `offset`, under the given shape. It shares the buffer.
+    ///
+    /// # Panics
+    ///
+    /// If the part reaches beyond this tensor.
+    #[track_caller]
+    pub fn part(&self, offset: usize, shape: impl Into<Shape>) -> Tensor {
+        let shape = shape.into();
+        assert!(
+            offset + shape.elements() <= self.shape().elements(),
+            "part {shape} at element {offset} reaches beyond a tensor of {} elements",
+            self.shape().elements()
+        );
+        Tensor {
+            layout: Layout::contiguous(shape, self.layout.offset + offset),
+            ..self.clone()
+        }
+    }
+
+    /// Overwrites the values. Takes effect before anything submitted later.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    ///
+    /// # Panics
+    ///
+    /// If `data` has another length or type than the tensor.
+    #[track_caller]
+    pub fn write<E: Element>(&self, data: &[E]) -> Result<()> {
+        assert_eq!(
+            data.len(),
+            self.shape().elements(),
+            "a tensor of shape {} is not filled by {} values",
+            self.shape(),
+            data.len()
+        );
+        assert_eq!(self.dtype, E::DTYPE, "the tensor holds another type");
+        self.device.check()?;
+        self.device.shared.queue.write_buffer(
+            self.buffer.raw(),
+            4 * self.layout.offset as u64,
+            bytemuck::cast_slice(data),
+        );
+        Ok(())
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.layout.shape
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The device that holds it.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Copies the values to the host, waiting for everything submitted before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost), [`Error::Readback`](crate::Error::Readback).
+    ///
+    /// # Panics
+    ///
+    /// If the tensor holds another element type.
+    pub fn to_vec<E: Element>(&self) -> Result<Vec<E>> {
+        assert_eq!(self.dtype, E::DTYPE, "the tensor holds another type");
+        let shared = &self.device.shared;
+        let bytes = 4 * self.shape().elements() as u64;
+        let readback = Readback::new(&self.device, bytes)?;
+        let mut encoder = shared.wgpu.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(
+            self.buffer.raw(),
+            4 * self.layout.offset as u64,
+            readback.buffer(),
+            0,
+            bytes,
+        );
+        shared.queue.submit([encoder.finish()]);
+        stats::count(&shared.counters.submits, 1);
+        readback.map();
+        let bytes = readback.wait()?;
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+}

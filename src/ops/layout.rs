@@ -1,0 +1,240 @@
+//! Views and copies: reshape, permute, slice, broadcast, concatenate, and assignment to persistent tensors.
+//!
+//! Views cost nothing: kernels read through strides. Where no strides can express one, a copy is made.
+
+use std::hash::Hash;
+
+use super::{Operation, Role, TensorType};
+use crate::shape::{Layout, Shape};
+use crate::tape::{Backward, Lowering, Signature, Var, sum_to};
+
+/// One of the ways to look at the same elements.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum View {
+    Reshape(Shape),
+    Permute(Vec<usize>),
+    Slice { axis: usize, start: usize, length: usize },
+    Broadcast(Shape),
+    /// The value itself, with no gradient flowing back.
+    Detach,
+}
+
+impl Operation for View {
+    fn name(&self) -> &'static str {
+        match self {
+            View::Reshape(_) => "reshape",
+            View::Permute(_) => "permute",
+            View::Slice { .. } => "slice",
+            View::Broadcast(_) => "broadcast_to",
+            View::Detach => "detach",
+        }
+    }
+
+    fn identity(&self, signature: &mut Signature) {
+        self.hash(signature);
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let TensorType { shape, dtype } = inputs[0];
+        let shape = match self {
+            View::Reshape(to) => {
+                assert_eq!(
+                    shape.elements(),
+                    to.elements(),
+                    "reshape: {shape} and {to} have different numbers of elements"
+                );
+                *to
+            }
+            View::Permute(axes) => {
+                let mut sorted = axes.clone();
+                sorted.sort_unstable();
+                assert!(
+                    sorted.iter().copied().eq(0..shape.rank()),
+                    "permute: {axes:?} does not name each axis of {shape} once"
+                );
+                Layout::contiguous(shape, 0).permute(axes).shape
+            }
+            View::Slice {
+                axis,
+                start,
+                length,
+            } => {
+                assert!(
+                    *axis < shape.rank() && start + length <= shape.dim(*axis) && *length > 0,
+                    "slice: {start}..{} of axis {axis} is not within {shape}",
+                    start + length
+                );
+                shape.with_dim(*axis, *length)
+            }
+            View::Broadcast(to) => {
+                assert!(
+                    shape.broadcast(to) == Some(*to),
+                    "broadcast_to: {shape} does not broadcast to {to}"
+                );
+                *to
+            }
+            View::Detach => shape,
+        };
+        vec![TensorType { shape, dtype }]
+    }
+
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        let gradient = node.gradient(0);
+        let shape = node.input(0).shape();
+        vec![match self {
+            View::Reshape(_) => Some(gradient.reshape(shape)),
+            View::Permute(axes) => {
+                let mut inverse = vec![0; axes.len()];
+                for (to, &from) in axes.iter().enumerate() {
+                    inverse[from] = to;
+                }
+                Some(gradient.permute(&inverse))
+            }
+            View::Slice {
+                axis,
+                start,
+                length,
+            } => {
+                let after = shape.dim(*axis) - start - length;
+                Some(gradient.pad(*axis, *start, after))
+            }
+            View::Broadcast(_) => Some(sum_to(gradient, shape)),
+            View::Detach => None,
+        }]
+    }
+
+    fn lower(&self, _cx: &mut Lowering<'_>) {
+        unreachable!("the planner resolves views");
+    }
+
+    fn role(&self, _output: TensorType) -> Role<'_> {
+        Role::View
+    }
+
+    fn view(&self, input: &Layout) -> Option<Layout> {
+        match self {
+            View::Reshape(shape) => input.reshape(*shape),
+            View::Permute(axes) => Some(input.permute(axes)),
+            View::Slice {
+                axis,
+                start,
+                length,
+            } => Some(input.slice(*axis, *start, *length)),
+            View::Broadcast(shape) => input.broadcast_to(*shape),
+            View::Detach => Some(*input),
+        }
+    }
+}
+
+/// [`Assign`]'s name, by which the planner recognises it.
+pub(crate) const ASSIGN: &str = "assign";
+
+/// Copies its second input over its first, a persistent tensor. See [`Tape::assign`].
+#[derive(Debug)]
+pub(crate) struct Assign;
+
+impl Operation for Assign {
+    fn name(&self) -> &'static str {
+        ASSIGN
+    }
+
+    fn identity(&self, _signature: &mut Signature) {}
+
+    fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
+        Vec::new()
+    }
+
+    fn backward<'t>(&self, _node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        vec![None, None]
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let (to, from) = (cx.input(0), cx.input(1));
+        // The value may already have been computed in place.
+        if !to.is_same_place(&from) {
+            cx.copy(&from, &to);
+        }
+    }
+
+    fn mutates(&self) -> &[usize] {
+        &[0]
+    }
+}
+
+impl<'t> Var<'t> {
+    #[track_caller]
+    fn look(self, view: View) -> Var<'t> {
+        self.tape.record(view, &[self])
+    }
+
+    /// The same elements in the same order under another shape.
+    ///
+    /// # Panics
+    ///
+    /// If the numbers of elements differ.
+    #[track_caller]
+    pub fn reshape(self, shape: impl Into<Shape>) -> Var<'t> {
+        let shape = shape.into();
+        if shape == self.shape() {
+            return self;
+        }
+        self.look(View::Reshape(shape))
+    }
+
+    /// The same elements with the axes in another order: axis `i` of the result is axis `axes[i]`.
+    ///
+    /// # Panics
+    ///
+    /// If `axes` does not name each axis once.
+    #[track_caller]
+    pub fn permute(self, axes: &[usize]) -> Var<'t> {
+        self.look(View::Permute(axes.to_vec()))
+    }
+
+    /// The last two axes swapped.
+    ///
+    /// # Panics
+    ///
+    /// If the rank is below two.
+    #[track_caller]
+    pub fn transpose(self) -> Var<'t> {
+        let rank = self.shape().rank();
+        assert!(rank >= 2, "transpose: shape {} has no two axes", self.shape());
+        let mut axes: Vec<usize> = (0..rank).collect();
+        axes.swap(rank - 2, rank - 1);
+        self.permute(&axes)
+    }
+
+    /// The part of an axis in `range`.
+    ///
+    /// # Panics
+    ///
+    /// If the range is empty or reaches beyond the axis.
+    #[track_caller]
+    pub fn slice(self, axis: usize, range: std::ops::Range<usize>) -> Var<'t> {
+        self.look(View::Slice {
+            axis,
+            start: range.start,
+            length: range.end.saturating_sub(range.start),
+        })
+    }
+
+    /// The elements repeated to a larger shape, by the broadcasting rule.
+    ///
+    /// # Panics
+    ///
+    /// If the shape does not broadcast to `shape`.
+    #[track_caller]
+    pub fn broadcast_to(self, shape: impl Into<Shape>) -> Var<'t> {
+        let shape = shape.into();
+        if shape == self.shape() {
+            return self;
+        }
+        self.look(View::Broadcast(shape))
+    }
+
+    /// The same value as a constant: no gradient flows back through it.
+    pub fn detach(self) -> Var<'t> {
+        self.look(View::Detach)
+    }
+}

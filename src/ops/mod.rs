@@ -1,0 +1,88 @@
+//! Operations: each file holds one family with its formulas, shape rules, gradient rules and lowering to kernels.
+//!
+//! [`Operation`] is the one way to add an operation, inside this crate and outside it.
+
+pub(crate) mod layout;
+pub(crate) mod pad;
+pub mod pointwise;
+pub(crate) mod reduce;
+
+use std::fmt;
+
+pub(crate) use layout::Assign;
+
+use crate::gpu::DType;
+use crate::shape::{Layout, Shape};
+use crate::tape::{Backward, Lowering, Signature, Var};
+use pointwise::Pointwise;
+
+/// Shape and element type of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TensorType {
+    /// The shape.
+    pub shape: Shape,
+    /// The element type.
+    pub dtype: DType,
+}
+
+/// How the planner treats an operation.
+pub enum Role<'a> {
+    /// Runs kernels of its own.
+    Kernel,
+    /// Only reads its one input in another order: no kernel where strides can express it. See [`Operation::view`].
+    View,
+    /// One row of the [pointwise table](pointwise), fused with its neighbours.
+    Pointwise(&'a Pointwise),
+    /// Runs a kernel that ends by storing through a generated epilogue, so that pointwise operations which follow are
+    /// part of it. The output, in row-major order, is seen as `[batch, rows, columns]`.
+    Epilogue {
+        /// Batch, rows and columns; their product is the number of elements of output 0.
+        grid: [usize; 3],
+    },
+}
+
+/// An operation: shape rule, gradient rule, kernels. The same trait serves the built-in operations and those of other
+/// crates; `docs/adding-an-op.md` walks through one.
+pub trait Operation: fmt::Debug + 'static {
+    /// The name used in panics, profiles and plan identities. Must be unique.
+    fn name(&self) -> &'static str;
+
+    /// Adds to `signature` everything about this operation that is not a tensor and that its kernels or shapes depend
+    /// on. Usually `self.hash(signature)` with a derived `Hash`. What varies from step to step must be an input tensor
+    /// instead.
+    fn identity(&self, signature: &mut Signature);
+
+    /// Checks the inputs and gives the outputs' shapes and types.
+    ///
+    /// # Panics
+    ///
+    /// If the inputs do not fit, naming the operation and the shapes.
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType>;
+
+    /// Records the gradient: one entry per input, `None` where there is none to give.
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>>;
+
+    /// Emits the dispatches that compute the outputs from the inputs.
+    fn lower(&self, cx: &mut Lowering<'_>);
+
+    /// Inputs (by position) that the kernels overwrite; each must be a persistent tensor. An operation that overwrites
+    /// something is always run, and in the order of recording.
+    fn mutates(&self) -> &[usize] {
+        &[]
+    }
+
+    /// How the planner treats this operation, given the type of its output 0.
+    fn role(&self, _output: TensorType) -> Role<'_> {
+        Role::Kernel
+    }
+
+    /// For [`Role::View`]: where the output's elements lie, given where the input's do; `None` if only a copy will do.
+    fn view(&self, _input: &Layout) -> Option<Layout> {
+        None
+    }
+
+    /// The value, for operations that fill their output with one constant.
+    fn constant(&self) -> Option<f32> {
+        None
+    }
+}

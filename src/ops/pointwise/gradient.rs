@@ -1,0 +1,55 @@
+//! What the table's gradient rules are given.
+
+use super::Pointwise;
+use crate::tape::{Backward, Var, sum_to};
+
+/// The arguments of a row's gradient rule. A rule gives gradients of the broadcast shape; summing over broadcast axes
+/// is done for it.
+pub struct Rule<'t> {
+    inputs: Vec<Var<'t>>,
+    attributes: Vec<f32>,
+    /// The operation's result.
+    pub out: Var<'t>,
+    /// The gradient that arrived at the result.
+    pub grad: Var<'t>,
+}
+
+impl<'t> Rule<'t> {
+    /// The first input.
+    pub fn x(&self) -> Var<'t> {
+        self.inputs[0]
+    }
+
+    /// The second input.
+    pub fn y(&self) -> Var<'t> {
+        self.inputs[1]
+    }
+
+    /// The third input.
+    pub fn z(&self) -> Var<'t> {
+        self.inputs[2]
+    }
+
+    /// Attribute number `index`.
+    pub fn attribute(&self, index: usize) -> f32 {
+        self.attributes[index]
+    }
+}
+
+pub(super) fn backward<'t>(operation: &Pointwise, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+    let rule = Rule {
+        inputs: node.inputs().to_vec(),
+        attributes: operation.attributes().to_vec(),
+        out: node.output(0),
+        grad: node.gradient(0),
+    };
+    let gradients = (operation.row.gradient)(&rule);
+    gradients
+        .into_iter()
+        .enumerate()
+        .map(|(index, gradient)| {
+            let gradient = gradient.filter(|_| node.wants(index))?;
+            Some(sum_to(gradient, node.input(index).shape()))
+        })
+        .collect()
+}

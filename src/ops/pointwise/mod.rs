@@ -1,0 +1,143 @@
+//! Pointwise operations: one [table](table) row each. From a row come the method on [`Var`], the kernel, the fusion
+//! with neighbours, the gradient, and the rows of the oracle test and the gradient check.
+
+mod gradient;
+mod operators;
+mod table;
+
+use std::hash::Hash;
+
+pub use table::TABLE;
+
+pub use gradient::Rule;
+
+use crate::gpu::DType;
+use crate::ops::{Operation, Role, TensorType};
+use crate::shape::Shape;
+use crate::tape::{Backward, Lowering, Signature, Tape, Var};
+
+/// One row of the table: everything the crate knows about a pointwise operation.
+pub struct Row {
+    /// The operation's name: of the method, in WGSL, in panics and in profiles.
+    pub name: &'static str,
+    /// Names of the tensor inputs, as [`Row::wgsl`] refers to them.
+    pub inputs: &'static [&'static str],
+    /// Names of the constant attributes, as [`Row::wgsl`] refers to them.
+    pub attributes: &'static [&'static str],
+    /// The value as a WGSL expression over type `T`, which is `f32` or `vec4<f32>`.
+    pub wgsl: &'static str,
+    /// WGSL functions over `T` that the expression calls, if any.
+    pub helpers: &'static str,
+    /// The gradient rule: one entry per input, recorded operations.
+    pub gradient: for<'t> fn(&Rule<'t>) -> Vec<Option<Var<'t>>>,
+    /// The value in `f64`, for tests: inputs, then attributes.
+    pub oracle: fn(&[f64]) -> f64,
+    /// Where tests sample the inputs and the attributes from.
+    pub domain: &'static [(f64, f64)],
+    /// Whether finite differences make sense everywhere in the domain (not for steps and comparisons).
+    pub smooth: bool,
+}
+
+impl std::fmt::Debug for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Most attributes that a row has.
+const MOST_ATTRIBUTES: usize = 2;
+
+/// A recorded pointwise operation: a row and its attributes.
+#[derive(Clone, Debug)]
+pub struct Pointwise {
+    /// The row.
+    pub row: &'static Row,
+    attributes: [f32; MOST_ATTRIBUTES],
+    /// The output's shape, for rows without inputs.
+    shape: Option<Shape>,
+}
+
+impl Pointwise {
+    /// The attributes' values, in the row's order.
+    pub fn attributes(&self) -> &[f32] {
+        &self.attributes[..self.row.attributes.len()]
+    }
+}
+
+/// Records a row.
+#[track_caller]
+pub(crate) fn apply<'t>(row: &'static Row, inputs: &[Var<'t>], attributes: &[f32]) -> Var<'t> {
+    let mut padded = [0.0; MOST_ATTRIBUTES];
+    padded[..attributes.len()].copy_from_slice(attributes);
+    assert!(
+        attributes.iter().all(|value| value.is_finite()),
+        "{}: attributes must be finite, these are {attributes:?}",
+        row.name
+    );
+    let operation = Pointwise {
+        row,
+        attributes: padded,
+        shape: None,
+    };
+    inputs[0].tape.record(operation, inputs)
+}
+
+/// Records a constant.
+#[track_caller]
+pub(crate) fn constant(tape: &Tape, shape: Shape, value: f32) -> Var<'_> {
+    assert!(value.is_finite(), "constants must be finite, this is {value}");
+    let operation = Pointwise {
+        row: &table::rows::constant,
+        attributes: [value, 0.0],
+        shape: Some(shape),
+    };
+    tape.record(operation, &[])
+}
+
+impl Operation for Pointwise {
+    fn name(&self) -> &'static str {
+        self.row.name
+    }
+
+    fn identity(&self, signature: &mut Signature) {
+        self.attributes.map(f32::to_bits).hash(signature);
+        self.shape.hash(signature);
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let mut shape = self.shape.unwrap_or(Shape::SCALAR);
+        for input in inputs {
+            shape = shape.broadcast(&input.shape).unwrap_or_else(|| {
+                let shapes: Vec<Shape> = inputs.iter().map(|input| input.shape).collect();
+                panic!("{}: shapes {shapes:?} do not broadcast", self.row.name)
+            });
+        }
+        vec![Tape::f32(shape)]
+    }
+
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        gradient::backward(self, node)
+    }
+
+    fn lower(&self, _cx: &mut Lowering<'_>) {
+        unreachable!("pointwise operations are generated, fused with their neighbours");
+    }
+
+    fn role(&self, _output: TensorType) -> Role<'_> {
+        Role::Pointwise(self)
+    }
+
+    fn constant(&self) -> Option<f32> {
+        std::ptr::eq(self.row, &table::rows::constant).then_some(self.attributes[0])
+    }
+}
+
+impl<'t> Var<'t> {
+    /// Reads integers as floating point; `F32` values pass unchanged. No gradient.
+    pub fn to_f32(self) -> Var<'t> {
+        match self.dtype() {
+            DType::F32 => self,
+            DType::U32 => apply(&table::rows::to_float, &[self], &[]),
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! The table. Adding an operation is adding a row.
+//!
+//! A row reads: documentation, name and arguments (tensor inputs; then, after a semicolon, constant attributes), the
+//! WGSL expression, the gradient as recorded operations, the same function in `f64`, and the ranges that tests sample
+//! inputs and attributes from. The arguments of expression and oracle go by the names in the head.
+
+use super::{Row, apply};
+use crate::tape::Var;
+
+macro_rules! pointwise_table {
+    ($(
+        $(#[doc = $doc:literal])+
+        $visibility:vis $name:ident($($input:ident),* $(; $($attribute:ident),+)?) {
+            wgsl: $wgsl:literal,
+            $(helpers: $helpers:expr,)?
+            gradient: $gradient:expr,
+            oracle: $oracle:expr,
+            domain: $domain:expr,
+            $(smooth: $smooth:literal,)?
+        }
+    )*) => {
+        /// The rows by name.
+        #[allow(non_upper_case_globals)]
+        pub(crate) mod rows {
+            use super::*;
+            $(
+                pub static $name: Row = Row {
+                    name: stringify!($name),
+                    inputs: &[$(stringify!($input)),*],
+                    attributes: &[$($(stringify!($attribute)),+)?],
+                    wgsl: $wgsl,
+                    helpers: concat!("", $($helpers)?),
+                    gradient: $gradient,
+                    oracle: |arguments| {
+                        let [$($input,)* $($($attribute,)+)?] = *arguments else {
+                            panic!("the oracle takes every input and attribute")
+                        };
+                        $oracle
+                    },
+                    domain: &$domain,
+                    smooth: true $(&& $smooth)?,
+                };
+            )*
+        }
+
+        /// All rows, in the order of this file.
+        pub static TABLE: &[&Row] = &[$(&rows::$name),*];
+
+        $(pointwise_table!(@method $visibility $name [$($doc)+] ($($input),*) [$($($attribute),+)?]);)*
+    };
+    // Rows without inputs have no method.
+    (@method $visibility:vis $name:ident [$($doc:literal)+] () [$($attribute:ident),*]) => {};
+    (@method $visibility:vis $name:ident [$($doc:literal)+] ($first:ident $(, $input:ident)*) [$($attribute:ident),*]) => {
+        impl<'t> Var<'t> {
+            $(#[doc = $doc])+
+            #[track_caller]
+            #[allow(dead_code)]
+            $visibility fn $name(self $(, $input: Var<'t>)* $(, $attribute: f32)*) -> Var<'t> {
+                apply(&rows::$name, &[self $(, $input)*], &[$($attribute),*])
+            }
+        }
+    };
+}
+
+/// `√(2/π)`.
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+
+/// `1/√(2π)`.
+const INV_SQRT_2PI: f32 = 0.398_942_3;
+
+macro_rules! safe_tanh {
+    // Several drivers overflow for |x| > 43; tanh is 1 to f32 precision from 9.01 on.
+    () => {
+        "fn safe_tanh(x: T) -> T { return tanh(clamp(x, T(-15.0), T(15.0))); }"
+    };
+}
+
+macro_rules! erf {
+    // Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 has errors of 1.5e-7; near zero the Taylor
+    // series keeps the relative error small as well.
+    () => {
+        "fn erf(x: T) -> T {
+    let a = abs(x);
+    let t = T(1.0) / (T(1.0) + T(0.3275911) * a);
+    let tail = ((((T(1.061405429) * t - T(1.453152027)) * t + T(1.421413741)) * t - T(0.284496736)) * t + T(0.254829592)) * t;
+    let far = T(1.0) - tail * exp(-min(a * a, T(80.0)));
+    let s = a * a;
+    let near = a * T(1.1283791671) * (T(1.0) - s * (T(1.0 / 3.0) - s * (T(0.1) - s * (T(1.0 / 42.0) - s * T(1.0 / 216.0)))));
+    return sign(x) * select(far, near, a < T(0.5));
+}"
+    };
+}
+
+macro_rules! integer_power {
+    // `pow` of a negative base is NaN, so powers are multiplied out.
+    () => {
+        "fn integer_power(x: T, exponent: T) -> T {
+    var result = T(1.0);
+    var square = x;
+    // The exponent is the same in every component.
+    for (var left = abs(exponent); any(vec4<bool>(left >= T(1.0))); left = floor(left * T(0.5))) {
+        result = result * select(T(1.0), square, left - T(2.0) * floor(left * T(0.5)) == T(1.0));
+        square = square * square;
+    }
+    return select(result, T(1.0) / result, exponent < T(0.0));
+}"
+    };
+}
+
+/// The error function in `f64` by its Taylor series and continued fraction, for the oracles.
+fn erf64(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    // Σ (-1)^n x^(2n+1) / (n! (2n+1)), summed in a stable form: erf(x) = 2/√π e^(-x²) Σ 2^n x^(2n+1) / (2n+1)!!
+    let (mut term, mut sum, mut n) = (x, x, 0.0);
+    while term.abs() > 1e-18 * sum.abs() {
+        n += 1.0;
+        term *= 2.0 * x * x / (2.0 * n + 1.0);
+        sum += term;
+    }
+    2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp() * sum
+}
+
+fn sigmoid64(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+pointwise_table! {
+    /// A constant, made by [`Tape::full`](crate::Tape::full).
+    pub(crate) constant(; value) {
+        wgsl: "value",
+        gradient: |_| vec![],
+        oracle: value,
+        domain: [(-2.0, 2.0)],
+    }
+
+    /// Integers as floating point.
+    pub(crate) to_float(x) {
+        wgsl: "T(x)",
+        gradient: |_| vec![None],
+        oracle: x,
+        domain: [(0.0, 100.0)],
+        smooth: false,
+    }
+
+    /// `x + y`
+    pub(crate) add(x, y) {
+        wgsl: "x + y",
+        gradient: |r| vec![Some(r.grad), Some(r.grad)],
+        oracle: x + y,
+        domain: [(-4.0, 4.0), (-4.0, 4.0)],
+    }
+
+    /// `x − y`
+    pub(crate) sub(x, y) {
+        wgsl: "x - y",
+        gradient: |r| vec![Some(r.grad), Some(-r.grad)],
+        oracle: x - y,
+        domain: [(-4.0, 4.0), (-4.0, 4.0)],
+    }
+
+    /// `x · y`
+    pub(crate) mul(x, y) {
+        wgsl: "x * y",
+        gradient: |r| vec![Some(r.grad * r.y()), Some(r.grad * r.x())],
+        oracle: x * y,
+        domain: [(-4.0, 4.0), (-4.0, 4.0)],
+    }
+
+    /// `x / y`
+    pub(crate) div(x, y) {
+        wgsl: "x / y",
+        gradient: |r| vec![Some(r.grad / r.y()), Some(-(r.grad * r.out / r.y()))],
+        oracle: x / y,
+        domain: [(-4.0, 4.0), (0.5, 4.0)],
+    }
+
+    /// `factor · x`
+    pub scale(x; factor) {
+        wgsl: "x * factor",
+        gradient: |r| vec![Some(r.grad.scale(r.attribute(0)))],
+        oracle: x * factor,
+        domain: [(-4.0, 4.0), (-3.0, 3.0)],
+    }
+
+    /// `x + term`
+    pub shift(x; term) {
+        wgsl: "x + term",
+        gradient: |r| vec![Some(r.grad)],
+        oracle: x + term,
+        domain: [(-4.0, 4.0), (-3.0, 3.0)],
+    }
+
+    /// `x / divisor`
+    pub(crate) div_by(x; divisor) {
+        wgsl: "x / divisor",
+        gradient: |r| vec![Some(r.grad / r.attribute(0))],
+        oracle: x / divisor,
+        domain: [(-4.0, 4.0), (0.5, 3.0)],
+    }
+
+    /// `1 / x`
+    pub recip(x) {
+        wgsl: "T(1.0) / x",
+        gradient: |r| vec![Some(-(r.grad * r.out * r.out))],
+        oracle: 1.0 / x,
+        domain: [(0.3, 4.0)],
+    }
+
+    /// `|x|`. The gradient at 0 is 0.
+    pub abs(x) {
+        wgsl: "abs(x)",
+        gradient: |r| vec![Some(r.grad * r.x().sign())],
+        oracle: x.abs(),
+        domain: [(-4.0, 4.0)],
+        smooth: false,
+    }
+
+    /// −1, 0 or 1. The gradient is zero.
+    pub sign(x) {
+        wgsl: "sign(x)",
+        gradient: |_| vec![None],
+        oracle: if x == 0.0 { 0.0 } else { x.signum() },
+        domain: [(-4.0, 4.0)],
+        smooth: false,
+    }
+
+    /// `eˣ`
+    pub exp(x) {
+        wgsl: "exp(x)",
+        gradient: |r| vec![Some(r.grad * r.out)],
+        oracle: x.exp(),
+        domain: [(-4.0, 4.0)],
+    }
+
+    /// The natural logarithm, for `x > 0`.
+    pub log(x) {
+        wgsl: "log(x)",
+        gradient: |r| vec![Some(r.grad / r.x())],
+        oracle: x.ln(),
+        domain: [(0.1, 8.0)],
+    }
+
+    /// `√x`, for `x ≥ 0`; the gradient is infinite at 0.
+    pub sqrt(x) {
+        wgsl: "sqrt(x)",
+        gradient: |r| vec![Some(r.grad * 0.5 / r.out)],
+        oracle: x.sqrt(),
+        domain: [(0.1, 8.0)],
+    }
+
+    /// `1/√x`, for `x > 0`.
+    pub rsqrt(x) {
+        wgsl: "inverseSqrt(x)",
+        gradient: |r| vec![Some(r.grad * -0.5 * r.out / r.x())],
+        oracle: 1.0 / x.sqrt(),
+        domain: [(0.1, 8.0)],
+    }
+
+    /// `x` to an integer power, any sign of `x`, by repeated multiplication. The exponent must be an integer of at
+    /// most 2²⁴.
+    pub powi(x; exponent) {
+        wgsl: "integer_power(x, exponent)",
+        helpers: integer_power!(),
+        gradient: |r| {
+            let exponent = r.attribute(0);
+            vec![Some(r.grad * r.x().powi(exponent - 1.0) * exponent)]
+        },
+        oracle: x.powi(exponent.round() as i32),
+        domain: [(0.5, 2.0), (3.0, 3.0)],
+    }
+
+    /// `x` to the power `y`, for `x > 0`: for other bases use [`Var::powi`].
+    pub powf(x, y) {
+        wgsl: "pow(x, y)",
+        gradient: |r| vec![
+            Some(r.grad * r.y() * r.out / r.x()),
+            Some(r.grad * r.out * r.x().log()),
+        ],
+        oracle: x.powf(y),
+        domain: [(0.3, 3.0), (-2.0, 2.0)],
+    }
+
+    /// The sine of `x` in radians.
+    pub sin(x) {
+        wgsl: "sin(x)",
+        gradient: |r| vec![Some(r.grad * r.x().cos())],
+        oracle: x.sin(),
+        domain: [(-3.0, 3.0)],
+    }
+
+    /// The cosine of `x` in radians.
+    pub cos(x) {
+        wgsl: "cos(x)",
+        gradient: |r| vec![Some(-(r.grad * r.x().sin()))],
+        oracle: x.cos(),
+        domain: [(-3.0, 3.0)],
+    }
+
+    /// The hyperbolic tangent.
+    pub tanh(x) {
+        wgsl: "safe_tanh(x)",
+        helpers: safe_tanh!(),
+        gradient: |r| vec![Some(r.grad * (1.0 - r.out * r.out))],
+        oracle: x.tanh(),
+        domain: [(-4.0, 4.0)],
+    }
+
+    /// The logistic function `1/(1 + e⁻ˣ)`.
+    pub sigmoid(x) {
+        // Beyond ±80 the exponential would overflow; the value is 0 or 1 to f32 precision long before.
+        wgsl: "T(1.0) / (T(1.0) + exp(-clamp(x, T(-80.0), T(80.0))))",
+        gradient: |r| vec![Some(r.grad * r.out * (1.0 - r.out))],
+        oracle: sigmoid64(x),
+        domain: [(-6.0, 6.0)],
+    }
+
+    /// `max(x, 0)`. The gradient at 0 is 0.
+    pub relu(x) {
+        wgsl: "max(x, T(0.0))",
+        gradient: |r| vec![Some(r.grad * r.x().positive())],
+        oracle: x.max(0.0),
+        domain: [(-4.0, 4.0)],
+        smooth: false,
+    }
+
+    /// 1 where `x > 0`, else 0. The gradient is zero.
+    pub positive(x) {
+        wgsl: "select(T(0.0), T(1.0), x > T(0.0))",
+        gradient: |_| vec![None],
+        oracle: if x > 0.0 { 1.0 } else { 0.0 },
+        domain: [(-4.0, 4.0)],
+        smooth: false,
+    }
+
+    /// The error function, to an absolute error of 2·10⁻⁷.
+    pub erf(x) {
+        wgsl: "erf(x)",
+        helpers: erf!(),
+        gradient: |r| vec![Some(r.grad * (r.x() * -r.x()).exp() * (2.0 / std::f32::consts::PI.sqrt()))],
+        oracle: erf64(x),
+        domain: [(-3.0, 3.0)],
+    }
+
+    /// GELU, exact form: `x·Φ(x)` with the normal distribution function Φ. Hendrycks and Gimpel 2016, "Gaussian Error
+    /// Linear Units".
+    pub gelu(x) {
+        wgsl: "T(0.5) * x * (T(1.0) + erf(x * T(0.70710678)))",
+        helpers: erf!(),
+        gradient: |r| {
+            let x = r.x();
+            let cdf = 0.5 * ((x * std::f32::consts::FRAC_1_SQRT_2).erf() + 1.0);
+            let density = (x * x * -0.5).exp() * INV_SQRT_2PI;
+            vec![Some(r.grad * (cdf + x * density))]
+        },
+        oracle: 0.5 * x * (1.0 + erf64(x / 2f64.sqrt())),
+        domain: [(-4.0, 4.0)],
+    }
+
+    /// GELU, tanh form: `x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`, as GPT-2 uses it.
+    pub gelu_tanh(x) {
+        wgsl: "T(0.5) * x * (T(1.0) + safe_tanh(T(0.7978846) * (x + T(0.044715) * x * x * x)))",
+        helpers: safe_tanh!(),
+        gradient: |r| {
+            let x = r.x();
+            let square = x * x;
+            let t = ((square * 0.044715 + 1.0) * x * SQRT_2_OVER_PI).tanh();
+            let slope = (1.0 - t * t) * (square * (3.0 * 0.044715) + 1.0) * x * SQRT_2_OVER_PI;
+            vec![Some(r.grad * 0.5 * (t + 1.0 + slope))]
+        },
+        oracle: 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()),
+        domain: [(-4.0, 4.0)],
+    }
+
+    /// SiLU, also called swish: `x·sigmoid(x)`. Elfwing et al. 2017.
+    pub silu(x) {
+        wgsl: "x / (T(1.0) + exp(-clamp(x, T(-80.0), T(80.0))))",
+        gradient: |r| {
+            let s = r.x().sigmoid();
+            vec![Some(r.grad * s * (r.x() * (1.0 - s) + 1.0))]
+        },
+        oracle: x * sigmoid64(x),
+        domain: [(-6.0, 6.0)],
+    }
+
+    /// The smaller of two. Equal inputs share the gradient.
+    pub minimum(x, y) {
+        wgsl: "min(x, y)",
+        gradient: |r| {
+            let share = r.y().greater(r.x()) + 0.5 * r.x().equal(r.y());
+            vec![Some(r.grad * share), Some(r.grad * (1.0 - share))]
+        },
+        oracle: x.min(y),
+        domain: [(-4.0, 4.0), (-4.0, 4.0)],
+        smooth: false,
+    }
+
+    /// The larger of two. Equal inputs share the gradient.
+    pub maximum(x, y) {
+        wgsl: "max(x, y)",
+        gradient: |r| {
+            let share = r.x().greater(r.y()) + 0.5 * r.x().equal(r.y());
+            vec![Some(r.grad * share), Some(r.grad * (1.0 - share))]
+        },
+        oracle: x.max(y),
+        domain: [(-4.0, 4.0), (-4.0, 4.0)],
+        smooth: false,
+    }
+
+    /// `x` limited to `low..=high`. The gradient is 1 inside and on the limits, 0 outside.
+    pub clamp(x; low, high) {
+        wgsl: "clamp(x, low, high)",
+        gradient: |r| {
+            let low = r.x().at_least(r.attribute(0));
+            let high = 1.0 - r.x().above(r.attribute(1));
+            vec![Some(r.grad * low * high)]
+        },
+        oracle: x.clamp(low, high),
+        domain: [(-4.0, 4.0), (-1.0, -1.0), (2.0, 2.0)],
+        smooth: false,
+    }
+
+    /// 1 where `x ≥ limit`, else 0. The gradient is zero.
+    pub at_least(x; limit) {
+        wgsl: "select(T(0.0), T(1.0), x >= limit)",
+        gradient: |_| vec![None],
+        oracle: if x >= limit { 1.0 } else { 0.0 },
+        domain: [(-4.0, 4.0), (0.5, 0.5)],
+        smooth: false,
+    }
+
+    /// 1 where `x > limit`, else 0. The gradient is zero.
+    pub above(x; limit) {
+        wgsl: "select(T(0.0), T(1.0), x > limit)",
+        gradient: |_| vec![None],
+        oracle: if x > limit { 1.0 } else { 0.0 },
+        domain: [(-4.0, 4.0), (0.5, 0.5)],
+        smooth: false,
+    }
+
+    /// 1 where `x = y`, else 0. The gradient is zero.
+    pub equal(x, y) {
+        wgsl: "select(T(0.0), T(1.0), x == y)",
+        gradient: |_| vec![None, None],
+        oracle: if x == y { 1.0 } else { 0.0 },
+        domain: [(-4.0, 4.0), (-4.0, 4.0)],
+        smooth: false,
+    }
+
+    /// 1 where `x ≠ y`, else 0. The gradient is zero.
+    pub not_equal(x, y) {
+        wgsl: "select(T(0.0), T(1.0), x != y)",
+        gradient: |_| vec![None, None],
+        oracle: if x != y { 1.0 } else { 0.0 },
+        domain: [(-4.0, 4.0), (-4.0, 4.0)],
+        smooth: false,
+    }
+
+    /// 1 where `x < y`, else 0. The gradient is zero.
+    pub less(x, y) {
+        wgsl: "select(T(0.0), T(1.0), x < y)",
+        gradient: |_| vec![None, None],
+        oracle: if x < y { 1.0 } else { 0.0 },
+        domain: [(-4.0, 4.0), (-4.0, 4.0)],
+        smooth: false,
+    }
+
+    /// 1 where `x ≤ y`, else 0. The gradient is zero.
+    pub less_equal(x, y) {
+        wgsl: "select(T(0.0), T(1.0), x <= y)",
+        gradient: |_| vec![None, None],
+        oracle: if x <= y { 1.0 } else { 0.0 },
+        domain: [(-4.0, 4.0), (-4.0, 4.0)],
+        smooth: false,
+    }
+
+    /// 1 where `x > y`, else 0. The gradient is zero.
+    pub greater(x, y) {
+        wgsl: "select(T(0.0), T(1.0), x > y)",
+        gradient: |_| vec![None, None],
+        oracle: if x > y { 1.0 } else { 0.0 },
+        domain: [(-4.0, 4.0), (-4.0, 4.0)],
+        smooth: false,
+    }
+
+    /// 1 where `x ≥ y`, else 0. The gradient is zero.
+    pub greater_equal(x, y) {
+        wgsl: "select(T(0.0), T(1.0), x >= y)",
+        gradient: |_| vec![None, None],
+        oracle: if x >= y { 1.0 } else { 0.0 },
+        domain: [(-4.0, 4.0), (-4.0, 4.0)],
+        smooth: false,
+    }
+
+    /// `y` where this condition is not zero, else `z`. No gradient flows to the condition.
+    pub select(x, y, z) {
+        wgsl: "select(z, y, x != T(0.0))",
+        gradient: |r| {
+            let zero = r.grad.tape().full(r.grad.shape(), 0.0);
+            vec![
+                None,
+                Some(r.x().select(r.grad, zero)),
+                Some(r.x().select(zero, r.grad)),
+            ]
+        },
+        oracle: if x != 0.0 { y } else { z },
+        domain: [(-1.0, 1.0), (-4.0, 4.0), (-4.0, 4.0)],
+    }
+}

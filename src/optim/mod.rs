@@ -1,0 +1,5 @@
+//! Optimizers and learning-rate schedules.
+
+mod schedule;
+
+pub use schedule::Schedule;

@@ -1,0 +1,415 @@
+//! Shapes and strided layouts of rank up to six.
+
+use std::fmt;
+
+/// The largest rank a tensor can have.
+pub const MAX_RANK: usize = 6;
+
+/// The extents of a tensor, outermost dimension first. Rank 0 is a scalar with one element.
+///
+/// No extent is zero: WebGPU has no zero-length bindings, so shapes with nothing in them are refused where they are
+/// made rather than handled in every kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    dims: [usize; MAX_RANK],
+    rank: u8,
+}
+
+impl Shape {
+    /// A scalar: rank 0, one element.
+    pub const SCALAR: Shape = Shape {
+        dims: [1; MAX_RANK],
+        rank: 0,
+    };
+
+    /// Makes a shape from its extents.
+    ///
+    /// # Panics
+    ///
+    /// If there are more than [`MAX_RANK`] extents, one of them is zero, or the number of elements passes `u32::MAX`
+    /// (kernels index with 32 bits).
+    #[track_caller]
+    pub fn new(extents: &[usize]) -> Shape {
+        assert!(
+            extents.len() <= MAX_RANK,
+            "shape {extents:?} has rank {}, the largest supported rank is {MAX_RANK}",
+            extents.len()
+        );
+        assert!(
+            extents.iter().all(|&extent| extent > 0),
+            "shape {extents:?} has an extent of zero"
+        );
+        let elements = extents
+            .iter()
+            .try_fold(1usize, |product, &extent| product.checked_mul(extent));
+        assert!(
+            elements.is_some_and(|elements| elements <= u32::MAX as usize),
+            "shape {extents:?} has more than {} elements",
+            u32::MAX
+        );
+        let mut dims = [1; MAX_RANK];
+        dims[..extents.len()].copy_from_slice(extents);
+        Shape {
+            dims,
+            rank: extents.len() as u8,
+        }
+    }
+
+    /// The extents, outermost first.
+    pub fn dims(&self) -> &[usize] {
+        &self.dims[..self.rank as usize]
+    }
+
+    /// The number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.rank as usize
+    }
+
+    /// The number of elements: the product of the extents, 1 for a scalar.
+    pub fn elements(&self) -> usize {
+        self.dims().iter().product()
+    }
+
+    /// The extent of the last dimension, 1 for a scalar.
+    pub fn last(&self) -> usize {
+        self.dims().last().copied().unwrap_or(1)
+    }
+
+    /// The extent of dimension `axis`.
+    #[track_caller]
+    pub fn dim(&self, axis: usize) -> usize {
+        self.dims()[axis]
+    }
+
+    /// The same shape with one extent replaced.
+    #[track_caller]
+    pub fn with_dim(&self, axis: usize, extent: usize) -> Shape {
+        let mut dims = self.dims().to_vec();
+        dims[axis] = extent;
+        Shape::new(&dims)
+    }
+
+    /// The shape that both operands broadcast to by NumPy's rule (aligned at the last dimension, an extent of one
+    /// stretches), or `None` if they do not fit together.
+    pub fn broadcast(&self, other: &Shape) -> Option<Shape> {
+        let rank = self.rank().max(other.rank());
+        let mut dims = [1; MAX_RANK];
+        for axis in 0..rank {
+            let left = self.aligned(axis, rank);
+            let right = other.aligned(axis, rank);
+            dims[axis] = match (left, right) {
+                (a, b) if a == b => a,
+                (1, b) => b,
+                (a, 1) => a,
+                _ => return None,
+            };
+        }
+        Some(Shape::new(&dims[..rank]))
+    }
+
+    /// The extent at `axis` of this shape padded with leading ones to `rank`.
+    fn aligned(&self, axis: usize, rank: usize) -> usize {
+        let missing = rank - self.rank();
+        if axis < missing {
+            1
+        } else {
+            self.dims[axis - missing]
+        }
+    }
+}
+
+impl<const N: usize> From<[usize; N]> for Shape {
+    #[track_caller]
+    fn from(extents: [usize; N]) -> Shape {
+        Shape::new(&extents)
+    }
+}
+
+impl From<&[usize]> for Shape {
+    #[track_caller]
+    fn from(extents: &[usize]) -> Shape {
+        Shape::new(extents)
+    }
+}
+
+impl From<&Vec<usize>> for Shape {
+    #[track_caller]
+    fn from(extents: &Vec<usize>) -> Shape {
+        Shape::new(extents)
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.dims(), f)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.dims(), f)
+    }
+}
+
+/// Where the elements of a tensor lie in a buffer: element `[i, j, …]` is at
+/// `offset + i·strides[0] + j·strides[1] + …`, counted in elements. A stride of zero repeats an element.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Layout {
+    /// The extents.
+    pub shape: Shape,
+    /// The first element's index in the buffer.
+    pub offset: usize,
+    strides: [usize; MAX_RANK],
+}
+
+impl Layout {
+    /// The dense row-major layout of a shape, starting at element `offset`.
+    pub fn contiguous(shape: Shape, offset: usize) -> Layout {
+        let mut strides = [0; MAX_RANK];
+        let mut stride = 1;
+        for axis in (0..shape.rank()).rev() {
+            strides[axis] = stride;
+            stride *= shape.dim(axis);
+        }
+        Layout {
+            shape,
+            offset,
+            strides,
+        }
+    }
+
+    /// A layout with the given strides.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many strides as dimensions.
+    #[track_caller]
+    pub fn strided(shape: Shape, offset: usize, strides: &[usize]) -> Layout {
+        assert_eq!(shape.rank(), strides.len(), "one stride per dimension");
+        let mut padded = [0; MAX_RANK];
+        padded[..strides.len()].copy_from_slice(strides);
+        Layout {
+            shape,
+            offset,
+            strides: padded,
+        }
+    }
+
+    /// The strides in elements, outermost first.
+    pub fn strides(&self) -> &[usize] {
+        &self.strides[..self.shape.rank()]
+    }
+
+    /// Whether the elements lie densely in row-major order (wherever they start).
+    pub fn is_contiguous(&self) -> bool {
+        let mut expected = 1;
+        for axis in (0..self.shape.rank()).rev() {
+            let extent = self.shape.dim(axis);
+            if extent != 1 && self.strides[axis] != expected {
+                return false;
+            }
+            expected *= extent;
+        }
+        true
+    }
+
+    /// This layout read as the larger shape it broadcasts to, or `None` where it does not.
+    pub fn broadcast_to(&self, shape: Shape) -> Option<Layout> {
+        let missing = shape.rank().checked_sub(self.shape.rank())?;
+        let mut strides = [0; MAX_RANK];
+        for axis in 0..self.shape.rank() {
+            let (from, to) = (self.shape.dim(axis), shape.dim(axis + missing));
+            strides[axis + missing] = match from {
+                _ if from == to => self.strides[axis],
+                1 => 0,
+                _ => return None,
+            };
+        }
+        Some(Layout {
+            shape,
+            offset: self.offset,
+            strides,
+        })
+    }
+
+    /// The same walk, starting `by` elements later.
+    pub fn shifted(mut self, by: usize) -> Layout {
+        self.offset += by;
+        self
+    }
+
+    /// The same elements with the dimensions in another order: dimension `i` of the result is dimension `axes[i]`.
+    #[track_caller]
+    pub fn permute(&self, axes: &[usize]) -> Layout {
+        let dims: Vec<_> = axes.iter().map(|&axis| self.shape.dim(axis)).collect();
+        let strides: Vec<_> = axes.iter().map(|&axis| self.strides()[axis]).collect();
+        Layout::strided(Shape::new(&dims), self.offset, &strides)
+    }
+
+    /// The part of dimension `axis` from `start`, `length` long.
+    #[track_caller]
+    pub fn slice(&self, axis: usize, start: usize, length: usize) -> Layout {
+        Layout {
+            shape: self.shape.with_dim(axis, length),
+            offset: self.offset + start * self.strides()[axis],
+            strides: self.strides,
+        }
+    }
+
+    /// The same elements, in the same order, under another shape; `None` where no strides can express it.
+    pub fn reshape(&self, shape: Shape) -> Option<Layout> {
+        if shape.elements() != self.shape.elements() {
+            return None;
+        }
+        // Runs of dimensions whose strides nest, merged, innermost last.
+        let runs = merge_nested(self);
+        let mut strides = [0; MAX_RANK];
+        let mut run = runs.len();
+        let mut left = 1; // elements of the current run not yet covered
+        let mut stride = 0;
+        for axis in (0..shape.rank()).rev() {
+            let extent = shape.dim(axis);
+            if extent == 1 {
+                continue;
+            }
+            if left == 1 {
+                run -= 1;
+                (left, stride) = runs[run];
+            }
+            if left % extent != 0 {
+                return None;
+            }
+            strides[axis] = stride;
+            stride *= extent;
+            left /= extent;
+        }
+        (left == 1).then_some(Layout {
+            shape,
+            offset: self.offset,
+            strides,
+        })
+    }
+
+    /// One past the largest element index that this layout touches.
+    pub fn end(&self) -> usize {
+        let reach: usize = self
+            .shape
+            .dims()
+            .iter()
+            .zip(self.strides())
+            .map(|(extent, stride)| (extent - 1) * stride)
+            .sum();
+        self.offset + reach + 1
+    }
+}
+
+/// `(extent, stride)` of each maximal run of dimensions that walks the buffer with a single stride.
+fn merge_nested(layout: &Layout) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for (&extent, &stride) in layout.shape.dims().iter().zip(layout.strides()) {
+        if extent == 1 {
+            continue;
+        }
+        match runs.last_mut() {
+            Some((length, inner)) if *inner == extent * stride => {
+                *length *= extent;
+                *inner = stride;
+            }
+            _ => runs.push((extent, stride)),
+        }
+    }
+    runs
+}
+
+/// Collapses dimensions that all layouts walk with a single stride, so that kernels loop over as few as possible.
+/// The layouts must share one shape; returned are the collapsed extents (rank at least 1) and each layout's strides.
+pub(crate) fn collapse(layouts: &[Layout]) -> (Vec<usize>, Vec<Vec<usize>>) {
+    let shape = layouts[0].shape;
+    let mut extents: Vec<usize> = Vec::new();
+    let mut strides: Vec<Vec<usize>> = vec![Vec::new(); layouts.len()];
+    for axis in 0..shape.rank() {
+        let extent = shape.dim(axis);
+        if extent == 1 {
+            continue;
+        }
+        let nests = !extents.is_empty()
+            && layouts
+                .iter()
+                .zip(&strides)
+                .all(|(layout, merged)| *merged.last().unwrap() == extent * layout.strides()[axis]);
+        if nests {
+            *extents.last_mut().unwrap() *= extent;
+        } else {
+            extents.push(extent);
+        }
+        for (layout, merged) in layouts.iter().zip(&mut strides) {
+            if nests {
+                merged.pop();
+            }
+            merged.push(layout.strides()[axis]);
+        }
+    }
+    if extents.is_empty() {
+        extents.push(1);
+        strides.iter_mut().for_each(|merged| merged.push(0));
+    }
+    (extents, strides)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcast_follows_numpy() {
+        let cases: [(&[usize], &[usize], Option<&[usize]>); 5] = [
+            (&[3, 1], &[4], Some(&[3, 4])),
+            (&[], &[2, 5], Some(&[2, 5])),
+            (&[2, 3], &[2, 3], Some(&[2, 3])),
+            (&[2, 3], &[3, 2], None),
+            (&[8, 1, 6, 1], &[7, 1, 5], Some(&[8, 7, 6, 5])),
+        ];
+        for (left, right, expected) in cases {
+            let (left, right) = (Shape::new(left), Shape::new(right));
+            assert_eq!(left.broadcast(&right), expected.map(Shape::new));
+            assert_eq!(right.broadcast(&left), expected.map(Shape::new));
+        }
+    }
+
+    #[test]
+    fn reshape_keeps_views_where_strides_allow() {
+        let dense = Layout::contiguous([4, 6].into(), 3);
+        let split = dense.reshape([2, 2, 6].into()).unwrap();
+        assert_eq!(split.strides(), &[12, 6, 1]);
+        let transposed = dense.permute(&[1, 0]);
+        assert_eq!(transposed.reshape([24].into()), None);
+        assert_eq!(
+            transposed.reshape([6, 2, 2].into()).unwrap().strides(),
+            &[1, 12, 6]
+        );
+        let heads = Layout::contiguous([2, 5, 12].into(), 0).slice(2, 4, 4);
+        assert_eq!(
+            heads.reshape([10, 2, 2].into()).unwrap().strides(),
+            &[12, 2, 1]
+        );
+    }
+
+    #[test]
+    fn collapse_merges_what_nests_in_every_layout() {
+        let dense = Layout::contiguous([2, 3, 4].into(), 0);
+        let (extents, strides) = collapse(&[dense, dense]);
+        assert_eq!((extents, strides), (vec![24], vec![vec![1], vec![1]]));
+        let bias = Layout::contiguous([4].into(), 0)
+            .broadcast_to([2, 3, 4].into())
+            .unwrap();
+        let (extents, strides) = collapse(&[dense, bias]);
+        assert_eq!(extents, vec![6, 4]);
+        assert_eq!(strides, vec![vec![4, 1], vec![0, 1]]);
+    }
+
+    #[test]
+    #[should_panic(expected = "extent of zero")]
+    fn zero_extents_are_refused() {
+        Shape::new(&[2, 0]);
+    }
+}

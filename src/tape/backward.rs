@@ -1,0 +1,204 @@
+//! Reverse-mode differentiation: walk the list backwards, let every operation append its own gradient.
+
+use super::{NodeId, Tape, ValueId, Var};
+use crate::ops::TensorType;
+use crate::shape::Shape;
+
+/// What an operation's gradient rule is given: the recorded node, and the gradients that have arrived at its outputs.
+pub struct Backward<'t> {
+    tape: &'t Tape,
+    name: &'static str,
+    inputs: Vec<Var<'t>>,
+    wanted: Vec<bool>,
+    outputs: Vec<Var<'t>>,
+    gradients: Vec<Option<Var<'t>>>,
+}
+
+impl<'t> Backward<'t> {
+    /// The tape to record on.
+    pub fn tape(&self) -> &'t Tape {
+        self.tape
+    }
+
+    /// Input number `index` of the operation.
+    pub fn input(&self, index: usize) -> Var<'t> {
+        self.inputs[index]
+    }
+
+    /// All inputs.
+    pub fn inputs(&self) -> &[Var<'t>] {
+        &self.inputs
+    }
+
+    /// Whether anybody wants the gradient of input `index`. Rules may skip what nobody wants.
+    pub fn wants(&self, index: usize) -> bool {
+        self.wanted[index]
+    }
+
+    /// Output number `index` of the operation, for rules that reuse results.
+    pub fn output(&self, index: usize) -> Var<'t> {
+        self.outputs[index]
+    }
+
+    /// The gradient that arrived at output `index`, or `None` if the loss does not depend on that output.
+    pub fn gradient_if_any(&self, index: usize) -> Option<Var<'t>> {
+        self.gradients[index]
+    }
+
+    /// The gradient that arrived at output `index`; zeros if the loss does not depend on that output.
+    pub fn gradient(&self, index: usize) -> Var<'t> {
+        self.gradients[index].unwrap_or_else(|| {
+            let TensorType { shape, .. } = self.outputs[index].tensor_type();
+            self.tape.full(shape, 0.0)
+        })
+    }
+
+    /// For rules that are fused kernels without a rule of their own.
+    ///
+    /// # Panics
+    ///
+    /// Always: says that this operation cannot be differentiated (again).
+    pub fn not_differentiable(&self, why: &str) -> ! {
+        panic!("{}: no gradient: {why}", self.name)
+    }
+}
+
+/// The gradients of one scalar with respect to everything it depends on. See [`Tape::backward`].
+pub struct Gradients<'t> {
+    tape: &'t Tape,
+    of_value: Vec<Option<ValueId>>,
+}
+
+impl<'t> Gradients<'t> {
+    /// The gradient with respect to `var`, or `None` if the differentiated value does not depend on it.
+    pub fn of(&self, var: Var<'t>) -> Option<Var<'t>> {
+        let id = self.of_value.get(var.id.index()).copied().flatten()?;
+        Some(self.tape.var(id))
+    }
+}
+
+impl Tape {
+    /// Differentiates a scalar with respect to every variable and parameter it depends on, by appending gradient
+    /// nodes to this tape. The gradients are values like any other: they can be fetched, computed with, and
+    /// differentiated again where every rule on the way is made of differentiable operations.
+    ///
+    /// # Panics
+    ///
+    /// If `of` is not a scalar (one element), the tape is an [inference](Tape::inference) tape, or an operation on the
+    /// way has no gradient.
+    #[track_caller]
+    pub fn backward<'t>(&'t self, of: Var<'t>) -> Gradients<'t> {
+        assert!(
+            self.is_training(),
+            "backward: an inference tape records no gradients; use Tape::training"
+        );
+        assert_eq!(
+            of.shape().elements(),
+            1,
+            "backward: only scalars are differentiated, this has shape {}; sum it first",
+            of.shape()
+        );
+        self.graph.borrow_mut().push_boundary();
+        let seed = self.full(of.shape(), 1.0);
+        self.backward_from(of, seed)
+    }
+
+    /// Like [`Tape::backward`], for a value of any shape with a given gradient at it (a vector–Jacobian product).
+    ///
+    /// # Panics
+    ///
+    /// If `seed` has another shape than `of`; otherwise as [`Tape::backward`].
+    #[track_caller]
+    pub fn backward_from<'t>(&'t self, of: Var<'t>, seed: Var<'t>) -> Gradients<'t> {
+        assert_eq!(
+            of.shape(),
+            seed.shape(),
+            "backward: value and seed differ in shape"
+        );
+        let mut of_value: Vec<Option<ValueId>> = vec![None; of.id.index() + 1];
+        if of.needs_gradient() {
+            of_value[of.id.index()] = Some(seed.id);
+        }
+        let last = self.value(of.id, |value| value.node);
+        for node in (0..=last.0).rev().map(NodeId) {
+            let Some((operation, backward)) = self.arrived(node, &of_value) else {
+                continue;
+            };
+            let gradients = operation.backward(&backward);
+            assert_eq!(
+                gradients.len(),
+                backward.inputs.len(),
+                "{}: the gradient rule answers for every input",
+                operation.name()
+            );
+            for (index, gradient) in gradients.into_iter().enumerate() {
+                let (input, Some(gradient)) = (backward.inputs[index], gradient) else {
+                    continue;
+                };
+                if !backward.wanted[index] {
+                    continue;
+                }
+                assert_eq!(
+                    gradient.shape(),
+                    input.shape(),
+                    "{}: gradient of input {index} has the wrong shape",
+                    operation.name()
+                );
+                let slot = &mut of_value[input.id.index()];
+                let sum = match *slot {
+                    Some(earlier) => self.var(earlier) + gradient,
+                    None => gradient,
+                };
+                *slot = Some(sum.id);
+            }
+        }
+        Gradients {
+            tape: self,
+            of_value,
+        }
+    }
+
+    /// The rule's arguments for a node that gradients have arrived at.
+    fn arrived<'t>(
+        &'t self,
+        node: NodeId,
+        of_value: &[Option<ValueId>],
+    ) -> Option<(std::rc::Rc<dyn crate::ops::Operation>, Backward<'t>)> {
+        let graph = self.graph.borrow();
+        let operation = graph.operation(node)?.clone();
+        let gradient_at = |id: ValueId| of_value.get(id.index()).copied().flatten();
+        if !graph.outputs(node).any(|id| gradient_at(id).is_some()) {
+            return None;
+        }
+        let wants = |id: &ValueId| graph.values[id.index()].needs_gradient;
+        Some((
+            operation.clone(),
+            Backward {
+                tape: self,
+                name: operation.name(),
+                inputs: graph.inputs(node).iter().map(|&id| self.var(id)).collect(),
+                wanted: graph.inputs(node).iter().map(wants).collect(),
+                outputs: graph.outputs(node).map(|id| self.var(id)).collect(),
+                gradients: graph
+                    .outputs(node)
+                    .map(|id| gradient_at(id).map(|id| self.var(id)))
+                    .collect(),
+            },
+        ))
+    }
+}
+
+/// Sums a gradient over the axes along which its operand was broadcast.
+pub(crate) fn sum_to<'t>(gradient: Var<'t>, shape: Shape) -> Var<'t> {
+    let from = gradient.shape();
+    if from == shape {
+        return gradient;
+    }
+    let missing = from.rank() - shape.rank();
+    let axes: Vec<usize> = (0..from.rank())
+        .filter(|&axis| {
+            axis < missing || (shape.dim(axis - missing) == 1 && from.dim(axis) != 1)
+        })
+        .collect();
+    gradient.sum(&axes).reshape(shape)
+}

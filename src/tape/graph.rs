@@ -1,0 +1,214 @@
+//! The list itself: nodes, the values they produce, and the signature that grows with it.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::plan::Fusion;
+use super::signature::Signature;
+use crate::gpu::{DType, Tensor};
+use crate::ops::{Operation, TensorType};
+use crate::shape::Shape;
+
+/// Position of a value on its tape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ValueId(pub u32);
+
+/// Position of a node on its tape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct NodeId(pub u32);
+
+impl ValueId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl NodeId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+#[derive(Clone)]
+pub(crate) enum Source {
+    /// Data uploaded with the step, at this byte offset of the upload.
+    Upload { offset: usize },
+    /// A persistent tensor, by its position in [`Graph::tensors`].
+    Tensor { index: usize },
+    Operation(Rc<dyn Operation>),
+}
+
+pub(crate) struct Node {
+    pub source: Source,
+    inputs: Range<u32>,
+    outputs: Range<u32>,
+}
+
+pub(crate) struct Value {
+    pub ty: TensorType,
+    pub node: NodeId,
+    pub needs_gradient: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Graph {
+    pub nodes: Vec<Node>,
+    pub values: Vec<Value>,
+    edges: Vec<ValueId>,
+    pub tensors: Vec<Tensor>,
+    bound: HashMap<(u64, usize, Shape, bool), ValueId>,
+    pub upload: Vec<u8>,
+    /// Values asked for, and where they land in the readback, in bytes.
+    pub fetches: Vec<(ValueId, Range<usize>)>,
+    pub signature: Signature,
+    pub fusion: Fusion,
+    pub random_streams: u32,
+    pub random_key: Option<ValueId>,
+    /// Nodes that begin a new phase, such as the first one of a backward pass: kernels do not span phases.
+    pub boundaries: Vec<NodeId>,
+}
+
+/// Inputs start at multiples of this many bytes, so that kernels may read them as vec4.
+const UPLOAD_ALIGNMENT: usize = 16;
+
+impl Graph {
+    pub fn inputs(&self, node: NodeId) -> &[ValueId] {
+        let range = &self.nodes[node.index()].inputs;
+        &self.edges[range.start as usize..range.end as usize]
+    }
+
+    pub fn outputs(&self, node: NodeId) -> impl ExactSizeIterator<Item = ValueId> + DoubleEndedIterator + use<> {
+        self.nodes[node.index()].outputs.clone().map(ValueId)
+    }
+
+    pub fn operation(&self, node: NodeId) -> Option<&Rc<dyn Operation>> {
+        match &self.nodes[node.index()].source {
+            Source::Operation(operation) => Some(operation),
+            _ => None,
+        }
+    }
+
+    pub fn ty(&self, value: ValueId) -> TensorType {
+        self.values[value.index()].ty
+    }
+
+    pub fn producer(&self, value: ValueId) -> NodeId {
+        self.values[value.index()].node
+    }
+
+    /// Which of its node's outputs a value is.
+    pub fn output_position(&self, value: ValueId) -> usize {
+        let node = self.producer(value);
+        (value.0 - self.nodes[node.index()].outputs.start) as usize
+    }
+
+    fn push_node(
+        &mut self,
+        source: Source,
+        inputs: &[ValueId],
+        outputs: &[TensorType],
+        needs_gradient: bool,
+    ) -> Range<u32> {
+        let node = NodeId(self.nodes.len() as u32);
+        let first_edge = self.edges.len() as u32;
+        self.edges.extend_from_slice(inputs);
+        let first = self.values.len() as u32;
+        for &ty in outputs {
+            self.values.push(Value {
+                ty,
+                node,
+                needs_gradient: needs_gradient && ty.dtype == DType::F32,
+            });
+        }
+        let end = self.values.len() as u32;
+        self.nodes.push(Node {
+            source,
+            inputs: first_edge..self.edges.len() as u32,
+            outputs: first..end,
+        });
+        first..end
+    }
+
+    pub fn push_upload(
+        &mut self,
+        shape: Shape,
+        dtype: DType,
+        bytes: &[u8],
+        variable: bool,
+    ) -> ValueId {
+        let offset = self.upload.len().next_multiple_of(UPLOAD_ALIGNMENT);
+        self.upload.resize(offset, 0);
+        self.upload.extend_from_slice(bytes);
+        (0u8, shape, dtype).hash(&mut self.signature);
+        let ty = TensorType { shape, dtype };
+        ValueId(
+            self.push_node(Source::Upload { offset }, &[], &[ty], variable)
+                .start,
+        )
+    }
+
+    pub fn push_tensor(&mut self, tensor: &Tensor, variable: bool) -> ValueId {
+        let place = (
+            tensor.buffer.id(),
+            tensor.layout.offset,
+            tensor.shape(),
+            variable,
+        );
+        if let Some(&id) = self.bound.get(&place) {
+            return id;
+        }
+        (1u8, place, tensor.dtype).hash(&mut self.signature);
+        let index = self.tensors.len();
+        self.tensors.push(tensor.clone());
+        let ty = TensorType {
+            shape: tensor.shape(),
+            dtype: tensor.dtype,
+        };
+        let outputs = self.push_node(Source::Tensor { index }, &[], &[ty], variable);
+        let id = ValueId(outputs.start);
+        self.bound.insert(place, id);
+        id
+    }
+
+    #[track_caller]
+    pub fn push_operation(
+        &mut self,
+        operation: Rc<dyn Operation>,
+        inputs: &[ValueId],
+    ) -> Range<u32> {
+        let types: Vec<TensorType> = inputs.iter().map(|&id| self.ty(id)).collect();
+        let outputs = operation.outputs(&types);
+        let signature = &mut self.signature;
+        signature.write_u8(2);
+        signature.write(operation.name().as_bytes());
+        signature.write_u8(0xff);
+        operation.identity(signature);
+        for input in inputs {
+            signature.write_u32(input.0);
+        }
+        let needs_gradient = inputs
+            .iter()
+            .any(|id| self.values[id.index()].needs_gradient);
+        self.push_node(
+            Source::Operation(operation),
+            inputs,
+            &outputs,
+            needs_gradient,
+        )
+    }
+
+    /// Begins a new phase.
+    pub fn push_boundary(&mut self) {
+        self.boundaries.push(NodeId(self.nodes.len() as u32));
+        self.signature.write_u8(4);
+    }
+
+    pub fn push_fetch(&mut self, value: ValueId, bytes: usize) -> Range<usize> {
+        let start = self.fetches.last().map_or(0, |(_, range)| range.end);
+        self.fetches.push((value, start..start + bytes));
+        (3u8, value.0).hash(&mut self.signature);
+        start..start + bytes
+    }
+}

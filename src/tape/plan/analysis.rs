@@ -1,0 +1,140 @@
+//! What is live, who reads what, and which values are only views of others.
+
+use crate::gpu::Tensor;
+use crate::ops::Role;
+use crate::shape::Layout;
+use crate::tape::graph::{Graph, NodeId, Source, ValueId};
+
+/// Facts about a graph that all later passes use.
+pub(super) struct Analysis {
+    /// By node: whether anything asked for depends on it.
+    pub live: Vec<bool>,
+    /// By value: live nodes that read it, once per reading.
+    pub readers: Vec<Vec<NodeId>>,
+    /// By value: whether it is copied to the host.
+    pub fetched: Vec<bool>,
+    /// By value: where its elements lie within the value that owns them.
+    pub views: Vec<View>,
+    /// By node: units never span epochs. A new one begins after every node that overwrites a tensor and between
+    /// forward and backward.
+    pub epoch: Vec<u32>,
+}
+
+/// A value as a part of the value whose kernel produces the elements (often itself).
+#[derive(Clone, Copy)]
+pub(super) struct View {
+    pub base: ValueId,
+    /// Relative to the base's first element.
+    pub layout: Layout,
+}
+
+impl Analysis {
+    pub fn of(graph: &Graph) -> Analysis {
+        let live = live_nodes(graph);
+        let mut readers = vec![Vec::new(); graph.values.len()];
+        for node in nodes(graph).filter(|node| live[node.index()]) {
+            for input in graph.inputs(node) {
+                readers[input.index()].push(node);
+            }
+        }
+        let mut fetched = vec![false; graph.values.len()];
+        for (value, _) in &graph.fetches {
+            fetched[value.index()] = true;
+        }
+        Analysis {
+            views: views(graph, &live),
+            epoch: epochs(graph),
+            live,
+            readers,
+            fetched,
+        }
+    }
+
+    /// Whether a node is a view that needs no kernel.
+    pub fn is_free_view(&self, graph: &Graph, node: NodeId) -> bool {
+        let output = graph.outputs(node).next().expect("nodes have outputs or are effects");
+        self.views[output.index()].base != output
+    }
+
+    /// Whether the value's elements are produced under its own id, dense.
+    pub fn is_own_base(&self, value: ValueId) -> bool {
+        self.views[value.index()].base == value
+    }
+}
+
+pub(super) fn nodes(graph: &Graph) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
+    (0..graph.nodes.len() as u32).map(NodeId)
+}
+
+/// The tensor behind a value that is one.
+pub(super) fn tensor_of(graph: &Graph, value: ValueId) -> Option<&Tensor> {
+    match graph.nodes[graph.producer(value).index()].source {
+        Source::Tensor { index } => Some(&graph.tensors[index]),
+        _ => None,
+    }
+}
+
+pub(super) fn is_effect(graph: &Graph, node: NodeId) -> bool {
+    graph
+        .operation(node)
+        .is_some_and(|operation| !operation.mutates().is_empty())
+}
+
+fn live_nodes(graph: &Graph) -> Vec<bool> {
+    let mut live = vec![false; graph.nodes.len()];
+    for node in nodes(graph) {
+        live[node.index()] = is_effect(graph, node);
+    }
+    for &(value, _) in &graph.fetches {
+        live[graph.producer(value).index()] = true;
+    }
+    for node in nodes(graph).rev().filter(|_| true) {
+        if live[node.index()] {
+            for &input in graph.inputs(node) {
+                live[graph.producer(input).index()] = true;
+            }
+        }
+    }
+    live
+}
+
+fn views(graph: &Graph, live: &[bool]) -> Vec<View> {
+    let mut views: Vec<View> = Vec::with_capacity(graph.values.len());
+    for index in 0..graph.values.len() {
+        let id = ValueId(index as u32);
+        let ty = graph.ty(id);
+        let own = View {
+            base: id,
+            layout: Layout::contiguous(ty.shape, 0),
+        };
+        let node = graph.producer(id);
+        let view = match graph.operation(node) {
+            Some(operation) if live[node.index()] && matches!(operation.role(ty), Role::View) => {
+                let input = views[graph.inputs(node)[0].index()];
+                operation.view(&input.layout).map_or(own, |layout| View {
+                    base: input.base,
+                    layout,
+                })
+            }
+            _ => own,
+        };
+        views.push(view);
+    }
+    views
+}
+
+fn epochs(graph: &Graph) -> Vec<u32> {
+    let mut epoch = 0;
+    nodes(graph)
+        .map(|node| {
+            if graph.boundaries.contains(&node) {
+                epoch += 1;
+            }
+            if is_effect(graph, node) {
+                epoch += 2;
+                return epoch - 1;
+            }
+            epoch
+        })
+        .collect()
+}

@@ -1,0 +1,144 @@
+//! Generated epilogues: the pointwise members of a unit, as the function through which its root kernel stores.
+
+use std::fmt::Write;
+
+use super::lowering::{Lowerer, Operand};
+use super::pointwise::{Expression, Pack, touched_bytes};
+use super::units::Unit;
+use crate::gpu::kernel::Access;
+use crate::ops::Role;
+use crate::shape::Shape;
+
+/// Most operands that an epilogue may have; the size of the `operands` array in the kernels' parameters.
+pub(crate) const MOST_OPERANDS: usize = 7;
+
+/// The text and bindings through which a kernel stores its output.
+///
+/// The kernel's parameters end in `operands: array<vec4<u32>, 7>` (offset and strides of batch, row and column for
+/// each operand) and are called `p`. Its source has a block
+///
+/// ```wgsl
+/// //:begin epilogue
+/// @group(0) @binding(3) var<storage, read_write> out0: array<f32>;
+/// fn store1(batch: u32, row: u32, column: u32, value: f32) { … }
+/// fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) { … }
+/// //:end epilogue
+/// ```
+///
+/// which [`Kernel::block`](crate::gpu::Kernel) replaces by [`Epilogue::wgsl`]. The caller guards the bounds; `store4`
+/// stores columns `column..column + 4`, all of them in range. When [`Epilogue::vector`] is set, columns are a multiple
+/// of four, every `store4` must be at a multiple of four, and `store1` must not be called.
+pub(crate) struct Epilogue {
+    pub wgsl: String,
+    pub vector: bool,
+    /// Bytes that the epilogue reads and writes, and operations a value passes through.
+    pub bytes: u64,
+    leaves: Vec<Operand>,
+    outputs: Vec<Operand>,
+    params: Vec<u32>,
+}
+
+impl Epilogue {
+    pub(super) fn bindings(&self) -> impl Iterator<Item = (usize, Access)> {
+        let leaves = self.leaves.iter().map(|leaf| (leaf.slot, Access::Read));
+        leaves.chain(self.outputs.iter().map(|output| (output.slot, Access::Write)))
+    }
+
+    pub(super) fn params(&self) -> impl Iterator<Item = u32> {
+        let missing = 4 * MOST_OPERANDS - self.params.len();
+        self.params.iter().copied().chain(std::iter::repeat_n(0, missing))
+    }
+}
+
+pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: usize) -> Epilogue {
+    let graph = lowerer.graph;
+    let root = unit.root.expect("epilogues follow a root");
+    let output = graph.outputs(root).next().expect("an output");
+    let operation = graph.operation(root).expect("an operation");
+    let Role::Epilogue { grid } = operation.role(graph.ty(output)) else {
+        panic!("{}: only Role::Epilogue operations have epilogues", operation.name());
+    };
+    let mut expression = Expression::of(lowerer, unit);
+    if expression.outputs.is_empty() {
+        // Nobody reads output 0; the kernel still needs somewhere to store.
+        let operand = lowerer.operand(output);
+        expression.outputs.push((0, operand));
+    }
+    let shape = Shape::new(&grid);
+    let layouts: Vec<_> = expression
+        .operands()
+        .map(|operand| {
+            let broadcast = operand.layout.broadcast_to(expression.shape);
+            let layout = broadcast.and_then(|layout| layout.reshape(shape));
+            layout.expect("checked when the unit was formed")
+        })
+        .collect();
+    let packs: Vec<Pack> =
+        layouts.iter().map(|layout| Pack::of(layout.offset, layout.strides())).collect();
+    let vector = grid[2].is_multiple_of(4) && packs.iter().all(|&pack| pack != Pack::Single);
+    let mut params = Vec::new();
+    for (layout, pack) in layouts.iter().zip(&packs) {
+        let unit = if vector && *pack == Pack::Quad { 4 } else { 1 };
+        params.push((layout.offset / unit) as u32);
+        params.extend(layout.strides()[..2].iter().map(|stride| (stride / unit) as u32));
+        params.push(layout.strides()[2] as u32);
+    }
+    Epilogue {
+        wgsl: text(&expression, &packs, vector, first_binding),
+        vector,
+        bytes: expression.operands().map(touched_bytes).sum(),
+        leaves: expression.leaves.clone(),
+        outputs: expression.outputs.iter().map(|(_, output)| *output).collect(),
+        params,
+    }
+}
+
+fn text(expression: &Expression, packs: &[Pack], vector: bool, first_binding: usize) -> String {
+    let mut text = String::new();
+    let leaves = expression.leaves.len();
+    writeln!(text, "alias T = {};", if vector { "vec4<f32>" } else { "f32" }).unwrap();
+    for (index, operand) in expression.operands().enumerate() {
+        let (access, name) = if index < leaves { ("read", "in") } else { ("read_write", "out") };
+        let element = operand.dtype.wgsl();
+        let stored = if vector && packs[index] == Pack::Quad {
+            format!("vec4<{element}>")
+        } else {
+            element.to_owned()
+        };
+        let binding = first_binding + index;
+        writeln!(
+            text,
+            "@group(0) @binding({binding}) var<storage, {access}> {name}{index}: array<{stored}>;"
+        )
+        .unwrap();
+    }
+    expression.functions(&mut text);
+    let place = |index: usize| {
+        let column = match (vector, packs[index]) {
+            (true, Pack::Quad) => " + column / 4u".to_owned(),
+            (true, _) => String::new(),
+            (false, _) => format!(" + column * p.operands[{index}].w"),
+        };
+        format!(
+            "p.operands[{index}].x + batch * p.operands[{index}].y + row * p.operands[{index}].z{column}"
+        )
+    };
+    let name = if vector { "store4" } else { "store1" };
+    writeln!(text, "fn {name}(batch: u32, row: u32, column: u32, value: T) {{").unwrap();
+    expression.statements(&mut text, "value", |leaf| format!("T(in{leaf}[{}])", place(leaf)));
+    for (index, (step, _)) in expression.outputs.iter().enumerate() {
+        let index = leaves + index;
+        writeln!(text, "    out{index}[{}] = v{step};", place(index)).unwrap();
+    }
+    text.push_str("}\n");
+    if !vector {
+        text.push_str(
+            "fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {\n    \
+             store1(batch, row, column, value.x);\n    \
+             store1(batch, row, column + 1u, value.y);\n    \
+             store1(batch, row, column + 2u, value.z);\n    \
+             store1(batch, row, column + 3u, value.w);\n}\n",
+        );
+    }
+    text
+}

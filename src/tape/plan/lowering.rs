@@ -1,0 +1,512 @@
+//! From units to dispatches over virtual slots, and the interface through which operations emit them.
+
+use std::collections::HashMap;
+
+use super::analysis::{Analysis, tensor_of};
+use super::epilogue::{self, Epilogue};
+use super::pointwise;
+use super::units::Unit;
+use crate::gpu::arena::Buffer;
+use crate::gpu::kernel::Access;
+use crate::gpu::{AdapterClass, DType, Device, Kernel, Tensor};
+use crate::ops::Role;
+use crate::shape::{Layout, Shape};
+use crate::tape::graph::{Graph, NodeId, Source, ValueId};
+
+/// WebGPU guarantees that bindings may start at multiples of this many bytes.
+const BINDING_ALIGNMENT: usize = 256;
+
+/// Where an operand's elements live, before buffers are assigned.
+pub(super) enum Slot {
+    /// Alive from its first to its last dispatch; gets a pooled buffer.
+    Transient { elements: usize },
+    /// A range of a persistent buffer, in bytes.
+    External { buffer: Buffer, start: u64, bytes: u64 },
+    /// The plan's upload buffer.
+    Upload,
+}
+
+/// A tensor as a kernel sees it: a buffer to bind and where the elements lie in it.
+///
+/// Kernels must honour the layout's `offset`, for outputs too. Outputs and temporaries are dense; inputs may have any
+/// strides unless made dense with [`Lowering::contiguous`].
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    pub(super) slot: usize,
+    /// Shape, strides and offset, in elements of the bound buffer.
+    pub layout: Layout,
+    /// The element type.
+    pub dtype: DType,
+}
+
+impl Operand {
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.layout.shape
+    }
+
+    /// The number of elements.
+    pub fn elements(&self) -> usize {
+        self.layout.shape.elements()
+    }
+
+    /// The first element's index, as kernels take it.
+    pub fn offset(&self) -> u32 {
+        self.layout.offset as u32
+    }
+
+    /// Whether both lie at the same place of the same buffer.
+    pub(crate) fn is_same_place(&self, other: &Operand) -> bool {
+        self.slot == other.slot && self.layout.offset == other.layout.offset
+    }
+
+    /// The size in bytes, for [`Cost`].
+    pub fn bytes(&self) -> u64 {
+        4 * self.elements() as u64
+    }
+}
+
+/// What a dispatch costs at least, so that profiles and benchmarks can relate time to the hardware's limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Floating-point operations; a multiply-add counts as two.
+    pub flops: u64,
+    /// Bytes that must be read and written, each tensor once.
+    pub bytes: u64,
+}
+
+/// One kernel launch being described.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    pub(super) kernel: Kernel,
+    pub(super) bindings: Vec<(usize, Access)>,
+    pub(super) params: Vec<u32>,
+    pub(super) grid: [u32; 3],
+    pub(super) cost: Cost,
+}
+
+impl Dispatch {
+    /// Starts describing a launch of `kernel`, by default with a single workgroup.
+    pub fn new(kernel: Kernel) -> Dispatch {
+        Dispatch {
+            kernel,
+            bindings: Vec::new(),
+            params: Vec::new(),
+            grid: [1; 3],
+            cost: Cost::default(),
+        }
+    }
+
+    /// Binds an operand as the next storage binding, `var<storage, read>`.
+    pub fn read(mut self, operand: &Operand) -> Dispatch {
+        self.bindings.push((operand.slot, Access::Read));
+        self
+    }
+
+    /// Binds an operand as the next storage binding, `var<storage, read_write>`.
+    pub fn write(mut self, operand: &Operand) -> Dispatch {
+        self.bindings.push((operand.slot, Access::Write));
+        self
+    }
+
+    /// Appends words to the uniform parameters (binding 0). Floats go in by `f32::to_bits`.
+    pub fn params(mut self, words: &[u32]) -> Dispatch {
+        self.params.extend_from_slice(words);
+        self
+    }
+
+    /// The number of workgroups in a grid folded to two dimensions when it passes the limit of 65,535 in one: the
+    /// kernel's group index is `workgroup_id.x + workgroup_id.y * num_workgroups.x`, and groups beyond the count must
+    /// do nothing.
+    pub fn groups(mut self, count: usize) -> Dispatch {
+        let most = 65_535;
+        let height = count.div_ceil(most).max(1);
+        self.grid = [count.div_ceil(height).max(1) as u32, height as u32, 1];
+        self
+    }
+
+    /// The grid of workgroups, none of which may pass 65,535.
+    pub fn grid(mut self, x: usize, y: usize, z: usize) -> Dispatch {
+        self.grid = [x as u32, y as u32, z as u32];
+        self
+    }
+
+    /// States the cost.
+    pub fn cost(mut self, flops: u64, bytes: u64) -> Dispatch {
+        self.cost = Cost { flops, bytes };
+        self
+    }
+
+    /// Binds everything that a generated epilogue reads and writes, and appends its parameters.
+    pub(crate) fn epilogue(mut self, epilogue: &Epilogue) -> Dispatch {
+        self.bindings.extend(epilogue.bindings());
+        self.params.extend(epilogue.params());
+        self
+    }
+}
+
+/// A planned tape before buffers are assigned.
+pub(super) struct Program {
+    pub slots: Vec<Slot>,
+    pub dispatches: Vec<Dispatch>,
+    /// What goes back to the host: the source, and the range of the readback in bytes.
+    pub fetches: Vec<(Operand, std::ops::Range<usize>)>,
+}
+
+/// Lowers all units in order.
+pub(super) fn lower(
+    device: &Device,
+    graph: &Graph,
+    analysis: &Analysis,
+    units: &[Unit],
+) -> Program {
+    let mut lowerer = Lowerer {
+        device,
+        graph,
+        analysis,
+        program: Program {
+            slots: vec![Slot::Upload],
+            dispatches: Vec::new(),
+            fetches: Vec::new(),
+        },
+        places: HashMap::new(),
+    };
+    if graph.fusion.forward_assign {
+        lowerer.forward_assigned(units);
+    }
+    for unit in units {
+        lowerer.unit(unit);
+    }
+    for (value, range) in &graph.fetches {
+        let operand = lowerer.operand(*value);
+        let dense = lowerer.contiguous(&operand);
+        lowerer.program.fetches.push((dense, range.clone()));
+    }
+    lowerer.program
+}
+
+/// The upload buffer's slot.
+const UPLOAD: usize = 0;
+
+pub(super) struct Lowerer<'a> {
+    pub device: &'a Device,
+    pub graph: &'a Graph,
+    pub analysis: &'a Analysis,
+    pub program: Program,
+    /// By base value: its slot, and the index of its first element there.
+    places: HashMap<ValueId, (usize, usize)>,
+}
+
+impl Lowerer<'_> {
+    /// Lets values that only exist to be assigned to a persistent tensor be computed in place there.
+    fn forward_assigned(&mut self, units: &[Unit]) {
+        let (graph, analysis) = (self.graph, self.analysis);
+        for unit in units {
+            let Some(node) = unit.root else { continue };
+            let is_assign = graph
+                .operation(node)
+                .is_some_and(|operation| operation.name() == crate::ops::layout::ASSIGN);
+            if !is_assign {
+                continue;
+            }
+            let &[destination, value] = graph.inputs(node) else {
+                unreachable!("assign has two inputs");
+            };
+            let tensor = tensor_of(graph, destination).expect("destinations are tensors");
+            let view = analysis.views[value.index()];
+            let is_whole = view.layout.is_contiguous()
+                && view.layout.offset == 0
+                && view.layout.shape.elements() == graph.ty(view.base).shape.elements();
+            let producer = units
+                .iter()
+                .find(|unit| unit.members().any(|member| member == graph.producer(view.base)));
+            let (Some(producer), true) = (producer, is_whole) else {
+                continue;
+            };
+            if self.places.contains_key(&view.base)
+                || self.touches(producer, tensor)
+                || self.is_read_before(tensor, node)
+            {
+                continue;
+            }
+            let place = self.place_tensor(tensor);
+            self.places.insert(view.base, place);
+        }
+    }
+
+    /// Whether a unit reads or overwrites the tensor's buffer: no dispatch may bind it both ways.
+    fn touches(&self, unit: &Unit, tensor: &Tensor) -> bool {
+        unit.inputs(self.graph).iter().any(|&input| {
+            let base = self.analysis.views[input.index()].base;
+            let forwarded = self.places.get(&base).is_some_and(|&(slot, _)| {
+                matches!(&self.program.slots[slot], Slot::External { buffer, .. } if buffer.id() == tensor.buffer.id())
+            });
+            let bound = tensor_of(self.graph, base)
+                .is_some_and(|source| source.buffer.id() == tensor.buffer.id());
+            forwarded || bound
+        })
+    }
+
+    /// Whether a node recorded before `node` reads or overwrites the tensor's elements.
+    fn is_read_before(&self, tensor: &Tensor, node: NodeId) -> bool {
+        let (start, end) = (tensor.layout.offset, tensor.layout.end());
+        self.graph.values.iter().enumerate().any(|(index, value)| {
+            let Source::Tensor { index: other } = self.graph.nodes[value.node.index()].source
+            else {
+                return false;
+            };
+            let other = &self.graph.tensors[other];
+            other.buffer.id() == tensor.buffer.id()
+                && other.layout.offset < end
+                && start < other.layout.end()
+                && self.deep_readers(ValueId(index as u32))
+                    .any(|reader| reader < node)
+        })
+    }
+
+    /// Nodes that read a value, directly or through a view.
+    fn deep_readers(&self, base: ValueId) -> impl Iterator<Item = NodeId> + '_ {
+        (0..self.graph.values.len())
+            .filter(move |&index| self.analysis.views[index].base == base)
+            .flat_map(|index| self.analysis.readers[index].iter().copied())
+    }
+
+    fn unit(&mut self, unit: &Unit) {
+        let Some(root) = unit.root else {
+            pointwise::lower(self, unit);
+            return;
+        };
+        let operation = self.graph.operation(root).expect("units hold operations").clone();
+        let output = self.graph.outputs(root).next();
+        if let Some(output) = output
+            && let Role::View = operation.role(self.graph.ty(output))
+        {
+            // A view that strides cannot express: copy into the input's order, which is the output's.
+            let input = self.operand(self.graph.inputs(root)[0]);
+            let copy = self.operand(output);
+            let target = Operand {
+                layout: Layout::contiguous(input.shape(), copy.layout.offset),
+                ..copy
+            };
+            pointwise::copy(self, &input, &target);
+            return;
+        }
+        let inputs = self.graph.inputs(root).to_vec();
+        let inputs = inputs.iter().map(|&value| self.operand(value)).collect();
+        let needed = unit.outputs(self.graph, self.analysis);
+        let values: Vec<ValueId> = self.graph.outputs(root).collect();
+        let is_epilogue = output.is_some_and(|output| {
+            matches!(operation.role(self.graph.ty(output)), Role::Epilogue { .. })
+        });
+        let outputs = values
+            .iter()
+            .enumerate()
+            // An epilogue stores output 0 itself, and only if somebody reads it.
+            .map(|(position, &value)| {
+                (!(is_epilogue && position == 0)).then(|| self.operand(value))
+            })
+            .collect();
+        let needed = values.iter().map(|value| needed.contains(value)).collect();
+        let mut cx = Lowering {
+            lowerer: self,
+            unit,
+            inputs,
+            outputs,
+            needed,
+        };
+        operation.lower(&mut cx);
+    }
+
+    /// Where a value's elements are, giving its base a slot if it has none yet.
+    pub fn operand(&mut self, value: ValueId) -> Operand {
+        let view = self.analysis.views[value.index()];
+        let (slot, offset) = match self.places.get(&view.base) {
+            Some(&place) => place,
+            None => {
+                let place = self.place(view.base);
+                self.places.insert(view.base, place);
+                place
+            }
+        };
+        Operand {
+            slot,
+            layout: view.layout.shifted(offset),
+            dtype: self.graph.ty(value).dtype,
+        }
+    }
+
+    fn place(&mut self, base: ValueId) -> (usize, usize) {
+        match self.graph.nodes[self.graph.producer(base).index()].source {
+            Source::Upload { offset } => (UPLOAD, offset / 4),
+            Source::Tensor { index } => self.place_tensor(&self.graph.tensors[index]),
+            Source::Operation(_) => {
+                let elements = self.graph.ty(base).shape.elements();
+                (self.slot(Slot::Transient { elements }), 0)
+            }
+        }
+    }
+
+    fn place_tensor(&mut self, tensor: &Tensor) -> (usize, usize) {
+        let first = 4 * tensor.layout.offset;
+        let start = first - first % BINDING_ALIGNMENT;
+        let slot = Slot::External {
+            buffer: tensor.buffer.clone(),
+            start: start as u64,
+            bytes: (4 * tensor.layout.end() - start) as u64,
+        };
+        (self.slot(slot), (first - start) / 4)
+    }
+
+    fn slot(&mut self, slot: Slot) -> usize {
+        // A range that is bound already keeps its slot, so that operands can be compared.
+        if let Slot::External {
+            buffer,
+            start,
+            bytes,
+        } = &slot
+        {
+            let known = self.program.slots.iter().position(|other| {
+                matches!(other, Slot::External { buffer: b, start: s, bytes: l }
+                    if b.id() == buffer.id() && s == start && l == bytes)
+            });
+            if let Some(known) = known {
+                return known;
+            }
+        }
+        self.program.slots.push(slot);
+        self.program.slots.len() - 1
+    }
+
+    pub fn temp(&mut self, shape: Shape, dtype: DType) -> Operand {
+        let elements = shape.elements();
+        Operand {
+            slot: self.slot(Slot::Transient { elements }),
+            layout: Layout::contiguous(shape, 0),
+            dtype,
+        }
+    }
+
+    pub fn contiguous(&mut self, operand: &Operand) -> Operand {
+        if operand.layout.is_contiguous() {
+            return *operand;
+        }
+        let copy = self.temp(operand.shape(), operand.dtype);
+        pointwise::copy(self, operand, &copy);
+        copy
+    }
+
+    #[track_caller]
+    pub fn push(&mut self, dispatch: Dispatch) {
+        for (axis, &extent) in dispatch.grid.iter().enumerate() {
+            assert!(
+                extent <= 65_535,
+                "kernel `{}`: {extent} workgroups in dimension {axis}, the limit is 65535",
+                dispatch.kernel.name
+            );
+        }
+        self.program.dispatches.push(dispatch);
+    }
+}
+
+/// What an operation lowers itself with: its operands, temporaries, and a place to emit dispatches.
+pub struct Lowering<'a> {
+    lowerer: &'a mut dyn Emit,
+    unit: &'a Unit,
+    inputs: Vec<Operand>,
+    outputs: Vec<Option<Operand>>,
+    needed: Vec<bool>,
+}
+
+/// The part of the lowerer that operations see, without its lifetimes.
+pub(super) trait Emit {
+    fn device(&self) -> &Device;
+    fn temp(&mut self, shape: Shape, dtype: DType) -> Operand;
+    fn contiguous(&mut self, operand: &Operand) -> Operand;
+    fn copy(&mut self, from: &Operand, to: &Operand);
+    fn push(&mut self, dispatch: Dispatch);
+    fn epilogue(&mut self, unit: &Unit, first_binding: usize) -> Epilogue;
+}
+
+impl Emit for Lowerer<'_> {
+    fn device(&self) -> &Device {
+        self.device
+    }
+    fn temp(&mut self, shape: Shape, dtype: DType) -> Operand {
+        Lowerer::temp(self, shape, dtype)
+    }
+    fn contiguous(&mut self, operand: &Operand) -> Operand {
+        Lowerer::contiguous(self, operand)
+    }
+    fn copy(&mut self, from: &Operand, to: &Operand) {
+        pointwise::copy(self, from, to);
+    }
+    fn push(&mut self, dispatch: Dispatch) {
+        Lowerer::push(self, dispatch);
+    }
+    fn epilogue(&mut self, unit: &Unit, first_binding: usize) -> Epilogue {
+        epilogue::generate(self, unit, first_binding)
+    }
+}
+
+impl Lowering<'_> {
+    /// The device that the dispatches will run on: its class and limits choose kernel variants.
+    pub fn device(&self) -> &Device {
+        self.lowerer.device()
+    }
+
+    /// Shorthand for the device's [`AdapterClass`].
+    pub fn class(&self) -> AdapterClass {
+        self.device().class()
+    }
+
+    /// Input number `index`, with any strides.
+    pub fn input(&self, index: usize) -> Operand {
+        self.inputs[index]
+    }
+
+    /// How many inputs there are.
+    pub fn input_count(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Output number `index`, dense.
+    ///
+    /// # Panics
+    ///
+    /// For output 0 of an operation that stores through an epilogue.
+    #[track_caller]
+    pub fn output(&self, index: usize) -> Operand {
+        self.outputs[index].expect("output 0 is stored by the epilogue")
+    }
+
+    /// Whether anything reads output number `index`. It has a buffer either way.
+    pub fn is_needed(&self, index: usize) -> bool {
+        self.needed[index]
+    }
+
+    /// A dense buffer for intermediate results of this operation. Its contents are undefined at first.
+    pub fn temp(&mut self, shape: impl Into<Shape>, dtype: DType) -> Operand {
+        self.lowerer.temp(shape.into(), dtype)
+    }
+
+    /// The operand itself if it is dense, else a dense copy (one more dispatch).
+    pub fn contiguous(&mut self, operand: &Operand) -> Operand {
+        self.lowerer.contiguous(operand)
+    }
+
+    /// Copies between operands of one shape.
+    pub fn copy(&mut self, from: &Operand, to: &Operand) {
+        self.lowerer.copy(from, to);
+    }
+
+    /// Emits a dispatch. Dispatches run in the order in which they are emitted, each seeing the writes of those before.
+    #[track_caller]
+    pub fn dispatch(&mut self, dispatch: Dispatch) {
+        self.lowerer.push(dispatch);
+    }
+
+    /// The WGSL through which a [`Role::Epilogue`] kernel stores output 0; its bindings start at `first_binding`.
+    pub(crate) fn epilogue(&mut self, first_binding: usize) -> Epilogue {
+        self.lowerer.epilogue(self.unit, first_binding)
+    }
+}

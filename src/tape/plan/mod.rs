@@ -1,0 +1,139 @@
+//! From a list of nodes to one command submission, planned once per structure and replayed.
+//!
+//! The passes, in order: [`live`](analysis) (what is needed), [`units`](units) (which nodes share a kernel, in which
+//! order), [`lowering`](lowering) (dispatches over virtual slots), [`memory`](memory) (slots to buffers), and
+//! [`replay`](replay) (pipelines, bind groups, submission).
+
+mod analysis;
+mod epilogue;
+mod lowering;
+mod memory;
+mod pointwise;
+mod replay;
+mod units;
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::rc::Rc;
+use std::sync::Arc;
+
+pub(crate) use epilogue::Epilogue;
+pub use lowering::{Cost, Dispatch, Lowering, Operand};
+use replay::Plan;
+
+use super::graph::Graph;
+use super::signature::Signature;
+use crate::error::Result;
+use crate::gpu::Device;
+use crate::gpu::readback::Landing;
+use crate::gpu::stats::count;
+
+/// Which fusions the planner may use. All are on by default; `SHADEGRAD_FUSE=off` in the environment turns all off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fusion {
+    /// Chains of pointwise operations run as one generated kernel.
+    pub pointwise: bool,
+    /// Pointwise operations that follow a matrix product run in its epilogue.
+    pub epilogue: bool,
+    /// A value that is only assigned to a persistent tensor is computed in place there.
+    pub forward_assign: bool,
+}
+
+impl Fusion {
+    /// Every fusion off.
+    pub const OFF: Fusion = Fusion {
+        pointwise: false,
+        epilogue: false,
+        forward_assign: false,
+    };
+    /// Every fusion on.
+    pub const ON: Fusion = Fusion {
+        pointwise: true,
+        epilogue: true,
+        forward_assign: true,
+    };
+}
+
+impl Default for Fusion {
+    /// [`Fusion::ON`], unless `SHADEGRAD_FUSE=off` is set in the environment.
+    fn default() -> Fusion {
+        static CHOSEN: std::sync::OnceLock<Fusion> = std::sync::OnceLock::new();
+        *CHOSEN.get_or_init(|| match std::env::var("SHADEGRAD_FUSE").as_deref() {
+            Ok("off") => Fusion::OFF,
+            _ => Fusion::ON,
+        })
+    }
+}
+
+/// Plans by the exact structure they were made for.
+#[derive(Default)]
+pub(crate) struct PlanCache {
+    plans: HashMap<Signature, Cached>,
+    clock: u64,
+}
+
+struct Cached {
+    plan: Arc<Plan>,
+    used: u64,
+}
+
+/// Enough for training, evaluation and every prompt length of a small window; older plans give their buffers back.
+const MOST_PLANS: usize = 128;
+
+impl PlanCache {
+    fn get(&mut self, signature: &Signature) -> Option<Arc<Plan>> {
+        self.clock += 1;
+        let cached = self.plans.get_mut(signature)?;
+        cached.used = self.clock;
+        Some(cached.plan.clone())
+    }
+
+    fn insert(&mut self, signature: Signature, plan: Arc<Plan>) {
+        if self.plans.len() >= MOST_PLANS
+            && let Some(oldest) = self
+                .plans
+                .iter()
+                .min_by_key(|(_, cached)| cached.used)
+                .map(|(signature, _)| signature.clone())
+        {
+            self.plans.remove(&oldest);
+        }
+        let used = self.clock;
+        self.plans.insert(signature, Cached { plan, used });
+    }
+}
+
+/// Runs a recorded tape: finds or makes its plan, uploads the inputs, submits.
+pub(super) fn run(
+    device: &Device,
+    graph: &mut Graph,
+    training: bool,
+    landing: &Rc<Landing>,
+) -> Result<()> {
+    device.check()?;
+    (training, graph.fusion).hash(&mut graph.signature);
+    let signature = std::mem::take(&mut graph.signature);
+    let shared = &device.shared;
+    let cached = shared.plans.lock().unwrap().get(&signature);
+    let plan = match cached {
+        Some(plan) => {
+            count(&shared.counters.replays, 1);
+            plan
+        }
+        None => {
+            count(&shared.counters.plans, 1);
+            let plan = Arc::new(make(device, graph)?);
+            shared.plans.lock().unwrap().insert(signature, plan.clone());
+            shared.arena.lock().unwrap().trim();
+            plan
+        }
+    };
+    plan.submit(device, &graph.upload, landing)
+}
+
+fn make(device: &Device, graph: &Graph) -> Result<Plan> {
+    let analysis = analysis::Analysis::of(graph);
+    let units = units::form(graph, &analysis);
+    let program = lowering::lower(device, graph, &analysis, &units);
+    Plan::build(device, graph, program)
+}

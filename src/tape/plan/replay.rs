@@ -1,0 +1,265 @@
+//! A finished plan: pipelines and bind groups in order, and how a step is submitted with them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::lowering::{Dispatch, Program, Slot};
+use super::memory;
+use crate::error::{Error, Result};
+use crate::gpu::Device;
+use crate::gpu::arena::Buffer;
+use crate::gpu::kernel::{Access, Pipeline};
+use crate::gpu::readback::{Landing, Ring};
+use crate::gpu::stats::count;
+use crate::tape::graph::Graph;
+
+/// Everything needed to run a tape of one structure again.
+pub(crate) struct Plan {
+    steps: Vec<Step>,
+    upload: Option<Buffer>,
+    copies: Vec<Copy>,
+    readback_bytes: u64,
+    ring: Ring,
+    /// Keeps pooled buffers from being given back while bind groups refer to them.
+    _pooled: Vec<Buffer>,
+}
+
+struct Step {
+    pipeline: Arc<Pipeline>,
+    bind_group: wgpu::BindGroup,
+    grid: [u32; 3],
+}
+
+struct Copy {
+    from: Buffer,
+    start: u64,
+    to: u64,
+    bytes: u64,
+}
+
+impl Plan {
+    pub fn build(device: &Device, graph: &Graph, program: Program) -> Result<Plan> {
+        let assignment = memory::assign(&program);
+        let pooled = {
+            let mut arena = device.shared.arena.lock().unwrap();
+            arena.take(device, &assignment.sizes)?
+        };
+        let upload = if graph.upload.is_empty() {
+            None
+        } else {
+            let usage = wgpu::BufferUsages::STORAGE
+                | wgpu::BufferUsages::COPY_SRC
+                | wgpu::BufferUsages::COPY_DST;
+            Some(device.create_buffer("upload", graph.upload.len() as u64, usage)?)
+        };
+        let resolve = |slot: usize| -> (&Buffer, u64, u64) {
+            match &program.slots[slot] {
+                Slot::Transient { elements } => {
+                    let buffer = &pooled[assignment.buffer_of[slot].expect("every slot is used")];
+                    (buffer, 0, 4 * *elements as u64)
+                }
+                Slot::External {
+                    buffer,
+                    start,
+                    bytes,
+                } => (buffer, *start, *bytes),
+                Slot::Upload => {
+                    let buffer = upload.as_ref().expect("uploads exist where they are read");
+                    (buffer, 0, buffer.bytes())
+                }
+            }
+        };
+        for dispatch in &program.dispatches {
+            refuse_conflicts(dispatch, &resolve);
+        }
+        let pipelines = pipelines(device, &program.dispatches)?;
+        let params = Params::build(device, &program.dispatches)?;
+        let steps = device.scoped(|| {
+            let make = |(index, dispatch): (usize, &Dispatch)| {
+                let mut entries = vec![wgpu::BindGroupEntry {
+                    binding: 0,
+                    resource: params.binding(index),
+                }];
+                entries.extend(dispatch.bindings.iter().enumerate().map(|(index, (slot, _))| {
+                    let (buffer, offset, bytes) = resolve(*slot);
+                    wgpu::BindGroupEntry {
+                        binding: index as u32 + 1,
+                        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                            buffer: buffer.raw(),
+                            offset,
+                            size: wgpu::BufferSize::new(bytes),
+                        }),
+                    }
+                }));
+                count(&device.shared.counters.bind_groups, 1);
+                let descriptor = wgpu::BindGroupDescriptor {
+                    label: Some(dispatch.kernel.name),
+                    layout: &pipelines[index].layout,
+                    entries: &entries,
+                };
+                Step {
+                    pipeline: pipelines[index].clone(),
+                    bind_group: device.shared.wgpu.create_bind_group(&descriptor),
+                    grid: dispatch.grid,
+                }
+            };
+            program.dispatches.iter().enumerate().map(make).collect()
+        })?;
+        let copies = program.fetches.iter().map(|(operand, range)| {
+            let (buffer, offset, _) = resolve(operand.slot);
+            Copy {
+                from: buffer.clone(),
+                start: offset + 4 * operand.layout.offset as u64,
+                to: range.start as u64,
+                bytes: range.len() as u64,
+            }
+        });
+        Ok(Plan {
+            steps,
+            copies: copies.collect(),
+            readback_bytes: graph.fetches.last().map_or(0, |(_, range)| range.end as u64),
+            upload,
+            ring: Ring::default(),
+            _pooled: pooled,
+        })
+    }
+
+    /// Uploads this step's data and submits the plan's commands, once, without waiting.
+    pub fn submit(&self, device: &Device, upload: &[u8], landing: &Rc<Landing>) -> Result<()> {
+        let shared = &device.shared;
+        if let Some(buffer) = &self.upload {
+            shared.queue.write_buffer(buffer.raw(), 0, upload);
+        }
+        let mut encoder = shared.wgpu.create_command_encoder(&Default::default());
+        if !self.steps.is_empty() {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            let mut current: Option<&Arc<Pipeline>> = None;
+            for step in &self.steps {
+                if !current.is_some_and(|pipeline| Arc::ptr_eq(pipeline, &step.pipeline)) {
+                    pass.set_pipeline(&step.pipeline.raw);
+                    current = Some(&step.pipeline);
+                }
+                pass.set_bind_group(0, &step.bind_group, &[]);
+                let [x, y, z] = step.grid;
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        let readback = match self.readback_bytes {
+            0 => None,
+            bytes => Some(self.ring.take(device, bytes)?),
+        };
+        for copy in &self.copies {
+            let to = readback.as_ref().expect("copies go to the readback").buffer();
+            encoder.copy_buffer_to_buffer(copy.from.raw(), copy.start, to, copy.to, copy.bytes);
+        }
+        shared.queue.submit([encoder.finish()]);
+        count(&shared.counters.submits, 1);
+        count(&shared.counters.dispatches, self.steps.len() as u64);
+        if let Some(readback) = readback {
+            readback.map();
+            landing.launch(readback, self.ring.clone());
+        }
+        device.poll(wgpu::PollType::Poll)
+    }
+}
+
+/// WebGPU forbids one dispatch to bind a buffer both read-only and writable, even in disjoint ranges.
+fn refuse_conflicts<'a>(
+    dispatch: &Dispatch,
+    resolve: &impl Fn(usize) -> (&'a Buffer, u64, u64),
+) {
+    for &(slot, access) in &dispatch.bindings {
+        for &(other, other_access) in &dispatch.bindings {
+            let conflict = access == Access::Write
+                && other_access == Access::Read
+                && resolve(slot).0.id() == resolve(other).0.id();
+            assert!(
+                !conflict,
+                "kernel `{}` binds one buffer both for reading and for writing; bind it once, for writing",
+                dispatch.kernel.name
+            );
+        }
+    }
+}
+
+/// One pipeline per dispatch, compiling what is new on all cores.
+fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipeline>>> {
+    let keys: Vec<(&crate::gpu::Kernel, Vec<Access>)> = dispatches
+        .iter()
+        .map(|dispatch| {
+            let accesses = dispatch.bindings.iter().map(|&(_, access)| access);
+            (&dispatch.kernel, accesses.collect())
+        })
+        .collect();
+    let mut distinct: Vec<&(&crate::gpu::Kernel, Vec<Access>)> = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for key in &keys {
+        if seen.insert(key) {
+            distinct.push(key);
+        }
+    }
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(distinct.len().max(1));
+    let compile = |worker: usize| -> Result<()> {
+        for (kernel, accesses) in distinct.iter().skip(worker).step_by(workers) {
+            device.shared.kernels.pipeline(device, kernel, accesses)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..workers).map(|worker| scope.spawn(move || compile(worker))).collect();
+        let mine = compile(0);
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("compiling does not panic"))
+            .fold(mine, Result::and)
+    })?;
+    keys.iter()
+        .map(|(kernel, accesses)| device.shared.kernels.pipeline(device, kernel, accesses))
+        .collect()
+}
+
+/// The uniform parameters of all dispatches in one buffer.
+struct Params {
+    buffer: Buffer,
+    /// Offset and size of each dispatch's part, in bytes.
+    parts: Vec<(u64, u64)>,
+}
+
+impl Params {
+    fn build(device: &Device, dispatches: &[Dispatch]) -> Result<Params> {
+        let alignment = device.limits().min_uniform_buffer_offset_alignment as usize;
+        let mut bytes: Vec<u8> = Vec::new();
+        let mut parts = Vec::new();
+        for dispatch in dispatches {
+            let start = bytes.len().next_multiple_of(alignment);
+            bytes.resize(start, 0);
+            bytes.extend_from_slice(bytemuck::cast_slice(&dispatch.params));
+            // Uniform structs are sized in multiples of 16 bytes.
+            let size = (4 * dispatch.params.len()).next_multiple_of(16).max(16);
+            bytes.resize(start + size, 0);
+            parts.push((start as u64, size as u64));
+        }
+        let size = (bytes.len() as u64).max(16);
+        let limit = device.limits().max_buffer_size;
+        if size > limit {
+            return Err(Error::Limit {
+                what: "the parameters of one tape".to_owned(),
+                needed: size,
+                limit,
+            });
+        }
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let buffer = device.create_buffer("kernel parameters", size, usage)?;
+        device.shared.queue.write_buffer(buffer.raw(), 0, &bytes);
+        Ok(Params { buffer, parts })
+    }
+
+    fn binding(&self, index: usize) -> wgpu::BindingResource<'_> {
+        let (offset, size) = self.parts[index];
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: self.buffer.raw(),
+            offset,
+            size: wgpu::BufferSize::new(size),
+        })
+    }
+}

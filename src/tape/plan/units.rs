@@ -1,0 +1,331 @@
+//! Which nodes share a kernel, and in which order the kernels run.
+//!
+//! Every live node that needs a kernel starts as a unit of its own. Pointwise units then merge with the units that
+//! feed them, as long as they compute the same shape in the same epoch, the merged kernel stays within the binding
+//! limit, and no path leaves the merged unit and comes back.
+
+use std::collections::{BinaryHeap, HashSet};
+
+use super::analysis::{Analysis, nodes};
+use crate::ops::Role;
+use crate::shape::Shape;
+use crate::tape::graph::{Graph, NodeId, Source, ValueId};
+
+/// WebGPU guarantees eight storage buffers in a stage; one is left for what a kernel may need beside its operands.
+const MOST_BINDINGS: usize = 7;
+
+/// Larger generated kernels cost more to compile than they save.
+const MOST_POINTWISE: usize = 48;
+
+/// Nodes that run as one kernel (or, for a single node, as whatever its lowering emits).
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unit {
+    /// The node with a kernel of its own that the pointwise members follow, if there is one.
+    pub root: Option<NodeId>,
+    /// Pointwise members in order of recording.
+    pub pointwise: Vec<NodeId>,
+}
+
+impl Unit {
+    pub fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.root.iter().chain(&self.pointwise).copied()
+    }
+
+    fn last(&self) -> NodeId {
+        self.members().max().expect("units have members")
+    }
+
+    /// Values that members compute and somebody outside needs.
+    pub fn outputs(&self, graph: &Graph, analysis: &Analysis) -> Vec<ValueId> {
+        let inside: HashSet<NodeId> = self.members().collect();
+        self.members()
+            .flat_map(|node| graph.outputs(node))
+            .filter(|value| {
+                analysis.fetched[value.index()]
+                    || analysis.readers[value.index()]
+                        .iter()
+                        .any(|reader| !inside.contains(reader))
+            })
+            .collect()
+    }
+
+    /// Values that members read and that come from outside, each once.
+    pub fn inputs(&self, graph: &Graph) -> Vec<ValueId> {
+        let inside: HashSet<NodeId> = self.members().collect();
+        let mut inputs = Vec::new();
+        for node in self.members() {
+            for &input in graph.inputs(node) {
+                if !inside.contains(&graph.producer(input)) && !inputs.contains(&input) {
+                    inputs.push(input);
+                }
+            }
+        }
+        inputs
+    }
+}
+
+/// Forms the units and orders them for execution.
+pub(super) fn form(graph: &Graph, analysis: &Analysis) -> Vec<Unit> {
+    let mut former = Former::new(graph, analysis);
+    if graph.fusion.pointwise {
+        former.absorb_into_only_reader();
+        former.merge_with_producers(false);
+    }
+    if graph.fusion.epilogue {
+        former.merge_with_producers(true);
+    }
+    former.schedule()
+}
+
+struct Former<'a> {
+    graph: &'a Graph,
+    analysis: &'a Analysis,
+    /// By node: its unit, for live nodes that need a kernel.
+    unit_of: Vec<Option<usize>>,
+    /// Merged units leave an empty one behind.
+    units: Vec<Unit>,
+}
+
+impl<'a> Former<'a> {
+    fn new(graph: &'a Graph, analysis: &'a Analysis) -> Former<'a> {
+        let mut unit_of = vec![None; graph.nodes.len()];
+        let mut units = Vec::new();
+        for node in nodes(graph) {
+            let needs_kernel = analysis.live[node.index()]
+                && matches!(graph.nodes[node.index()].source, Source::Operation(_))
+                && !(graph.outputs(node).len() > 0 && analysis.is_free_view(graph, node));
+            if !needs_kernel {
+                continue;
+            }
+            unit_of[node.index()] = Some(units.len());
+            units.push(if is_pointwise(graph, node) {
+                Unit {
+                    root: None,
+                    pointwise: vec![node],
+                }
+            } else {
+                Unit {
+                    root: Some(node),
+                    pointwise: Vec::new(),
+                }
+            });
+        }
+        Former {
+            graph,
+            analysis,
+            unit_of,
+            units,
+        }
+    }
+
+    /// A pointwise value that only one pointwise unit reads is computed there and never stored.
+    fn absorb_into_only_reader(&mut self) {
+        for node in nodes(self.graph).rev() {
+            let Some(unit) = self.unit_of[node.index()].filter(|_| is_pointwise(self.graph, node))
+            else {
+                continue;
+            };
+            let value = self.graph.outputs(node).next().expect("one output");
+            let mut readers = self.analysis.readers[value.index()]
+                .iter()
+                .map(|reader| self.unit_of[reader.index()]);
+            let Some(Some(only)) = readers.next() else {
+                continue;
+            };
+            if readers.all(|reader| reader == Some(only)) && !self.analysis.fetched[value.index()] {
+                self.try_merge(only, unit);
+            }
+        }
+    }
+
+    /// Merges pointwise units with the units that produce what they read: with other pointwise units, or, if
+    /// `epilogues`, with kernels that end in a generated epilogue.
+    fn merge_with_producers(&mut self, epilogues: bool) {
+        for node in nodes(self.graph) {
+            let Some(unit) = self.unit_of[node.index()] else {
+                continue;
+            };
+            if self.units[unit].root.is_some() {
+                continue;
+            }
+            let mut producers: Vec<usize> = self
+                .graph
+                .inputs(node)
+                .iter()
+                .filter(|value| self.analysis.is_own_base(**value))
+                .filter_map(|value| self.unit_of[self.graph.producer(*value).index()])
+                .filter(|&producer| producer != unit)
+                .filter(|&producer| self.units[producer].root.is_some() == epilogues)
+                .collect();
+            // The latest producer first: it is the one whose result is still warm.
+            producers.sort_by_key(|&producer| std::cmp::Reverse(self.units[producer].last()));
+            producers.dedup();
+            for producer in producers {
+                let unit = self.unit_of[node.index()].expect("still in a unit");
+                if producer != unit {
+                    self.try_merge(unit, producer);
+                }
+            }
+        }
+    }
+
+    /// Merges two units if that is sound; says whether it was.
+    fn try_merge(&mut self, one: usize, other: usize) -> bool {
+        let merged = {
+            let (a, b) = (&self.units[one], &self.units[other]);
+            if a.root.is_some() && b.root.is_some() {
+                return false;
+            }
+            let mut pointwise: Vec<NodeId> = a.pointwise.iter().chain(&b.pointwise).copied().collect();
+            pointwise.sort();
+            Unit {
+                root: a.root.or(b.root),
+                pointwise,
+            }
+        };
+        if !self.fits(&merged) || self.comes_back(&merged) {
+            return false;
+        }
+        for node in merged.members() {
+            self.unit_of[node.index()] = Some(one);
+        }
+        self.units[one] = merged;
+        self.units[other] = Unit::default();
+        true
+    }
+
+    /// Whether the members may share a kernel as far as shapes, epochs and limits go.
+    fn fits(&self, unit: &Unit) -> bool {
+        let mut members = unit.members();
+        let first = members.next().expect("units have members");
+        let epoch = self.analysis.epoch[first.index()];
+        let shape = shape_of(self.graph, first);
+        if unit.pointwise.len() > MOST_POINTWISE
+            || !members.all(|node| {
+                self.analysis.epoch[node.index()] == epoch && shape_of(self.graph, node) == shape
+            })
+        {
+            return false;
+        }
+        let inputs = unit.inputs(self.graph);
+        let outputs = unit.outputs(self.graph, self.analysis);
+        if inputs.len() + outputs.len() > MOST_BINDINGS {
+            return false;
+        }
+        let Some(root) = unit.root else {
+            return true;
+        };
+        let output = self.graph.outputs(root).next().expect("roots have outputs");
+        let operation = self.graph.operation(root).expect("roots are operations");
+        let Role::Epilogue { grid } = operation.role(self.graph.ty(output)) else {
+            return false;
+        };
+        let own: HashSet<ValueId> = self.graph.inputs(root).iter().copied().collect();
+        // What the pointwise members read must be addressable by batch, row and column.
+        unit.pointwise
+            .iter()
+            .flat_map(|&node| self.graph.inputs(node))
+            .filter(|input| inputs.contains(input) || own.contains(input))
+            .all(|input| {
+                self.analysis.views[input.index()]
+                    .layout
+                    .broadcast_to(shape.expect("roots have outputs"))
+                    .is_some_and(|layout| layout.reshape(Shape::new(&grid)).is_some())
+            })
+    }
+
+    /// Whether some path leaves the members and returns to one: then no single kernel can run them.
+    fn comes_back(&self, unit: &Unit) -> bool {
+        let inside: HashSet<NodeId> = unit.members().collect();
+        let mut seen = vec![false; self.graph.nodes.len()];
+        let mut pending: Vec<NodeId> = unit
+            .inputs(self.graph)
+            .iter()
+            .map(|&value| self.graph.producer(value))
+            .collect();
+        while let Some(node) = pending.pop() {
+            if inside.contains(&node) {
+                return true;
+            }
+            if std::mem::replace(&mut seen[node.index()], true) {
+                continue;
+            }
+            let together: Vec<NodeId> = match self.unit_of[node.index()] {
+                Some(unit) => self.units[unit].members().collect(),
+                None => vec![node],
+            };
+            for member in together {
+                seen[member.index()] = true;
+                if inside.contains(&member) {
+                    return true;
+                }
+                pending.extend(
+                    self.graph
+                        .inputs(member)
+                        .iter()
+                        .map(|&value| self.graph.producer(value)),
+                );
+            }
+        }
+        false
+    }
+
+    /// Topological order, earliest recorded first among what is ready.
+    fn schedule(mut self) -> Vec<Unit> {
+        let count = self.units.len();
+        let mut waits_for = vec![0usize; count];
+        let mut feeds: Vec<Vec<usize>> = vec![Vec::new(); count];
+        for (index, unit) in self.units.iter().enumerate() {
+            let mut needs: Vec<usize> = unit
+                .inputs(self.graph)
+                .iter()
+                .filter_map(|&value| {
+                    let base = self.analysis.views[value.index()].base;
+                    self.unit_of[self.graph.producer(base).index()]
+                })
+                .filter(|&producer| producer != index)
+                .collect();
+            needs.sort_unstable();
+            needs.dedup();
+            waits_for[index] = needs.len();
+            for producer in needs {
+                feeds[producer].push(index);
+            }
+        }
+        let priority = |unit: &Unit| {
+            let last = unit.last();
+            std::cmp::Reverse((self.analysis.epoch[last.index()], last))
+        };
+        let mut ready: BinaryHeap<_> = (0..count)
+            .filter(|&index| waits_for[index] == 0 && self.units[index].members().next().is_some())
+            .map(|index| (priority(&self.units[index]), index))
+            .collect();
+        let mut order = Vec::new();
+        while let Some((_, index)) = ready.pop() {
+            order.push(index);
+            for &next in &feeds[index] {
+                waits_for[next] -= 1;
+                if waits_for[next] == 0 {
+                    ready.push((priority(&self.units[next]), next));
+                }
+            }
+        }
+        order
+            .into_iter()
+            .map(|index| std::mem::take(&mut self.units[index]))
+            .collect()
+    }
+}
+
+fn is_pointwise(graph: &Graph, node: NodeId) -> bool {
+    let Some(output) = graph.outputs(node).next() else {
+        return false;
+    };
+    graph
+        .operation(node)
+        .is_some_and(|operation| matches!(operation.role(graph.ty(output)), Role::Pointwise(_)))
+}
+
+fn shape_of(graph: &Graph, node: NodeId) -> Option<Shape> {
+    graph.outputs(node).next().map(|value| graph.ty(value).shape)
+}
