@@ -10,8 +10,13 @@ Time of one training step (forward, backward, clip, AdamW), on random data:
 Quality, at the two settings of docs/performance.md:
 
     python names_torch.py --train -f names.txt --batching stream --steps 10000
+    python names_torch.py --train -f names.txt --batching names --steps 5000 -d 64 --untied \
+        --lr 5e-4 --beta2 0.99 --weight-decay 0.01
+
+and the public run of the program that `names` comes from, whose model starts from PyTorch's own initialisation:
+
     python names_torch.py --train -f names.txt --batching names --steps 5000 -d 64 --norm layer_norm --ffn gelu_tanh \
-        --bias --untied --lr 5e-4 --beta2 0.99 --weight-decay 0.01
+        --bias --untied --init torch --grad-clip 0 --lr 5e-4 --beta2 0.99 --weight-decay 0.01
 
 Add `--device cuda`, `--compile` or `--threads N` to either.
 """
@@ -41,6 +46,7 @@ parser.add_argument("--norm", choices=["rms_norm", "layer_norm"], default="rms_n
 parser.add_argument("--ffn", choices=["swiglu", "gelu", "gelu_tanh", "relu"], default="swiglu")
 parser.add_argument("--bias", action="store_true", help="biases on the projections and layer norms")
 parser.add_argument("--untied", action="store_true", help="a head of its own rather than the token embedding")
+parser.add_argument("--init", choices=["normal", "torch"], default="normal", help="normal(0, 0.02) or PyTorch's own")
 parser.add_argument("--lr", type=float, default=3e-4)
 parser.add_argument("--beta2", type=float, default=0.95)
 parser.add_argument("--weight-decay", type=float, default=0.1)
@@ -91,7 +97,7 @@ class Gpt(nn.Module):
         self.head = nn.Linear(a.d_model, vocab, bias=False)
         if not a.untied:
             self.head.weight = self.token_embedding.weight
-        for module in self.modules():
+        for module in self.modules() if a.init == "normal" else ():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
