@@ -1,0 +1,171 @@
+//! What all integration tests share: one device per process, data from a seed, and comparison with tolerances.
+
+#![allow(dead_code)] // Each test binary uses its own part.
+
+use std::sync::OnceLock;
+
+use shadegrad::{Device, Shape};
+
+/// The device that all tests of this process share. The first call prints the adapter's line.
+///
+/// # Panics
+///
+/// If there is no adapter, with the line that says what to install.
+pub fn device() -> &'static Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    DEVICE.get_or_init(|| match Device::new() {
+        Ok(device) => {
+            println!("adapter: {}", device.description());
+            device
+        }
+        Err(error) => panic!("{error}"),
+    })
+}
+
+/// Random numbers that depend on the seed alone (SplitMix64: Steele et al. 2014).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
+    }
+
+    pub fn word(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `0..n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.word() % n as u64) as usize
+    }
+
+    /// Uniform in `low..high`, rounded to `f32`.
+    pub fn between(&mut self, low: f64, high: f64) -> f32 {
+        let unit = (self.word() >> 11) as f64 / (1u64 << 53) as f64;
+        (low + (high - low) * unit) as f32
+    }
+
+    /// `n` numbers, uniform in `low..high`.
+    pub fn values(&mut self, n: usize, low: f64, high: f64) -> Vec<f32> {
+        (0..n).map(|_| self.between(low, high)).collect()
+    }
+
+    /// `n` integers, uniform in `0..below`.
+    pub fn indices(&mut self, n: usize, below: usize) -> Vec<u32> {
+        (0..n).map(|_| self.below(below) as u32).collect()
+    }
+
+    /// One of the items.
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len())]
+    }
+
+    /// A shape of rank `0..=most_rank` with extents of `1..=most_extent`; ones come up often.
+    pub fn shape(&mut self, most_rank: usize, most_extent: usize) -> Shape {
+        let rank = self.below(most_rank + 1);
+        self.shape_of_rank(rank, most_extent)
+    }
+
+    /// A shape of the given rank with extents of `1..=most_extent`; ones come up often.
+    pub fn shape_of_rank(&mut self, rank: usize, most_extent: usize) -> Shape {
+        let extents: Vec<usize> = (0..rank)
+            .map(|_| match self.below(5) {
+                0 => 1,
+                _ => 1 + self.below(most_extent),
+            })
+            .collect();
+        Shape::from(&extents)
+    }
+
+    /// A shape that broadcasts to `shape`: leading axes dropped, extents replaced by one.
+    pub fn broadcastable(&mut self, shape: Shape) -> Shape {
+        let dropped = self.below(shape.rank() + 1);
+        let extents: Vec<usize> = shape.dims()[dropped..]
+            .iter()
+            .map(|&extent| if self.below(3) == 0 { 1 } else { extent })
+            .collect();
+        Shape::from(&extents)
+    }
+}
+
+/// Panics unless `|actual - expected| ≤ absolute + relative · |expected|` everywhere, naming the worst element.
+#[track_caller]
+pub fn assert_close(what: &str, actual: &[f32], expected: &[f64], relative: f64, absolute: f64) {
+    assert_eq!(actual.len(), expected.len(), "{what}: number of elements");
+    let excess = |index: usize| {
+        let (actual, expected) = (f64::from(actual[index]), expected[index]);
+        // Equal infinities count as equal; anything else that is not finite is off by infinitely much.
+        if actual == expected {
+            return 0.0;
+        }
+        let excess = (actual - expected).abs() / (absolute + relative * expected.abs());
+        if excess.is_nan() {
+            f64::INFINITY
+        } else {
+            excess
+        }
+    };
+    let worst = (0..actual.len()).max_by(|&a, &b| excess(a).total_cmp(&excess(b)));
+    if let Some(worst) = worst.filter(|&worst| excess(worst) > 1.0) {
+        let off = (0..actual.len())
+            .filter(|&index| excess(index) > 1.0)
+            .count();
+        panic!(
+            "{what}: element {worst} is {}, expected {}: {:.3e} apart, {:.1} times the tolerance; {off} of {} elements \
+             are off",
+            actual[worst],
+            expected[worst],
+            (f64::from(actual[worst]) - expected[worst]).abs(),
+            excess(worst),
+            actual.len()
+        );
+    }
+}
+
+/// [`assert_close`] against `f32` values.
+#[track_caller]
+pub fn assert_close_f32(
+    what: &str,
+    actual: &[f32],
+    expected: &[f32],
+    relative: f64,
+    absolute: f64,
+) {
+    assert_close(what, actual, &wide(expected), relative, absolute);
+}
+
+/// The same numbers in `f64`.
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+/// The position of every element of `shape`, in row-major order.
+pub fn positions(shape: Shape) -> impl Iterator<Item = Vec<usize>> {
+    (0..shape.elements()).map(move |index| {
+        let mut left = index;
+        let mut position = vec![0; shape.rank()];
+        for axis in (0..shape.rank()).rev() {
+            position[axis] = left % shape.dim(axis);
+            left /= shape.dim(axis);
+        }
+        position
+    })
+}
+
+/// Index of the element of `shape` that `position` in a larger shape reads, by the broadcasting rule.
+pub fn broadcast_index(shape: Shape, position: &[usize]) -> usize {
+    let missing = position.len() - shape.rank();
+    (0..shape.rank()).fold(0, |index, axis| {
+        let extent = shape.dim(axis);
+        index * extent
+            + if extent == 1 {
+                0
+            } else {
+                position[axis + missing]
+            }
+    })
+}
