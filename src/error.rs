@@ -28,7 +28,9 @@ pub enum Error {
         reason: String,
     },
     /// The device was lost: driver reset, removed hardware, or destroyed on purpose.
-    #[error("the GPU device was lost ({reason}); make a new Device and resume from the last checkpoint")]
+    #[error(
+        "the GPU device was lost ({reason}); make a new Device and resume from the last checkpoint"
+    )]
     DeviceLost {
         /// What the driver said.
         reason: String,
@@ -106,7 +108,9 @@ pub enum Error {
         what: String,
     },
     /// The text is shorter than one window.
-    #[error("{what} has {len} tokens, at least {needed} are needed: give more text or a shorter context")]
+    #[error(
+        "{what} has {len} tokens, at least {needed} are needed: give more text or a shorter context"
+    )]
     TextTooShort {
         /// Which part of the text.
         what: String,

@@ -1,7 +1,7 @@
 //! Reverse-mode tape autograd whose every operation runs as a WGSL compute shader through wgpu.
 
-mod error;
 pub mod data;
+mod error;
 pub mod gpu;
 pub mod ops;
 pub mod optim;

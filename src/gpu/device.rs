@@ -99,6 +99,8 @@ pub(crate) struct Shared {
     pub plans: Mutex<PlanCache>,
     pub counters: Arc<Counters>,
     pub checked_kernels: bool,
+    /// The subgroup size, where the driver guarantees a single one.
+    subgroup_size: Option<u32>,
     next_buffer: AtomicU64,
     failure: Arc<Mutex<Failure>>,
 }
@@ -152,6 +154,11 @@ impl Device {
     /// Which kernel variants this device gets.
     pub fn class(&self) -> AdapterClass {
         self.shared.description.class
+    }
+
+    /// Whether kernels may use subgroup operations and every subgroup has exactly `size` lanes.
+    pub(crate) fn has_subgroups_of(&self, size: u32) -> bool {
+        self.shared.subgroup_size == Some(size)
     }
 
     /// The limits this device was opened with.
@@ -348,9 +355,12 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
         ..Default::default()
     });
     let (device, queue) = pollster::block_on(request).map_err(|error| Error::DeviceRequest {
-        adapter: info.name,
+        adapter: info.name.clone(),
         reason: error.to_string(),
     })?;
+    let subgroup_size = (features.contains(wgpu::Features::SUBGROUP)
+        && info.subgroup_min_size == info.subgroup_max_size)
+        .then_some(info.subgroup_min_size);
     let failure = Arc::new(Mutex::new(Failure::default()));
     let uncaptured = failure.clone();
     device.on_uncaptured_error(Arc::new(move |error| {
@@ -375,6 +385,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             arena: Mutex::default(),
             plans: Mutex::default(),
             counters: Arc::default(),
+            subgroup_size,
             checked_kernels: options.checked_kernels || cfg!(debug_assertions),
             next_buffer: AtomicU64::new(0),
             failure,

@@ -13,7 +13,11 @@ use crate::tape::{Backward, Lowering, Signature, Var, sum_to};
 enum View {
     Reshape(Shape),
     Permute(Vec<usize>),
-    Slice { axis: usize, start: usize, length: usize },
+    Slice {
+        axis: usize,
+        start: usize,
+        length: usize,
+    },
     Broadcast(Shape),
     /// The value itself, with no gradient flowing back.
     Detach,
@@ -199,7 +203,11 @@ impl<'t> Var<'t> {
     #[track_caller]
     pub fn transpose(self) -> Var<'t> {
         let rank = self.shape().rank();
-        assert!(rank >= 2, "transpose: shape {} has no two axes", self.shape());
+        assert!(
+            rank >= 2,
+            "transpose: shape {} has no two axes",
+            self.shape()
+        );
         let mut axes: Vec<usize> = (0..rank).collect();
         axes.swap(rank - 2, rank - 1);
         self.permute(&axes)

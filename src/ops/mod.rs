@@ -3,6 +3,7 @@
 //! [`Operation`] is the one way to add an operation, inside this crate and outside it.
 
 pub(crate) mod layout;
+pub(crate) mod matmul;
 pub(crate) mod pad;
 pub mod pointwise;
 pub(crate) mod reduce;

@@ -78,6 +78,13 @@ impl<'t> Var<'t> {
         if before + after == 0 {
             return self;
         }
-        self.tape.record(Pad { axis, before, after }, &[self])
+        self.tape.record(
+            Pad {
+                axis,
+                before,
+                after,
+            },
+            &[self],
+        )
     }
 }

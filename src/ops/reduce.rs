@@ -24,7 +24,8 @@ fn without(shape: Shape, axes: &[usize]) -> Shape {
 
 /// The shape with the axes' extents set to one.
 fn with_ones(shape: Shape, axes: &[usize]) -> Shape {
-    axes.iter().fold(shape, |shape, &axis| shape.with_dim(axis, 1))
+    axes.iter()
+        .fold(shape, |shape, &axis| shape.with_dim(axis, 1))
 }
 
 impl Operation for Sum {
@@ -53,7 +54,14 @@ impl Operation for Sum {
             (0..layout.shape.rank())
                 .rev()
                 .filter(|axis| self.axes.contains(axis) == wanted)
-                .map(|axis| [layout.shape.dim(axis) as u32, layout.strides()[axis] as u32, 0, 0])
+                .map(|axis| {
+                    [
+                        layout.shape.dim(axis) as u32,
+                        layout.strides()[axis] as u32,
+                        0,
+                        0,
+                    ]
+                })
                 .collect()
         };
         let (kept, folded) = (pairs(false), pairs(true));
@@ -93,7 +101,12 @@ impl<'t> Var<'t> {
     /// If an axis does not exist.
     #[track_caller]
     pub fn sum(self, axes: &[usize]) -> Var<'t> {
-        self.tape.record(Sum { axes: axes.to_vec() }, &[self])
+        self.tape.record(
+            Sum {
+                axes: axes.to_vec(),
+            },
+            &[self],
+        )
     }
 
     /// The sum of all elements, as a scalar.

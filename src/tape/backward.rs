@@ -196,9 +196,7 @@ pub(crate) fn sum_to<'t>(gradient: Var<'t>, shape: Shape) -> Var<'t> {
     }
     let missing = from.rank() - shape.rank();
     let axes: Vec<usize> = (0..from.rank())
-        .filter(|&axis| {
-            axis < missing || (shape.dim(axis - missing) == 1 && from.dim(axis) != 1)
-        })
+        .filter(|&axis| axis < missing || (shape.dim(axis - missing) == 1 && from.dim(axis) != 1))
         .collect();
     gradient.sum(&axes).reshape(shape)
 }

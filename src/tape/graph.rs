@@ -34,9 +34,13 @@ impl NodeId {
 #[derive(Clone)]
 pub(crate) enum Source {
     /// Data uploaded with the step, at this byte offset of the upload.
-    Upload { offset: usize },
+    Upload {
+        offset: usize,
+    },
     /// A persistent tensor, by its position in [`Graph::tensors`].
-    Tensor { index: usize },
+    Tensor {
+        index: usize,
+    },
     Operation(Rc<dyn Operation>),
 }
 
@@ -79,7 +83,10 @@ impl Graph {
         &self.edges[range.start as usize..range.end as usize]
     }
 
-    pub fn outputs(&self, node: NodeId) -> impl ExactSizeIterator<Item = ValueId> + DoubleEndedIterator + use<> {
+    pub fn outputs(
+        &self,
+        node: NodeId,
+    ) -> impl ExactSizeIterator<Item = ValueId> + DoubleEndedIterator + use<> {
         self.nodes[node.index()].outputs.clone().map(ValueId)
     }
 

@@ -85,7 +85,10 @@ pub(crate) fn apply<'t>(row: &'static Row, inputs: &[Var<'t>], attributes: &[f32
 /// Records a constant.
 #[track_caller]
 pub(crate) fn constant(tape: &Tape, shape: Shape, value: f32) -> Var<'_> {
-    assert!(value.is_finite(), "constants must be finite, this is {value}");
+    assert!(
+        value.is_finite(),
+        "constants must be finite, this is {value}"
+    );
     let operation = Pointwise {
         row: &table::rows::constant,
         attributes: [value, 0.0],

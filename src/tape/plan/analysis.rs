@@ -52,7 +52,10 @@ impl Analysis {
 
     /// Whether a node is a view that needs no kernel.
     pub fn is_free_view(&self, graph: &Graph, node: NodeId) -> bool {
-        let output = graph.outputs(node).next().expect("nodes have outputs or are effects");
+        let output = graph
+            .outputs(node)
+            .next()
+            .expect("nodes have outputs or are effects");
         self.views[output.index()].base != output
     }
 

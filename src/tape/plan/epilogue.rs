@@ -14,24 +14,22 @@ pub(crate) const MOST_OPERANDS: usize = 7;
 
 /// The text and bindings through which a kernel stores its output.
 ///
-/// The kernel's parameters end in `operands: array<vec4<u32>, 7>` (offset and strides of batch, row and column for
-/// each operand) and are called `p`. Its source has a block
+/// The kernel's parameters are called `p`; they hold the number of columns as `n` and end in
+/// `operands: array<vec4<u32>, 7>` (offset and strides of batch, row and column for each operand). Its source has a
+/// block
 ///
 /// ```wgsl
 /// //:begin epilogue
-/// @group(0) @binding(3) var<storage, read_write> out0: array<f32>;
-/// fn store1(batch: u32, row: u32, column: u32, value: f32) { … }
+/// @group(0) @binding(3) var<storage, read_write> out0: array<vec4<f32>>;
 /// fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) { … }
 /// //:end epilogue
 /// ```
 ///
-/// which [`Kernel::block`](crate::gpu::Kernel) replaces by [`Epilogue::wgsl`]. The caller guards the bounds; `store4`
-/// stores columns `column..column + 4`, all of them in range. When [`Epilogue::vector`] is set, columns are a multiple
-/// of four, every `store4` must be at a multiple of four, and `store1` must not be called.
+/// which [`Kernel::block`](crate::gpu::Kernel) replaces by [`Epilogue::wgsl`]. `store4` stores columns `column` to
+/// `column + 3`, leaving out those past the end; `column` is a multiple of four and in range, and so is the row.
 pub(crate) struct Epilogue {
     pub wgsl: String,
-    pub vector: bool,
-    /// Bytes that the epilogue reads and writes, and operations a value passes through.
+    /// Bytes that the epilogue reads and writes.
     pub bytes: u64,
     leaves: Vec<Operand>,
     outputs: Vec<Operand>,
@@ -41,12 +39,19 @@ pub(crate) struct Epilogue {
 impl Epilogue {
     pub(super) fn bindings(&self) -> impl Iterator<Item = (usize, Access)> {
         let leaves = self.leaves.iter().map(|leaf| (leaf.slot, Access::Read));
-        leaves.chain(self.outputs.iter().map(|output| (output.slot, Access::Write)))
+        leaves.chain(
+            self.outputs
+                .iter()
+                .map(|output| (output.slot, Access::Write)),
+        )
     }
 
     pub(super) fn params(&self) -> impl Iterator<Item = u32> {
         let missing = 4 * MOST_OPERANDS - self.params.len();
-        self.params.iter().copied().chain(std::iter::repeat_n(0, missing))
+        self.params
+            .iter()
+            .copied()
+            .chain(std::iter::repeat_n(0, missing))
     }
 }
 
@@ -56,7 +61,10 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
     let output = graph.outputs(root).next().expect("an output");
     let operation = graph.operation(root).expect("an operation");
     let Role::Epilogue { grid } = operation.role(graph.ty(output)) else {
-        panic!("{}: only Role::Epilogue operations have epilogues", operation.name());
+        panic!(
+            "{}: only Role::Epilogue operations have epilogues",
+            operation.name()
+        );
     };
     let mut expression = Expression::of(lowerer, unit);
     if expression.outputs.is_empty() {
@@ -73,22 +81,31 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
             layout.expect("checked when the unit was formed")
         })
         .collect();
-    let packs: Vec<Pack> =
-        layouts.iter().map(|layout| Pack::of(layout.offset, layout.strides())).collect();
+    let packs: Vec<Pack> = layouts
+        .iter()
+        .map(|layout| Pack::of(layout.offset, layout.strides()))
+        .collect();
     let vector = grid[2].is_multiple_of(4) && packs.iter().all(|&pack| pack != Pack::Single);
     let mut params = Vec::new();
     for (layout, pack) in layouts.iter().zip(&packs) {
         let unit = if vector && *pack == Pack::Quad { 4 } else { 1 };
         params.push((layout.offset / unit) as u32);
-        params.extend(layout.strides()[..2].iter().map(|stride| (stride / unit) as u32));
+        params.extend(
+            layout.strides()[..2]
+                .iter()
+                .map(|stride| (stride / unit) as u32),
+        );
         params.push(layout.strides()[2] as u32);
     }
     Epilogue {
         wgsl: text(&expression, &packs, vector, first_binding),
-        vector,
         bytes: expression.operands().map(touched_bytes).sum(),
         leaves: expression.leaves.clone(),
-        outputs: expression.outputs.iter().map(|(_, output)| *output).collect(),
+        outputs: expression
+            .outputs
+            .iter()
+            .map(|(_, output)| *output)
+            .collect(),
         params,
     }
 }
@@ -96,9 +113,18 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
 fn text(expression: &Expression, packs: &[Pack], vector: bool, first_binding: usize) -> String {
     let mut text = String::new();
     let leaves = expression.leaves.len();
-    writeln!(text, "alias T = {};", if vector { "vec4<f32>" } else { "f32" }).unwrap();
+    writeln!(
+        text,
+        "alias T = {};",
+        if vector { "vec4<f32>" } else { "f32" }
+    )
+    .unwrap();
     for (index, operand) in expression.operands().enumerate() {
-        let (access, name) = if index < leaves { ("read", "in") } else { ("read_write", "out") };
+        let (access, name) = if index < leaves {
+            ("read", "in")
+        } else {
+            ("read_write", "out")
+        };
         let element = operand.dtype.wgsl();
         let stored = if vector && packs[index] == Pack::Quad {
             format!("vec4<{element}>")
@@ -124,8 +150,14 @@ fn text(expression: &Expression, packs: &[Pack], vector: bool, first_binding: us
         )
     };
     let name = if vector { "store4" } else { "store1" };
-    writeln!(text, "fn {name}(batch: u32, row: u32, column: u32, value: T) {{").unwrap();
-    expression.statements(&mut text, "value", |leaf| format!("T(in{leaf}[{}])", place(leaf)));
+    writeln!(
+        text,
+        "fn {name}(batch: u32, row: u32, column: u32, value: T) {{"
+    )
+    .unwrap();
+    expression.statements(&mut text, "value", |leaf| {
+        format!("T(in{leaf}[{}])", place(leaf))
+    });
     for (index, (step, _)) in expression.outputs.iter().enumerate() {
         let index = leaves + index;
         writeln!(text, "    out{index}[{}] = v{step};", place(index)).unwrap();
@@ -135,9 +167,9 @@ fn text(expression: &Expression, packs: &[Pack], vector: bool, first_binding: us
         text.push_str(
             "fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {\n    \
              store1(batch, row, column, value.x);\n    \
-             store1(batch, row, column + 1u, value.y);\n    \
-             store1(batch, row, column + 2u, value.z);\n    \
-             store1(batch, row, column + 3u, value.w);\n}\n",
+             if (column + 1u < p.n) { store1(batch, row, column + 1u, value.y); }\n    \
+             if (column + 2u < p.n) { store1(batch, row, column + 2u, value.z); }\n    \
+             if (column + 3u < p.n) { store1(batch, row, column + 3u, value.w); }\n}\n",
         );
     }
     text

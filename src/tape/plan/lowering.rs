@@ -21,7 +21,11 @@ pub(super) enum Slot {
     /// Alive from its first to its last dispatch; gets a pooled buffer.
     Transient { elements: usize },
     /// A range of a persistent buffer, in bytes.
-    External { buffer: Buffer, start: u64, bytes: u64 },
+    External {
+        buffer: Buffer,
+        start: u64,
+        bytes: u64,
+    },
     /// The plan's upload buffer.
     Upload,
 }
@@ -53,6 +57,12 @@ impl Operand {
     /// The first element's index, as kernels take it.
     pub fn offset(&self) -> u32 {
         self.layout.offset as u32
+    }
+
+    /// The same buffer seen through another layout, which must stay within it.
+    pub fn with_layout(mut self, layout: Layout) -> Operand {
+        self.layout = layout;
+        self
     }
 
     /// Whether both lie at the same place of the same buffer.
@@ -217,9 +227,10 @@ impl Lowerer<'_> {
             let is_whole = view.layout.is_contiguous()
                 && view.layout.offset == 0
                 && view.layout.shape.elements() == graph.ty(view.base).shape.elements();
-            let producer = units
-                .iter()
-                .find(|unit| unit.members().any(|member| member == graph.producer(view.base)));
+            let producer = units.iter().find(|unit| {
+                unit.members()
+                    .any(|member| member == graph.producer(view.base))
+            });
             let (Some(producer), true) = (producer, is_whole) else {
                 continue;
             };
@@ -259,7 +270,8 @@ impl Lowerer<'_> {
             other.buffer.id() == tensor.buffer.id()
                 && other.layout.offset < end
                 && start < other.layout.end()
-                && self.deep_readers(ValueId(index as u32))
+                && self
+                    .deep_readers(ValueId(index as u32))
                     .any(|reader| reader < node)
         })
     }
@@ -276,7 +288,11 @@ impl Lowerer<'_> {
             pointwise::lower(self, unit);
             return;
         };
-        let operation = self.graph.operation(root).expect("units hold operations").clone();
+        let operation = self
+            .graph
+            .operation(root)
+            .expect("units hold operations")
+            .clone();
         let output = self.graph.outputs(root).next();
         if let Some(output) = output
             && let Role::View = operation.role(self.graph.ty(output))
@@ -492,6 +508,13 @@ impl Lowering<'_> {
     /// The operand itself if it is dense, else a dense copy (one more dispatch).
     pub fn contiguous(&mut self, operand: &Operand) -> Operand {
         self.lowerer.contiguous(operand)
+    }
+
+    /// A dense copy of the operand, made even if it is dense already.
+    pub fn contiguous_copy(&mut self, operand: &Operand) -> Operand {
+        let copy = self.lowerer.temp(operand.shape(), operand.dtype);
+        self.lowerer.copy(operand, &copy);
+        copy
     }
 
     /// Copies between operands of one shape.

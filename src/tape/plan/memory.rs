@@ -62,7 +62,8 @@ fn pick(sizes: &mut Vec<u64>, free: &mut Vec<usize>, bytes: u64) -> usize {
     let fitting = (0..free.len())
         .filter(|&position| sizes[free[position]] >= bytes)
         .min_by_key(|&position| sizes[free[position]]);
-    let position = fitting.or_else(|| (0..free.len()).max_by_key(|&position| sizes[free[position]]));
+    let position =
+        fitting.or_else(|| (0..free.len()).max_by_key(|&position| sizes[free[position]]));
     match position {
         Some(position) => {
             let buffer = free.swap_remove(position);

@@ -34,7 +34,9 @@ impl Expression {
     pub fn of(lowerer: &mut Lowerer<'_>, unit: &Unit) -> Expression {
         let graph = lowerer.graph;
         let first = unit.members().next().expect("units have members");
-        let shape = graph.ty(graph.outputs(first).next().expect("an output")).shape;
+        let shape = graph
+            .ty(graph.outputs(first).next().expect("an output"))
+            .shape;
         let mut expression = Expression {
             shape,
             leaves: Vec::new(),
@@ -53,9 +55,14 @@ impl Expression {
                     Some(&step) => step,
                     None => {
                         let operand = lowerer.operand(input);
-                        let layout = operand.layout.broadcast_to(shape).expect("checked when recorded");
+                        let layout = operand
+                            .layout
+                            .broadcast_to(shape)
+                            .expect("checked when recorded");
                         expression.leaves.push(Operand { layout, ..operand });
-                        expression.steps.push(Step::Leaf(expression.leaves.len() - 1));
+                        expression
+                            .steps
+                            .push(Step::Leaf(expression.leaves.len() - 1));
                         step_of.insert(input, expression.steps.len() - 1);
                         expression.steps.len() - 1
                     }
@@ -67,7 +74,9 @@ impl Expression {
             let Role::Pointwise(pointwise) = operation.role(graph.ty(output)) else {
                 unreachable!("members are pointwise");
             };
-            expression.steps.push(Step::Apply(pointwise.clone(), arguments));
+            expression
+                .steps
+                .push(Step::Apply(pointwise.clone(), arguments));
             step_of.insert(output, expression.steps.len() - 1);
         }
         for value in unit.outputs(graph, lowerer.analysis) {
@@ -81,7 +90,9 @@ impl Expression {
 
     /// Leaves, then outputs: the order in which kernels bind them.
     pub fn operands(&self) -> impl Iterator<Item = &Operand> {
-        self.leaves.iter().chain(self.outputs.iter().map(|(_, output)| output))
+        self.leaves
+            .iter()
+            .chain(self.outputs.iter().map(|(_, output)| output))
     }
 
     fn applications(&self) -> u64 {
@@ -127,7 +138,12 @@ impl Expression {
                     let arguments: Vec<String> = arguments
                         .iter()
                         .map(|step| format!("v{step}"))
-                        .chain(pointwise.attributes().iter().map(|value| format!("T({value:?}f)")))
+                        .chain(
+                            pointwise
+                                .attributes()
+                                .iter()
+                                .map(|value| format!("T({value:?}f)")),
+                        )
                         .collect();
                     format!("pw_{}({})", pointwise.row.name, arguments.join(", "))
                 }
@@ -155,7 +171,10 @@ pub(super) fn copy(lowerer: &mut Lowerer<'_>, from: &Operand, to: &Operand) {
 }
 
 fn emit(lowerer: &mut Lowerer<'_>, expression: &Expression, name: &'static str) {
-    let layouts: Vec<_> = expression.operands().map(|operand| operand.layout).collect();
+    let layouts: Vec<_> = expression
+        .operands()
+        .map(|operand| operand.layout)
+        .collect();
     let (extents, strides) = collapse(&layouts);
     let rank = extents.len();
     let inner = extents[rank - 1];
@@ -182,7 +201,15 @@ fn emit(lowerer: &mut Lowerer<'_>, expression: &Expression, name: &'static str) 
         words.extend(outer.iter().map(|stride| (stride / unit) as u32));
         words.push(*last as u32);
     }
-    let source = source(expression, rank, vector, &packs, dtype, threads, words.len());
+    let source = source(
+        expression,
+        rank,
+        vector,
+        &packs,
+        dtype,
+        threads,
+        words.len(),
+    );
     let mut dispatch = Dispatch::new(Kernel::builtin(name, source, "main"))
         .params(&words)
         .groups((words[0] as usize).div_ceil(threads));
@@ -199,7 +226,12 @@ fn emit(lowerer: &mut Lowerer<'_>, expression: &Expression, name: &'static str) 
 
 /// Bytes of the distinct elements that an operand touches: a broadcast operand is read once.
 pub(super) fn touched_bytes(operand: &Operand) -> u64 {
-    let extents = operand.layout.shape.dims().iter().zip(operand.layout.strides());
+    let extents = operand
+        .layout
+        .shape
+        .dims()
+        .iter()
+        .zip(operand.layout.strides());
     4 * extents
         .filter(|(_, stride)| **stride != 0)
         .map(|(extent, _)| *extent as u64)
@@ -222,7 +254,9 @@ impl Pack {
         let (last, outer) = strides.split_last().expect("rank is at least one");
         match last {
             0 => Pack::Splat,
-            1 if offset.is_multiple_of(4) && outer.iter().all(|stride| stride.is_multiple_of(4)) => {
+            1 if offset.is_multiple_of(4)
+                && outer.iter().all(|stride| stride.is_multiple_of(4)) =>
+            {
                 Pack::Quad
             }
             _ => Pack::Single,
@@ -243,10 +277,18 @@ fn source(
     let word = |index: usize| format!("p[{}].{}", index / 4, ["x", "y", "z", "w"][index % 4]);
     let mut text = String::new();
     let element = dtype.wgsl();
-    let t = if vector { format!("vec4<{element}>") } else { element.to_owned() };
+    let t = if vector {
+        format!("vec4<{element}>")
+    } else {
+        element.to_owned()
+    };
     writeln!(text, "alias T = {t};").unwrap();
     let quads = words.div_ceil(4);
-    writeln!(text, "@group(0) @binding(0) var<uniform> p: array<vec4<u32>, {quads}>;").unwrap();
+    writeln!(
+        text,
+        "@group(0) @binding(0) var<uniform> p: array<vec4<u32>, {quads}>;"
+    )
+    .unwrap();
     let leaves = expression.leaves.len();
     for (index, operand) in expression.operands().enumerate() {
         let element = operand.dtype.wgsl();
@@ -270,7 +312,11 @@ fn source(
          @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{"
     )
     .unwrap();
-    writeln!(text, "    let i = (group.x + group.y * groups.x) * {threads}u + lane;").unwrap();
+    writeln!(
+        text,
+        "    let i = (group.x + group.y * groups.x) * {threads}u + lane;"
+    )
+    .unwrap();
     writeln!(text, "    if (i >= {}) {{ return; }}", word(0)).unwrap();
     // Coordinates, innermost first.
     if rank == 1 {
@@ -279,7 +325,11 @@ fn source(
         writeln!(text, "    var rest = i;").unwrap();
         for axis in (1..rank).rev() {
             let extent = word(1 + axis);
-            writeln!(text, "    let i{axis} = rest % {extent};\n    rest = rest / {extent};").unwrap();
+            writeln!(
+                text,
+                "    let i{axis} = rest % {extent};\n    rest = rest / {extent};"
+            )
+            .unwrap();
         }
         writeln!(text, "    let i0 = rest;").unwrap();
     }

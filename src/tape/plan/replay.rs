@@ -75,34 +75,37 @@ impl Plan {
         let pipelines = pipelines(device, &program.dispatches)?;
         let params = Params::build(device, &program.dispatches)?;
         let steps = device.scoped(|| {
-            let make = |(index, dispatch): (usize, &Dispatch)| {
-                let mut entries = vec![wgpu::BindGroupEntry {
-                    binding: 0,
-                    resource: params.binding(index),
-                }];
-                entries.extend(dispatch.bindings.iter().enumerate().map(|(index, (slot, _))| {
-                    let (buffer, offset, bytes) = resolve(*slot);
-                    wgpu::BindGroupEntry {
-                        binding: index as u32 + 1,
-                        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                            buffer: buffer.raw(),
-                            offset,
-                            size: wgpu::BufferSize::new(bytes),
-                        }),
+            let make =
+                |(index, dispatch): (usize, &Dispatch)| {
+                    let mut entries = vec![wgpu::BindGroupEntry {
+                        binding: 0,
+                        resource: params.binding(index),
+                    }];
+                    entries.extend(dispatch.bindings.iter().enumerate().map(
+                        |(index, (slot, _))| {
+                            let (buffer, offset, bytes) = resolve(*slot);
+                            wgpu::BindGroupEntry {
+                                binding: index as u32 + 1,
+                                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                                    buffer: buffer.raw(),
+                                    offset,
+                                    size: wgpu::BufferSize::new(bytes),
+                                }),
+                            }
+                        },
+                    ));
+                    count(&device.shared.counters.bind_groups, 1);
+                    let descriptor = wgpu::BindGroupDescriptor {
+                        label: Some(dispatch.kernel.name),
+                        layout: &pipelines[index].layout,
+                        entries: &entries,
+                    };
+                    Step {
+                        pipeline: pipelines[index].clone(),
+                        bind_group: device.shared.wgpu.create_bind_group(&descriptor),
+                        grid: dispatch.grid,
                     }
-                }));
-                count(&device.shared.counters.bind_groups, 1);
-                let descriptor = wgpu::BindGroupDescriptor {
-                    label: Some(dispatch.kernel.name),
-                    layout: &pipelines[index].layout,
-                    entries: &entries,
                 };
-                Step {
-                    pipeline: pipelines[index].clone(),
-                    bind_group: device.shared.wgpu.create_bind_group(&descriptor),
-                    grid: dispatch.grid,
-                }
-            };
             program.dispatches.iter().enumerate().map(make).collect()
         })?;
         let copies = program.fetches.iter().map(|(operand, range)| {
@@ -117,7 +120,10 @@ impl Plan {
         Ok(Plan {
             steps,
             copies: copies.collect(),
-            readback_bytes: graph.fetches.last().map_or(0, |(_, range)| range.end as u64),
+            readback_bytes: graph
+                .fetches
+                .last()
+                .map_or(0, |(_, range)| range.end as u64),
             upload,
             ring: Ring::default(),
             _pooled: pooled,
@@ -149,7 +155,10 @@ impl Plan {
             bytes => Some(self.ring.take(device, bytes)?),
         };
         for copy in &self.copies {
-            let to = readback.as_ref().expect("copies go to the readback").buffer();
+            let to = readback
+                .as_ref()
+                .expect("copies go to the readback")
+                .buffer();
             encoder.copy_buffer_to_buffer(copy.from.raw(), copy.start, to, copy.to, copy.bytes);
         }
         shared.queue.submit([encoder.finish()]);
@@ -164,10 +173,7 @@ impl Plan {
 }
 
 /// WebGPU forbids one dispatch to bind a buffer both read-only and writable, even in disjoint ranges.
-fn refuse_conflicts<'a>(
-    dispatch: &Dispatch,
-    resolve: &impl Fn(usize) -> (&'a Buffer, u64, u64),
-) {
+fn refuse_conflicts<'a>(dispatch: &Dispatch, resolve: &impl Fn(usize) -> (&'a Buffer, u64, u64)) {
     for &(slot, access) in &dispatch.bindings {
         for &(other, other_access) in &dispatch.bindings {
             let conflict = access == Access::Write
@@ -198,7 +204,9 @@ fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipelin
             distinct.push(key);
         }
     }
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(distinct.len().max(1));
+    let workers = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(distinct.len().max(1));
     let compile = |worker: usize| -> Result<()> {
         for (kernel, accesses) in distinct.iter().skip(worker).step_by(workers) {
             device.shared.kernels.pipeline(device, kernel, accesses)?;
@@ -206,7 +214,9 @@ fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipelin
         Ok(())
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (1..workers).map(|worker| scope.spawn(move || compile(worker))).collect();
+        let threads: Vec<_> = (1..workers)
+            .map(|worker| scope.spawn(move || compile(worker)))
+            .collect();
         let mine = compile(0);
         threads
             .into_iter()

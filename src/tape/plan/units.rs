@@ -176,7 +176,8 @@ impl<'a> Former<'a> {
             if a.root.is_some() && b.root.is_some() {
                 return false;
             }
-            let mut pointwise: Vec<NodeId> = a.pointwise.iter().chain(&b.pointwise).copied().collect();
+            let mut pointwise: Vec<NodeId> =
+                a.pointwise.iter().chain(&b.pointwise).copied().collect();
             pointwise.sort();
             Unit {
                 root: a.root.or(b.root),
@@ -327,5 +328,8 @@ fn is_pointwise(graph: &Graph, node: NodeId) -> bool {
 }
 
 fn shape_of(graph: &Graph, node: NodeId) -> Option<Shape> {
-    graph.outputs(node).next().map(|value| graph.ty(value).shape)
+    graph
+        .outputs(node)
+        .next()
+        .map(|value| graph.ty(value).shape)
 }

@@ -1,0 +1,144 @@
+// Matrix product for software adapters with a subgroup of exactly 8 (Mesa llvmpipe):
+// C[M,N] = op(A)[M,K] · op(B)[K,N], batched by strides, any strides, any M, N, K.
+//
+// Used only where the driver guarantees subgroups of exactly 8 (smallest and largest size both 8); matmul.wgsl is the
+// portable twin. 8 lanes a workgroup, one workgroup a 32 × 32 tile.
+//
+// Why this form. llvmpipe runs 8 lanes as one AVX vector. It compiles every storage load to a loop over the lanes (about
+// 22 ns for an f32, 40 ns for a vec4, *whether or not the address is the same in all lanes*: its uniformity analysis sees
+// only constants), but a subgroupShuffle with a constant lane to one broadcast instruction. So each lane loads something
+// different, and shuffles hand it round: one vec4 load per operand and 4 × 8 values feed 32 rows × 32 columns, where
+// loading through uniform addresses feeds 4. A step of 4 along k is 8 loads and 512 vector multiply-adds.
+//
+// Lane l owns columns 4l..4l+3 of the tile and holds all 32 rows of them (128 vector registers, most of them in the L1
+// cache, touched once a step). A fragment of either operand is 4 vec4: element c of `k<j>` in lane l is (outer index
+// 4l + c, depth k + j), for A as for B, so transposition is only a matter of how a fragment is loaded.
+//
+// The store is a run-time loop that shifts the tile through one call of `store4`: the epilogue is compiled once instead
+// of 32 times (unrolled it cost a third of the compile time), and the loop ends at the last row.
+//
+// Blocks a, b (how an operand is loaded, from matmul_operands.wgsl) and epilogue are replaced when a kernel is made.
+
+struct Params {
+    m: u32, n: u32, k: u32,
+    tiles_n: u32, tiles: u32, count: u32,     // tiles along the columns, tiles of one matrix, tiles of all
+    lda: u32, ldb: u32,                       // leading dimensions, in elements
+    a_offset: u32, b_offset: u32,
+    a_batch: u32, b_batch: u32,               // batch strides, in elements
+    operands: array<vec4<u32>, 7>,            // of the epilogue: offset, strides of batch, row and column
+}
+
+// Four depths of eight lanes × four outer indices.
+struct Fragment { k0: vec4<f32>, k1: vec4<f32>, k2: vec4<f32>, k3: vec4<f32> }
+
+// Rows 4l..4l+3 of the tile in q<l>, one column of the mat4x4 each.
+struct Tile {
+    q0: mat4x4<f32>, q1: mat4x4<f32>, q2: mat4x4<f32>, q3: mat4x4<f32>,
+    q4: mat4x4<f32>, q5: mat4x4<f32>, q6: mat4x4<f32>, q7: mat4x4<f32>,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+
+//:begin a
+@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
+fn a_origin(batch: u32, i: u32) -> vec4<u32> {
+    let row = min(vec4<u32>(i) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.m - 1u));
+    return (row * p.lda + (p.a_offset + batch * p.a_batch)) / 4u;
+}
+fn a_step(o: vec4<u32>) -> vec4<u32> { return o + vec4<u32>(1u); }
+fn a_fragment(o: vec4<u32>) -> Fragment {
+    let x = a[o.x];
+    let y = a[o.y];
+    let z = a[o.z];
+    let w = a[o.w];
+    return Fragment(vec4<f32>(x.x, y.x, z.x, w.x), vec4<f32>(x.y, y.y, z.y, w.y),
+                    vec4<f32>(x.z, y.z, z.z, w.z), vec4<f32>(x.w, y.w, z.w, w.w));
+}
+//:end a
+
+//:begin b
+@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
+fn b_origin(batch: u32, i: u32) -> vec4<u32> {
+    return vec4<u32>((min(i, p.ldb - 4u) + p.b_offset + batch * p.b_batch) / 4u);
+}
+fn b_step(o: vec4<u32>) -> vec4<u32> { return o + vec4<u32>(p.ldb); }
+fn b_fragment(o: vec4<u32>) -> Fragment {
+    let ld = vec4<u32>(p.ldb / 4u);
+    let o1 = o + ld;
+    let o2 = o1 + ld;
+    let o3 = o2 + ld;
+    return Fragment(b[o.x], b[o1.x], b[o2.x], b[o3.x]);
+}
+//:end b
+
+//:begin epilogue
+@group(0) @binding(3) var<storage, read_write> out0: array<vec4<f32>>;
+fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
+    let o = p.operands[0];
+    out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
+}
+//:end epilogue
+
+fn outer(b: vec4<f32>, a: vec4<f32>) -> mat4x4<f32> { return mat4x4<f32>(b * a.x, b * a.y, b * a.z, b * a.w); }
+
+fn accumulate(t: ptr<function, Tile>, a: Fragment, b: Fragment) {
+    (*t).q0 += outer(b.k0, subgroupShuffle(a.k0, 0u)); (*t).q0 += outer(b.k1, subgroupShuffle(a.k1, 0u));
+    (*t).q0 += outer(b.k2, subgroupShuffle(a.k2, 0u)); (*t).q0 += outer(b.k3, subgroupShuffle(a.k3, 0u));
+    (*t).q1 += outer(b.k0, subgroupShuffle(a.k0, 1u)); (*t).q1 += outer(b.k1, subgroupShuffle(a.k1, 1u));
+    (*t).q1 += outer(b.k2, subgroupShuffle(a.k2, 1u)); (*t).q1 += outer(b.k3, subgroupShuffle(a.k3, 1u));
+    (*t).q2 += outer(b.k0, subgroupShuffle(a.k0, 2u)); (*t).q2 += outer(b.k1, subgroupShuffle(a.k1, 2u));
+    (*t).q2 += outer(b.k2, subgroupShuffle(a.k2, 2u)); (*t).q2 += outer(b.k3, subgroupShuffle(a.k3, 2u));
+    (*t).q3 += outer(b.k0, subgroupShuffle(a.k0, 3u)); (*t).q3 += outer(b.k1, subgroupShuffle(a.k1, 3u));
+    (*t).q3 += outer(b.k2, subgroupShuffle(a.k2, 3u)); (*t).q3 += outer(b.k3, subgroupShuffle(a.k3, 3u));
+    (*t).q4 += outer(b.k0, subgroupShuffle(a.k0, 4u)); (*t).q4 += outer(b.k1, subgroupShuffle(a.k1, 4u));
+    (*t).q4 += outer(b.k2, subgroupShuffle(a.k2, 4u)); (*t).q4 += outer(b.k3, subgroupShuffle(a.k3, 4u));
+    (*t).q5 += outer(b.k0, subgroupShuffle(a.k0, 5u)); (*t).q5 += outer(b.k1, subgroupShuffle(a.k1, 5u));
+    (*t).q5 += outer(b.k2, subgroupShuffle(a.k2, 5u)); (*t).q5 += outer(b.k3, subgroupShuffle(a.k3, 5u));
+    (*t).q6 += outer(b.k0, subgroupShuffle(a.k0, 6u)); (*t).q6 += outer(b.k1, subgroupShuffle(a.k1, 6u));
+    (*t).q6 += outer(b.k2, subgroupShuffle(a.k2, 6u)); (*t).q6 += outer(b.k3, subgroupShuffle(a.k3, 6u));
+    (*t).q7 += outer(b.k0, subgroupShuffle(a.k0, 7u)); (*t).q7 += outer(b.k1, subgroupShuffle(a.k1, 7u));
+    (*t).q7 += outer(b.k2, subgroupShuffle(a.k2, 7u)); (*t).q7 += outer(b.k3, subgroupShuffle(a.k3, 7u));
+}
+
+// Past the end of the depth both factors are zero, whatever the memory behind holds.
+fn live(f: Fragment, left: u32) -> Fragment {
+    let none = vec4<f32>(0.0);
+    return Fragment(f.k0, select(none, f.k1, left > 1u), select(none, f.k2, left > 2u), select(none, f.k3, left > 3u));
+}
+
+@compute @workgroup_size(8)
+fn matmul(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let tile = group.x + group.y * groups.x;
+    if (tile >= p.count) { return; }
+    let batch = tile / p.tiles;
+    let row0 = (tile % p.tiles) / p.tiles_n * 32u;
+    let column = (tile % p.tiles) % p.tiles_n * 32u + 4u * lane;
+    var ao = a_origin(batch, row0 + 4u * lane);
+    var bo = b_origin(batch, column);
+    var t = Tile();
+    for (var k = 0u; k < p.k; k += 4u) {
+        let fa = live(a_fragment(ao), p.k - k);
+        let fb = live(b_fragment(bo), p.k - k);
+        ao = a_step(ao);
+        bo = b_step(bo);
+        accumulate(&t, fa, fb);
+    }
+    if (column < p.n) {
+        let end = min(row0 + 32u, p.m);
+        var row = row0;
+        while (row < end) {
+            var q = t.q0;
+            let end4 = min(row + 4u, end);
+            while (row < end4) {
+                store4(batch, row, column, q[0]);
+                q[0] = q[1]; q[1] = q[2]; q[2] = q[3];
+                row += 1u;
+            }
+            t.q0 = t.q1; t.q1 = t.q2; t.q2 = t.q3; t.q3 = t.q4; t.q4 = t.q5; t.q5 = t.q6; t.q6 = t.q7;
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Matrix products, batched, of operands with any strides.
+//!
+//! A transposed operand is a view: `x.matmul(w.transpose())` reads `w` in place. Pointwise operations that follow (bias,
+//! activation, residual) become the kernel's epilogue.
+
+use std::hash::Hash;
+
+use super::{Operation, Role, TensorType};
+use crate::gpu::Kernel;
+use crate::shape::{Layout, Shape};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var, sum_to};
+
+/// `C[b] = A[b]·B[b]` for every `b` of the batch.
+#[derive(Clone, Debug, Hash)]
+struct Matmul {
+    /// The output's shape.
+    shape: Shape,
+    /// Batch, rows and columns as the kernel sees them: where `B` has no batch, `A`'s is part of the rows.
+    grid: [usize; 3],
+}
+
+impl Operation for Matmul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn identity(&self, signature: &mut Signature) {
+        self.hash(signature);
+    }
+
+    fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
+        vec![Tape::f32(self.shape)]
+    }
+
+    /// `dA = dC·Bᵀ` and `dB = Aᵀ·dC`, summed over what was broadcast.
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        let (a, b, gradient) = (node.input(0), node.input(1), node.gradient(0));
+        let da = || sum_to(gradient.matmul(b.transpose()), a.shape());
+        let db = || {
+            if self.grid[0] == 1 && b.shape().rank() == 2 {
+                // One product over all rows of the batch.
+                let [_, rows, columns] = self.grid;
+                let a = a.reshape([rows, a.shape().last()]);
+                return a.transpose().matmul(gradient.reshape([rows, columns]));
+            }
+            sum_to(a.transpose().matmul(gradient), b.shape())
+        };
+        vec![node.wants(0).then(da), node.wants(1).then(db)]
+    }
+
+    fn role(&self, _output: TensorType) -> Role<'_> {
+        Role::Epilogue { grid: self.grid }
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let [batch, rows, columns] = self.grid;
+        let depth = cx.input(0).shape().last();
+        let a = matrices(cx, 0, self.shape, [batch, rows, depth]);
+        let b = matrices(cx, 1, self.shape, [batch, depth, columns]);
+        let (kernel, sizes) = if cx.device().has_subgroups_of(8) {
+            subgroup8(&a, &b, self.grid, depth)
+        } else {
+            tiled(&a, &b, self.grid, depth)
+        };
+        let epilogue = cx.epilogue(3);
+        let groups = sizes.groups;
+        let flops = 2 * (batch * rows * columns * depth) as u64;
+        let bytes = a.operand.bytes() + b.operand.bytes() + epilogue.bytes;
+        cx.dispatch(
+            Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
+                .read(&a.operand)
+                .read(&b.operand)
+                .params(&sizes.params)
+                .epilogue(&epilogue)
+                .groups(groups)
+                .cost(flops, bytes),
+        );
+    }
+}
+
+/// An operand as a batch of matrices: strides of batch, row and column.
+struct Matrices {
+    operand: Operand,
+    batch: usize,
+    row: usize,
+    column: usize,
+}
+
+impl Matrices {
+    /// Whether rows lie one after the other, rather than columns.
+    fn is_row_major(&self) -> bool {
+        self.column == 1
+    }
+
+    /// The distance between rows, or columns, whichever are apart.
+    fn leading(&self) -> usize {
+        if self.is_row_major() {
+            self.row
+        } else {
+            self.column
+        }
+    }
+
+    fn offset(&self) -> usize {
+        self.operand.layout.offset
+    }
+}
+
+/// Sees input `index` as `[batch, rows, columns]`, one of rows and columns with stride 1. Copies where strides don't
+/// allow that.
+fn matrices(cx: &mut Lowering<'_>, index: usize, output: Shape, extents: [usize; 3]) -> Matrices {
+    let input = cx.input(index);
+    let view = |operand: Operand| -> Option<Matrices> {
+        let layout = operand.layout;
+        let rank = layout.shape.rank();
+        // Broadcast the batch axes, unless they are part of the rows.
+        let full = if extents[0] == 1 {
+            layout
+        } else {
+            let mut dims = output.dims()[..output.rank() - 2].to_vec();
+            dims.extend(&layout.shape.dims()[rank - 2..]);
+            layout.broadcast_to(Shape::new(&dims))?
+        };
+        let grid = full.reshape(Shape::new(&extents))?;
+        let &[batch, mut row, mut column] = grid.strides() else {
+            unreachable!("the shape has three axes");
+        };
+        // The stride of an axis of extent one is free: choose what makes the matrix dense.
+        let [_, rows, columns] = extents;
+        if columns == 1 && row != 1 {
+            column = 1;
+        } else if rows == 1 && column != 1 {
+            row = 1;
+        }
+        if rows == 1 && column == 1 {
+            row = columns;
+        }
+        if columns == 1 && row == 1 {
+            column = rows;
+        }
+        let is_matrix = (column == 1 && (row >= columns || rows == 1))
+            || (row == 1 && (column >= rows || columns == 1));
+        is_matrix.then_some(Matrices {
+            operand: operand.with_layout(Layout::strided(
+                Shape::new(&extents),
+                layout.offset,
+                &[batch, row, column],
+            )),
+            batch,
+            row,
+            column,
+        })
+    };
+    match view(input) {
+        Some(matrices) => matrices,
+        None => {
+            let copy = cx.contiguous_copy(&input);
+            view(copy).expect("dense operands are matrices")
+        }
+    }
+}
+
+/// What a variant adds to the dispatch.
+struct Sizes {
+    params: Vec<u32>,
+    groups: usize,
+}
+
+/// Tile counts that both variants start their parameters with: `m, n, k`, then the tiles.
+fn sizes(grid: [usize; 3], depth: usize, tile: usize) -> Sizes {
+    let [batch, rows, columns] = grid;
+    let tiles_n = columns.div_ceil(tile);
+    let tiles = rows.div_ceil(tile) * tiles_n;
+    let words = [rows, columns, depth, tiles_n, tiles, tiles * batch];
+    Sizes {
+        params: words.map(|word| word as u32).to_vec(),
+        groups: tiles * batch,
+    }
+}
+
+/// The register tile for subgroups of exactly eight lanes, see `shaders/matmul_subgroup8.wgsl`.
+fn subgroup8(a: &Matrices, b: &Matrices, grid: [usize; 3], depth: usize) -> (Kernel, Sizes) {
+    let mut sizes = sizes(grid, depth, 32);
+    let [leading_a, leading_b] = [a, b].map(|m| m.leading() as u32);
+    sizes.params.extend([
+        leading_a,
+        leading_b,
+        a.offset() as u32,
+        b.offset() as u32,
+        a.batch as u32,
+        b.batch as u32,
+    ]);
+    let kernel = Kernel::builtin(
+        "matmul",
+        include_str!("../../shaders/matmul_subgroup8.wgsl"),
+        "matmul",
+    )
+    .block("a", &fragments(a, "a", a.is_row_major()))
+    .block("b", &fragments(b, "b", !b.is_row_major()));
+    (kernel, sizes)
+}
+
+/// The text that loads one operand's fragments; `along_depth` says that depth runs along memory.
+fn fragments(matrices: &Matrices, name: &str, along_depth: bool) -> String {
+    let aligned = [matrices.leading(), matrices.offset(), matrices.batch]
+        .iter()
+        .all(|stride| stride.is_multiple_of(4));
+    let section = match (along_depth, aligned) {
+        (true, true) => "rows_vec4",
+        (false, true) => "columns_vec4",
+        (true, false) => "rows_scalar",
+        (false, false) => "columns_scalar",
+    };
+    let sections = include_str!("../../shaders/matmul_operands.wgsl");
+    let start = format!("// section {section}\n");
+    let text = sections.split(&start).nth(1).expect("the section exists");
+    let text = text
+        .split("// section")
+        .next()
+        .expect("split gives a first part");
+    let (binding, outer) = if name == "a" {
+        ("1", "p.m")
+    } else {
+        ("2", "p.n")
+    };
+    text.replace("X_", &format!("{name}_"))
+        .replace("X[", &format!("{name}["))
+        .replace(" X:", &format!(" {name}:"))
+        .replace("LD", &format!("p.ld{name}"))
+        .replace("OUTER", outer)
+        .replace("BINDING", binding)
+}
+
+/// The portable workgroup-memory tile, see `shaders/matmul.wgsl`.
+fn tiled(a: &Matrices, b: &Matrices, grid: [usize; 3], depth: usize) -> (Kernel, Sizes) {
+    let mut sizes = sizes(grid, depth, 64);
+    let words = [
+        a.row,
+        a.column,
+        b.row,
+        b.column,
+        a.offset(),
+        b.offset(),
+        a.batch,
+        b.batch,
+        0,
+        0,
+    ];
+    sizes.params.extend(words.map(|word| word as u32));
+    let kernel = Kernel::builtin(
+        "matmul",
+        include_str!("../../shaders/matmul.wgsl"),
+        "matmul",
+    );
+    (kernel, sizes)
+}
+
+impl<'t> Var<'t> {
+    /// The matrix product over the last two axes: `[…, M, K]·[…, K, N] → […, M, N]`. The leading axes are a batch and
+    /// broadcast. Transposed operands cost nothing: pass `x.transpose()`.
+    ///
+    /// # Panics
+    ///
+    /// If an operand has fewer than two axes, the inner extents differ, or the batch axes do not broadcast.
+    #[track_caller]
+    pub fn matmul(self, other: Var<'t>) -> Var<'t> {
+        let (a, b) = (self.shape(), other.shape());
+        let fail = || -> ! { panic!("matmul: {a} and {b} do not multiply") };
+        if a.rank() < 2 || b.rank() < 2 || a.last() != b.dim(b.rank() - 2) {
+            fail();
+        }
+        let split = |shape: Shape| -> (Shape, usize, usize) {
+            let (batch, matrix) = shape.dims().split_at(shape.rank() - 2);
+            (Shape::new(batch), matrix[0], matrix[1])
+        };
+        let ((batch_a, rows, _), (batch_b, _, columns)) = (split(a), split(b));
+        let Some(batch) = batch_a.broadcast(&batch_b) else {
+            fail()
+        };
+        let mut dims = batch.dims().to_vec();
+        dims.extend([rows, columns]);
+        let grid = if batch_b.elements() == 1 {
+            [1, batch.elements() * rows, columns]
+        } else {
+            [batch.elements(), rows, columns]
+        };
+        let operation = Matmul {
+            shape: Shape::new(&dims),
+            grid,
+        };
+        self.tape.record(operation, &[self, other])
+    }
+}
