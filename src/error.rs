@@ -145,6 +145,14 @@ pub enum Error {
         /// What would be accepted.
         expected: String,
     },
+    /// Values that do not fit the model's parameters.
+    #[error("parameter `{name}`: {reason}")]
+    Parameter {
+        /// The parameter's full name.
+        name: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// A checkpoint that cannot be used.
     #[error("checkpoint {}: {reason}", path.display())]
     Checkpoint {

@@ -3,6 +3,7 @@
 pub mod data;
 mod error;
 pub mod gpu;
+pub mod nn;
 pub mod ops;
 pub mod optim;
 mod rng;

@@ -1,0 +1,34 @@
+//! Parameters and the layers of transformers that are built from them.
+//!
+//! A model is made in two moments. First its constructor describes every parameter to a [`ParameterBuilder`] and keeps
+//! the [`Parameter`] handles; then [`ParameterBuilder::build`] puts all of them into a few large buffers. From there on
+//! the handles work on any tape of that device, and the [`Parameters`] are what an optimizer and a checkpoint take.
+//!
+//! ```
+//! # fn main() -> shadegrad::Result<()> {
+//! use shadegrad::nn::{Init, ParameterBuilder};
+//! use shadegrad::{Device, Tape};
+//!
+//! let device = Device::new()?;
+//! let mut builder = ParameterBuilder::new(42);
+//! let (weight, bias) = builder.scope("linear", |b| {
+//!     let weight = b.parameter("weight", [3, 2], Init::Normal { std: 0.02 });
+//!     (weight, b.parameter("bias", [3], Init::Zeros))
+//! });
+//! let parameters = builder.build(&device)?;
+//! assert_eq!(weight.name(), "linear.weight");
+//! assert_eq!(parameters.element_count(), 9);
+//!
+//! let tape = Tape::training(&device);
+//! let loss = (weight.on(&tape).transpose() + bias.on(&tape)).sum_all();
+//! let gradients = tape.backward(loss);
+//! let gradient = tape.fetch::<f32>(gradients.of(bias.on(&tape)).expect("the loss depends on it"));
+//! tape.run()?;
+//! assert_eq!(gradient.get()?, [2.0; 3]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod parameter;
+
+pub use parameter::{FlatTensors, Init, Parameter, ParameterBuilder, Parameters};
