@@ -1,5 +1,6 @@
 //! Choosing an adapter, opening a device on it, and turning wgpu's asynchronous errors into `Result`s.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -35,10 +36,13 @@ pub struct AdapterDescription {
     pub kind: &'static str,
 }
 
+/// [`AdapterDescription::kind`] of software adapters.
+const SOFTWARE: &str = "software";
+
 impl AdapterDescription {
     fn of(info: &wgpu::AdapterInfo) -> AdapterDescription {
         let (class, kind) = match info.device_type {
-            wgpu::DeviceType::Cpu => (AdapterClass::Software, "software"),
+            wgpu::DeviceType::Cpu => (AdapterClass::Software, SOFTWARE),
             wgpu::DeviceType::DiscreteGpu => (AdapterClass::Gpu, "discrete GPU"),
             wgpu::DeviceType::IntegratedGpu => (AdapterClass::Gpu, "integrated GPU"),
             wgpu::DeviceType::VirtualGpu => (AdapterClass::Gpu, "virtual GPU"),
@@ -59,11 +63,9 @@ impl AdapterDescription {
 impl fmt::Display for AdapterDescription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} | {} | {}", self.name, self.backend, self.driver)?;
-        match self.class {
-            AdapterClass::Software => {
-                write!(f, " | software adapter: no GPU is used, expect CPU speed")
-            }
-            AdapterClass::Gpu => write!(f, " | {}", self.kind),
+        match self.kind {
+            SOFTWARE => write!(f, " | software adapter: no GPU is used, expect CPU speed"),
+            kind => write!(f, " | {kind}"),
         }
     }
 }
@@ -77,6 +79,11 @@ pub struct DeviceOptions {
     pub adapter: Option<String>,
     /// Limits to request instead of everything that the adapter offers; for tests and for memory budgets.
     pub limits: Option<wgpu::Limits>,
+    /// Chooses kernel variants as for an adapter of this class, whatever it is: tests run the variants for GPUs on a
+    /// software adapter this way.
+    pub class: Option<AdapterClass>,
+    /// Use no optional features of the adapter, such as subgroup operations, so that every kernel is the portable one.
+    pub portable: bool,
     /// Keep the shader compiler's runtime checks (bounds, loop bounding) on for the crate's own kernels. They are on in
     /// debug builds whatever this says.
     pub checked_kernels: bool,
@@ -102,8 +109,13 @@ pub(crate) struct Shared {
     /// The subgroup size, where the driver guarantees a single one.
     subgroup_size: Option<u32>,
     next_buffer: AtomicU64,
+    in_flight: Mutex<VecDeque<wgpu::SubmissionIndex>>,
     failure: Arc<Mutex<Failure>>,
 }
+
+/// A host that records faster than the device computes is held back when this many submissions are under way: each
+/// holds on to its uploads.
+const MOST_IN_FLIGHT: usize = 8;
 
 /// The first asynchronous error, kept until the next call can return it.
 #[derive(Default)]
@@ -194,6 +206,24 @@ impl Device {
         self.check()?;
         polled.map(|_| ()).map_err(|error| Error::DeviceLost {
             reason: error.to_string(),
+        })
+    }
+
+    /// Submits commands, holding back a host that has run too far ahead, and lets wgpu make progress.
+    pub(crate) fn submit(&self, commands: wgpu::CommandBuffer) -> Result<()> {
+        let submission = self.shared.queue.submit([commands]);
+        count(&self.shared.counters.submits, 1);
+        let oldest = {
+            let mut in_flight = self.shared.in_flight.lock().unwrap();
+            in_flight.push_back(submission);
+            (in_flight.len() > MOST_IN_FLIGHT).then(|| in_flight.pop_front())
+        };
+        self.poll(match oldest.flatten() {
+            Some(oldest) => wgpu::PollType::Wait {
+                submission_index: Some(oldest),
+                timeout: None,
+            },
+            None => wgpu::PollType::Poll,
         })
     }
 
@@ -340,12 +370,17 @@ fn choose(mut adapters: Vec<wgpu::Adapter>, wanted: Option<String>) -> Result<wg
 
 fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
     let info = adapter.get_info();
-    let description = AdapterDescription::of(&info);
+    let mut description = AdapterDescription::of(&info);
+    description.class = options.class.unwrap_or(description.class);
     // Optional: timestamps for profiles, subgroups for reductions. Kernels have portable twins.
-    let features = adapter.features()
-        & (wgpu::Features::TIMESTAMP_QUERY
+    let wanted = if options.portable {
+        wgpu::Features::empty()
+    } else {
+        wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
-            | wgpu::Features::SUBGROUP);
+            | wgpu::Features::SUBGROUP
+    };
+    let features = adapter.features() & wanted;
     let limits = options.limits.clone().unwrap_or_else(|| adapter.limits());
     let request = adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("shadegrad"),
@@ -388,6 +423,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             subgroup_size,
             checked_kernels: options.checked_kernels || cfg!(debug_assertions),
             next_buffer: AtomicU64::new(0),
+            in_flight: Mutex::default(),
             failure,
         }),
     })

@@ -49,17 +49,21 @@ impl Readback {
             });
     }
 
+    fn is_landed(&self) -> bool {
+        self.state.load(Ordering::Acquire) != IDLE
+    }
+
     /// Whether the contents have arrived, after letting wgpu make progress without blocking.
     fn poll(&self) -> Result<bool> {
         self.device.poll(wgpu::PollType::Poll)?;
-        Ok(self.state.load(Ordering::Acquire) != IDLE)
+        Ok(self.is_landed())
     }
 
-    /// Takes the bytes, blocking until they have arrived.
+    /// Copies the bytes out, blocking until they have arrived. The buffer stays mapped.
     pub(crate) fn wait(&self) -> Result<Vec<u8>> {
         if !self.poll()? {
             count(&self.device.shared.counters.waits, 1);
-            while self.state.load(Ordering::Acquire) == IDLE {
+            while !self.is_landed() {
                 self.device.poll(wgpu::PollType::wait_indefinitely())?;
             }
         }
@@ -70,30 +74,39 @@ impl Readback {
         if self.state.load(Ordering::Acquire) == FAILED {
             return Err(fail("the buffer could not be mapped".to_owned()));
         }
-        let bytes = {
-            let view = self
-                .buffer
-                .raw()
-                .slice(..)
-                .get_mapped_range()
-                .map_err(|error| fail(error.to_string()))?;
-            view.to_vec()
-        };
-        self.buffer.raw().unmap();
-        Ok(bytes)
+        let view = self
+            .buffer
+            .raw()
+            .slice(..)
+            .get_mapped_range()
+            .map_err(|error| fail(error.to_string()))?;
+        Ok(view.to_vec())
     }
 }
 
-/// Free staging buffers of one plan. They come back when the results have been taken.
+/// Staging buffers of one plan that nobody is waiting for. They come back when the results have been taken or dropped.
 #[derive(Clone, Default)]
 pub(crate) struct Ring {
-    free: Arc<Mutex<Vec<Readback>>>,
+    resting: Arc<Mutex<Vec<Readback>>>,
 }
 
 impl Ring {
+    /// A buffer that is not being filled, made only if there is none.
     pub fn take(&self, device: &Device, bytes: u64) -> Result<Readback> {
-        let free = self.free.lock().unwrap().pop();
-        free.map_or_else(|| Readback::new(device, bytes), Ok)
+        let mut resting = self.resting.lock().unwrap();
+        let idle = resting.iter().position(Readback::is_landed);
+        match idle {
+            Some(position) => {
+                let readback = resting.swap_remove(position);
+                readback.buffer().unmap();
+                Ok(readback)
+            }
+            None => Readback::new(device, bytes),
+        }
+    }
+
+    fn give_back(&self, readback: Readback) {
+        self.resting.lock().unwrap().push(readback);
     }
 }
 
@@ -138,7 +151,7 @@ impl Landing {
                 unreachable!("matched above");
             };
             let bytes = bytes?;
-            ring.free.lock().unwrap().push(readback);
+            ring.give_back(readback);
             *state = LandingState::Landed(bytes);
         }
         let reason = match &*state {
@@ -154,14 +167,11 @@ impl Landing {
 }
 
 impl Drop for Landing {
-    /// A result nobody looked at still gives its staging buffer back, once it has arrived.
+    /// A result that nobody looked at gives its staging buffer back too.
     fn drop(&mut self) {
-        if let LandingState::Flying(readback, ring) =
-            std::mem::replace(self.state.get_mut(), LandingState::Failed)
-            && readback.poll().unwrap_or(false)
-            && readback.wait().is_ok()
-        {
-            ring.free.lock().unwrap().push(readback);
+        let state = std::mem::replace(self.state.get_mut(), LandingState::Failed);
+        if let LandingState::Flying(readback, ring) = state {
+            ring.give_back(readback);
         }
     }
 }

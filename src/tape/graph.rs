@@ -105,12 +105,6 @@ impl Graph {
         self.values[value.index()].node
     }
 
-    /// Which of its node's outputs a value is.
-    pub fn output_position(&self, value: ValueId) -> usize {
-        let node = self.producer(value);
-        (value.0 - self.nodes[node.index()].outputs.start) as usize
-    }
-
     fn push_node(
         &mut self,
         source: Source,

@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 pub(crate) use backward::sum_to;
 pub use backward::{Backward, Gradients};
-pub(crate) use graph::{Graph, Node, NodeId, Source, Value, ValueId};
+pub(crate) use graph::{Graph, NodeId, Source, Value, ValueId};
 pub(crate) use plan::PlanCache;
 pub use plan::{Cost, Dispatch, Fusion, Lowering, Operand};
 pub use signature::Signature;

@@ -4,7 +4,7 @@
 
 use std::sync::OnceLock;
 
-use shadegrad::{Device, Shape};
+use shadegrad::{AdapterClass, Device, DeviceOptions, Shape};
 
 /// The device that all tests of this process share. The first call prints the adapter's line.
 ///
@@ -19,6 +19,23 @@ pub fn device() -> &'static Device {
             device
         }
         Err(error) => panic!("{error}"),
+    })
+}
+
+/// A second device on the same adapter, with the kernel variants that GPUs without optional features get. Shared too.
+///
+/// # Panics
+///
+/// As [`device`].
+pub fn portable_device() -> &'static Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    DEVICE.get_or_init(|| {
+        let options = DeviceOptions {
+            class: Some(AdapterClass::Gpu),
+            portable: true,
+            ..DeviceOptions::default()
+        };
+        Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"))
     })
 }
 

@@ -91,7 +91,7 @@ fn live_nodes(graph: &Graph) -> Vec<bool> {
     for &(value, _) in &graph.fetches {
         live[graph.producer(value).index()] = true;
     }
-    for node in nodes(graph).rev().filter(|_| true) {
+    for node in nodes(graph).rev() {
         if live[node.index()] {
             for &input in graph.inputs(node) {
                 live[graph.producer(input).index()] = true;

@@ -17,7 +17,6 @@ use std::hash::Hash;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub(crate) use epilogue::Epilogue;
 pub use lowering::{Cost, Dispatch, Lowering, Operand};
 use replay::Plan;
 

@@ -161,14 +161,13 @@ impl Plan {
                 .buffer();
             encoder.copy_buffer_to_buffer(copy.from.raw(), copy.start, to, copy.to, copy.bytes);
         }
-        shared.queue.submit([encoder.finish()]);
-        count(&shared.counters.submits, 1);
+        device.submit(encoder.finish())?;
         count(&shared.counters.dispatches, self.steps.len() as u64);
         if let Some(readback) = readback {
             readback.map();
             landing.launch(readback, self.ring.clone());
         }
-        device.poll(wgpu::PollType::Poll)
+        Ok(())
     }
 }
 
