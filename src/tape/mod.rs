@@ -17,7 +17,7 @@ pub(crate) use backward::sum_to;
 pub use backward::{Backward, Gradients};
 pub(crate) use graph::{Graph, NodeId, Source, Value, ValueId};
 pub(crate) use plan::PlanCache;
-pub use plan::{Cost, Dispatch, Fusion, Lowering, Operand};
+pub use plan::{Cost, Dispatch, Fusion, KernelTime, Lowering, Operand};
 pub use signature::Signature;
 pub use var::Var;
 
@@ -249,6 +249,16 @@ impl Tape {
             self.training,
             &self.landing,
         )
+    }
+
+    /// Runs the tape once like [`Tape::run`], with every dispatch timed by itself, and waits for it. Values asked for
+    /// with [`Tape::fetch`] do not arrive.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tape::run`].
+    pub fn profile(self) -> Result<Vec<KernelTime>> {
+        plan::profile(&self.device, &mut self.graph.into_inner(), self.training)
     }
 
     pub(crate) fn var(&self, id: ValueId) -> Var<'_> {

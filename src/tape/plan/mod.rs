@@ -9,6 +9,7 @@ mod epilogue;
 mod lowering;
 mod memory;
 mod pointwise;
+mod profile;
 mod replay;
 mod units;
 
@@ -18,6 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 pub use lowering::{Cost, Dispatch, Lowering, Operand};
+pub use profile::KernelTime;
 use replay::Plan;
 
 use super::graph::Graph;
@@ -109,25 +111,35 @@ pub(super) fn run(
     training: bool,
     landing: &Rc<Landing>,
 ) -> Result<()> {
+    let plan = find(device, graph, training)?;
+    plan.submit(device, &graph.upload, landing)
+}
+
+/// Runs a recorded tape with every dispatch timed.
+pub(super) fn profile(
+    device: &Device,
+    graph: &mut Graph,
+    training: bool,
+) -> Result<Vec<KernelTime>> {
+    let plan = find(device, graph, training)?;
+    profile::run(device, &plan, &graph.upload)
+}
+
+fn find(device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>> {
     device.check()?;
     (training, graph.fusion).hash(&mut graph.signature);
     let signature = std::mem::take(&mut graph.signature);
     let shared = &device.shared;
     let cached = shared.plans.lock().unwrap().get(&signature);
-    let plan = match cached {
-        Some(plan) => {
-            count(&shared.counters.replays, 1);
-            plan
-        }
-        None => {
-            count(&shared.counters.plans, 1);
-            let plan = Arc::new(make(device, graph)?);
-            shared.plans.lock().unwrap().insert(signature, plan.clone());
-            shared.arena.lock().unwrap().trim();
-            plan
-        }
-    };
-    plan.submit(device, &graph.upload, landing)
+    if let Some(plan) = cached {
+        count(&shared.counters.replays, 1);
+        return Ok(plan);
+    }
+    count(&shared.counters.plans, 1);
+    let plan = Arc::new(make(device, graph)?);
+    shared.plans.lock().unwrap().insert(signature, plan.clone());
+    shared.arena.lock().unwrap().trim();
+    Ok(plan)
 }
 
 fn make(device: &Device, graph: &Graph) -> Result<Plan> {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::lowering::{Dispatch, Program, Slot};
+use super::lowering::{Cost, Dispatch, Program, Slot};
 use super::memory;
 use crate::error::{Error, Result};
 use crate::gpu::Device;
@@ -15,7 +15,7 @@ use crate::tape::graph::Graph;
 
 /// Everything needed to run a tape of one structure again.
 pub(crate) struct Plan {
-    steps: Vec<Step>,
+    pub steps: Vec<Step>,
     upload: Option<Buffer>,
     copies: Vec<Copy>,
     readback_bytes: u64,
@@ -24,10 +24,22 @@ pub(crate) struct Plan {
     _pooled: Vec<Buffer>,
 }
 
-struct Step {
+/// One dispatch, ready to be encoded.
+pub(crate) struct Step {
+    pub name: &'static str,
+    pub grid: [u32; 3],
+    pub cost: Cost,
     pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
-    grid: [u32; 3],
+}
+
+impl Step {
+    pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        let [x, y, z] = self.grid;
+        pass.set_pipeline(&self.pipeline.raw);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
 
 struct Copy {
@@ -101,6 +113,8 @@ impl Plan {
                         entries: &entries,
                     };
                     Step {
+                        name: dispatch.kernel.name,
+                        cost: dispatch.cost,
                         pipeline: pipelines[index].clone(),
                         bind_group: device.shared.wgpu.create_bind_group(&descriptor),
                         grid: dispatch.grid,
@@ -130,24 +144,22 @@ impl Plan {
         })
     }
 
+    /// Uploads this step's data. It arrives before anything submitted later.
+    pub fn upload(&self, device: &Device, upload: &[u8]) {
+        if let Some(buffer) = &self.upload {
+            device.shared.queue.write_buffer(buffer.raw(), 0, upload);
+        }
+    }
+
     /// Uploads this step's data and submits the plan's commands, once, without waiting.
     pub fn submit(&self, device: &Device, upload: &[u8], landing: &Rc<Landing>) -> Result<()> {
         let shared = &device.shared;
-        if let Some(buffer) = &self.upload {
-            shared.queue.write_buffer(buffer.raw(), 0, upload);
-        }
+        self.upload(device, upload);
         let mut encoder = shared.wgpu.create_command_encoder(&Default::default());
         if !self.steps.is_empty() {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            let mut current: Option<&Arc<Pipeline>> = None;
             for step in &self.steps {
-                if !current.is_some_and(|pipeline| Arc::ptr_eq(pipeline, &step.pipeline)) {
-                    pass.set_pipeline(&step.pipeline.raw);
-                    current = Some(&step.pipeline);
-                }
-                pass.set_bind_group(0, &step.bind_group, &[]);
-                let [x, y, z] = step.grid;
-                pass.dispatch_workgroups(x, y, z);
+                step.encode(&mut pass);
             }
         }
         let readback = match self.readback_bytes {
