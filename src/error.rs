@@ -85,6 +85,22 @@ pub enum Error {
         /// The step it was seen at.
         step: u64,
     },
+    /// An operation computes something else than its oracle. See [`check`](crate::check).
+    #[error(
+        "{what}: element {element} is {actual}, expected {expected}, which is {excess:.1} times the tolerance apart"
+    )]
+    Mismatch {
+        /// Which tensor, and in which graph.
+        what: String,
+        /// The element that is off most, in row-major order.
+        element: usize,
+        /// What the device computed.
+        actual: f32,
+        /// What the oracle, or its finite differences, say.
+        expected: f64,
+        /// The deviation divided by the tolerance.
+        excess: f64,
+    },
     /// A file could not be read or written.
     #[error("cannot access {}: {source}", path.display())]
     File {

@@ -1,5 +1,6 @@
 //! Reverse-mode tape autograd whose every operation runs as a WGSL compute shader through wgpu.
 
+pub mod check;
 pub mod data;
 mod error;
 pub mod gpu;

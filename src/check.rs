@@ -1,0 +1,559 @@
+//! The gradient checker that the crate's own operations are tested with, for the operations of others.
+//!
+//! An operation is checked against its *oracle*, the same function in plain `f64` on the host: its value directly, its
+//! gradient against central differences of the oracle. The operation is placed in the middle of a graph, because many
+//! mistakes do not show when a loss follows directly: with inputs `aᵢ = αᵢ·xᵢ`, weights `w`, `v`, `uᵢ` drawn from the
+//! seed and `y` the operation's output, the loss is
+//!
+//! ```text
+//! L = Σ (w·y + ½·v·y²) + Σᵢ Σ uᵢ·aᵢ
+//! ```
+//!
+//! so the gradient that arrives at the operation depends on its output, every input is used twice, and the gradient that
+//! leaves goes through another operation. The check is made several times: once as above, and once for every input with
+//! that input detached, the inputs read through transposed strides, and the arriving gradient transposed as well.
+//!
+//! ```
+//! # fn main() -> shadegrad::Result<()> {
+//! use shadegrad::{Device, check};
+//!
+//! let device = Device::new()?;
+//! let report = check::gradient(
+//!     &device,
+//!     &[
+//!         ([2, 3].into(), vec![0.5, -1.0, 2.0, 0.1, -0.3, 1.5]),
+//!         ([3].into(), vec![1.0, 0.25, -0.5]),
+//!     ],
+//!     |x| x[0].sigmoid() * x[1],
+//!     |x| (0..6).map(|i| x[1][i % 3] / (1.0 + (-x[0][i]).exp())).collect(),
+//! )?;
+//! println!("{report}");
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::gpu::{Device, Fetch};
+use crate::rng;
+use crate::shape::Shape;
+use crate::tape::{Tape, Var};
+
+/// How close is close enough, and what is drawn. [`Check::default`] suits operations of ordinary conditioning.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Check {
+    /// Allowed error relative to the element expected.
+    pub relative: f64,
+    /// Allowed error relative to the largest element expected in the same tensor (or to 1, if that is larger).
+    pub absolute: f64,
+    /// The half-width of central differences, for values of size 1; second differences take ten times as much.
+    pub step: f64,
+    /// What the weights of the loss are drawn from.
+    pub seed: u64,
+}
+
+impl Default for Check {
+    fn default() -> Check {
+        Check {
+            relative: 2e-4,
+            absolute: 2e-5,
+            step: 1e-5,
+            seed: 0,
+        }
+    }
+}
+
+/// The largest deviations that a passed check has seen.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Report {
+    /// Of the operation's value.
+    pub forward: Worst,
+    /// Of the gradient, for each input.
+    pub gradients: Vec<Worst>,
+}
+
+/// The element of a tensor that deviates most, as a part of what is allowed there.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Worst {
+    /// Its position in row-major order.
+    pub element: usize,
+    /// What the device computed.
+    pub actual: f32,
+    /// What the oracle says.
+    pub expected: f64,
+    /// The deviation divided by the tolerance.
+    pub excess: f64,
+}
+
+impl fmt::Display for Worst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "element {} is {}, expected {} ({:.3} of the tolerance)",
+            self.element, self.actual, self.expected, self.excess
+        )
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "value: {}", self.forward)?;
+        for (input, worst) in self.gradients.iter().enumerate() {
+            write!(f, "\ngradient of input {input}: {worst}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks an operation's value and gradient with the default tolerances. See [`Check::gradient`].
+///
+/// # Errors
+///
+/// As [`Check::gradient`].
+pub fn gradient(
+    device: &Device,
+    inputs: &[(Shape, Vec<f32>)],
+    operation: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>,
+    oracle: impl Fn(&[Vec<f64>]) -> Vec<f64>,
+) -> Result<Report> {
+    Check::default().gradient(device, inputs, operation, oracle)
+}
+
+/// Checks the gradient of an operation's gradient with the default tolerances. See [`Check::second_gradient`].
+///
+/// # Errors
+///
+/// As [`Check::second_gradient`].
+pub fn second_gradient(
+    device: &Device,
+    inputs: &[(Shape, Vec<f32>)],
+    operation: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>,
+    oracle: impl Fn(&[Vec<f64>]) -> Vec<f64>,
+) -> Result<Report> {
+    Check::default().second_gradient(device, inputs, operation, oracle)
+}
+
+impl Check {
+    /// Checks an operation's value against `oracle`, and its gradient with respect to every input against central
+    /// differences of `oracle`, in a graph as the [module documentation](self) describes it.
+    ///
+    /// `inputs` are shapes and values as the operation sees them; keep them away from kinks and steps by more than
+    /// [`Check::step`]. Whatever has no gradient (indices, masks) is best made by the closure itself, on
+    /// `inputs[0].tape()`. Both closures are called several times and must compute the same every time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mismatch`] with the worst element of the first tensor that deviates too much; or whatever the device
+    /// reports.
+    ///
+    /// # Panics
+    ///
+    /// If there are no inputs, if values do not fill their shape, or if the oracle gives another number of elements
+    /// than the operation.
+    pub fn gradient(
+        &self,
+        device: &Device,
+        inputs: &[(Shape, Vec<f32>)],
+        operation: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>,
+        oracle: impl Fn(&[Vec<f64>]) -> Vec<f64>,
+    ) -> Result<Report> {
+        let problem = Problem::new(self, inputs);
+        let outputs = oracle(&problem.values);
+        let weights = problem.weights(outputs.len());
+        let slopes = problem.first_differences(&weights, &oracle);
+        let mut passes = vec![Pass::default()];
+        if inputs.len() == 1 {
+            passes.push(Pass {
+                detached: None,
+                transposed: true,
+            });
+        }
+        passes.extend(
+            (0..inputs.len())
+                .filter(|_| inputs.len() > 1)
+                .map(|input| Pass {
+                    detached: Some(input),
+                    transposed: true,
+                }),
+        );
+        let mut report = Report::empty(inputs.len());
+        for pass in passes {
+            let tape = Tape::training(device);
+            let graph = problem.record(&tape, &weights, pass, &operation);
+            let gradients = tape.backward(graph.loss);
+            let value = tape.fetch::<f32>(graph.output);
+            let gradients: Vec<Fetch<f32>> = graph
+                .inputs
+                .iter()
+                .map(|&input| tape.fetch(gradients.of(input).expect("the loss reads every input")))
+                .collect();
+            tape.run()?;
+            let value = value.get()?;
+            report
+                .forward
+                .raise(self.compare(&format!("value{pass}"), &value, &outputs)?);
+            for (input, gradient) in gradients.iter().enumerate() {
+                let expected: Vec<f64> = slopes[input]
+                    .iter()
+                    .zip(&problem.direct[input])
+                    .map(|(slope, direct)| {
+                        let slope = if pass.detached == Some(input) {
+                            0.0
+                        } else {
+                            *slope
+                        };
+                        problem.factor(input) * (slope + f64::from(*direct))
+                    })
+                    .collect();
+                let what = format!("gradient of input {input}{pass}");
+                report.gradients[input].raise(self.compare(&what, &gradient.get()?, &expected)?);
+            }
+        }
+        Ok(report)
+    }
+
+    /// Checks the gradient of the gradient: with `gᵢ` the gradients of the loss in the
+    /// [module documentation](self) and random weights `rᵢ`, the gradient of `Σᵢ Σ rᵢ·gᵢ` against second central
+    /// differences of `oracle`. The arguments are those of [`Check::gradient`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Check::gradient`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Check::gradient`]; and if the operation, or an operation that its gradient is made of, has no gradient.
+    pub fn second_gradient(
+        &self,
+        device: &Device,
+        inputs: &[(Shape, Vec<f32>)],
+        operation: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>,
+        oracle: impl Fn(&[Vec<f64>]) -> Vec<f64>,
+    ) -> Result<Report> {
+        let problem = Problem::new(self, inputs);
+        let outputs = oracle(&problem.values);
+        let weights = problem.weights(outputs.len());
+        let expected = problem.second_differences(&weights, &oracle);
+
+        let tape = Tape::training(device);
+        let graph = problem.record(&tape, &weights, Pass::default(), &operation);
+        let first = tape.backward(graph.loss);
+        let mut sum = tape.full(Shape::SCALAR, 0.0);
+        for (index, &input) in graph.inputs.iter().enumerate() {
+            let gradient = first.of(input).expect("the loss reads every input");
+            let direction = tape.input(input.shape(), &problem.direction[index]);
+            sum = sum + (gradient * direction).sum_all();
+        }
+        let second = tape.backward(sum);
+        let value = tape.fetch::<f32>(graph.output);
+        // Where the first gradient does not depend on an input, the second one is zero.
+        let seconds: Vec<Option<Fetch<f32>>> = graph
+            .inputs
+            .iter()
+            .map(|&input| second.of(input).map(|gradient| tape.fetch(gradient)))
+            .collect();
+        tape.run()?;
+
+        let mut report = Report::empty(inputs.len());
+        report.forward = self.compare("value", &value.get()?, &outputs)?;
+        for (input, fetch) in seconds.iter().enumerate() {
+            let actual = match fetch {
+                Some(fetch) => fetch.get()?,
+                None => vec![0.0; expected[input].len()],
+            };
+            let what = format!("gradient of the gradient of input {input}");
+            report.gradients[input] = self.compare(&what, &actual, &expected[input])?;
+        }
+        Ok(report)
+    }
+
+    /// The worst element, or an error if that is beyond the tolerance.
+    fn compare(&self, what: &str, actual: &[f32], expected: &[f64]) -> Result<Worst> {
+        assert_eq!(
+            actual.len(),
+            expected.len(),
+            "{what}: the oracle gives another number of elements"
+        );
+        let largest = expected
+            .iter()
+            .fold(1.0, |largest: f64, value| largest.max(value.abs()));
+        let mut worst = Worst::default();
+        for (element, (&actual, &expected)) in actual.iter().zip(expected).enumerate() {
+            let allowed = self.relative * expected.abs() + self.absolute * largest;
+            let excess = (f64::from(actual) - expected).abs() / allowed;
+            // What is not a number is infinitely far off.
+            let excess = if excess.is_nan() {
+                f64::INFINITY
+            } else {
+                excess
+            };
+            if element == 0 || excess > worst.excess {
+                worst = Worst {
+                    element,
+                    actual,
+                    expected,
+                    excess,
+                };
+            }
+        }
+        if worst.excess > 1.0 {
+            return Err(Error::Mismatch {
+                what: what.to_owned(),
+                element: worst.element,
+                actual: worst.actual,
+                expected: worst.expected,
+                excess: worst.excess,
+            });
+        }
+        Ok(worst)
+    }
+}
+
+impl Report {
+    fn empty(inputs: usize) -> Report {
+        Report {
+            forward: Worst::default(),
+            gradients: vec![Worst::default(); inputs],
+        }
+    }
+}
+
+impl Worst {
+    fn raise(&mut self, other: Worst) {
+        if other.excess >= self.excess {
+            *self = other;
+        }
+    }
+}
+
+/// How the operation is placed this time.
+#[derive(Clone, Copy, Default)]
+struct Pass {
+    /// The input through which no gradient flows into the operation.
+    detached: Option<usize>,
+    /// Whether inputs are read, and gradients arrive, through transposed strides.
+    transposed: bool,
+}
+
+impl fmt::Display for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(input) = self.detached {
+            write!(f, ", input {input} detached")?;
+        }
+        if self.transposed {
+            write!(f, ", through transposed strides")?;
+        }
+        Ok(())
+    }
+}
+
+/// What the loss weighs the operation's output with.
+struct Weights {
+    linear: Vec<f32>,
+    square: Vec<f32>,
+}
+
+impl Weights {
+    /// The loss's difference between two outputs, in a form that cancels little.
+    fn difference(&self, plus: &[f64], minus: &[f64]) -> f64 {
+        let weights = self.linear.iter().zip(&self.square);
+        let outputs = plus.iter().zip(minus);
+        weights
+            .zip(outputs)
+            .map(|((&linear, &square), (plus, minus))| {
+                let slope = f64::from(linear) + f64::from(square) * 0.5 * (plus + minus);
+                slope * (plus - minus)
+            })
+            .sum()
+    }
+}
+
+/// The inputs and everything drawn for them.
+struct Problem<'a> {
+    check: &'a Check,
+    inputs: &'a [(Shape, Vec<f32>)],
+    values: Vec<Vec<f64>>,
+    /// `uᵢ`
+    direct: Vec<Vec<f32>>,
+    /// `rᵢ`
+    direction: Vec<Vec<f32>>,
+}
+
+/// The recorded graph.
+struct Recorded<'t> {
+    inputs: Vec<Var<'t>>,
+    output: Var<'t>,
+    loss: Var<'t>,
+}
+
+impl<'a> Problem<'a> {
+    fn new(check: &'a Check, inputs: &'a [(Shape, Vec<f32>)]) -> Problem<'a> {
+        assert!(
+            !inputs.is_empty(),
+            "check: an operation without inputs has no gradient"
+        );
+        let each = |purpose: &str| -> Vec<Vec<f32>> {
+            let draw = |(index, (_, values)): (usize, &(Shape, Vec<f32>))| {
+                draw(check.seed, purpose, index, values.len())
+            };
+            inputs.iter().enumerate().map(draw).collect()
+        };
+        let wide = |(_, values): &(Shape, Vec<f32>)| values.iter().map(|&x| f64::from(x)).collect();
+        Problem {
+            check,
+            inputs,
+            values: inputs.iter().map(wide).collect(),
+            direct: each("check direct"),
+            direction: each("check direction"),
+        }
+    }
+
+    fn weights(&self, outputs: usize) -> Weights {
+        Weights {
+            linear: draw(self.check.seed, "check linear", 0, outputs),
+            square: draw(self.check.seed, "check square", 0, outputs),
+        }
+    }
+
+    /// `αᵢ`: powers of two, so that the operation sees exactly the values given.
+    fn factor(&self, input: usize) -> f64 {
+        [0.5, 2.0, 4.0][input % 3]
+    }
+
+    fn record<'t>(
+        &self,
+        tape: &'t Tape,
+        weights: &Weights,
+        pass: Pass,
+        operation: &impl for<'v> Fn(&[Var<'v>]) -> Var<'v>,
+    ) -> Recorded<'t> {
+        let mut inputs = Vec::new();
+        let mut seen = Vec::new();
+        let mut loss = tape.full(Shape::SCALAR, 0.0);
+        for (index, (shape, values)) in self.inputs.iter().enumerate() {
+            let factor = self.factor(index) as f32;
+            let values: Vec<f32> = values.iter().map(|value| value / factor).collect();
+            let leaf = tape.variable(*shape, &values);
+            let scaled = leaf * factor;
+            let direct = tape.input(*shape, &self.direct[index]);
+            loss = loss + (scaled * direct).sum_all();
+            let scaled = if pass.transposed {
+                restored(scaled)
+            } else {
+                scaled
+            };
+            seen.push(if pass.detached == Some(index) {
+                scaled.detach()
+            } else {
+                scaled
+            });
+            inputs.push(leaf);
+        }
+        let output = operation(&seen);
+        let shape = output.shape();
+        assert_eq!(
+            shape.elements(),
+            weights.linear.len(),
+            "check: the oracle gives another number of elements than the operation, whose output is {shape}"
+        );
+        let linear = tape.input(shape, &weights.linear);
+        let square = tape.input(shape, &weights.square);
+        let weighed = |y: Var<'t>, linear: Var<'t>, square: Var<'t>| {
+            ((square * y * 0.5 + linear) * y).sum_all()
+        };
+        let of_output = if pass.transposed {
+            weighed(reversed(output), reversed(linear), reversed(square))
+        } else {
+            weighed(output, linear, square)
+        };
+        Recorded {
+            inputs,
+            output,
+            loss: loss + of_output,
+        }
+    }
+
+    /// `∂L/∂aᵢ` without the direct part.
+    fn first_differences(
+        &self,
+        weights: &Weights,
+        oracle: &impl Fn(&[Vec<f64>]) -> Vec<f64>,
+    ) -> Vec<Vec<f64>> {
+        let mut values = self.values.clone();
+        self.each_element(|input, element| {
+            let middle = self.values[input][element];
+            let step = self.check.step * middle.abs().max(1.0);
+            values[input][element] = middle + step;
+            let plus = oracle(&values);
+            values[input][element] = middle - step;
+            let minus = oracle(&values);
+            values[input][element] = middle;
+            weights.difference(&plus, &minus) / (2.0 * step)
+        })
+    }
+
+    /// `∂/∂xⱼ Σᵢ Σ rᵢ·∂L/∂xᵢ`: the change of the slope at `xⱼ` along the direction `r`.
+    fn second_differences(
+        &self,
+        weights: &Weights,
+        oracle: &impl Fn(&[Vec<f64>]) -> Vec<f64>,
+    ) -> Vec<Vec<f64>> {
+        let width = 10.0 * self.check.step;
+        let along = |sign: f64| -> Vec<Vec<f64>> {
+            let shifted = |(input, values): (usize, &Vec<f64>)| {
+                let direction = self.direction[input].iter();
+                let shift = sign * width * self.factor(input);
+                values
+                    .iter()
+                    .zip(direction)
+                    .map(|(x, &r)| x + shift * f64::from(r))
+                    .collect()
+            };
+            self.values.iter().enumerate().map(shifted).collect()
+        };
+        let mut ends = [along(1.0), along(-1.0)];
+        self.each_element(|input, element| {
+            let step = width * self.values[input][element].abs().max(1.0);
+            let [ahead, behind] = ends.each_mut().map(|values| {
+                let middle = values[input][element];
+                values[input][element] = middle + step;
+                let plus = oracle(values);
+                values[input][element] = middle - step;
+                let minus = oracle(values);
+                values[input][element] = middle;
+                weights.difference(&plus, &minus)
+            });
+            self.factor(input) * (ahead - behind) / (4.0 * step * width)
+        })
+    }
+
+    fn each_element(&self, mut of: impl FnMut(usize, usize) -> f64) -> Vec<Vec<f64>> {
+        let lengths = self.values.iter().map(Vec::len).enumerate();
+        lengths
+            .map(|(input, length)| (0..length).map(|element| of(input, element)).collect())
+            .collect()
+    }
+}
+
+/// Weights of either sign between ½ and 1½ in size.
+fn draw(seed: u64, purpose: &str, stream: usize, count: usize) -> Vec<f32> {
+    let mut rng = rng::keyed(seed, purpose, stream as u64);
+    let weight = |_| {
+        let unit = 2.0 * rng::unit(&mut rng) - 1.0;
+        (unit + 0.5f64.copysign(unit)) as f32
+    };
+    (0..count).map(weight).collect()
+}
+
+/// All axes in reverse order.
+fn reversed(var: Var<'_>) -> Var<'_> {
+    let axes: Vec<usize> = (0..var.shape().rank()).rev().collect();
+    var.permute(&axes)
+}
+
+/// The same tensor, stored with its axes in reverse order and read back through strides.
+fn restored(var: Var<'_>) -> Var<'_> {
+    reversed(reversed(var) * 1.0)
+}
