@@ -235,6 +235,7 @@ impl Lowerer<'_> {
                 continue;
             };
             if self.places.contains_key(&view.base)
+                || !self.is_only_assigned(view.base, node, producer)
                 || self.touches(producer, tensor)
                 || self.is_read_before(tensor, node)
             {
@@ -243,6 +244,17 @@ impl Lowerer<'_> {
             let place = self.place_tensor(tensor);
             self.places.insert(view.base, place);
         }
+    }
+
+    /// Whether nobody reads a value but its own unit and one assignment. Another reader might write to the tensor's
+    /// buffer, and no dispatch may bind it both ways.
+    fn is_only_assigned(&self, base: ValueId, assign: NodeId, producer: &Unit) -> bool {
+        let is_view = |node: NodeId| {
+            self.graph.outputs(node).len() > 0 && self.analysis.is_free_view(self.graph, node)
+        };
+        self.deep_readers(base).all(|reader| {
+            reader == assign || is_view(reader) || producer.members().any(|node| node == reader)
+        })
     }
 
     /// Whether a unit reads or overwrites the tensor's buffer: no dispatch may bind it both ways.
