@@ -31,4 +31,5 @@
 
 mod parameter;
 
+pub(crate) use parameter::BLOCK;
 pub use parameter::{FlatTensors, Init, Parameter, ParameterBuilder, Parameters};

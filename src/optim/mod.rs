@@ -1,5 +1,201 @@
-//! Optimizers and learning-rate schedules.
+//! Optimizers, clipping and learning-rate schedules.
+//!
+//! One training step is recorded on one tape: the model, its loss, and [`Optimizer::step`], which differentiates the
+//! loss, clips the gradient by its global norm and updates the parameters in place. Running the tape does all of it in
+//! one submission.
+//!
+//! ```
+//! # fn main() -> shadegrad::Result<()> {
+//! use shadegrad::nn::{Init, ParameterBuilder};
+//! use shadegrad::optim::{AdamW, AdamWConfig, Optimizer};
+//! use shadegrad::{Device, Tape};
+//!
+//! let device = Device::new()?;
+//! let mut builder = ParameterBuilder::new(1);
+//! let x = builder.parameter("x", [2], Init::Ones);
+//! let parameters = builder.build(&device)?;
+//! let config = AdamWConfig { weight_decay: 0.0, clip_norm: Some(1.0), ..AdamWConfig::default() };
+//! let mut optimizer = AdamW::new(&parameters, config)?;
+//!
+//! let mut losses = Vec::new();
+//! for _ in 0..50 {
+//!     let tape = Tape::training(&device);
+//!     let loss = x.on(&tape).powi(2.0).sum_all();
+//!     let report = optimizer.step(&tape, loss, 0.1).fetch();
+//!     tape.run()?;
+//!     losses.push(report.get()?.loss); // An error if the loss is not finite.
+//! }
+//! assert!(losses[0] == 2.0 && losses[49] < 0.1);
+//! # Ok(())
+//! # }
+//! ```
 
+mod adamw;
+mod clip;
+mod gradients;
 mod schedule;
+mod sgd;
 
+pub use adamw::{AdamW, AdamWConfig};
+pub use gradients::default_decay;
 pub use schedule::Schedule;
+pub use sgd::{Sgd, SgdConfig};
+
+use crate::error::{Error, Result};
+use crate::gpu::Fetch;
+use crate::nn::{FlatTensors, Parameters};
+use crate::tape::{Tape, Var};
+
+/// What changes parameters so that a loss falls.
+pub trait Optimizer {
+    /// Its name in checkpoints.
+    fn name(&self) -> &'static str;
+
+    /// Its settings, for checkpoints.
+    fn settings(&self) -> serde_json::Value;
+
+    /// The parameters it changes.
+    fn parameters(&self) -> &Parameters;
+
+    /// Records a whole update: the gradient of `loss`, to which earlier [accumulated](Optimizer::accumulate) ones are
+    /// added, clipping, and the change of the parameters. Parameters that the loss does not depend on count as having
+    /// a gradient of zero.
+    ///
+    /// If the loss or the norm of the gradient is infinite or not a number, the tape changes neither parameters nor
+    /// moments; [`Report::get`] says so. The step counts nevertheless.
+    ///
+    /// The learning rate is data: changing it costs nothing. The tape must be run, or the optimizer's step count is
+    /// ahead of its moments.
+    ///
+    /// # Panics
+    ///
+    /// If `loss` is no scalar, or an operation on the way has no gradient.
+    #[track_caller]
+    fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, learning_rate: f32) -> Update<'t>;
+
+    /// Records the gradient of one micro-batch's loss, to be part of the next [`Optimizer::step`]. For a batch cut in
+    /// `n`: `accumulate` for the first `n − 1` micro-batches, each on a tape of its own that is run, then `step` for
+    /// the last.
+    ///
+    /// Gradients are **added**, so each loss must come scaled by its share: by `1/n` for the mean over micro-batches
+    /// of equal size, or by its part of the tokens where they differ.
+    ///
+    /// The first call allocates storage for one more gradient. From the second micro-batch on, each costs one more
+    /// dispatch per segment. What is being accumulated is not part of a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Optimizer::step`].
+    #[track_caller]
+    fn accumulate<'t>(&mut self, tape: &'t Tape, loss: Var<'t>) -> Result<()>;
+
+    /// How many steps have been recorded.
+    fn steps(&self) -> u64;
+
+    /// The moments by name, each laid out like the parameters.
+    fn state(&self) -> Vec<(&'static str, &FlatTensors)>;
+
+    /// Continues after `steps` steps, the moments having been restored; forgets what has been accumulated.
+    fn resume(&mut self, steps: u64);
+}
+
+/// A recorded update, before the tape is run. Made by [`Optimizer::step`].
+#[derive(Clone, Copy, Debug)]
+pub struct Update<'t> {
+    /// The loss that the step was given.
+    pub loss: Var<'t>,
+    /// The Euclidean norm of the whole gradient before clipping, a scalar.
+    pub grad_norm: Var<'t>,
+    /// The number of this step, counted from 1.
+    pub step: u64,
+}
+
+impl<'t> Update<'t> {
+    /// Asks for loss and gradient norm. Without this call nothing is read back.
+    pub fn fetch(self) -> Report {
+        let tape = self.loss.tape();
+        Report {
+            loss: tape.fetch(self.loss),
+            grad_norm: tape.fetch(self.grad_norm),
+            step: self.step,
+        }
+    }
+}
+
+/// Loss and gradient norm on their way to the host. They may be taken any number of steps later.
+pub struct Report {
+    loss: Fetch<f32>,
+    grad_norm: Fetch<f32>,
+    step: u64,
+}
+
+/// What a step reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// The number of the step, counted from 1.
+    pub step: u64,
+    /// The loss before the update.
+    pub loss: f32,
+    /// The Euclidean norm of the whole gradient before clipping.
+    pub grad_norm: f32,
+}
+
+impl Report {
+    /// The number of the step, counted from 1.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Whether the values have arrived. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fetch::is_ready`].
+    pub fn is_ready(&self) -> Result<bool> {
+        self.loss.is_ready()
+    }
+
+    /// The values, waiting for them if need be.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFinite`] if the loss or the gradient's norm is infinite or not a number: then this step changed
+    /// nothing. [`Error::Readback`] if the tape has not run, [`Error::DeviceLost`].
+    pub fn get(&self) -> Result<Metrics> {
+        let metrics = Metrics {
+            step: self.step,
+            loss: self.loss.item()?,
+            grad_norm: self.grad_norm.item()?,
+        };
+        for (what, value) in [
+            ("the loss", metrics.loss),
+            ("the gradient norm", metrics.grad_norm),
+        ] {
+            if !value.is_finite() {
+                return Err(Error::NonFinite {
+                    what: what.to_owned(),
+                    value,
+                    step: self.step,
+                });
+            }
+        }
+        Ok(metrics)
+    }
+}
+
+/// Refuses a setting unless it is sound.
+fn require(sound: bool, name: &str, value: impl ToString, expected: &str) -> Result<()> {
+    if sound {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument {
+        name: name.to_owned(),
+        value: value.to_string(),
+        expected: expected.to_owned(),
+    })
+}

@@ -1,0 +1,170 @@
+// The optimizers, over whole segments of flat storage. A segment is a multiple of 64 elements; its padding is zero in
+// parameters, gradients and moments alike and stays so.
+
+struct Params {
+    vectors: u32,         // vec4s in the segment
+    values_offset: u32,   // of the hyperparameters, in vec4s
+    control_offset: u32,
+    // Of the partial sums:
+    count: u32,
+    first: u32,
+    // Of the scalars that go into `control`:
+    loss_offset: u32,
+    clip_offset: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+
+// A workgroup sums this many vec4s, so that few partial sums are left.
+const CHUNK: u32 = 1024u;
+
+// --- The global norm of the gradient, in two kernels ---
+
+@group(0) @binding(1) var<storage, read> squared: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> partial_out: array<f32>;
+
+var<workgroup> lanes: array<f32, 256>;
+
+// The workgroup's total of what each invocation brings, in a fixed order. For uniform control flow only.
+fn total(lane: u32, mine: f32) -> f32 {
+    lanes[lane] = mine;
+    workgroupBarrier();
+    for (var half = 128u; half > 0u; half >>= 1u) {
+        if (lane < half) { lanes[lane] += lanes[lane + half]; }
+        workgroupBarrier();
+    }
+    return lanes[0];
+}
+
+@compute @workgroup_size(256)
+fn sum_squares(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = group.x + group.y * groups.x;
+    var sums = vec4<f32>(0.0);
+    for (var k = lane; k < CHUNK; k += 256u) {
+        let i = index * CHUNK + k;
+        if (i < p.vectors) {
+            let g = squared[i];
+            sums += g * g;
+        }
+    }
+    let sum = total(lane, (sums.x + sums.y) + (sums.z + sums.w));
+    if (lane == 0u && index < p.count) { partial_out[p.first + index] = sum; }
+}
+
+@group(0) @binding(1) var<storage, read> partials: array<f32>;
+@group(0) @binding(2) var<storage, read> loss: array<f32>;
+@group(0) @binding(3) var<storage, read> clip: array<f32>;
+@group(0) @binding(4) var<storage, read_write> control_out: array<u32>;
+
+// control = [norm, min(1, clip / (norm + 1e-6)), loss]; a clip of zero stands for none.
+@compute @workgroup_size(256)
+fn norm(@builtin(local_invocation_index) lane: u32) {
+    var sum = 0.0;
+    for (var i = lane; i < p.count; i += 256u) { sum += partials[i]; }
+    let norm = sqrt(total(lane, sum));
+    if (lane == 0u) {
+        let most = clip[p.clip_offset];
+        var scale = 1.0;
+        if (most > 0.0) { scale = min(1.0, most / (norm + 1e-6)); }
+        control_out[p.control_offset] = bitcast<u32>(norm);
+        control_out[p.control_offset + 1u] = bitcast<u32>(scale);
+        control_out[p.control_offset + 2u] = bitcast<u32>(loss[p.loss_offset]);
+        control_out[p.control_offset + 3u] = 0u;
+    }
+}
+
+// --- The updates ---
+
+@group(0) @binding(1) var<storage, read_write> parameters: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> gradient: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> decay: array<f32>;     // a factor for every 64 elements
+@group(0) @binding(4) var<storage, read> values: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> control: array<u32>;
+@group(0) @binding(6) var<storage, read_write> first_moment: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read_write> second_moment: array<vec4<f32>>;
+
+// Neither infinite nor not a number, by the exponent. On integers straight from memory, because compilers may assume
+// that floats are finite.
+fn is_sound(bits: u32) -> bool {
+    return (bits & 0x7f800000u) != 0x7f800000u;
+}
+
+fn may_update() -> bool {
+    return is_sound(control[p.control_offset]) && is_sound(control[p.control_offset + 2u]);
+}
+
+fn scale() -> f32 {
+    return bitcast<f32>(control[p.control_offset + 1u]);
+}
+
+// values = [step size, √(1 − β₂ᵗ), ε, lr·λ], [1 − β₁, β₂, 1 − β₂, –]
+@compute @workgroup_size(64)
+fn adamw(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if (i >= p.vectors || !may_update()) { return; }
+    let a = values[p.values_offset];
+    let b = values[p.values_offset + 1u];
+    let g = gradient[i] * scale();
+    var m = first_moment[i];
+    m += b.x * (g - m);
+    let v = b.y * second_moment[i] + b.z * g * g;
+    first_moment[i] = m;
+    second_moment[i] = v;
+    let decayed = parameters[i] * (1.0 - a.w * decay[i / 16u]);
+    parameters[i] = decayed - a.x * m / (sqrt(v) / a.y + a.z);
+}
+
+// values = [lr, momentum, λ, –]
+@compute @workgroup_size(64)
+fn sgd_momentum(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if (i >= p.vectors || !may_update()) { return; }
+    let a = values[p.values_offset];
+    let old = parameters[i];
+    let d = gradient[i] * scale() + (a.z * decay[i / 16u]) * old;
+    let m = a.y * first_moment[i] + d;
+    first_moment[i] = m;
+    parameters[i] = old - a.x * m;
+}
+
+@compute @workgroup_size(64)
+fn sgd(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if (i >= p.vectors || !may_update()) { return; }
+    let a = values[p.values_offset];
+    let old = parameters[i];
+    let d = gradient[i] * scale() + (a.z * decay[i / 16u]) * old;
+    parameters[i] = old - a.x * d;
+}
+
+// --- Gradient accumulation ---
+
+@group(0) @binding(1) var<storage, read_write> sum: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> addend: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn add_into(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if (i >= p.vectors) { return; }
+    sum[i] += addend[i];
+}

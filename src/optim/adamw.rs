@@ -1,0 +1,178 @@
+//! Adam with decoupled weight decay.
+
+use serde_json::{Value, json};
+
+use super::gradients::Gradients;
+use super::{Optimizer, Update, require};
+use crate::error::Result;
+use crate::nn::{FlatTensors, Parameters};
+use crate::shape::Shape;
+use crate::tape::{Tape, Var};
+
+/// Settings of [`AdamW`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWConfig {
+    /// `β₁`, the decay of the first moment. (`f64`, because `1 − β` is what counts.)
+    pub beta1: f64,
+    /// `β₂`, the decay of the second moment.
+    pub beta2: f64,
+    /// `ε`, added to the denominator.
+    pub eps: f32,
+    /// `λ`, how fast weights decay, before the factors of [`AdamW::with_decay`].
+    pub weight_decay: f32,
+    /// The largest norm of the whole gradient; longer ones are scaled down to it.
+    pub clip_norm: Option<f32>,
+}
+
+impl Default for AdamWConfig {
+    /// As PyTorch: 0.9, 0.999, 10⁻⁸, 0.01, no clipping.
+    fn default() -> AdamWConfig {
+        AdamWConfig {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.01,
+            clip_norm: None,
+        }
+    }
+}
+
+/// Adam with decoupled weight decay: Loshchilov and Hutter, *Decoupled Weight Decay Regularization* (2019), computed as
+/// PyTorch does.
+///
+/// ```text
+/// g ← g · min(1, clip / (‖g‖ + 10⁻⁶))                over all parameters together
+/// m ← m + (1 − β₁) · (g − m)
+/// v ← β₂ · v + (1 − β₂) · g²
+/// p ← p · (1 − lr · λ · factor) − lr · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε)
+/// ```
+///
+/// The factor comes from a rule: by default, only matrices decay, see [`default_decay`](super::default_decay). However
+/// many parameters there are, the update is one dispatch per segment of flat storage, usually one. Parameters,
+/// gradient and both moments take 16 bytes a parameter.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    gradients: Gradients,
+    first: FlatTensors,
+    second: FlatTensors,
+}
+
+impl AdamW {
+    /// An optimizer at step 0, with moments of zero.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for settings that make no sense or if there are no
+    /// parameters, [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn new(parameters: &Parameters, config: AdamWConfig) -> Result<AdamW> {
+        for (name, beta) in [("beta1", config.beta1), ("beta2", config.beta2)] {
+            require((0.0..1.0).contains(&beta), name, beta, "0 ≤ beta < 1")?;
+        }
+        // Zero would make 0/0 of parameters without a gradient.
+        let sound = config.eps.is_normal() && config.eps > 0.0;
+        require(sound, "eps", config.eps, "a positive number")?;
+        let decay = config.weight_decay;
+        let sound = decay.is_finite() && decay >= 0.0;
+        require(sound, "weight_decay", decay, "a finite number, at least 0")?;
+        require_clip(config.clip_norm)?;
+        Ok(AdamW {
+            config,
+            gradients: Gradients::new(parameters)?,
+            first: parameters.mirror()?,
+            second: parameters.mirror()?,
+        })
+    }
+
+    /// Replaces the rule that gives each parameter, by full name and shape, its factor on the weight decay.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a factor that is negative or not finite,
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub fn with_decay(self, rule: impl Fn(&str, Shape) -> f32) -> Result<AdamW> {
+        self.gradients.set_decay(rule)?;
+        Ok(self)
+    }
+
+    /// The settings.
+    pub fn config(&self) -> AdamWConfig {
+        self.config
+    }
+}
+
+pub(super) fn require_clip(clip: Option<f32>) -> Result<()> {
+    let value = clip.unwrap_or(1.0);
+    let sound = value.is_normal() && value > 0.0;
+    require(sound, "clip_norm", value, "a positive number")
+}
+
+impl Optimizer for AdamW {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn settings(&self) -> Value {
+        let config = self.config;
+        json!({
+            "beta1": config.beta1,
+            "beta2": config.beta2,
+            "eps": config.eps,
+            "weight_decay": config.weight_decay,
+            "clip_norm": config.clip_norm,
+        })
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.gradients.parameters
+    }
+
+    #[track_caller]
+    fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, learning_rate: f32) -> Update<'t> {
+        let AdamWConfig {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            clip_norm,
+        } = self.config;
+        let step = self.gradients.step(tape, loss, clip_norm);
+        let t = self.gradients.steps as f64;
+        let rate = f64::from(learning_rate);
+        let values = [
+            rate / (1.0 - beta1.powf(t)),
+            (1.0 - beta2.powf(t)).sqrt(),
+            f64::from(eps),
+            rate * f64::from(weight_decay),
+            1.0 - beta1,
+            beta2,
+            1.0 - beta2,
+            0.0,
+        ];
+        let values = values.map(|value| value as f32);
+        let moments = [&self.first, &self.second];
+        self.gradients.update(&step, "adamw", &values, &moments);
+        Update {
+            loss,
+            grad_norm: step.grad_norm,
+            step: self.gradients.steps,
+        }
+    }
+
+    #[track_caller]
+    fn accumulate<'t>(&mut self, tape: &'t Tape, loss: Var<'t>) -> Result<()> {
+        self.gradients.accumulate(tape, loss)
+    }
+
+    fn steps(&self) -> u64 {
+        self.gradients.steps
+    }
+
+    fn state(&self) -> Vec<(&'static str, &FlatTensors)> {
+        vec![("m", &self.first), ("v", &self.second)]
+    }
+
+    fn resume(&mut self, steps: u64) {
+        self.gradients.resume(steps);
+    }
+}

@@ -1,0 +1,462 @@
+//! Optimizers against plain `f64` ones, on a small model whose gradient is known in closed form.
+
+mod common;
+
+use common::Random;
+use shadegrad::nn::{FlatTensors, Init, Parameter, ParameterBuilder, Parameters};
+use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig, default_decay};
+use shadegrad::{Error, Shape, Tape, Tensor, Var};
+
+const ROWS: usize = 5;
+const COLUMNS: usize = 30;
+
+/// `Σ k · (weight + bias · gain)² + ½ · Σ (embedding − target)²`. The gradient of `weight` flows on to `bias` and
+/// `gain`; nothing depends on `unused`.
+struct Model {
+    weight: Parameter,
+    bias: Parameter,
+    gain: Parameter,
+    embedding: Parameter,
+    parameters: Parameters,
+}
+
+/// One batch: `k` and `target`.
+#[derive(Clone)]
+struct Batch {
+    k: Vec<f32>,
+    target: Vec<f32>,
+}
+
+impl Batch {
+    fn new(random: &mut Random) -> Batch {
+        Batch {
+            k: random.values(ROWS * COLUMNS, 0.1, 1.0),
+            target: random.values(24, -3.0, 3.0),
+        }
+    }
+}
+
+impl Model {
+    fn new(seed: u64, segment_limit: u64) -> Model {
+        let mut builder = ParameterBuilder::new(seed).with_segment_limit(segment_limit);
+        let normal = Init::Normal { std: 1.0 };
+        let weight = builder.parameter("linear.weight", [ROWS, COLUMNS], normal);
+        let bias = builder.parameter("linear.bias", [COLUMNS], normal);
+        builder.parameter("unused.weight", [3, 3], normal);
+        let gain = builder.parameter("norm.weight", [COLUMNS], normal);
+        let embedding = builder.parameter("embedding.weight", [4, 6], normal);
+        let parameters = builder.build(common::device()).unwrap();
+        Model {
+            weight,
+            bias,
+            gain,
+            embedding,
+            parameters,
+        }
+    }
+
+    fn loss<'t>(&self, tape: &'t Tape, batch: &Batch) -> Var<'t> {
+        let k = tape.input([ROWS, COLUMNS], &batch.k);
+        let target = tape.input([4, 6], &batch.target);
+        let y = self.weight.on(tape) + self.bias.on(tape) * self.gain.on(tape);
+        let off = self.embedding.on(tape) - target;
+        (k * y * y).sum_all() + (off * off).sum_all() * 0.5
+    }
+
+    fn values(&self) -> Vec<(String, Shape, Vec<f32>)> {
+        self.parameters.to_host().unwrap()
+    }
+}
+
+/// The model's parameters in `f64`, in the model's order.
+type Values = Vec<Vec<f64>>;
+
+fn wide(values: &[(String, Shape, Vec<f32>)]) -> Values {
+    values.iter().map(|(.., v)| common::wide(v)).collect()
+}
+
+/// The loss and its gradient.
+fn reference(values: &Values, batch: &Batch) -> (f64, Values) {
+    let [weight, bias, unused, gain, embedding] = &values[..] else {
+        panic!("five parameters");
+    };
+    let mut loss = 0.0;
+    let mut d_weight = vec![0.0; weight.len()];
+    let mut d_bias = vec![0.0; COLUMNS];
+    let mut d_gain = vec![0.0; COLUMNS];
+    for (i, weight) in weight.iter().enumerate() {
+        let (k, c) = (f64::from(batch.k[i]), i % COLUMNS);
+        let y = weight + bias[c] * gain[c];
+        loss += k * y * y;
+        d_weight[i] = 2.0 * k * y;
+        d_bias[c] += 2.0 * k * y * gain[c];
+        d_gain[c] += 2.0 * k * y * bias[c];
+    }
+    let mut d_embedding = Vec::new();
+    for (value, &target) in embedding.iter().zip(&batch.target) {
+        let off = value - f64::from(target);
+        loss += 0.5 * off * off;
+        d_embedding.push(off);
+    }
+    let gradient = vec![
+        d_weight,
+        d_bias,
+        vec![0.0; unused.len()],
+        d_gain,
+        d_embedding,
+    ];
+    (loss, gradient)
+}
+
+/// Scales a gradient as `torch.nn.utils.clip_grad_norm_` does; gives its norm before that.
+fn clip(gradient: &mut Values, most: f64) -> f64 {
+    let norm = gradient.iter().flatten().map(|g| g * g).sum::<f64>().sqrt();
+    let scale = (most / (norm + 1e-6)).min(1.0);
+    gradient.iter_mut().flatten().for_each(|g| *g *= scale);
+    norm
+}
+
+fn zeros(like: &Values) -> Values {
+    like.iter().map(|v| vec![0.0; v.len()]).collect()
+}
+
+#[track_caller]
+fn assert_values(what: &str, actual: &[(String, Shape, Vec<f32>)], expected: &Values) {
+    for ((name, _, actual), expected) in actual.iter().zip(expected) {
+        common::assert_close(&format!("{what} {name}"), actual, expected, 2e-5, 2e-6);
+    }
+}
+
+fn segments(flat: &[Tensor]) -> Vec<Vec<u32>> {
+    let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
+    flat.iter()
+        .map(|tensor| bits(tensor.to_vec().unwrap()))
+        .collect()
+}
+
+/// Everything an update may change, as bits.
+fn state_bits(optimizer: &dyn Optimizer) -> Vec<Vec<Vec<u32>>> {
+    let state = optimizer.state();
+    let moments = state
+        .iter()
+        .map(|(_, flat): &(_, &FlatTensors)| flat.segments());
+    std::iter::once(optimizer.parameters().segments())
+        .chain(moments)
+        .map(segments)
+        .collect()
+}
+
+/// Some of the gradients are longer, some are not.
+const CLIP: f64 = 24.0;
+
+const CLIPPED: AdamWConfig = AdamWConfig {
+    beta1: 0.9,
+    beta2: 0.99,
+    eps: 1e-8,
+    weight_decay: 0.3,
+    clip_norm: Some(CLIP as f32),
+};
+
+/// Trains with AdamW beside the reference and compares after every step.
+fn train_adamw(segment_limit: u64, factors: [f64; 5], custom: bool) {
+    let model = Model::new(7, segment_limit);
+    let mut optimizer = AdamW::new(&model.parameters, CLIPPED).unwrap();
+    if custom {
+        let rule = |name: &str, _| match name {
+            "linear.bias" => 2.0,
+            "norm.weight" => 0.5,
+            _ => 0.0,
+        };
+        optimizer = optimizer.with_decay(rule).unwrap();
+    }
+    let mut values = wide(&model.values());
+    let (mut m, mut v) = (zeros(&values), zeros(&values));
+    let mut random = Random::new(1);
+    let (mut clipped, mut whole) = (0, 0);
+    for t in 1..=20 {
+        let batch = Batch::new(&mut random);
+        let rate = 0.02 + 0.01 * (t as f32).sin();
+        let tape = Tape::training(common::device());
+        let report = optimizer
+            .step(&tape, model.loss(&tape, &batch), rate)
+            .fetch();
+        tape.run().unwrap();
+        let metrics = report.get().unwrap();
+
+        let (loss, mut gradient) = reference(&values, &batch);
+        let norm = clip(&mut gradient, CLIP);
+        if norm > CLIP {
+            clipped += 1;
+        } else {
+            whole += 1;
+        }
+        let (rate, b1, b2) = (f64::from(rate), 0.9, 0.99);
+        for (tensor, factor) in factors.iter().enumerate() {
+            for i in 0..values[tensor].len() {
+                let (g, p) = (gradient[tensor][i], &mut values[tensor][i]);
+                let (m, v) = (&mut m[tensor][i], &mut v[tensor][i]);
+                *m = b1 * *m + (1.0 - b1) * g;
+                *v = b2 * *v + (1.0 - b2) * g * g;
+                let (mean, square) = (*m / (1.0 - b1.powi(t)), *v / (1.0 - b2.powi(t)));
+                *p -= rate * 0.3 * factor * *p;
+                *p -= rate * mean / (square.sqrt() + 1e-8);
+            }
+        }
+        let close = |a: f32, b: f64| (f64::from(a) - b).abs() < 2e-5 * b;
+        assert!(close(metrics.loss, loss), "loss {} {loss}", metrics.loss);
+        assert!(
+            close(metrics.grad_norm, norm),
+            "norm {} {norm}",
+            metrics.grad_norm
+        );
+        assert_eq!(metrics.step, t as u64);
+        assert_values(&format!("step {t}"), &model.values(), &values);
+    }
+    assert!(clipped > 2 && whole > 2, "{clipped} clipped, {whole} whole");
+    assert_eq!(optimizer.steps(), 20);
+    for segment in optimizer.parameters().segments() {
+        let values = segment.to_vec::<f32>().unwrap();
+        assert!(values.iter().all(|value| value.is_finite()));
+    }
+}
+
+#[test]
+fn adamw_follows_the_reference() {
+    train_adamw(u64::MAX, [1.0, 0.0, 1.0, 0.0, 0.0], false);
+}
+
+#[test]
+fn adamw_follows_the_reference_over_several_segments() {
+    // 192 elements for the weight alone, then pairs of the 64-element ones.
+    train_adamw(512, [1.0, 0.0, 1.0, 0.0, 0.0], false);
+}
+
+#[test]
+fn decay_follows_the_rule_that_was_given() {
+    train_adamw(u64::MAX, [0.0, 2.0, 0.0, 0.5, 0.0], true);
+}
+
+#[test]
+fn by_default_matrices_decay() {
+    let matrix = Shape::from([2, 2]);
+    let decays = |name, shape| default_decay(name, shape) == 1.0;
+    assert!(decays("blocks.0.attention.output.weight", matrix));
+    assert!(!decays("blocks.0.attention.output.bias", Shape::from([2])));
+    assert!(!decays("final_norm.weight", Shape::from([2])));
+    assert!(!decays("token_embedding.weight", matrix));
+}
+
+/// Trains with SGD beside the reference.
+fn train_sgd(momentum: f32) {
+    let model = Model::new(3, u64::MAX);
+    let config = SgdConfig {
+        momentum,
+        weight_decay: 0.1,
+        clip_norm: Some(CLIP as f32),
+    };
+    let mut optimizer = Sgd::new(&model.parameters, config).unwrap();
+    assert_eq!(optimizer.state().len(), usize::from(momentum > 0.0));
+    let mut values = wide(&model.values());
+    let mut velocity = zeros(&values);
+    let mut random = Random::new(2);
+    for t in 1..=20 {
+        let batch = Batch::new(&mut random);
+        let tape = Tape::training(common::device());
+        optimizer.step(&tape, model.loss(&tape, &batch), 0.01);
+        tape.run().unwrap();
+
+        let (_, mut gradient) = reference(&values, &batch);
+        clip(&mut gradient, CLIP);
+        for (tensor, factor) in [1.0, 0.0, 1.0, 0.0, 0.0].into_iter().enumerate() {
+            for i in 0..values[tensor].len() {
+                let (p, u) = (&mut values[tensor][i], &mut velocity[tensor][i]);
+                *u = f64::from(momentum) * *u + gradient[tensor][i] + 0.1 * factor * *p;
+                *p -= 0.01 * *u;
+            }
+        }
+        assert_values(&format!("step {t}"), &model.values(), &values);
+    }
+}
+
+#[test]
+fn sgd_follows_the_reference() {
+    train_sgd(0.0);
+}
+
+#[test]
+fn sgd_with_momentum_follows_the_reference() {
+    train_sgd(0.9);
+}
+
+#[test]
+fn accumulated_micro_batches_equal_one_batch() {
+    for (micro_batches, limit) in [(2, u64::MAX), (4, u64::MAX), (3, 512)] {
+        let (one, many) = (Model::new(5, limit), Model::new(5, limit));
+        let mut at_once = AdamW::new(&one.parameters, CLIPPED).unwrap();
+        let mut in_parts = AdamW::new(&many.parameters, CLIPPED).unwrap();
+        let mut random = Random::new(3);
+        for step in 0..3 {
+            let batches: Vec<Batch> = (0..micro_batches)
+                .map(|_| Batch::new(&mut random))
+                .collect();
+            let share = 1.0 / micro_batches as f32;
+            let tape = Tape::training(common::device());
+            let losses = batches.iter().map(|batch| one.loss(&tape, batch) * share);
+            let loss = losses.reduce(|a, b| a + b).unwrap();
+            let expected = at_once.step(&tape, loss, 0.05).fetch();
+            tape.run().unwrap();
+
+            let (last, before) = batches.split_last().unwrap();
+            for batch in before {
+                let tape = Tape::training(common::device());
+                let loss = many.loss(&tape, batch) * share;
+                in_parts.accumulate(&tape, loss).unwrap();
+                tape.run().unwrap();
+            }
+            let tape = Tape::training(common::device());
+            let loss = many.loss(&tape, last) * share;
+            let actual = in_parts.step(&tape, loss, 0.05).fetch();
+            tape.run().unwrap();
+
+            let (expected, actual) = (expected.get().unwrap(), actual.get().unwrap());
+            let (a, b) = (actual.grad_norm, expected.grad_norm);
+            assert!((a - b).abs() < 1e-5 * b, "{a} {b}");
+            assert_values(
+                &format!("{micro_batches} parts, step {step}"),
+                &many.values(),
+                &wide(&one.values()),
+            );
+        }
+        assert_eq!(in_parts.steps(), 3);
+    }
+}
+
+#[test]
+fn the_same_run_gives_the_same_bits() {
+    let run = || {
+        let model = Model::new(11, u64::MAX);
+        let mut optimizer = AdamW::new(&model.parameters, CLIPPED).unwrap();
+        let mut random = Random::new(4);
+        for _ in 0..5 {
+            let tape = Tape::training(common::device());
+            let loss = model.loss(&tape, &Batch::new(&mut random));
+            optimizer.step(&tape, loss, 0.1);
+            tape.run().unwrap();
+        }
+        state_bits(&optimizer)
+    };
+    assert_eq!(run(), run());
+}
+
+/// Runs a sound step, some that must be refused, and a sound one again.
+fn refuse_and_recover(
+    optimizer: &mut dyn Optimizer,
+    model: &Model,
+    what: &str,
+    poisons: &[f32],
+    spoil: impl for<'t> Fn(Var<'t>, Var<'t>) -> Var<'t>,
+) {
+    let mut random = Random::new(5);
+    let mut step = |poison: f32| {
+        let tape = Tape::training(common::device());
+        let loss = model.loss(&tape, &Batch::new(&mut random));
+        let loss = spoil(loss, tape.scalar(poison));
+        let report = optimizer.step(&tape, loss, 0.01).fetch();
+        tape.run().unwrap();
+        (report.get(), state_bits(optimizer))
+    };
+    let (first, before) = step(0.0);
+    let first = first.unwrap().step;
+    for &poison in poisons {
+        let (refused, after) = step(poison);
+        match refused {
+            Err(Error::NonFinite {
+                what: named, value, ..
+            }) => {
+                assert_eq!(named, what);
+                assert!(!value.is_finite());
+            }
+            other => panic!("{what} with {poison}: {other:?}"),
+        }
+        assert!(before == after, "{what} with {poison}: there was an update");
+    }
+    let (last, after) = step(0.0);
+    assert_eq!(last.unwrap().step, first + 1 + poisons.len() as u64);
+    assert!(before != after);
+}
+
+#[test]
+fn a_step_that_is_not_finite_changes_nothing_and_says_so() {
+    let model = Model::new(13, 512);
+    let mut adamw = AdamW::new(&model.parameters, CLIPPED).unwrap();
+    let config = SgdConfig {
+        momentum: 0.9,
+        ..SgdConfig::default()
+    };
+    let mut momentum = Sgd::new(&model.parameters, config).unwrap();
+    let mut plain = Sgd::new(&model.parameters, SgdConfig::default()).unwrap();
+    let optimizers: [&mut dyn Optimizer; 3] = [&mut adamw, &mut momentum, &mut plain];
+    for optimizer in optimizers {
+        // Only the loss is spoilt: its gradient does not see what is added to it.
+        let poisons = [f32::INFINITY, f32::NAN, f32::NEG_INFINITY];
+        refuse_and_recover(optimizer, &model, "the loss", &poisons, |loss, poison| {
+            loss + poison
+        });
+        // Only the gradient is spoilt: what is added to the loss is zero.
+        let what = "the gradient norm";
+        refuse_and_recover(optimizer, &model, what, &[1e30], |loss, poison| {
+            let bias = model.bias.on(loss.tape());
+            loss + ((bias - bias.detach()) * poison).sum_all()
+        });
+    }
+}
+
+#[test]
+fn a_gradient_that_is_not_a_number_is_refused() {
+    let model = Model::new(13, u64::MAX);
+    let mut optimizer = AdamW::new(&model.parameters, CLIPPED).unwrap();
+    let before = state_bits(&optimizer);
+    let tape = Tape::training(common::device());
+    let bias = model.bias.on(&tape);
+    // The root's slope at zero is infinite, and infinity times zero is not a number.
+    let zero = (bias - bias.detach()).sqrt() * tape.scalar(0.0);
+    let loss = model.loss(&tape, &Batch::new(&mut Random::new(5))) + zero.sum_all();
+    let report = optimizer.step(&tape, loss, 0.01).fetch();
+    tape.run().unwrap();
+    let error = report.get().unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("the gradient norm is NaN at step 1"),
+        "{error}"
+    );
+    assert_eq!(before, state_bits(&optimizer));
+}
+
+#[test]
+fn a_gradient_that_others_are_computed_from_stays_right() {
+    // The gradient of `a` is summed for `row`'s; both belong into the same flat buffer, which no kernel may both read
+    // and write.
+    let mut builder = ParameterBuilder::new(1);
+    let row = builder.parameter("row", [8], Init::Constant(0.25));
+    let a = builder.parameter("a", [6, 8], Init::Constant(0.5));
+    let parameters = builder.build(common::device()).unwrap();
+    let mut optimizer = Sgd::new(&parameters, SgdConfig::default()).unwrap();
+    for _ in 0..2 {
+        let tape = Tape::training(common::device());
+        let y = a.on(&tape) + row.on(&tape);
+        optimizer.step(&tape, (y * y).sum_all(), 0.125);
+        tape.run().unwrap();
+    }
+    // y = 0.75: a ← 0.5 − 0.25·0.75, row ← 0.25 − 6·0.25·0.75; then y = −0.5625.
+    let after = |start: f32, count: f32| start - count * 0.25 * 0.75 + count * 0.25 * 0.5625;
+    let expected = [(&a, after(0.5, 1.0)), (&row, after(0.25, 6.0))];
+    for (parameter, expected) in expected {
+        let values = parameter.tensor().to_vec::<f32>().unwrap();
+        assert!(
+            values.iter().all(|&value| value == expected),
+            "{}: {values:?} instead of {expected}",
+            parameter.name()
+        );
+    }
+}
