@@ -1,6 +1,7 @@
 //! Reverse-mode tape autograd whose every operation runs as a WGSL compute shader through wgpu.
 
 pub mod check;
+pub mod checkpoint;
 pub mod data;
 mod error;
 pub mod gpu;
