@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Random, assert_close, device, portable_device};
+use shadegrad::tape::Fusion;
 use shadegrad::{Device, Tape, Var};
 
 /// `C = A·B` with `B` shared by the batch or not.
@@ -123,6 +124,17 @@ fn slices_are_read_in_place_and_odd_strides_are_copied() {
 }
 
 #[test]
+fn what_a_product_reads_is_not_its_epilogue() {
+    // The factor has the product's own shape.
+    let [x, w] = [[1.0, 2.0, 3.0, 4.0], [1.0, 0.5, -1.0, 2.0f32]];
+    let tape = Tape::inference(device());
+    let product = (tape.input([2, 2], &x) * 2.0).matmul(tape.input([2, 2], &w));
+    let product = tape.fetch::<f32>(product);
+    tape.run().unwrap();
+    assert_eq!(product.get().unwrap(), [-2.0, 9.0, -2.0, 19.0]);
+}
+
+#[test]
 fn epilogues_store_what_separate_kernels_would() {
     for (device, columns) in [
         (device(), 24),
@@ -133,9 +145,7 @@ fn epilogues_store_what_separate_kernels_would() {
         let mut random = Random::new(3);
         let [x, w] = [40 * 16, 16 * columns].map(|n| random.values(n, -1.0, 1.0));
         let [bias, residual] = [columns, 40 * columns].map(|n| random.values(n, -1.0, 1.0));
-        let run = |fusion: shadegrad::tape::Fusion| {
-            let before = device.stats().dispatches;
-            let tape = Tape::training(device);
+        let record = |tape: &Tape, fusion: Fusion| {
             tape.set_fusion(fusion);
             let [x, w] = [
                 tape.variable([2, 20, 16], &x),
@@ -154,13 +164,21 @@ fn epilogues_store_what_separate_kernels_would() {
                 gradients.of(bias),
                 gradients.of(residual),
             ];
-            let all = all.map(|var| tape.fetch::<f32>(var.unwrap()));
-            tape.run().unwrap();
-            let values = all.map(|fetch| fetch.get().unwrap());
-            (values, device.stats().dispatches - before)
+            all.map(|var| tape.fetch::<f32>(var.unwrap()))
         };
-        let (fused, few) = run(shadegrad::tape::Fusion::ON);
-        let (plain, many) = run(shadegrad::tape::Fusion::OFF);
+        let run = |fusion: Fusion| {
+            let [tape, counted] = [Tape::training(device), Tape::training(device)];
+            let fetches = record(&tape, fusion);
+            record(&counted, fusion);
+            tape.run().unwrap();
+            let values: Vec<_> = fetches
+                .into_iter()
+                .map(|fetch| fetch.get().unwrap())
+                .collect();
+            (values, counted.profile().unwrap().len())
+        };
+        let (fused, few) = run(Fusion::ON);
+        let (plain, many) = run(Fusion::OFF);
         assert!(few + 10 < many, "{few} dispatches fused, {many} unfused");
         for (fused, plain) in fused.iter().zip(&plain) {
             let plain: Vec<f64> = plain.iter().map(|&value| value as f64).collect();

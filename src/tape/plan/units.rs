@@ -216,6 +216,11 @@ impl<'a> Former<'a> {
         let Some(root) = unit.root else {
             return true;
         };
+        // An epilogue follows its root; what the root reads has to be there before.
+        let feeds_root = |input: &ValueId| unit.pointwise.contains(&self.graph.producer(*input));
+        if self.graph.inputs(root).iter().any(feeds_root) {
+            return false;
+        }
         let output = self.graph.outputs(root).next().expect("roots have outputs");
         let operation = self.graph.operation(root).expect("roots are operations");
         let Role::Epilogue { grid } = operation.role(self.graph.ty(output)) else {
