@@ -27,7 +27,7 @@ mod names;
 mod stream;
 mod text;
 
-pub use batch::{Batch, IGNORE_INDEX};
+pub use batch::{Batch, IGNORE_INDEX, check_tokens};
 pub use char_tokenizer::CharTokenizer;
 pub use names::NamesDataset;
 pub use stream::{Split, StreamDataset};

@@ -2,6 +2,7 @@
 //!
 //! [`Operation`] is the one way to add an operation, inside this crate and outside it.
 
+mod embedding;
 pub(crate) mod layout;
 pub(crate) mod matmul;
 pub(crate) mod pad;
@@ -85,5 +86,14 @@ pub trait Operation: fmt::Debug + 'static {
     /// The value, for operations that fill their output with one constant.
     fn constant(&self) -> Option<f32> {
         None
+    }
+}
+
+/// A shape as `[batch, rows, columns]`, for the epilogues of kernels that work row by row.
+pub(crate) fn row_grid(shape: Shape) -> [usize; 3] {
+    match shape.dims() {
+        [] => [1, 1, 1],
+        [columns] => [1, 1, *columns],
+        [batch @ .., rows, columns] => [batch.iter().product(), *rows, *columns],
     }
 }

@@ -1,0 +1,177 @@
+// The gradient of an embedding: for every row of the table, the sum of the gradients at the places that hold its index,
+// in the order of the places.
+//
+// Where table × places is small, every row looks at every place (`direct`). Else the places are first sorted by index:
+// `sort_blocks` sorts blocks, `merge` joins sorted runs two by two, `find_starts` finds where each index begins, and
+// `sum_places` adds up. Both sorts keep the order of equal indices.
+
+struct Params {
+    places: u32,            // indices in all
+    vocabulary: u32,        // rows of the table
+    width: u32,             // columns
+    ids_offset: u32,
+    gradient_offset: u32,
+    output_offset: u32,
+    run: u32,               // length of the sorted runs that `merge` joins
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+
+// Indices past the table's end count as its last one, as in the forward pass.
+fn clamped(id: u32) -> u32 {
+    return min(id, p.vocabulary - 1u);
+}
+
+// An invocation sums eight columns of one row. Neighbouring invocations take neighbouring rows, so that all of them read
+// the same index and the same gradients at the same time.
+
+const LANES: u32 = 8u;
+
+@group(0) @binding(1) var<storage, read> gradient: array<f32>;
+@group(0) @binding(2) var<storage, read> ids: array<u32>;
+@group(0) @binding(3) var<storage, read_write> output: array<f32>;
+
+@compute @workgroup_size(LANES)
+fn direct(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = group.x + group.y * groups.x;
+    let tiles = (p.width + 7u) / 8u;
+    let column = index % tiles * 8u;
+    let row = index / tiles * LANES + lane;
+    // Columns past the end are summed for nothing.
+    let last = vec4<u32>(p.width - 1u);
+    let c0 = p.gradient_offset + min(column + vec4<u32>(0u, 1u, 2u, 3u), last);
+    let c1 = p.gradient_offset + min(column + vec4<u32>(4u, 5u, 6u, 7u), last);
+    var sum0 = vec4<f32>(0.0);
+    var sum1 = vec4<f32>(0.0);
+    for (var place = 0u; place < p.places; place++) {
+        let is_mine = vec4<bool>(clamped(ids[p.ids_offset + place]) == row);
+        let base = place * p.width;
+        let g0 = vec4<f32>(
+            gradient[base + c0.x], gradient[base + c0.y], gradient[base + c0.z], gradient[base + c0.w]);
+        let g1 = vec4<f32>(
+            gradient[base + c1.x], gradient[base + c1.y], gradient[base + c1.z], gradient[base + c1.w]);
+        sum0 += select(vec4<f32>(0.0), g0, is_mine);
+        sum1 += select(vec4<f32>(0.0), g1, is_mine);
+    }
+    if (row >= p.vocabulary) { return; }
+    let to = p.output_offset + row * p.width + column;
+    output[to] = sum0.x;
+    if (column + 1u < p.width) { output[to + 1u] = sum0.y; }
+    if (column + 2u < p.width) { output[to + 2u] = sum0.z; }
+    if (column + 3u < p.width) { output[to + 3u] = sum0.w; }
+    if (column + 4u < p.width) { output[to + 4u] = sum1.x; }
+    if (column + 5u < p.width) { output[to + 5u] = sum1.y; }
+    if (column + 6u < p.width) { output[to + 6u] = sum1.z; }
+    if (column + 7u < p.width) { output[to + 7u] = sum1.w; }
+}
+
+// Sorting: an entry is an index and its place.
+
+const BLOCK: u32 = 1024u;
+
+@group(0) @binding(1) var<storage, read> unsorted: array<u32>;
+@group(0) @binding(2) var<storage, read_write> blocks: array<vec2<u32>>;
+
+// An invocation counts how many entries of its block come before its own.
+@compute @workgroup_size(64)
+fn sort_blocks(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = group.x + group.y * groups.x;
+    let place = index * 64u + lane;
+    let start = index * 64u / BLOCK * BLOCK;
+    let end = min(start + BLOCK, p.places);
+    let id = clamped(unsorted[p.ids_offset + min(place, p.places - 1u)]);
+    var rank = 0u;
+    for (var other = start; other < end; other++) {
+        let other_id = clamped(unsorted[p.ids_offset + other]);
+        rank += select(0u, 1u, other_id < id || (other_id == id && other < place));
+    }
+    if (place < p.places) { blocks[start + rank] = vec2<u32>(id, place); }
+}
+
+@group(0) @binding(1) var<storage, read> entries: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read_write> merged: array<vec2<u32>>;
+
+// How many entries in start..end, which are sorted, have an index below `limit`.
+fn count_below(limit: u32, start: u32, end: u32) -> u32 {
+    var low = start;
+    var high = end;
+    while (low < high) {
+        let middle = low + (high - low) / 2u;
+        if (entries[middle].x < limit) {
+            low = middle + 1u;
+        } else {
+            high = middle;
+        }
+    }
+    return low - start;
+}
+
+// An invocation moves one entry: past those of its own run that come before it, and those of the other run.
+@compute @workgroup_size(64)
+fn merge(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if (i >= p.places) { return; }
+    let entry = entries[i];
+    let mine = i / p.run;
+    let is_left = mine % 2u == 0u;
+    let other = select(mine - 1u, mine + 1u, is_left);
+    let start = min(other * p.run, p.places);
+    let end = min(start + p.run, p.places);
+    // Among equals the left run comes first.
+    let before = count_below(select(entry.x + 1u, entry.x, is_left), start, end);
+    merged[mine / 2u * 2u * p.run + i % p.run + before] = entry;
+}
+
+@group(0) @binding(2) var<storage, read_write> starts: array<u32>;
+
+// For every index, and one past the last: how many entries lie before its first.
+@compute @workgroup_size(64)
+fn find_starts(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let id = (group.x + group.y * groups.x) * 64u + lane;
+    if (id > p.vocabulary) { return; }
+    starts[id] = count_below(id, 0u, p.places);
+}
+
+@group(0) @binding(2) var<storage, read> sorted: array<vec2<u32>>;
+@group(0) @binding(3) var<storage, read> bounds: array<u32>;
+@group(0) @binding(4) var<storage, read_write> sums: array<f32>;
+
+// An invocation sums one column of one row, in parts, so that rounding does not grow with the number of places.
+@compute @workgroup_size(64)
+fn sum_places(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if (i >= p.vocabulary * p.width) { return; }
+    let row = i / p.width;
+    let column = p.gradient_offset + i % p.width;
+    let end = bounds[row + 1u];
+    var sum = 0.0;
+    for (var start = bounds[row]; start < end; start += 64u) {
+        let part_end = min(start + 64u, end);
+        var part = 0.0;
+        for (var k = start; k < part_end; k++) {
+            part += gradient[column + sorted[k].y * p.width];
+        }
+        sum += part;
+    }
+    sums[p.output_offset + i] = sum;
+}

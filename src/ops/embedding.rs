@@ -1,0 +1,275 @@
+//! Embedding: rows of a table by index.
+//!
+//! ```text
+//! out[…, c] = weight[ids[…], c]            weight [vocabulary, d], ids […] of U32, out […, d]
+//! dweight[v, c] = Σ dout[…, c]             over the places … with ids[…] = v, in their order
+//! ```
+//!
+//! The gradient is a sum in a fixed order, not a scatter with atomics, so it has the same bits every time.
+
+use std::hash::Hash;
+
+use super::{Operation, Role, TensorType, row_grid};
+use crate::gpu::{AdapterClass, DType, Kernel};
+use crate::shape::Shape;
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
+
+/// The shape of the indices with the columns appended.
+fn rows_of(ids: Shape, width: usize) -> Shape {
+    let mut dims = ids.dims().to_vec();
+    dims.push(width);
+    Shape::new(&dims)
+}
+
+/// `weight`, `ids` → the rows.
+#[derive(Clone, Debug, Hash)]
+struct Embedding;
+
+impl Operation for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn identity(&self, signature: &mut Signature) {
+        self.hash(signature);
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        vec![Tape::f32(rows_of(inputs[1].shape, inputs[0].shape.dim(1)))]
+    }
+
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        let (weight, ids, gradient) = (node.input(0), node.input(1), node.gradient(0));
+        let vocabulary = weight.shape().dim(0);
+        let sums = || {
+            node.tape()
+                .record(EmbeddingGradient { vocabulary }, &[gradient, ids])
+        };
+        vec![node.wants(0).then(sums), None]
+    }
+
+    fn role(&self, output: TensorType) -> Role<'_> {
+        Role::Epilogue {
+            grid: row_grid(output.shape),
+        }
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let weight = cx.input(0);
+        let ids = cx.contiguous(&cx.input(1));
+        let [vocabulary, width] = [0, 1].map(|axis| weight.shape().dim(axis));
+        let [_, rows, _] = row_grid(rows_of(ids.shape(), width));
+        let strides = weight.layout.strides();
+        let params = [
+            width as u32,
+            rows as u32,
+            ids.elements() as u32,
+            vocabulary as u32,
+            weight.offset(),
+            strides[0] as u32,
+            strides[1] as u32,
+            ids.offset(),
+        ];
+        let epilogue = cx.epilogue(3);
+        let kernel = Kernel::builtin(
+            "embedding",
+            include_str!("../../shaders/embedding.wgsl"),
+            "embedding",
+        );
+        let read = 4 * (ids.elements() * width) as u64 + ids.bytes();
+        cx.dispatch(
+            Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
+                .read(&weight)
+                .read(&ids)
+                .params(&params)
+                .epilogue(&epilogue)
+                .groups((ids.elements() * width.div_ceil(4)).div_ceil(64))
+                .cost(0, read + epilogue.bytes),
+        );
+    }
+}
+
+/// `dout`, `ids` → the sum of `dout` over the places of each index.
+#[derive(Clone, Debug, Hash)]
+struct EmbeddingGradient {
+    vocabulary: usize,
+}
+
+/// Up to this many pairs of a row and a place, every row looks at every place; beyond, sorting pays.
+const MOST_DIRECT_PAIRS: usize = 1 << 16;
+
+/// Entries that are sorted by counting, before merging: `BLOCK` of the shader.
+const SORT_BLOCK: usize = 1024;
+
+impl Operation for EmbeddingGradient {
+    fn name(&self) -> &'static str {
+        "embedding_gradient"
+    }
+
+    fn identity(&self, signature: &mut Signature) {
+        self.hash(signature);
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let width = inputs[0].shape.last();
+        vec![Tape::f32(Shape::new(&[self.vocabulary, width]))]
+    }
+
+    /// It is linear in `dout`, and its transpose is the embedding.
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        let ids = node.input(1);
+        vec![Some(node.gradient(0).embedding(ids)), None]
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let sums = Sums {
+            gradient: cx.contiguous(&cx.input(0)),
+            ids: cx.contiguous(&cx.input(1)),
+            output: cx.output(0),
+            vocabulary: self.vocabulary,
+        };
+        if self.vocabulary * sums.ids.elements() <= MOST_DIRECT_PAIRS {
+            sums.direct(cx);
+        } else {
+            sums.sorted(cx);
+        }
+    }
+}
+
+/// The operands of an [`EmbeddingGradient`].
+struct Sums {
+    gradient: Operand,
+    ids: Operand,
+    output: Operand,
+    vocabulary: usize,
+}
+
+impl Sums {
+    fn width(&self) -> usize {
+        self.gradient.shape().last()
+    }
+
+    fn dispatch(&self, entry: &'static str, lanes: Option<usize>, run: usize) -> Dispatch {
+        let source = include_str!("../../shaders/embedding_gradient.wgsl");
+        let mut kernel = Kernel::builtin("embedding_gradient", source, entry);
+        if let Some(lanes) = lanes {
+            kernel = kernel.constant("LANES", lanes);
+        }
+        let params = [
+            self.ids.elements() as u32,
+            self.vocabulary as u32,
+            self.width() as u32,
+            self.ids.offset(),
+            self.gradient.offset(),
+            self.output.offset(),
+            run as u32,
+        ];
+        Dispatch::new(kernel).params(&params)
+    }
+
+    fn cost(&self) -> (u64, u64) {
+        let bytes = self.gradient.bytes() + self.ids.bytes() + self.output.bytes();
+        (self.gradient.elements() as u64, bytes)
+    }
+
+    fn direct(&self, cx: &mut Lowering<'_>) {
+        let lanes = match cx.class() {
+            AdapterClass::Software => 8,
+            AdapterClass::Gpu => 32,
+        };
+        let (flops, bytes) = self.cost();
+        cx.dispatch(
+            self.dispatch("direct", Some(lanes), 0)
+                .read(&self.gradient)
+                .read(&self.ids)
+                .write(&self.output)
+                .groups(self.vocabulary.div_ceil(lanes) * self.width().div_ceil(8))
+                .cost(flops, bytes),
+        );
+    }
+
+    fn sorted(&self, cx: &mut Lowering<'_>) {
+        let places = self.ids.elements();
+        let mut entries = cx.temp([places, 2], DType::U32);
+        cx.dispatch(
+            self.dispatch("sort_blocks", None, 0)
+                .read(&self.ids)
+                .write(&entries)
+                .groups(places.div_ceil(64))
+                .cost(0, self.ids.bytes() + entries.bytes()),
+        );
+        let mut run = SORT_BLOCK;
+        while run < places {
+            let merged = cx.temp([places, 2], DType::U32);
+            cx.dispatch(
+                self.dispatch("merge", None, run)
+                    .read(&entries)
+                    .write(&merged)
+                    .groups(places.div_ceil(64))
+                    .cost(0, entries.bytes() + merged.bytes()),
+            );
+            entries = merged;
+            run *= 2;
+        }
+        let starts = cx.temp([self.vocabulary + 1], DType::U32);
+        cx.dispatch(
+            self.dispatch("find_starts", None, 0)
+                .read(&entries)
+                .write(&starts)
+                .groups((self.vocabulary + 1).div_ceil(64))
+                .cost(0, entries.bytes() + starts.bytes()),
+        );
+        let (flops, bytes) = self.cost();
+        cx.dispatch(
+            self.dispatch("sum_places", None, 0)
+                .read(&self.gradient)
+                .read(&entries)
+                .read(&starts)
+                .write(&self.output)
+                .groups((self.vocabulary * self.width()).div_ceil(64))
+                .cost(flops, bytes + entries.bytes() + starts.bytes()),
+        );
+    }
+}
+
+impl<'t> Var<'t> {
+    /// Rows of this table by index: `weight [vocabulary, d]`, `ids […]` of type `U32` → `[…, d]`.
+    ///
+    /// Several places may hold the same index; their gradients add up in a fixed order. An index beyond the table reads
+    /// its last row, as a kernel cannot report it: check indices where they come in, with
+    /// [`check_tokens`](crate::data::check_tokens).
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// # let device = shadegrad::Device::new()?;
+    /// let tape = shadegrad::Tape::inference(&device);
+    /// let weight = tape.input([3, 2], &[0.0, 0.1, 1.0, 1.1, 2.0, 2.1f32]);
+    /// let ids = tape.input([2], &[2, 0u32]);
+    /// let rows = tape.fetch::<f32>(weight.embedding(ids));
+    /// tape.run()?;
+    /// assert_eq!(rows.get()?, [2.0, 2.1, 0.0, 0.1]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If this is no matrix of type `F32`, or `ids` is not of type `U32` or has more axes than fit.
+    #[track_caller]
+    pub fn embedding(self, ids: Var<'t>) -> Var<'t> {
+        let (weight, ids_type) = (self.tensor_type(), ids.tensor_type());
+        assert!(
+            weight.dtype == DType::F32 && weight.shape.rank() == 2,
+            "embedding: the table is {:?} {}, expected F32 [vocabulary, d]",
+            weight.dtype,
+            weight.shape
+        );
+        assert!(
+            ids_type.dtype == DType::U32,
+            "embedding: the indices are {:?} {}, expected U32",
+            ids_type.dtype,
+            ids_type.shape
+        );
+        self.tape.record(Embedding, &[self, ids])
+    }
+}

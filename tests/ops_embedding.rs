@@ -1,0 +1,172 @@
+//! Embedding against plain loops, with every kernel of its gradient.
+
+mod common;
+
+use common::{Random, assert_close, device, portable_device, wide};
+use shadegrad::{Device, Shape, Tape, check};
+
+/// `out[p] = weight[ids[p]]`
+fn rows(weight: &[f64], ids: &[u32], width: usize) -> Vec<f64> {
+    ids.iter()
+        .flat_map(|&id| &weight[id as usize * width..][..width])
+        .copied()
+        .collect()
+}
+
+/// The sum of `gradient` over the places of each index.
+fn sums(gradient: &[f32], ids: &[u32], vocabulary: usize, width: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; vocabulary * width];
+    for (place, &id) in ids.iter().enumerate() {
+        for column in 0..width {
+            sums[id as usize * width + column] += f64::from(gradient[place * width + column]);
+        }
+    }
+    sums
+}
+
+#[test]
+fn gradients_over_drawn_shapes() {
+    let mut random = Random::new(1);
+    for device in [device(), portable_device()] {
+        for _ in 0..6 {
+            let (vocabulary, width) = (1 + random.below(9), 1 + random.below(11));
+            let shape = random.shape(3, 4);
+            let ids = random.indices(shape.elements(), vocabulary);
+            let weight = random.values(vocabulary * width, -1.0, 1.0);
+            let inputs = [([vocabulary, width].into(), weight)];
+            let _ = check::gradient(
+                device,
+                &inputs,
+                |x| x[0].embedding(x[0].tape().input(shape, &ids)),
+                |x| rows(&x[0], &ids, width),
+            )
+            .unwrap();
+            let _ = check::second_gradient(
+                device,
+                &inputs,
+                |x| x[0].embedding(x[0].tape().input(shape, &ids)),
+                |x| rows(&x[0], &ids, width),
+            )
+            .unwrap();
+        }
+    }
+}
+
+/// Value and gradient of `Σ w · (x·1.3 + 0.1)[ids]`; the gradient as bits, to compare runs.
+fn run(device: &Device, ids: &[u32], vocabulary: usize, width: usize) -> Vec<u32> {
+    let mut random = Random::new(7);
+    let weight = random.values(vocabulary * width, -1.0, 1.0);
+    let factors = random.values(ids.len() * width, -1.0, 1.0);
+    let tape = Tape::training(device);
+    let x = tape.variable([vocabulary, width], &weight);
+    let out = (x * 1.3 + 0.1).embedding(tape.input([ids.len()], ids));
+    let loss = (out * tape.input([ids.len(), width], &factors)).sum_all();
+    let gradient = tape.backward(loss).of(x).unwrap();
+    let (out, gradient) = (tape.fetch::<f32>(out), tape.fetch::<f32>(gradient));
+    tape.run().unwrap();
+    let what = format!("{} of {vocabulary} × {width}", ids.len());
+    let expected: Vec<f64> = wide(&weight).iter().map(|x| x * 1.3 + 0.1).collect();
+    let expected = rows(&expected, ids, width);
+    assert_close(&what, &out.get().unwrap(), &expected, 1e-6, 1e-6);
+    let mut expected = sums(&factors, ids, vocabulary, width);
+    expected.iter_mut().for_each(|sum| *sum *= 1.3);
+    let gradient = gradient.get().unwrap();
+    assert_close(&what, &gradient, &expected, 1e-5, 1e-4);
+    gradient.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn small_tables_and_large_ones() {
+    let mut random = Random::new(2);
+    // Summed directly; sorted in one block; in several, of which the last is not full; an odd number of runs.
+    for (places, vocabulary, width) in [
+        (512, 27, 32),
+        (511, 65, 33),
+        (70, 1000, 5),
+        (1000, 300, 3),
+        (1025, 64, 4),
+        (4000, 50_257, 2),
+        (5121, 100, 7),
+    ] {
+        let mut ids = random.indices(places, vocabulary);
+        // One index that is everywhere, as padding is.
+        ids[places / 3..places / 2].fill(vocabulary as u32 - 1);
+        let bits = run(device(), &ids, vocabulary, width);
+        assert_eq!(bits, run(device(), &ids, vocabulary, width));
+        run(portable_device(), &ids, vocabulary, width);
+    }
+}
+
+#[test]
+fn grids_beyond_65535_groups() {
+    let ids = Random::new(3).indices(70_000, 11);
+    // 70,000 × 61 × 4 columns forward; the same table backward.
+    run(device(), &ids[..69_000], 11, 244);
+    run(device(), &ids[..9], 70_000, 64);
+}
+
+#[test]
+fn operands_through_strides() {
+    let mut random = Random::new(4);
+    let table = random.values(6 * 9, -1.0, 1.0);
+    let ids = random.indices(2 * 3 * 4, 5);
+    let tape = Tape::inference(device());
+    // Columns 2..7 of the transposed table; indices with their axes in another order.
+    let weight = tape.input([6, 9], &table).slice(0, 1..6).transpose();
+    let places = tape.input([2, 3, 4], &ids).permute(&[2, 0, 1]);
+    let out = tape.fetch::<f32>(weight.slice(0, 2..7).embedding(places));
+    tape.run().unwrap();
+    let mut expected = Vec::new();
+    for k in 0..4 {
+        for (i, j) in (0..2).flat_map(|i| (0..3).map(move |j| (i, j))) {
+            let id = ids[(i * 3 + j) * 4 + k] as usize;
+            expected.extend((1..6).map(|column| f64::from(table[column * 9 + id + 2])));
+        }
+    }
+    assert_close("strided", &out.get().unwrap(), &expected, 0.0, 0.0);
+}
+
+#[test]
+fn what_follows_is_part_of_the_kernel() {
+    let mut random = Random::new(5);
+    let (table, position) = (
+        random.values(7 * 6, -1.0, 1.0),
+        random.values(4 * 6, -1.0, 1.0),
+    );
+    let ids = random.indices(3 * 4, 7);
+    let record = |tape: &Tape| {
+        let table = tape.input([7, 6], &table);
+        let tokens = table.embedding(tape.input([3, 4], &ids));
+        tape.fetch::<f32>(tokens + tape.input([4, 6], &position))
+    };
+    let [tape, counted] = [Tape::inference(device()), Tape::inference(device())];
+    let sum = record(&tape);
+    record(&counted);
+    tape.run().unwrap();
+    assert_eq!(counted.profile().unwrap().len(), 1);
+    let mut expected = rows(&wide(&table), &ids, 6);
+    for (index, value) in expected.iter_mut().enumerate() {
+        *value += f64::from(position[index % 24]);
+    }
+    assert_close("with positions", &sum.get().unwrap(), &expected, 1e-6, 1e-6);
+}
+
+#[test]
+fn indices_beyond_the_table_read_its_last_row() {
+    let tape = Tape::training(device());
+    let x = tape.variable([2, 1], &[1.0, 2.0]);
+    let out = x.embedding(tape.input([3], &[0, 2, u32::MAX]));
+    let gradient = tape.backward(out.sum_all()).of(x).unwrap();
+    let (out, gradient) = (tape.fetch::<f32>(out), tape.fetch::<f32>(gradient));
+    tape.run().unwrap();
+    assert_eq!(out.get().unwrap(), [1.0, 2.0, 2.0]);
+    assert_eq!(gradient.get().unwrap(), [1.0, 2.0]);
+}
+
+#[test]
+#[should_panic(expected = "embedding: the table is F32 [6], expected F32 [vocabulary, d]")]
+fn tables_are_matrices() {
+    let tape = Tape::inference(device());
+    let ids = tape.input(Shape::SCALAR, &[0u32]);
+    tape.input([6], &[0.0f32; 6]).embedding(ids);
+}
