@@ -8,10 +8,13 @@ pub(crate) mod matmul;
 pub(crate) mod pad;
 pub mod pointwise;
 pub(crate) mod reduce;
+pub(crate) mod rotary;
+pub(crate) mod swiglu;
 
 use std::fmt;
 
 pub(crate) use layout::Assign;
+pub use rotary::rotary_table;
 
 use crate::gpu::DType;
 use crate::shape::{Layout, Shape};

@@ -1,0 +1,58 @@
+// The gated unit h = silu(gate)·up of a packed row [gate, up], and its gradient. One invocation per element of h, or per
+// four where every extent and offset is a multiple of four; neighbours work on neighbouring elements.
+
+struct Params {
+    count: u32,            // elements of h
+    half: u32,             // extent of h's last axis
+    packed_offset: u32,
+    hidden_offset: u32,    // of h, or of its gradient
+    gradient_offset: u32,  // of the packed gradient
+}
+
+//:begin element
+alias T = f32;
+//:end element
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> packed: array<T>;
+@group(0) @binding(2) var<storage, read_write> hidden: array<T>;
+@group(0) @binding(2) var<storage, read> hidden_gradient: array<T>;
+@group(0) @binding(3) var<storage, read_write> packed_gradient: array<T>;
+
+// Beyond ±80 the exponential would overflow; the value is 0 or 1 to f32 precision long before.
+fn sigmoid(x: T) -> T {
+    return T(1.0) / (T(1.0) + exp(-clamp(x, T(-80.0), T(80.0))));
+}
+
+@compute @workgroup_size(64)
+fn swiglu(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if (i >= p.count) { return; }
+    // Row r of h starts at r·half, of the packed rows at 2·r·half.
+    let place = p.packed_offset + i + i / p.half * p.half;
+    let gate = packed[place];
+    hidden[p.hidden_offset + i] = gate * sigmoid(gate) * packed[place + p.half];
+}
+
+@compute @workgroup_size(64)
+fn swiglu_backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if (i >= p.count) { return; }
+    let row_start = i / p.half * p.half;
+    let place = p.packed_offset + i + row_start;
+    let gate = packed[place];
+    let up = packed[place + p.half];
+    let gradient = hidden_gradient[p.hidden_offset + i];
+    let s = sigmoid(gate);
+    let to = p.gradient_offset + i + row_start;
+    packed_gradient[to] = gradient * up * s * (T(1.0) + gate * (T(1.0) - s));
+    packed_gradient[to + p.half] = gradient * gate * s;
+}

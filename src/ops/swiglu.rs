@@ -1,0 +1,145 @@
+//! The gated unit of SwiGLU feed-forward layers, on the packed output of one projection.
+//!
+//! `h = silu(gate)·up` where a row is `[gate, up]`, `[…, 2F] → […, F]`. Shazeer 2020, "GLU Variants Improve Transformer".
+//! Slices and pointwise operations say the same; this is one kernel forward and one backward, and the backward one
+//! writes both halves of the packed gradient in place, where slices would pad and add.
+
+use super::{Operation, TensorType};
+use crate::gpu::Kernel;
+use crate::shape::Shape;
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
+
+/// `[…, 2F] → […, F]`
+#[derive(Clone, Debug)]
+struct Swiglu;
+
+/// The shape of `h`.
+fn halved(packed: Shape) -> Shape {
+    assert!(
+        packed.rank() > 0 && packed.last().is_multiple_of(2),
+        "swiglu: the last axis of {packed} does not have two halves"
+    );
+    packed.with_dim(packed.rank() - 1, packed.last() / 2)
+}
+
+impl Operation for Swiglu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn identity(&self, _signature: &mut Signature) {}
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        vec![Tape::f32(halved(inputs[0].shape))]
+    }
+
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        let inputs = [node.input(0), node.gradient(0)];
+        vec![Some(node.tape().record(SwigluBackward, &inputs))]
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let packed = cx.contiguous(&cx.input(0));
+        let hidden = cx.output(0);
+        let (kernel, params, groups) = variant("swiglu", &[packed, hidden]);
+        cx.dispatch(
+            Dispatch::new(kernel)
+                .read(&packed)
+                .write(&hidden)
+                .params(&params)
+                .groups(groups)
+                .cost(
+                    6 * hidden.elements() as u64,
+                    packed.bytes() + hidden.bytes(),
+                ),
+        );
+    }
+}
+
+/// From the packed rows and the gradient of `h`, with `σ = sigmoid(gate)`:
+/// `d gate = dh·up·σ·(1 + gate·(1 − σ))` and `d up = dh·gate·σ`.
+#[derive(Clone, Debug)]
+struct SwigluBackward;
+
+impl Operation for SwigluBackward {
+    fn name(&self) -> &'static str {
+        "swiglu_backward"
+    }
+
+    fn identity(&self, _signature: &mut Signature) {}
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        vec![inputs[0]]
+    }
+
+    /// Recorded from differentiable operations, so that gradients of any order exist.
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        let (packed, dh, arrived) = (node.input(0), node.input(1), node.gradient(0));
+        let axis = packed.shape().rank() - 1;
+        let half = dh.shape().last();
+        let halves = |x: Var<'t>| (x.slice(axis, 0..half), x.slice(axis, half..2 * half));
+        let ((gate, up), (to_gate, to_up)) = (halves(packed), halves(arrived));
+        let s = gate.sigmoid();
+        let slope = s * (gate * (1.0 - s) + 1.0);
+        let of_packed = || {
+            let curvature = s * (1.0 - s) * (gate * (1.0 - 2.0 * s) + 2.0);
+            let d_gate = dh * (to_gate * up * curvature + to_up * slope);
+            let d_up = dh * to_gate * slope;
+            d_gate.pad(axis, 0, half) + d_up.pad(axis, half, 0)
+        };
+        let of_dh = || to_gate * up * slope + to_up * gate * s;
+        vec![node.wants(0).then(of_packed), node.wants(1).then(of_dh)]
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let packed = cx.contiguous(&cx.input(0));
+        let hidden_gradient = cx.contiguous(&cx.input(1));
+        let output = cx.output(0);
+        let (kernel, params, groups) =
+            variant("swiglu_backward", &[packed, hidden_gradient, output]);
+        cx.dispatch(
+            Dispatch::new(kernel)
+                .read(&packed)
+                .read(&hidden_gradient)
+                .write(&output)
+                .params(&params)
+                .groups(groups)
+                .cost(
+                    12 * hidden_gradient.elements() as u64,
+                    packed.bytes() + hidden_gradient.bytes() + output.bytes(),
+                ),
+        );
+    }
+}
+
+/// The kernel, its parameters and the number of groups: four elements an invocation where all operands allow it. The
+/// operands are the packed rows, `h` or its gradient, and the packed gradient if there is one.
+fn variant(entry: &'static str, operands: &[Operand]) -> (Kernel, Vec<u32>, usize) {
+    let hidden = operands[1];
+    let half = hidden.shape().last();
+    let vector =
+        half.is_multiple_of(4) && operands.iter().all(|o| o.layout.offset.is_multiple_of(4));
+    let kernel = Kernel::builtin(entry, include_str!("../../shaders/swiglu.wgsl"), entry);
+    let (kernel, width) = match vector {
+        true => (kernel.block("element", "alias T = vec4<f32>;\n"), 4),
+        false => (kernel, 1),
+    };
+    let count = hidden.elements() / width;
+    let mut params = vec![count as u32, (half / width) as u32];
+    params.extend(operands.iter().map(|o| o.offset() / width as u32));
+    params.resize(5, 0);
+    (kernel, params, count.div_ceil(64))
+}
+
+impl<'t> Var<'t> {
+    /// The gated unit `silu(gate)·up` of rows `[gate, up]`: `[…, 2F] → […, F]`. Shazeer 2020, "GLU Variants Improve
+    /// Transformer".
+    ///
+    /// # Panics
+    ///
+    /// If the last axis has an odd extent.
+    #[track_caller]
+    pub fn swiglu(self) -> Var<'t> {
+        self.tape.record(Swiglu, &[self])
+    }
+}
