@@ -66,7 +66,6 @@ impl Default for Check {
 
 /// The largest deviations that a passed check has seen.
 #[derive(Clone, Debug)]
-#[must_use]
 pub struct Report {
     /// Of the operation's value.
     pub forward: Worst,

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod host;
+
 use std::sync::OnceLock;
 
 use shadegrad::{AdapterClass, Device, DeviceOptions, Shape};

@@ -38,6 +38,32 @@ pub struct Row {
     pub smooth: bool,
 }
 
+impl Row {
+    /// Records this row's operation: with one `Var` for each of [`Row::inputs`], which broadcast against each other, and
+    /// one number for each of [`Row::attributes`]. The methods of [`Var`] do this; it is for going through
+    /// [`TABLE`], and for rows of your own in a `static`, which need a name that no other row has.
+    ///
+    /// # Panics
+    ///
+    /// If there are no inputs, not as many inputs or attributes as the row names, an attribute that is not finite, or
+    /// shapes that do not broadcast.
+    #[track_caller]
+    pub fn apply<'t>(&'static self, inputs: &[Var<'t>], attributes: &[f32]) -> Var<'t> {
+        assert!(
+            !inputs.is_empty()
+                && inputs.len() == self.inputs.len()
+                && attributes.len() == self.attributes.len(),
+            "{}: takes {:?} and the attributes {:?}, given are {} and {}",
+            self.name,
+            self.inputs,
+            self.attributes,
+            inputs.len(),
+            attributes.len()
+        );
+        apply(self, inputs, attributes)
+    }
+}
+
 impl std::fmt::Debug for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name)

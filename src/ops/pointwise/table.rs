@@ -76,17 +76,15 @@ macro_rules! safe_tanh {
 }
 
 macro_rules! erf {
-    // Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 has errors of 1.5e-7; near zero the Taylor
-    // series keeps the relative error small as well.
+    // x·P(x²)/Q(x²), fitted to erf on |x| ≤ 3.92 for the least relative error, which is 2e-8; beyond, erf is 1 to f32
+    // precision. Rounding makes it 4e-7.
     () => {
         "fn erf(x: T) -> T {
-    let a = abs(x);
-    let t = T(1.0) / (T(1.0) + T(0.3275911) * a);
-    let tail = ((((T(1.061405429) * t - T(1.453152027)) * t + T(1.421413741)) * t - T(0.284496736)) * t + T(0.254829592)) * t;
-    let far = T(1.0) - tail * exp(-min(a * a, T(80.0)));
+    let a = clamp(x, T(-3.92), T(3.92));
     let s = a * a;
-    let near = a * T(1.1283791671) * (T(1.0) - s * (T(1.0 / 3.0) - s * (T(0.1) - s * (T(1.0 / 42.0) - s * T(1.0 / 216.0)))));
-    return sign(x) * select(far, near, a < T(0.5));
+    let p = ((((T(2.050043975e-6) * s + T(2.848711632e-4)) * s + T(3.765375797e-3)) * s + T(5.274796551e-2)) * s + T(0.1904016810)) * s + T(1.128379146);
+    let q = ((((T(3.809066203e-5) * s + T(1.162465459e-3)) * s + T(1.496874117e-2)) * s + T(0.1141070194)) * s + T(0.5020718392)) * s + T(1.0);
+    return clamp(a * p / q, T(-1.0), T(1.0));
 }"
     };
 }
@@ -334,7 +332,7 @@ pointwise_table! {
         smooth: false,
     }
 
-    /// The error function, to an absolute error of 2·10⁻⁷.
+    /// The error function, to a relative error of 10⁻⁶.
     pub erf(x) {
         wgsl: "erf(x)",
         helpers: erf!(),
