@@ -1,44 +1,156 @@
-// Reductions over any axes of a strided tensor: one output per invocation, summed serially in a fixed order.
+// Reductions over any axes of a strided tensor: sum, max and min (`reduce`), and the place of the maximum (`argmax`).
+//
+// LANES invocations, a team, work on one place: each folds every LANES-th step of the reduced axes in order, then the
+// team combines what its lanes have in a fixed tree. A place is one output or four neighbouring ones, a step one
+// element or four neighbouring ones, as the block `access` says:
+//
+//   single   one output,   one element a step
+//   along    one output,   four elements a step: the innermost reduced axis is dense
+//   across   four outputs, four elements a step: the innermost kept axis is dense
+//
+// Where few places have many steps, several teams share a place, a chunk of the steps each. They leave one partial
+// result a team, and a second dispatch reduces those.
+
+const LANES: u32 = 1u;
+const TEAMS: u32 = 64u;    // in a workgroup
+const ADJACENT: u32 = 0u;  // 1: neighbouring invocations are lanes of one team; 0: they are neighbouring teams
+const NESTED: u32 = 0u;    // 1: several axes are reduced, and steps are found by dividing
 
 struct Params {
-    count: u32,           // outputs
-    reduced: u32,         // elements per output
-    input_offset: u32,
+    teams: u32,            // places times chunks
+    places: u32,
+    steps: u32,            // of one place
+    chunk: u32,            // steps of one team
+    input_offset: u32,     // offsets and strides count in units of the bound array
     output_offset: u32,
     scale: f32,
     kept_rank: u32,
-    reduced_rank: u32,
+    folded_rank: u32,
     kept: array<vec4<u32>, 6>,     // extent and stride of each kept axis, innermost first
     folded: array<vec4<u32>, 6>,   // extent and stride of each reduced axis, innermost first
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
+
+//:begin access
+alias Step = f32;
+alias Place = f32;
 @group(0) @binding(1) var<storage, read> input: array<f32>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
+fn finish(value: Step) -> Place { return value; }
+//:end access
 
-@compute @workgroup_size(64)
-fn sum(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if (i >= p.count) { return; }
+//:begin operation
+fn start(first: Step) -> Step { return Step(0.0); }
+fn fold(a: Step, b: Step) -> Step { return a + b; }
+fn combine(a: Place, b: Place) -> Place { return a + b; }
+//:end operation
+
+// Which part of which place an invocation works on. Those past the end repeat the last team and must not store.
+struct Part {
+    live: bool,
+    team: u32,    // in the grid
+    lane: u32,
+    base: u32,    // index of the place's first element
+    begin: u32,   // the team's steps
+    end: u32,
+}
+
+fn part(group: u32, local: u32) -> Part {
+    let lane = select(local / TEAMS, local % LANES, ADJACENT == 1u);
+    let team = group * TEAMS + select(local % TEAMS, local / LANES, ADJACENT == 1u);
+    let index = min(team, p.teams - 1u);
     var base = p.input_offset;
-    var rest = i;
+    var rest = index % p.places;
     for (var axis = 0u; axis < p.kept_rank; axis++) {
         base += (rest % p.kept[axis].x) * p.kept[axis].y;
         rest /= p.kept[axis].x;
     }
-    var total = 0.0;
-    for (var k = 0u; k < p.reduced; k++) {
-        var place = base;
-        var left = k;
-        for (var axis = 0u; axis < p.reduced_rank; axis++) {
-            place += (left % p.folded[axis].x) * p.folded[axis].y;
-            left /= p.folded[axis].x;
-        }
-        total += input[place];
-    }
-    output[p.output_offset + i] = total * p.scale;
+    let begin = index / p.places * p.chunk;
+    return Part(team < p.teams, team, lane, base, begin, min(begin + p.chunk, p.steps));
 }
+
+// Where a step is, relative to the place's first element.
+fn position(step: u32) -> u32 {
+    if (NESTED == 0u) { return step * p.folded[0].y; }
+    var place = 0u;
+    var left = step;
+    for (var axis = 0u; axis < p.folded_rank; axis++) {
+        place += (left % p.folded[axis].x) * p.folded[axis].y;
+        left /= p.folded[axis].x;
+    }
+    return place;
+}
+
+var<workgroup> partial: array<Place, LANES * TEAMS>;
+
+@compute @workgroup_size(LANES * TEAMS)
+fn reduce(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let part = part(group.x + group.y * groups.x, local);
+    // Maxima start from an element; a lane without steps may take any of the team's.
+    var total = start(input[part.base + position(part.begin)]);
+    for (var step = part.begin + part.lane; step < part.end; step += LANES) {
+        total = fold(total, input[part.base + position(step)]);
+    }
+    var result = finish(total);
+    if (LANES > 1u) {
+        partial[local] = result;
+        workgroupBarrier();
+        let stride = select(TEAMS, 1u, ADJACENT == 1u);
+        for (var half = LANES / 2u; half > 0u; half /= 2u) {
+            if (part.lane < half) {
+                partial[local] = combine(partial[local], partial[local + half * stride]);
+            }
+            workgroupBarrier();
+        }
+        result = partial[local];
+    }
+    if (part.live && part.lane == 0u) {
+        output[p.output_offset + part.team] = result * p.scale;
+    }
+}
+
+//:begin argmax
+struct Candidate { value: f32, step: u32 }
+
+// The larger value, the smaller step between equals.
+fn better(a: Candidate, b: Candidate) -> Candidate {
+    let take_b = b.value > a.value || (b.value == a.value && b.step < a.step);
+    return Candidate(select(a.value, b.value, take_b), select(a.step, b.step, take_b));
+}
+
+@group(0) @binding(2) var<storage, read_write> steps: array<u32>;
+var<workgroup> candidates: array<Candidate, LANES * TEAMS>;
+
+@compute @workgroup_size(LANES * TEAMS)
+fn argmax(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let part = part(group.x + group.y * groups.x, local);
+    var best = Candidate(input[part.base], 0u);
+    for (var step = part.lane; step < part.end; step += LANES) {
+        best = better(best, Candidate(input[part.base + position(step)], step));
+    }
+    if (LANES > 1u) {
+        candidates[local] = best;
+        workgroupBarrier();
+        let stride = select(TEAMS, 1u, ADJACENT == 1u);
+        for (var half = LANES / 2u; half > 0u; half /= 2u) {
+            if (part.lane < half) {
+                candidates[local] = better(candidates[local], candidates[local + half * stride]);
+            }
+            workgroupBarrier();
+        }
+        best = candidates[local];
+    }
+    if (part.live && part.lane == 0u) {
+        steps[p.output_offset + part.team] = best.step;
+    }
+}
+//:end argmax

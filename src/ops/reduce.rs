@@ -1,16 +1,34 @@
-//! Reductions over any axes.
+//! Reductions over any axes: sum, mean, maximum, minimum, variance, and the place of the maximum.
+//!
+//! The reduced axes disappear from the shape; the `_keep` forms leave them with an extent of one, ready to broadcast
+//! against the input.
+
+mod walk;
 
 use std::hash::Hash;
 
 use super::{Operation, TensorType};
-use crate::gpu::Kernel;
+use crate::gpu::{DType, Kernel};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
+use walk::{Split, Walk};
 
-/// `Σ x` over axes, which are dropped.
-#[derive(Clone, Debug, Hash)]
-struct Sum {
+const SOURCE: &str = include_str!("../../shaders/reduce.wgsl");
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Fold {
+    Sum,
+    Max,
+    Min,
+}
+
+/// `Σ x · scale`, `max x` or `min x` over axes, which are dropped.
+#[derive(Clone, Debug)]
+struct Reduce {
+    fold: Fold,
     axes: Vec<usize>,
+    /// Makes a sum a mean.
+    scale: f32,
 }
 
 /// The shape with the axes removed.
@@ -28,13 +46,17 @@ fn with_ones(shape: Shape, axes: &[usize]) -> Shape {
         .fold(shape, |shape, &axis| shape.with_dim(axis, 1))
 }
 
-impl Operation for Sum {
+impl Operation for Reduce {
     fn name(&self) -> &'static str {
-        "sum"
+        match self.fold {
+            Fold::Sum => "sum",
+            Fold::Max => "max",
+            Fold::Min => "min",
+        }
     }
 
     fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
+        (&self.axes, self.scale.to_bits()).hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
@@ -42,76 +64,282 @@ impl Operation for Sum {
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        let shape = node.input(0).shape();
-        let gradient = node.gradient(0).reshape(with_ones(shape, &self.axes));
-        vec![Some(gradient.broadcast_to(shape))]
+        let (x, gradient) = (node.input(0), node.gradient(0));
+        let (shape, ones) = (x.shape(), with_ones(x.shape(), &self.axes));
+        let spread = |value: Var<'t>| value.reshape(ones).broadcast_to(shape);
+        vec![Some(match self.fold {
+            // A constant stays one, so that it costs nothing where it is used.
+            Fold::Sum => match node.tape().constant_of(gradient) {
+                Some(value) => node.tape().full(shape, value * self.scale),
+                None if self.scale == 1.0 => spread(gradient),
+                None => spread(gradient * self.scale),
+            },
+            // Elements that equal the extremum share its gradient.
+            Fold::Max | Fold::Min => {
+                let chosen = x.equal(spread(node.output(0)));
+                chosen * spread(gradient / chosen.sum(&self.axes))
+            }
+        })]
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
         let (input, output) = (cx.input(0), cx.output(0));
-        let layout = input.layout;
-        let pairs = |wanted: bool| -> Vec<[u32; 4]> {
-            (0..layout.shape.rank())
-                .rev()
-                .filter(|axis| self.axes.contains(axis) == wanted)
-                .map(|axis| {
-                    [
-                        layout.shape.dim(axis) as u32,
-                        layout.strides()[axis] as u32,
-                        0,
-                        0,
-                    ]
-                })
-                .collect()
-        };
-        let (kept, folded) = (pairs(false), pairs(true));
-        let reduced: u32 = folded.iter().map(|[extent, ..]| extent).product();
-        let mut params = vec![
-            output.elements() as u32,
-            reduced,
-            input.offset(),
-            output.offset(),
-            1f32.to_bits(),
-            kept.len() as u32,
-            folded.len() as u32,
-            0,
-        ];
-        for pairs in [kept, folded] {
-            let mut padded = pairs;
-            padded.resize(6, [0; 4]);
-            params.extend(padded.concat());
+        let walk = Walk::new(&input.layout, &self.axes, output.layout.offset);
+        self.emit(cx, &input, &output, &walk);
+    }
+}
+
+impl Reduce {
+    fn emit(&self, cx: &mut Lowering<'_>, input: &Operand, output: &Operand, walk: &Walk) {
+        let split = Split::of(cx.class(), walk);
+        let source = Kernel::builtin(self.name(), SOURCE, "reduce").block("argmax", "");
+        let kernel = split.kernel(self.operation(walk.kernel(source)));
+        if split.chunks == 1 {
+            dispatch(cx, kernel, [input, output], walk, &split, self.scale);
+            return;
         }
-        let kernel = Kernel::builtin("sum", include_str!("../../shaders/reduce.wgsl"), "sum");
-        cx.dispatch(
-            Dispatch::new(kernel)
-                .read(&input)
-                .write(&output)
-                .params(&params)
-                .groups(output.elements().div_ceil(64))
-                .cost(input.elements() as u64, input.bytes() + output.bytes()),
+        let shape = Shape::new(&[split.chunks, output.elements()]);
+        let partial = cx.temp(shape, DType::F32);
+        dispatch(cx, kernel, [input, &partial], walk, &split, 1.0);
+        let rest = Walk::new(&partial.layout, &[0], output.layout.offset);
+        self.emit(cx, &partial, output, &rest);
+    }
+
+    fn operation(&self, kernel: Kernel) -> Kernel {
+        let (start, fold) = match self.fold {
+            Fold::Sum => ("Step(0.0)", "a + b"),
+            Fold::Max => ("first", "max(a, b)"),
+            Fold::Min => ("first", "min(a, b)"),
+        };
+        kernel.block(
+            "operation",
+            &format!(
+                "fn start(first: Step) -> Step {{ return {start}; }}\n\
+                 fn fold(a: Step, b: Step) -> Step {{ return {fold}; }}\n\
+                 fn combine(a: Place, b: Place) -> Place {{ return {fold}; }}\n"
+            ),
+        )
+    }
+}
+
+fn dispatch(
+    cx: &mut Lowering<'_>,
+    kernel: Kernel,
+    [input, output]: [&Operand; 2],
+    walk: &Walk,
+    split: &Split,
+    scale: f32,
+) {
+    cx.dispatch(
+        Dispatch::new(kernel)
+            .read(input)
+            .write(output)
+            .params(&walk.params(split, scale))
+            .groups(split.groups(walk))
+            .cost(input.elements() as u64, input.bytes() + output.bytes()),
+    );
+}
+
+/// The index of the first maximum along an axis, which is dropped.
+#[derive(Clone, Debug, Hash)]
+struct Argmax {
+    axis: usize,
+}
+
+impl Operation for Argmax {
+    fn name(&self) -> &'static str {
+        "argmax"
+    }
+
+    fn identity(&self, signature: &mut Signature) {
+        self.hash(signature);
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        vec![TensorType {
+            shape: without(inputs[0].shape, &[self.axis]),
+            dtype: DType::U32,
+        }]
+    }
+
+    fn backward<'t>(&self, _node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        vec![None]
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let (input, output) = (cx.input(0), cx.output(0));
+        let walk = Walk::single(&input.layout, &[self.axis], output.layout.offset);
+        let split = Split::unchunked(cx.class(), &walk);
+        let kernel = split.kernel(walk.kernel(Kernel::builtin("argmax", SOURCE, "argmax")));
+        dispatch(cx, kernel, [&input, &output], &walk, &split, 1.0);
+    }
+}
+
+/// Checks the arguments of a reduction.
+#[track_caller]
+fn check(name: &str, x: Var<'_>, axes: &[usize]) {
+    let TensorType { shape, dtype } = x.tensor_type();
+    assert_eq!(dtype, DType::F32, "{name}: the input must be F32");
+    for (position, axis) in axes.iter().enumerate() {
+        assert!(
+            *axis < shape.rank() && !axes[..position].contains(axis),
+            "{name}: axes {axes:?} are not distinct axes of {shape}"
         );
     }
 }
 
+#[track_caller]
+fn reduce<'t>(x: Var<'t>, fold: Fold, axes: &[usize], scale: f32) -> Var<'t> {
+    let mut axes = axes.to_vec();
+    axes.sort_unstable();
+    let operation = Reduce { fold, axes, scale };
+    check(operation.name(), x, &operation.axes);
+    // Axes of extent one hold nothing to reduce.
+    if operation.axes.iter().all(|&axis| x.shape().dim(axis) == 1) && scale == 1.0 {
+        return x.reshape(without(x.shape(), &operation.axes));
+    }
+    x.tape.record(operation, &[x])
+}
+
 impl<'t> Var<'t> {
-    /// The sum over `axes`, which disappear from the shape.
+    fn all_axes(self) -> Vec<usize> {
+        (0..self.shape().rank()).collect()
+    }
+
+    /// How many elements lie along `axes`.
+    fn extent_of(self, axes: &[usize]) -> usize {
+        axes.iter().map(|&axis| self.shape().dim(axis)).product()
+    }
+
+    /// The input's rank again: the axes come back with an extent of one.
+    fn keeping(self, shape: Shape, axes: &[usize]) -> Var<'t> {
+        self.reshape(with_ones(shape, axes))
+    }
+
+    /// The sum over `axes`, which disappear from the shape: `[2, 3, 4]` over `&[0, 2]` gives `[3]`.
     ///
     /// # Panics
     ///
-    /// If an axis does not exist.
+    /// If the axes are not distinct axes of the shape, or the elements are not `F32`; so for all reductions.
     #[track_caller]
     pub fn sum(self, axes: &[usize]) -> Var<'t> {
-        self.tape.record(
-            Sum {
-                axes: axes.to_vec(),
-            },
-            &[self],
-        )
+        reduce(self, Fold::Sum, axes, 1.0)
+    }
+
+    /// [`Var::sum`] with the reduced axes left as extents of one.
+    #[track_caller]
+    pub fn sum_keep(self, axes: &[usize]) -> Var<'t> {
+        self.sum(axes).keeping(self.shape(), axes)
     }
 
     /// The sum of all elements, as a scalar.
+    #[track_caller]
     pub fn sum_all(self) -> Var<'t> {
-        let axes: Vec<usize> = (0..self.shape().rank()).collect();
-        self.sum(&axes)
+        self.sum(&self.all_axes())
+    }
+
+    /// The arithmetic mean over `axes`, which disappear from the shape.
+    ///
+    /// # Panics
+    ///
+    /// As [`Var::sum`].
+    #[track_caller]
+    pub fn mean(self, axes: &[usize]) -> Var<'t> {
+        check("mean", self, axes);
+        reduce(self, Fold::Sum, axes, 1.0 / self.extent_of(axes) as f32)
+    }
+
+    /// [`Var::mean`] with the reduced axes left as extents of one.
+    #[track_caller]
+    pub fn mean_keep(self, axes: &[usize]) -> Var<'t> {
+        self.mean(axes).keeping(self.shape(), axes)
+    }
+
+    /// The arithmetic mean of all elements, as a scalar.
+    #[track_caller]
+    pub fn mean_all(self) -> Var<'t> {
+        self.mean(&self.all_axes())
+    }
+
+    /// The largest element over `axes`, which disappear from the shape. Elements that equal it share its gradient
+    /// evenly. Between two tensors, see [`Var::maximum`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Var::sum`].
+    #[track_caller]
+    pub fn max(self, axes: &[usize]) -> Var<'t> {
+        reduce(self, Fold::Max, axes, 1.0)
+    }
+
+    /// [`Var::max`] with the reduced axes left as extents of one.
+    #[track_caller]
+    pub fn max_keep(self, axes: &[usize]) -> Var<'t> {
+        self.max(axes).keeping(self.shape(), axes)
+    }
+
+    /// The smallest element over `axes`, which disappear from the shape. Elements that equal it share its gradient
+    /// evenly. Between two tensors, see [`Var::minimum`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Var::sum`].
+    #[track_caller]
+    pub fn min(self, axes: &[usize]) -> Var<'t> {
+        reduce(self, Fold::Min, axes, 1.0)
+    }
+
+    /// [`Var::min`] with the reduced axes left as extents of one.
+    #[track_caller]
+    pub fn min_keep(self, axes: &[usize]) -> Var<'t> {
+        self.min(axes).keeping(self.shape(), axes)
+    }
+
+    /// The variance of a whole population over `axes`, which disappear from the shape: `mean((x − mean(x))²)`. Computed
+    /// in two passes, so that a large mean costs no precision.
+    ///
+    /// # Panics
+    ///
+    /// As [`Var::sum`].
+    #[track_caller]
+    pub fn var(self, axes: &[usize]) -> Var<'t> {
+        check("var", self, axes);
+        self.squares_around_mean(axes, self.extent_of(axes))
+    }
+
+    /// The variance estimated from a sample over `axes`, which disappear from the shape: `Σ (x − mean(x))² / (n − 1)`
+    /// (Bessel's correction).
+    ///
+    /// # Panics
+    ///
+    /// As [`Var::sum`], and if there is only one element to estimate from.
+    #[track_caller]
+    pub fn var_unbiased(self, axes: &[usize]) -> Var<'t> {
+        check("var_unbiased", self, axes);
+        let count = self.extent_of(axes);
+        assert!(
+            count > 1,
+            "var_unbiased: axes {axes:?} of {} hold a single element",
+            self.shape()
+        );
+        self.squares_around_mean(axes, count - 1)
+    }
+
+    #[track_caller]
+    fn squares_around_mean(self, axes: &[usize], divisor: usize) -> Var<'t> {
+        let centred = self - self.mean_keep(axes);
+        reduce(centred * centred, Fold::Sum, axes, 1.0 / divisor as f32)
+    }
+
+    /// The index of the largest element along an axis, which disappears from the shape; the first such index if there
+    /// are several. `U32`, no gradient.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such axis, or the elements are not `F32`.
+    #[track_caller]
+    pub fn argmax(self, axis: usize) -> Var<'t> {
+        check("argmax", self, &[axis]);
+        self.tape.record(Argmax { axis }, &[self])
     }
 }
