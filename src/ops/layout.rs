@@ -107,6 +107,10 @@ impl Operation for View {
         }]
     }
 
+    fn passes_gradients(&self) -> bool {
+        *self != View::Detach
+    }
+
     fn lower(&self, _cx: &mut Lowering<'_>) {
         unreachable!("the planner resolves views");
     }

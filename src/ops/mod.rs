@@ -61,11 +61,18 @@ pub trait Operation: fmt::Debug + 'static {
     ///
     /// # Panics
     ///
-    /// If the inputs do not fit, naming the operation and the shapes.
+    /// If the inputs do not fit, naming the operation and the shapes. Panics point at the caller of the method on
+    /// [`Var`] if that method carries `#[track_caller]` too (and this one does not panic from within a closure).
+    #[track_caller]
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType>;
 
     /// Records the gradient: one entry per input, `None` where there is none to give.
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>>;
+
+    /// Whether gradients flow through this operation at all. Where not, its outputs count as constants.
+    fn passes_gradients(&self) -> bool {
+        true
+    }
 
     /// Emits the dispatches that compute the outputs from the inputs.
     fn lower(&self, cx: &mut Lowering<'_>);

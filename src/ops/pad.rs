@@ -3,7 +3,7 @@
 use std::hash::Hash;
 
 use super::{Operation, TensorType};
-use crate::gpu::Kernel;
+use crate::gpu::{DType, Kernel};
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
 
 #[derive(Clone, Debug, Hash)]
@@ -28,6 +28,10 @@ impl Operation for Pad {
             self.axis < shape.rank(),
             "pad: {shape} has no axis {}",
             self.axis
+        );
+        assert!(
+            dtype == DType::F32,
+            "pad: {shape} holds {dtype:?}, only F32 is padded"
         );
         let extent = self.before + shape.dim(self.axis) + self.after;
         vec![TensorType {

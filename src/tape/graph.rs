@@ -176,10 +176,11 @@ impl Graph {
     #[track_caller]
     pub fn push_operation(
         &mut self,
-        operation: Rc<dyn Operation>,
+        operation: impl Operation,
         inputs: &[ValueId],
     ) -> Range<u32> {
         let types: Vec<TensorType> = inputs.iter().map(|&id| self.ty(id)).collect();
+        // Called on the type itself: through `dyn` the caller's location would be lost.
         let outputs = operation.outputs(&types);
         let signature = &mut self.signature;
         signature.write_u8(2);
@@ -189,11 +190,12 @@ impl Graph {
         for input in inputs {
             signature.write_u32(input.0);
         }
-        let needs_gradient = inputs
-            .iter()
-            .any(|id| self.values[id.index()].needs_gradient);
+        let needs_gradient = operation.passes_gradients()
+            && inputs
+                .iter()
+                .any(|id| self.values[id.index()].needs_gradient);
         self.push_node(
-            Source::Operation(operation),
+            Source::Operation(Rc::new(operation)),
             inputs,
             &outputs,
             needs_gradient,

@@ -160,7 +160,7 @@ impl Tape {
     /// If the operation refuses its inputs' shapes, or has several outputs.
     #[track_caller]
     pub fn record<'t>(&'t self, operation: impl Operation, inputs: &[Var<'t>]) -> Var<'t> {
-        let outputs = self.push(Rc::new(operation), inputs);
+        let outputs = self.push(operation, inputs);
         assert_eq!(outputs.len(), 1, "the operation has one output");
         self.var(ValueId(outputs.start))
     }
@@ -172,26 +172,20 @@ impl Tape {
     /// If the operation refuses its inputs' shapes.
     #[track_caller]
     pub fn record_all<'t>(&'t self, operation: impl Operation, inputs: &[Var<'t>]) -> Vec<Var<'t>> {
-        self.push(Rc::new(operation), inputs)
+        self.push(operation, inputs)
             .map(|id| self.var(ValueId(id)))
             .collect()
     }
 
     #[track_caller]
-    fn push(&self, operation: Rc<dyn Operation>, inputs: &[Var<'_>]) -> std::ops::Range<u32> {
-        let mut graph = self.graph.borrow_mut();
-        let ids: Vec<ValueId> = inputs
-            .iter()
-            .map(|var| {
-                assert!(
-                    std::ptr::eq(var.tape, self),
-                    "{}: an input was recorded on another tape",
-                    operation.name()
-                );
-                var.id
-            })
-            .collect();
-        graph.push_operation(operation, &ids)
+    fn push(&self, operation: impl Operation, inputs: &[Var<'_>]) -> std::ops::Range<u32> {
+        assert!(
+            inputs.iter().all(|var| std::ptr::eq(var.tape, self)),
+            "{}: an input was recorded on another tape",
+            operation.name()
+        );
+        let ids: Vec<ValueId> = inputs.iter().map(|var| var.id).collect();
+        self.graph.borrow_mut().push_operation(operation, &ids)
     }
 
     /// Asks for a value: it is on its way to the host once the tape has run.
@@ -232,7 +226,7 @@ impl Tape {
             "assign: value and destination differ"
         );
         let destination = self.tensor(destination);
-        self.push(Rc::new(crate::ops::Assign), &[destination, value]);
+        self.push(crate::ops::Assign, &[destination, value]);
     }
 
     /// Plans the tape, or finds its plan, and submits it once. Does not wait for the device.

@@ -136,10 +136,11 @@ impl Operation for Pointwise {
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let mut shape = self.shape.unwrap_or(Shape::SCALAR);
         for input in inputs {
-            shape = shape.broadcast(&input.shape).unwrap_or_else(|| {
+            let Some(broadcast) = shape.broadcast(&input.shape) else {
                 let shapes: Vec<Shape> = inputs.iter().map(|input| input.shape).collect();
                 panic!("{}: shapes {shapes:?} do not broadcast", self.row.name)
-            });
+            };
+            shape = broadcast;
         }
         vec![Tape::f32(shape)]
     }
