@@ -183,6 +183,12 @@ impl Device {
         self.shared.counters.snapshot()
     }
 
+    /// Name and WGSL of every kernel compiled on this device so far, generated ones included: to look at, and for tests
+    /// to validate.
+    pub fn kernels(&self) -> Vec<(&'static str, String)> {
+        self.shared.kernels.sources()
+    }
+
     /// Blocks until everything submitted so far has finished.
     ///
     /// # Errors

@@ -120,6 +120,18 @@ pub(crate) struct KernelCache {
 }
 
 impl KernelCache {
+    /// Name and source of everything compiled so far, each text once, sorted.
+    pub fn sources(&self) -> Vec<(&'static str, String)> {
+        let pipelines = self.pipelines.lock().unwrap();
+        let mut sources: Vec<(&'static str, String)> = pipelines
+            .keys()
+            .map(|(kernel, _)| (kernel.name, kernel.source.clone().into_owned()))
+            .collect();
+        sources.sort();
+        sources.dedup();
+        sources
+    }
+
     /// The pipeline for a kernel, compiled on first use.
     pub fn pipeline(
         &self,

@@ -8,19 +8,18 @@ use std::sync::OnceLock;
 
 use shadegrad::{AdapterClass, Device, DeviceOptions, Shape};
 
-/// The device that all tests of this process share. The first call prints the adapter's line.
+/// The device that all tests of this process share, held to WebGPU's default limits, so that wgpu refuses any kernel that
+/// needs more. The first call prints the adapter's line.
 ///
 /// # Panics
 ///
 /// If there is no adapter, with the line that says what to install.
 pub fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
-    DEVICE.get_or_init(|| match Device::new() {
-        Ok(device) => {
-            println!("adapter: {}", device.description());
-            device
-        }
-        Err(error) => panic!("{error}"),
+    DEVICE.get_or_init(|| {
+        let device = open(DeviceOptions::default());
+        println!("adapter: {}", device.description());
+        device
     })
 }
 
@@ -32,13 +31,20 @@ pub fn device() -> &'static Device {
 pub fn portable_device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| {
-        let options = DeviceOptions {
+        open(DeviceOptions {
             class: Some(AdapterClass::Gpu),
             portable: true,
             ..DeviceOptions::default()
-        };
-        Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"))
+        })
     })
+}
+
+fn open(options: DeviceOptions) -> Device {
+    let options = DeviceOptions {
+        limits: Some(wgpu::Limits::default()),
+        ..options
+    };
+    Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Random numbers that depend on the seed alone (SplitMix64: Steele et al. 2014).
