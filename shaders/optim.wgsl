@@ -15,7 +15,12 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-// A workgroup sums this many vec4s, so that few partial sums are left.
+// Invocations in a workgroup of an update, and vec4s that each of them takes. Software adapters get few and many:
+// there a workgroup costs as much as hundreds of elements.
+const WIDTH: u32 = 256u;
+const EACH: u32 = 1u;
+
+// A workgroup sums the squares of this many vec4s, an even number, so that few partial sums are left.
 const CHUNK: u32 = 1024u;
 
 // --- The global norm of the gradient, in two kernels ---
@@ -61,20 +66,51 @@ fn sum_squares(
 @group(0) @binding(4) var<storage, read_write> control_out: array<u32>;
 
 // control = [norm, min(1, clip / (norm + 1e-6)), loss]; a clip of zero stands for none.
+fn finish(sum: f32) {
+    let norm = sqrt(sum);
+    let most = clip[p.clip_offset];
+    var scale = 1.0;
+    if (most > 0.0) { scale = min(1.0, most / (norm + 1e-6)); }
+    control_out[p.control_offset] = bitcast<u32>(norm);
+    control_out[p.control_offset + 1u] = bitcast<u32>(scale);
+    control_out[p.control_offset + 2u] = bitcast<u32>(loss[p.loss_offset]);
+    control_out[p.control_offset + 3u] = 0u;
+}
+
 @compute @workgroup_size(256)
 fn norm(@builtin(local_invocation_index) lane: u32) {
     var sum = 0.0;
     for (var i = lane; i < p.count; i += 256u) { sum += partials[i]; }
-    let norm = sqrt(total(lane, sum));
-    if (lane == 0u) {
-        let most = clip[p.clip_offset];
-        var scale = 1.0;
-        if (most > 0.0) { scale = min(1.0, most / (norm + 1e-6)); }
-        control_out[p.control_offset] = bitcast<u32>(norm);
-        control_out[p.control_offset + 1u] = bitcast<u32>(scale);
-        control_out[p.control_offset + 2u] = bitcast<u32>(loss[p.loss_offset]);
-        control_out[p.control_offset + 3u] = 0u;
+    let sum_of_all = total(lane, sum);
+    if (lane == 0u) { finish(sum_of_all); }
+}
+
+// The same for software adapters: one invocation does it all, without workgroup memory, its loads uniform.
+
+@compute @workgroup_size(1)
+fn sum_squares_serial(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+) {
+    let index = group.x + group.y * groups.x;
+    let end = min(p.vectors, (index + 1u) * CHUNK);
+    var even = vec4<f32>(0.0);
+    var odd = vec4<f32>(0.0);
+    for (var i = index * CHUNK; i < end; i += 2u) {
+        let a = squared[i];
+        let b = squared[i + 1u];
+        even += a * a;
+        odd += b * b;
     }
+    let sums = even + odd;
+    if (index < p.count) { partial_out[p.first + index] = (sums.x + sums.y) + (sums.z + sums.w); }
+}
+
+@compute @workgroup_size(1)
+fn norm_serial() {
+    var sum = 0.0;
+    for (var i = 0u; i < p.count; i++) { sum += partials[i]; }
+    finish(sum);
 }
 
 // --- The updates ---
@@ -97,60 +133,73 @@ fn may_update() -> bool {
     return is_sound(control[p.control_offset]) && is_sound(control[p.control_offset + 2u]);
 }
 
+// Where a workgroup's vec4s end: before they begin, if there must be no update.
+fn end_of(index: u32) -> u32 {
+    return select(0u, min(p.vectors, (index + 1u) * WIDTH * EACH), may_update());
+}
+
 fn scale() -> f32 {
     return bitcast<f32>(control[p.control_offset + 1u]);
 }
 
 // values = [step size, √(1 − β₂ᵗ), ε, lr·λ], [1 − β₁, β₂, 1 − β₂, –]
-@compute @workgroup_size(64)
+@compute @workgroup_size(WIDTH)
 fn adamw(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if (i >= p.vectors || !may_update()) { return; }
+    let index = group.x + group.y * groups.x;
     let a = values[p.values_offset];
     let b = values[p.values_offset + 1u];
-    let g = gradient[i] * scale();
-    var m = first_moment[i];
-    m += b.x * (g - m);
-    let v = b.y * second_moment[i] + b.z * g * g;
-    first_moment[i] = m;
-    second_moment[i] = v;
-    let decayed = parameters[i] * (1.0 - a.w * decay[i / 16u]);
-    parameters[i] = decayed - a.x * m / (sqrt(v) / a.y + a.z);
+    let scale = scale();
+    let end = end_of(index);
+    for (var i = index * WIDTH * EACH + lane; i < end; i += WIDTH) {
+        let g = gradient[i] * scale;
+        var m = first_moment[i];
+        m += b.x * (g - m);
+        let v = b.y * second_moment[i] + b.z * g * g;
+        first_moment[i] = m;
+        second_moment[i] = v;
+        let decayed = parameters[i] * (1.0 - a.w * decay[i / 16u]);
+        parameters[i] = decayed - a.x * m / (sqrt(v) / a.y + a.z);
+    }
 }
 
 // values = [lr, momentum, λ, –]
-@compute @workgroup_size(64)
+@compute @workgroup_size(WIDTH)
 fn sgd_momentum(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if (i >= p.vectors || !may_update()) { return; }
+    let index = group.x + group.y * groups.x;
     let a = values[p.values_offset];
-    let old = parameters[i];
-    let d = gradient[i] * scale() + (a.z * decay[i / 16u]) * old;
-    let m = a.y * first_moment[i] + d;
-    first_moment[i] = m;
-    parameters[i] = old - a.x * m;
+    let scale = scale();
+    let end = end_of(index);
+    for (var i = index * WIDTH * EACH + lane; i < end; i += WIDTH) {
+        let old = parameters[i];
+        let u = a.y * first_moment[i] + gradient[i] * scale + (a.z * decay[i / 16u]) * old;
+        first_moment[i] = u;
+        parameters[i] = old - a.x * u;
+    }
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(WIDTH)
 fn sgd(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if (i >= p.vectors || !may_update()) { return; }
+    let index = group.x + group.y * groups.x;
     let a = values[p.values_offset];
-    let old = parameters[i];
-    let d = gradient[i] * scale() + (a.z * decay[i / 16u]) * old;
-    parameters[i] = old - a.x * d;
+    let scale = scale();
+    let end = end_of(index);
+    for (var i = index * WIDTH * EACH + lane; i < end; i += WIDTH) {
+        let old = parameters[i];
+        let u = gradient[i] * scale + (a.z * decay[i / 16u]) * old;
+        parameters[i] = old - a.x * u;
+    }
 }
 
 // --- Gradient accumulation ---
@@ -158,13 +207,13 @@ fn sgd(
 @group(0) @binding(1) var<storage, read_write> sum: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> addend: array<vec4<f32>>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(WIDTH)
 fn add_into(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
-    if (i >= p.vectors) { return; }
-    sum[i] += addend[i];
+    let index = group.x + group.y * groups.x;
+    let end = min(p.vectors, (index + 1u) * WIDTH * EACH);
+    for (var i = index * WIDTH * EACH + lane; i < end; i += WIDTH) { sum[i] += addend[i]; }
 }

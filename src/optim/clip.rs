@@ -7,7 +7,7 @@
 //! Pascanu, Mikolov and Bengio, *On the difficulty of training recurrent neural networks* (2013), with the constant of
 //! PyTorch's `clip_grad_norm_`. The sum runs in a fixed order: the same gradient has the same norm, to the bit.
 
-use crate::gpu::{DType, Kernel, Tensor};
+use crate::gpu::{AdapterClass, DType, Kernel, Tensor};
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
@@ -50,6 +50,10 @@ impl Operation for GradientNorm {
     fn lower(&self, cx: &mut Lowering<'_>) {
         let (loss, clip, control) = (cx.input(0), cx.input(1), cx.output(0));
         let segments: Vec<_> = (2..cx.input_count()).map(|i| cx.input(i)).collect();
+        let (sum_squares, norm) = match cx.class() {
+            AdapterClass::Software => ("sum_squares_serial", "norm_serial"),
+            AdapterClass::Gpu => ("sum_squares", "norm"),
+        };
         let groups = |elements: usize| (elements / 4).div_ceil(CHUNK);
         let count = segments
             .iter()
@@ -66,7 +70,7 @@ impl Operation for GradientNorm {
                 ..Params::default()
             };
             cx.dispatch(
-                Dispatch::new(kernel("sum_squares"))
+                Dispatch::new(kernel(sum_squares))
                     .read(segment)
                     .write(&partials)
                     .params(&params.words())
@@ -83,7 +87,7 @@ impl Operation for GradientNorm {
             ..Params::default()
         };
         cx.dispatch(
-            Dispatch::new(kernel("norm"))
+            Dispatch::new(kernel(norm))
                 .read(&partials)
                 .read(&loss)
                 .read(&clip)
@@ -95,8 +99,20 @@ impl Operation for GradientNorm {
 }
 
 /// One of the kernels in `shaders/optim.wgsl`.
-pub(super) fn kernel(entry: &'static str) -> Kernel {
+fn kernel(entry: &'static str) -> Kernel {
     Kernel::builtin(entry, include_str!("../../shaders/optim.wgsl"), entry)
+}
+
+/// A launch over a whole segment, of a kernel that takes `WIDTH · EACH` vec4s a workgroup.
+pub(super) fn over_segment(class: AdapterClass, entry: &'static str, vectors: usize) -> Dispatch {
+    let (width, each) = match class {
+        AdapterClass::Software => (8, 32),
+        AdapterClass::Gpu => (256, 1),
+    };
+    let kernel = kernel(entry)
+        .constant("WIDTH", width)
+        .constant("EACH", each);
+    Dispatch::new(kernel).groups(vectors.div_ceil(width * each))
 }
 
 /// The uniform parameters that the kernels in `shaders/optim.wgsl` share.

@@ -1,12 +1,12 @@
 //! What all optimizers share: the flat gradient, its accumulation, decay factors, and updates of whole segments.
 
-use super::clip::{Params, global_norm, kernel};
+use super::clip::{Params, global_norm, over_segment};
 use crate::error::Result;
 use crate::gpu::{DType, Tensor};
 use crate::nn::{BLOCK, FlatTensors, Parameters};
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+use crate::tape::{Backward, Lowering, Signature, Tape, Var};
 
 /// The rule for weight decay that optimizers start with: 1 for matrices (rank 2 and up), 0 for norms, biases and
 /// embeddings, told by their names.
@@ -213,7 +213,8 @@ impl Operation for UpdateSegment {
             control: control.offset(),
             ..Params::default()
         };
-        let mut dispatch = Dispatch::new(kernel(self.kernel)).params(&params.words());
+        let mut dispatch =
+            over_segment(cx.class(), self.kernel, params.vectors).params(&params.words());
         let mut bytes = 0;
         for index in 0..cx.input_count() {
             let operand = cx.input(index);
@@ -225,11 +226,7 @@ impl Operation for UpdateSegment {
                 dispatch.read(&operand)
             };
         }
-        cx.dispatch(
-            dispatch
-                .groups((elements / 4).div_ceil(64))
-                .cost(15 * elements as u64, bytes),
-        );
+        cx.dispatch(dispatch.cost(15 * elements as u64, bytes));
     }
 }
 
@@ -269,11 +266,10 @@ impl Operation for AddInto {
             ..Params::default()
         };
         cx.dispatch(
-            Dispatch::new(kernel("add_into"))
+            over_segment(cx.class(), "add_into", params.vectors)
                 .write(&to)
                 .read(&from)
                 .params(&params.words())
-                .groups((to.elements() / 4).div_ceil(64))
                 .cost(to.elements() as u64, 3 * to.bytes()),
         );
     }
