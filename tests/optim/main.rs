@@ -1,112 +1,14 @@
 //! Optimizers against plain `f64` ones, on a small model whose gradient is known in closed form.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod model;
 
 use common::Random;
-use shadegrad::nn::{FlatTensors, Init, Parameter, ParameterBuilder, Parameters};
+use model::{Batch, Model, Values, reference, wide};
+use shadegrad::nn::{FlatTensors, Init, ParameterBuilder};
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig, default_decay};
-use shadegrad::{Error, Shape, Tape, Tensor, Var};
-
-const ROWS: usize = 5;
-const COLUMNS: usize = 30;
-
-/// `Σ k · (weight + bias · gain)² + ½ · Σ (embedding − target)²`. The gradient of `weight` flows on to `bias` and
-/// `gain`; nothing depends on `unused`.
-struct Model {
-    weight: Parameter,
-    bias: Parameter,
-    gain: Parameter,
-    embedding: Parameter,
-    parameters: Parameters,
-}
-
-/// One batch: `k` and `target`.
-#[derive(Clone)]
-struct Batch {
-    k: Vec<f32>,
-    target: Vec<f32>,
-}
-
-impl Batch {
-    fn new(random: &mut Random) -> Batch {
-        Batch {
-            k: random.values(ROWS * COLUMNS, 0.1, 1.0),
-            target: random.values(24, -3.0, 3.0),
-        }
-    }
-}
-
-impl Model {
-    fn new(seed: u64, segment_limit: u64) -> Model {
-        let mut builder = ParameterBuilder::new(seed).with_segment_limit(segment_limit);
-        let normal = Init::Normal { std: 1.0 };
-        let weight = builder.parameter("linear.weight", [ROWS, COLUMNS], normal);
-        let bias = builder.parameter("linear.bias", [COLUMNS], normal);
-        builder.parameter("unused.weight", [3, 3], normal);
-        let gain = builder.parameter("norm.weight", [COLUMNS], normal);
-        let embedding = builder.parameter("embedding.weight", [4, 6], normal);
-        let parameters = builder.build(common::device()).unwrap();
-        Model {
-            weight,
-            bias,
-            gain,
-            embedding,
-            parameters,
-        }
-    }
-
-    fn loss<'t>(&self, tape: &'t Tape, batch: &Batch) -> Var<'t> {
-        let k = tape.input([ROWS, COLUMNS], &batch.k);
-        let target = tape.input([4, 6], &batch.target);
-        let y = self.weight.on(tape) + self.bias.on(tape) * self.gain.on(tape);
-        let off = self.embedding.on(tape) - target;
-        (k * y * y).sum_all() + (off * off).sum_all() * 0.5
-    }
-
-    fn values(&self) -> Vec<(String, Shape, Vec<f32>)> {
-        self.parameters.to_host().unwrap()
-    }
-}
-
-/// The model's parameters in `f64`, in the model's order.
-type Values = Vec<Vec<f64>>;
-
-fn wide(values: &[(String, Shape, Vec<f32>)]) -> Values {
-    values.iter().map(|(.., v)| common::wide(v)).collect()
-}
-
-/// The loss and its gradient.
-fn reference(values: &Values, batch: &Batch) -> (f64, Values) {
-    let [weight, bias, unused, gain, embedding] = &values[..] else {
-        panic!("five parameters");
-    };
-    let mut loss = 0.0;
-    let mut d_weight = vec![0.0; weight.len()];
-    let mut d_bias = vec![0.0; COLUMNS];
-    let mut d_gain = vec![0.0; COLUMNS];
-    for (i, weight) in weight.iter().enumerate() {
-        let (k, c) = (f64::from(batch.k[i]), i % COLUMNS);
-        let y = weight + bias[c] * gain[c];
-        loss += k * y * y;
-        d_weight[i] = 2.0 * k * y;
-        d_bias[c] += 2.0 * k * y * gain[c];
-        d_gain[c] += 2.0 * k * y * bias[c];
-    }
-    let mut d_embedding = Vec::new();
-    for (value, &target) in embedding.iter().zip(&batch.target) {
-        let off = value - f64::from(target);
-        loss += 0.5 * off * off;
-        d_embedding.push(off);
-    }
-    let gradient = vec![
-        d_weight,
-        d_bias,
-        vec![0.0; unused.len()],
-        d_gain,
-        d_embedding,
-    ];
-    (loss, gradient)
-}
+use shadegrad::{Device, Error, Shape, Tape, Tensor, Var};
 
 /// Scales a gradient as `torch.nn.utils.clip_grad_norm_` does; gives its norm before that.
 fn clip(gradient: &mut Values, most: f64) -> f64 {
@@ -158,8 +60,8 @@ const CLIPPED: AdamWConfig = AdamWConfig {
 };
 
 /// Trains with AdamW beside the reference and compares after every step.
-fn train_adamw(segment_limit: u64, factors: [f64; 5], custom: bool) {
-    let model = Model::new(7, segment_limit);
+fn train_adamw(device: &Device, segment_limit: u64, factors: [f64; 5], custom: bool) {
+    let model = Model::new(device, 7, segment_limit);
     let mut optimizer = AdamW::new(&model.parameters, CLIPPED).unwrap();
     if custom {
         let rule = |name: &str, _| match name {
@@ -176,7 +78,7 @@ fn train_adamw(segment_limit: u64, factors: [f64; 5], custom: bool) {
     for t in 1..=20 {
         let batch = Batch::new(&mut random);
         let rate = 0.02 + 0.01 * (t as f32).sin();
-        let tape = Tape::training(common::device());
+        let tape = model.tape();
         let report = optimizer
             .step(&tape, model.loss(&tape, &batch), rate)
             .fetch();
@@ -222,18 +124,20 @@ fn train_adamw(segment_limit: u64, factors: [f64; 5], custom: bool) {
 
 #[test]
 fn adamw_follows_the_reference() {
-    train_adamw(u64::MAX, [1.0, 0.0, 1.0, 0.0, 0.0], false);
+    for device in [common::device(), common::portable_device()] {
+        train_adamw(device, u64::MAX, [1.0, 0.0, 1.0, 0.0, 0.0], false);
+    }
 }
 
 #[test]
 fn adamw_follows_the_reference_over_several_segments() {
     // 192 elements for the weight alone, then pairs of the 64-element ones.
-    train_adamw(512, [1.0, 0.0, 1.0, 0.0, 0.0], false);
+    train_adamw(common::device(), 512, [1.0, 0.0, 1.0, 0.0, 0.0], false);
 }
 
 #[test]
 fn decay_follows_the_rule_that_was_given() {
-    train_adamw(u64::MAX, [0.0, 2.0, 0.0, 0.5, 0.0], true);
+    train_adamw(common::device(), u64::MAX, [0.0, 2.0, 0.0, 0.5, 0.0], true);
 }
 
 #[test]
@@ -247,8 +151,8 @@ fn by_default_matrices_decay() {
 }
 
 /// Trains with SGD beside the reference.
-fn train_sgd(momentum: f32) {
-    let model = Model::new(3, u64::MAX);
+fn train_sgd(device: &Device, momentum: f32) {
+    let model = Model::new(device, 3, u64::MAX);
     let config = SgdConfig {
         momentum,
         weight_decay: 0.1,
@@ -261,7 +165,7 @@ fn train_sgd(momentum: f32) {
     let mut random = Random::new(2);
     for t in 1..=20 {
         let batch = Batch::new(&mut random);
-        let tape = Tape::training(common::device());
+        let tape = model.tape();
         optimizer.step(&tape, model.loss(&tape, &batch), 0.01);
         tape.run().unwrap();
 
@@ -280,18 +184,28 @@ fn train_sgd(momentum: f32) {
 
 #[test]
 fn sgd_follows_the_reference() {
-    train_sgd(0.0);
+    for device in [common::device(), common::portable_device()] {
+        train_sgd(device, 0.0);
+    }
 }
 
 #[test]
 fn sgd_with_momentum_follows_the_reference() {
-    train_sgd(0.9);
+    for device in [common::device(), common::portable_device()] {
+        train_sgd(device, 0.9);
+    }
 }
 
 #[test]
 fn accumulated_micro_batches_equal_one_batch() {
-    for (micro_batches, limit) in [(2, u64::MAX), (4, u64::MAX), (3, 512)] {
-        let (one, many) = (Model::new(5, limit), Model::new(5, limit));
+    let (this, portable) = (common::device(), common::portable_device());
+    for (device, micro_batches, limit) in [
+        (this, 2, u64::MAX),
+        (this, 4, u64::MAX),
+        (this, 3, 512),
+        (portable, 3, 512),
+    ] {
+        let (one, many) = (Model::new(device, 5, limit), Model::new(device, 5, limit));
         let mut at_once = AdamW::new(&one.parameters, CLIPPED).unwrap();
         let mut in_parts = AdamW::new(&many.parameters, CLIPPED).unwrap();
         let mut random = Random::new(3);
@@ -300,7 +214,7 @@ fn accumulated_micro_batches_equal_one_batch() {
                 .map(|_| Batch::new(&mut random))
                 .collect();
             let share = 1.0 / micro_batches as f32;
-            let tape = Tape::training(common::device());
+            let tape = one.tape();
             let losses = batches.iter().map(|batch| one.loss(&tape, batch) * share);
             let loss = losses.reduce(|a, b| a + b).unwrap();
             let expected = at_once.step(&tape, loss, 0.05).fetch();
@@ -308,12 +222,12 @@ fn accumulated_micro_batches_equal_one_batch() {
 
             let (last, before) = batches.split_last().unwrap();
             for batch in before {
-                let tape = Tape::training(common::device());
+                let tape = many.tape();
                 let loss = many.loss(&tape, batch) * share;
                 in_parts.accumulate(&tape, loss).unwrap();
                 tape.run().unwrap();
             }
-            let tape = Tape::training(common::device());
+            let tape = many.tape();
             let loss = many.loss(&tape, last) * share;
             let actual = in_parts.step(&tape, loss, 0.05).fetch();
             tape.run().unwrap();
@@ -334,11 +248,11 @@ fn accumulated_micro_batches_equal_one_batch() {
 #[test]
 fn the_same_run_gives_the_same_bits() {
     let run = || {
-        let model = Model::new(11, u64::MAX);
+        let model = Model::new(common::device(), 11, u64::MAX);
         let mut optimizer = AdamW::new(&model.parameters, CLIPPED).unwrap();
         let mut random = Random::new(4);
         for _ in 0..5 {
-            let tape = Tape::training(common::device());
+            let tape = model.tape();
             let loss = model.loss(&tape, &Batch::new(&mut random));
             optimizer.step(&tape, loss, 0.1);
             tape.run().unwrap();
@@ -358,7 +272,7 @@ fn refuse_and_recover(
 ) {
     let mut random = Random::new(5);
     let mut step = |poison: f32| {
-        let tape = Tape::training(common::device());
+        let tape = model.tape();
         let loss = model.loss(&tape, &Batch::new(&mut random));
         let loss = spoil(loss, tape.scalar(poison));
         let report = optimizer.step(&tape, loss, 0.01).fetch();
@@ -387,7 +301,12 @@ fn refuse_and_recover(
 
 #[test]
 fn a_step_that_is_not_finite_changes_nothing_and_says_so() {
-    let model = Model::new(13, 512);
+    not_finite(common::device());
+    not_finite(common::portable_device());
+}
+
+fn not_finite(device: &Device) {
+    let model = Model::new(device, 13, 512);
     let mut adamw = AdamW::new(&model.parameters, CLIPPED).unwrap();
     let config = SgdConfig {
         momentum: 0.9,
@@ -413,10 +332,10 @@ fn a_step_that_is_not_finite_changes_nothing_and_says_so() {
 
 #[test]
 fn a_gradient_that_is_not_a_number_is_refused() {
-    let model = Model::new(13, u64::MAX);
+    let model = Model::new(common::device(), 13, u64::MAX);
     let mut optimizer = AdamW::new(&model.parameters, CLIPPED).unwrap();
     let before = state_bits(&optimizer);
-    let tape = Tape::training(common::device());
+    let tape = model.tape();
     let bias = model.bias.on(&tape);
     // The root's slope at zero is infinite, and infinity times zero is not a number.
     let zero = (bias - bias.detach()).sqrt() * tape.scalar(0.0);
@@ -458,5 +377,43 @@ fn a_gradient_that_others_are_computed_from_stays_right() {
             "{}: {values:?} instead of {expected}",
             parameter.name()
         );
+    }
+}
+
+/// More than one workgroup in every kernel, and no multiple of anything.
+#[test]
+fn large_parameters_are_updated_whole() {
+    for device in [common::device(), common::portable_device()] {
+        let mut builder = ParameterBuilder::new(1);
+        let sizes = [70_001, 1, 4_095];
+        for (index, size) in sizes.into_iter().enumerate() {
+            builder.parameter(format!("{index}"), [size], Init::Normal { std: 1.0 });
+        }
+        let parameters = builder.build(device).unwrap();
+        let config = SgdConfig {
+            clip_norm: Some(10.0),
+            ..SgdConfig::default()
+        };
+        let mut optimizer = Sgd::new(&parameters, config).unwrap();
+        let mut gradient = wide(&parameters.to_host().unwrap());
+        let expected: f64 = 0.5 * gradient.iter().flatten().map(|p| p * p).sum::<f64>();
+        let tape = Tape::training(device);
+        let squares = parameters.iter().map(|p| {
+            let p = p.on(&tape);
+            (p * p).sum_all()
+        });
+        let loss = squares.reduce(|a, b| a + b).unwrap() * 0.5;
+        let report = optimizer.step(&tape, loss, 0.5).fetch();
+        tape.run().unwrap();
+        // The gradient is the parameters themselves.
+        let mut values = gradient.clone();
+        let norm = clip(&mut gradient, 10.0);
+        for (p, g) in values.iter_mut().flatten().zip(gradient.iter().flatten()) {
+            *p -= 0.5 * g;
+        }
+        let metrics = report.get().unwrap();
+        common::assert_close("norm", &[metrics.grad_norm], &[norm], 1e-5, 0.0);
+        common::assert_close("loss", &[metrics.loss], &[expected], 1e-4, 0.0);
+        assert_values("updated", &parameters.to_host().unwrap(), &values);
     }
 }
