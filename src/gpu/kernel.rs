@@ -56,17 +56,30 @@ impl Kernel {
     ///
     /// If the source declares no such constant.
     #[track_caller]
-    pub fn constant(mut self, name: &str, value: usize) -> Kernel {
-        let declaration = format!("const {name}: u32 = ");
+    pub fn constant(self, name: &str, value: usize) -> Kernel {
+        self.replace_constant(name, "u32", &format!("{value}u"))
+    }
+
+    /// Replaces the value of the module-scope constant `const name: bool = …;`.
+    ///
+    /// # Panics
+    ///
+    /// If the source declares no such constant.
+    #[track_caller]
+    pub fn flag(self, name: &str, value: bool) -> Kernel {
+        self.replace_constant(name, "bool", &value.to_string())
+    }
+
+    #[track_caller]
+    fn replace_constant(mut self, name: &str, ty: &str, value: &str) -> Kernel {
+        let declaration = format!("const {name}: {ty} = ");
         let start = self
             .source
             .find(&declaration)
             .unwrap_or_else(|| panic!("kernel `{}` declares no `{declaration}`", self.name))
             + declaration.len();
         let end = start + self.source[start..].find(';').expect("declarations end");
-        self.source
-            .to_mut()
-            .replace_range(start..end, &format!("{value}u"));
+        self.source.to_mut().replace_range(start..end, value);
         self
     }
 

@@ -5,6 +5,7 @@
 mod embedding;
 pub(crate) mod layout;
 pub(crate) mod matmul;
+pub(crate) mod norm;
 pub(crate) mod pad;
 pub mod pointwise;
 pub(crate) mod reduce;

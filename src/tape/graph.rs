@@ -174,11 +174,7 @@ impl Graph {
     }
 
     #[track_caller]
-    pub fn push_operation(
-        &mut self,
-        operation: impl Operation,
-        inputs: &[ValueId],
-    ) -> Range<u32> {
+    pub fn push_operation(&mut self, operation: impl Operation, inputs: &[ValueId]) -> Range<u32> {
         let types: Vec<TensorType> = inputs.iter().map(|&id| self.ty(id)).collect();
         // Called on the type itself: through `dyn` the caller's location would be lost.
         let outputs = operation.outputs(&types);
