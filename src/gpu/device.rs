@@ -168,9 +168,10 @@ impl Device {
         self.shared.description.class
     }
 
-    /// Whether kernels may use subgroup operations and every subgroup has exactly `size` lanes.
+    /// Whether this is a software adapter whose every subgroup has exactly `size` lanes: the register variants of
+    /// kernels are written for those.
     pub(crate) fn has_subgroups_of(&self, size: u32) -> bool {
-        self.shared.subgroup_size == Some(size)
+        self.class() == AdapterClass::Software && self.shared.subgroup_size == Some(size)
     }
 
     /// The limits this device was opened with.
