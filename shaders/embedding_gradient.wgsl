@@ -1,9 +1,10 @@
 // The gradient of an embedding: for every row of the table, the sum of the gradients at the places that hold its index,
 // in the order of the places.
 //
-// Where table × places is small, every row looks at every place (`direct`). Else the places are first sorted by index:
-// `sort_blocks` sorts blocks, `merge` joins sorted runs two by two, `find_starts` finds where each index begins, and
-// `sum_places` adds up. Both sorts keep the order of equal indices.
+// On software adapters an invocation walks over all places with one column (`walk`). On GPUs that would be too few
+// invocations: where table × places is small, every row looks at every place (`direct`); else the places are first sorted
+// by index: `sort_blocks` sorts blocks, `merge` joins sorted runs two by two, `find_starts` finds where each index
+// begins, and `sum_places` adds up. Both sorts keep the order of equal indices.
 
 struct Params {
     places: u32,            // indices in all
@@ -13,6 +14,9 @@ struct Params {
     gradient_offset: u32,
     output_offset: u32,
     run: u32,               // length of the sorted runs that `merge` joins
+    first: u32,             // the first place that `walk` goes to
+    end: u32,               // the place that it stops before
+    clears: u32,            // whether `walk` clears the table first
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -22,16 +26,57 @@ fn clamped(id: u32) -> u32 {
     return min(id, p.vocabulary - 1u);
 }
 
+//:begin element
+alias T = f32;
+const WIDTH: u32 = 1u;
+//:end element
+
+@group(0) @binding(1) var<storage, read> terms: array<T>;
+@group(0) @binding(2) var<storage, read> ids: array<u32>;
+@group(0) @binding(3) var<storage, read_write> table: array<T>;
+
+@group(0) @binding(1) var<storage, read_write> cleared: array<T>;
+
+@compute @workgroup_size(64)
+fn clear(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if (i >= p.vocabulary * (p.width / WIDTH)) { return; }
+    cleared[p.output_offset / WIDTH + i] = T();
+}
+
+// An invocation owns one column (or four) of the whole table: it adds every place's gradient to the row it belongs to.
+@compute @workgroup_size(8)
+fn walk(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let column = (group.x + group.y * groups.x) * 8u + lane;
+    let width = p.width / WIDTH;
+    if (column >= width) { return; }
+    let to = p.output_offset / WIDTH + column;
+    if (p.clears == 1u) {
+        for (var row = 0u; row < p.vocabulary; row++) {
+            table[to + row * width] = T();
+        }
+    }
+    let origin = p.gradient_offset / WIDTH + column;
+    for (var place = p.first; place < p.end; place++) {
+        table[to + clamped(ids[p.ids_offset + place]) * width] += terms[origin + place * width];
+    }
+}
+
 // An invocation sums eight columns of one row. Neighbouring invocations take neighbouring rows, so that all of them read
 // the same index and the same gradients at the same time.
 
-const LANES: u32 = 8u;
-
 @group(0) @binding(1) var<storage, read> gradient: array<f32>;
-@group(0) @binding(2) var<storage, read> ids: array<u32>;
 @group(0) @binding(3) var<storage, read_write> output: array<f32>;
 
-@compute @workgroup_size(LANES)
+@compute @workgroup_size(32)
 fn direct(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -40,7 +85,7 @@ fn direct(
     let index = group.x + group.y * groups.x;
     let tiles = (p.width + 7u) / 8u;
     let column = index % tiles * 8u;
-    let row = index / tiles * LANES + lane;
+    let row = index / tiles * 32u + lane;
     // Columns past the end are summed for nothing.
     let last = vec4<u32>(p.width - 1u);
     let c0 = p.gradient_offset + min(column + vec4<u32>(0u, 1u, 2u, 3u), last);

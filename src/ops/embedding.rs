@@ -59,23 +59,33 @@ impl Operation for Embedding {
         let ids = cx.contiguous(&cx.input(1));
         let [vocabulary, width] = [0, 1].map(|axis| weight.shape().dim(axis));
         let [_, rows, _] = row_grid(rows_of(ids.shape(), width));
-        let strides = weight.layout.strides();
-        let params = [
-            width as u32,
-            rows as u32,
-            ids.elements() as u32,
-            vocabulary as u32,
-            weight.offset(),
-            strides[0] as u32,
-            strides[1] as u32,
-            ids.offset(),
+        let [row, column] = [0, 1].map(|axis| weight.layout.strides()[axis]);
+        let offset = weight.layout.offset;
+        let quads = column == 1 && [width, row, offset].iter().all(|n| n.is_multiple_of(4));
+        let unit = if quads { 4 } else { 1 };
+        let words = [
+            width,
+            rows,
+            ids.elements(),
+            vocabulary,
+            offset / unit,
+            row / unit,
+            column,
+            ids.layout.offset,
         ];
+        let params = words.map(|word| word as u32);
         let epilogue = cx.epilogue(3);
-        let kernel = Kernel::builtin(
-            "embedding",
-            include_str!("../../shaders/embedding.wgsl"),
-            "embedding",
-        );
+        let source = include_str!("../../shaders/embedding.wgsl");
+        let (lanes, rows) = match cx.class() {
+            AdapterClass::Software => (8, 16),
+            AdapterClass::Gpu => (32, 1),
+        };
+        let mut kernel = Kernel::builtin("embedding", source, "embedding")
+            .constant("LANES", lanes)
+            .constant("ROWS", rows);
+        if !quads {
+            kernel = kernel.block("weight", SCALAR_LOADS);
+        }
         let read = 4 * (ids.elements() * width) as u64 + ids.bytes();
         cx.dispatch(
             Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
@@ -83,11 +93,21 @@ impl Operation for Embedding {
                 .read(&ids)
                 .params(&params)
                 .epilogue(&epilogue)
-                .groups((ids.elements() * width.div_ceil(4)).div_ceil(64))
+                .groups(ids.elements().div_ceil(rows) * width.div_ceil(4 * lanes))
                 .cost(0, read + epilogue.bytes),
         );
     }
 }
+
+/// The shader's `weight` for tables of any strides.
+const SCALAR_LOADS: &str = "\
+@group(0) @binding(1) var<storage, read> weight: array<f32>;
+fn load4(base: u32, column: u32) -> vec4<f32> {
+    // Columns past the end are not stored; any address will do.
+    let place = base + min(column + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.n - 1u)) * p.weight_column;
+    return vec4<f32>(weight[place.x], weight[place.y], weight[place.z], weight[place.w]);
+}
+";
 
 /// `dout`, `ids` → the sum of `dout` over the places of each index.
 #[derive(Clone, Debug, Hash)]
@@ -95,8 +115,13 @@ struct EmbeddingGradient {
     vocabulary: usize,
 }
 
-/// Up to this many pairs of a row and a place, every row looks at every place; beyond, sorting pays.
+/// Up to this many pairs of a row and a place, every row of the table looks at every place; beyond, sorting pays.
 const MOST_DIRECT_PAIRS: usize = 1 << 16;
+
+/// Rows that the walk clears itself, and places that one dispatch walks over. Mesa's llvmpipe silently ends an invocation's
+/// loops after 65,535 iterations in all.
+const MOST_CLEARED_ROWS: usize = 4096;
+const MOST_WALKED_PLACES: usize = 60_000;
 
 /// Entries that are sorted by counting, before merging: `BLOCK` of the shader.
 const SORT_BLOCK: usize = 1024;
@@ -128,12 +153,19 @@ impl Operation for EmbeddingGradient {
             output: cx.output(0),
             vocabulary: self.vocabulary,
         };
-        if self.vocabulary * sums.ids.elements() <= MOST_DIRECT_PAIRS {
-            sums.direct(cx);
-        } else {
-            sums.sorted(cx);
+        match cx.class() {
+            AdapterClass::Software => sums.walked(cx),
+            AdapterClass::Gpu if self.vocabulary * sums.ids.elements() <= MOST_DIRECT_PAIRS => {
+                sums.direct(cx)
+            }
+            AdapterClass::Gpu => sums.sorted(cx),
         }
     }
+}
+
+fn kernel(entry: &'static str) -> Kernel {
+    let source = include_str!("../../shaders/embedding_gradient.wgsl");
+    Kernel::builtin("embedding_gradient", source, entry)
 }
 
 /// The operands of an [`EmbeddingGradient`].
@@ -149,22 +181,19 @@ impl Sums {
         self.gradient.shape().last()
     }
 
-    fn dispatch(&self, entry: &'static str, lanes: Option<usize>, run: usize) -> Dispatch {
-        let source = include_str!("../../shaders/embedding_gradient.wgsl");
-        let mut kernel = Kernel::builtin("embedding_gradient", source, entry);
-        if let Some(lanes) = lanes {
-            kernel = kernel.constant("LANES", lanes);
-        }
+    /// Starts a dispatch; `more` are the last four of the parameters, which most kernels do without.
+    fn dispatch(&self, kernel: Kernel, more: [usize; 4]) -> Dispatch {
         let params = [
-            self.ids.elements() as u32,
-            self.vocabulary as u32,
-            self.width() as u32,
-            self.ids.offset(),
-            self.gradient.offset(),
-            self.output.offset(),
-            run as u32,
+            self.ids.elements(),
+            self.vocabulary,
+            self.width(),
+            self.ids.layout.offset,
+            self.gradient.layout.offset,
+            self.output.layout.offset,
         ];
-        Dispatch::new(kernel).params(&params)
+        Dispatch::new(kernel)
+            .params(&params.map(|word| word as u32))
+            .params(&more.map(|word| word as u32))
     }
 
     fn cost(&self) -> (u64, u64) {
@@ -172,18 +201,54 @@ impl Sums {
         (self.gradient.elements() as u64, bytes)
     }
 
-    fn direct(&self, cx: &mut Lowering<'_>) {
-        let lanes = match cx.class() {
-            AdapterClass::Software => 8,
-            AdapterClass::Gpu => 32,
+    fn walked(&self, cx: &mut Lowering<'_>) {
+        let offsets = [self.gradient.layout.offset, self.output.layout.offset];
+        let quads = self.width().is_multiple_of(4) && offsets.iter().all(|n| n.is_multiple_of(4));
+        let kernel = |entry| match quads {
+            true => {
+                kernel(entry).block("element", "alias T = vec4<f32>;\nconst WIDTH: u32 = 4u;\n")
+            }
+            false => kernel(entry),
         };
+        let columns = if quads {
+            self.width() / 4
+        } else {
+            self.width()
+        };
+        let clears_first = self.vocabulary > MOST_CLEARED_ROWS;
+        if clears_first {
+            cx.dispatch(
+                self.dispatch(kernel("clear"), [0; 4])
+                    .write(&self.output)
+                    .groups((self.vocabulary * columns).div_ceil(64))
+                    .cost(0, self.output.bytes()),
+            );
+        }
+        let places = self.ids.elements();
+        let (flops, bytes) = self.cost();
+        for first in (0..places).step_by(MOST_WALKED_PLACES) {
+            let end = places.min(first + MOST_WALKED_PLACES);
+            let clears = first == 0 && !clears_first;
+            let part = |n: u64| n * (end - first) as u64 / places as u64;
+            cx.dispatch(
+                self.dispatch(kernel("walk"), [0, first, end, clears as usize])
+                    .read(&self.gradient)
+                    .read(&self.ids)
+                    .write(&self.output)
+                    .groups(columns.div_ceil(8))
+                    .cost(part(flops), part(bytes)),
+            );
+        }
+    }
+
+    fn direct(&self, cx: &mut Lowering<'_>) {
         let (flops, bytes) = self.cost();
         cx.dispatch(
-            self.dispatch("direct", Some(lanes), 0)
+            self.dispatch(kernel("direct"), [0; 4])
                 .read(&self.gradient)
                 .read(&self.ids)
                 .write(&self.output)
-                .groups(self.vocabulary.div_ceil(lanes) * self.width().div_ceil(8))
+                .groups(self.vocabulary.div_ceil(32) * self.width().div_ceil(8))
                 .cost(flops, bytes),
         );
     }
@@ -192,7 +257,7 @@ impl Sums {
         let places = self.ids.elements();
         let mut entries = cx.temp([places, 2], DType::U32);
         cx.dispatch(
-            self.dispatch("sort_blocks", None, 0)
+            self.dispatch(kernel("sort_blocks"), [0; 4])
                 .read(&self.ids)
                 .write(&entries)
                 .groups(places.div_ceil(64))
@@ -202,7 +267,7 @@ impl Sums {
         while run < places {
             let merged = cx.temp([places, 2], DType::U32);
             cx.dispatch(
-                self.dispatch("merge", None, run)
+                self.dispatch(kernel("merge"), [run, 0, 0, 0])
                     .read(&entries)
                     .write(&merged)
                     .groups(places.div_ceil(64))
@@ -213,7 +278,7 @@ impl Sums {
         }
         let starts = cx.temp([self.vocabulary + 1], DType::U32);
         cx.dispatch(
-            self.dispatch("find_starts", None, 0)
+            self.dispatch(kernel("find_starts"), [0; 4])
                 .read(&entries)
                 .write(&starts)
                 .groups((self.vocabulary + 1).div_ceil(64))
@@ -221,7 +286,7 @@ impl Sums {
         );
         let (flops, bytes) = self.cost();
         cx.dispatch(
-            self.dispatch("sum_places", None, 0)
+            self.dispatch(kernel("sum_places"), [0; 4])
                 .read(&self.gradient)
                 .read(&entries)
                 .read(&starts)

@@ -2,6 +2,7 @@
 //!
 //! [`Operation`] is the one way to add an operation, inside this crate and outside it.
 
+mod cross_entropy;
 mod embedding;
 pub(crate) mod layout;
 pub(crate) mod matmul;
@@ -14,6 +15,7 @@ pub(crate) mod swiglu;
 
 use std::fmt;
 
+pub use cross_entropy::CrossEntropy;
 pub(crate) use layout::Assign;
 pub use rotary::rotary_table;
 

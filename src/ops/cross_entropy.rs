@@ -1,0 +1,282 @@
+//! Cross-entropy from logits: the loss and the logits' gradient in one kernel.
+//!
+//! With `p = softmax(x)` over the classes of a row, target `t`, label smoothing `s` and `V` classes:
+//!
+//! ```text
+//! loss = −(1 − s)·ln p[t] − s/V·Σₖ ln p[k]            dx[k] = p[k] − (1 − s)·[k = t] − s/V
+//! ```
+//!
+//! as PyTorch's `cross_entropy` has it. Label smoothing: Szegedy et al. 2015, "Rethinking the Inception Architecture for
+//! Computer Vision". The gradient does not wait for the backward pass: the kernel that finds the loss writes it, where
+//! something reads it, already divided by the number of targets that count. Going back from a loss that is not scaled
+//! runs nothing more.
+
+use std::hash::Hash;
+
+use super::{Operation, TensorType};
+use crate::gpu::{AdapterClass, DType, Kernel};
+use crate::shape::{Layout, Shape};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
+
+/// How [`Var::cross_entropy`] treats its targets. The default counts every target and does not smooth.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CrossEntropy {
+    /// The target of rows that have none: they add nothing to the loss and get no gradient.
+    pub ignore_index: Option<u32>,
+    /// How much of the target's probability is spread evenly over all classes, `0.0..=1.0`.
+    pub label_smoothing: f32,
+}
+
+impl CrossEntropy {
+    /// Leaves out rows with this target.
+    pub fn ignoring(ignore_index: u32) -> CrossEntropy {
+        CrossEntropy {
+            ignore_index: Some(ignore_index),
+            ..CrossEntropy::default()
+        }
+    }
+}
+
+/// `logits [.., V]`, `targets [..]` → the loss, and the logits' gradient if the loss is what gets differentiated.
+#[derive(Clone, Debug)]
+struct Loss {
+    options: CrossEntropy,
+    /// The mean over the targets that count; else one loss for each row.
+    is_mean: bool,
+}
+
+impl Operation for Loss {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn identity(&self, signature: &mut Signature) {
+        let smoothing = self.options.label_smoothing.to_bits();
+        (self.options.ignore_index, smoothing, self.is_mean).hash(signature);
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let loss = match self.is_mean {
+            true => Shape::SCALAR,
+            false => inputs[1].shape,
+        };
+        vec![Tape::f32(loss), inputs[0]]
+    }
+
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        if node.gradient_if_any(1).is_some() {
+            node.not_differentiable(
+                "its gradient comes from the kernel that finds the loss; for second derivatives write the loss as \
+                 -log_softmax gathered at the targets",
+            );
+        }
+        let mut gradient = node.gradient(0);
+        if !self.is_mean {
+            let mut shape = gradient.shape().dims().to_vec();
+            shape.push(1);
+            gradient = gradient.reshape(&shape);
+        }
+        vec![Some(node.output(1) * gradient), None]
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let targets = cx.contiguous(&cx.input(1));
+        let rows = targets.elements();
+        let logits = matrix(cx, rows);
+        let classes = logits.shape().dim(1);
+        let (output, gradient) = (cx.output(0), cx.output(1));
+        let losses = match self.is_mean {
+            true => cx.temp([rows], DType::F32),
+            false => output,
+        };
+        let counted =
+            (self.is_mean && self.options.ignore_index.is_some()).then(|| cx.temp([1], DType::F32));
+        let scale = if self.is_mean { 1.0 / rows as f32 } else { 1.0 };
+        let smoothing = f64::from(self.options.label_smoothing);
+        let strides = logits.layout.strides();
+        let params = |losses: &Operand| {
+            [
+                rows as u32,
+                classes as u32,
+                logits.offset(),
+                strides[0] as u32,
+                strides[1] as u32,
+                targets.offset(),
+                losses.offset(),
+                gradient.offset(),
+                self.options.ignore_index.is_some() as u32,
+                self.options.ignore_index.unwrap_or(0),
+                counted.is_some() as u32,
+                scale.to_bits(),
+                ((1.0 - smoothing) as f32).to_bits(),
+                ((smoothing / classes as f64) as f32).to_bits(),
+                f32::NAN.to_bits(),
+            ]
+        };
+        // The single workgroup that adds up. Mesa's llvmpipe silently ends loops after 65,535 iterations.
+        let lanes = match cx.class() {
+            AdapterClass::Software if rows <= 8 * 4096 => 8,
+            _ => 256,
+        };
+        if let Some(counted) = &counted {
+            cx.dispatch(
+                Dispatch::new(kernel("count_targets", Some(lanes)))
+                    .read(&targets)
+                    .write(counted)
+                    .params(&params(&losses))
+                    .cost(0, targets.bytes()),
+            );
+        }
+        let writes_gradient = cx.is_needed(1);
+        let variant = Variant::of(cx.class(), classes, writes_gradient);
+        let mut dispatch = Dispatch::new(kernel(variant.entry, variant.lanes))
+            .read(&logits)
+            .read(&targets)
+            .write(&losses)
+            .params(&params(&losses))
+            .groups(rows.div_ceil(variant.rows));
+        let mut bytes = logits.bytes() + targets.bytes() + losses.bytes();
+        if writes_gradient {
+            // Something has to be bound where the scale is not counted.
+            let scale = counted.unwrap_or(logits);
+            dispatch = dispatch.write(&gradient).read(&scale);
+            bytes += gradient.bytes();
+        }
+        cx.dispatch(dispatch.cost(8 * logits.elements() as u64, bytes));
+        if self.is_mean && cx.is_needed(0) {
+            let scale = counted.unwrap_or(losses);
+            cx.dispatch(
+                Dispatch::new(kernel("mean_loss", Some(lanes)))
+                    .read(&losses)
+                    .read(&scale)
+                    .write(&output)
+                    .params(&params(&output))
+                    .cost(rows as u64, losses.bytes()),
+            );
+        }
+    }
+}
+
+/// The logits as `[rows, classes]`, in place where strides allow.
+fn matrix(cx: &mut Lowering<'_>, rows: usize) -> Operand {
+    let logits = cx.input(0);
+    let shape = Shape::new(&[rows, logits.shape().last()]);
+    match logits.layout.reshape(shape) {
+        Some(layout) => logits.with_layout(layout),
+        None => {
+            let copy = cx.contiguous(&logits);
+            copy.with_layout(Layout::contiguous(shape, copy.layout.offset))
+        }
+    }
+}
+
+fn kernel(entry: &'static str, lanes: Option<usize>) -> Kernel {
+    let source = include_str!("../../shaders/cross_entropy.wgsl");
+    let kernel = Kernel::builtin("cross_entropy", source, entry);
+    match lanes {
+        Some(lanes) => kernel.constant("LANES", lanes),
+        None => kernel,
+    }
+}
+
+/// How rows are spread over invocations.
+struct Variant {
+    entry: &'static str,
+    lanes: Option<usize>,
+    /// Rows in a workgroup.
+    rows: usize,
+}
+
+impl Variant {
+    fn of(class: AdapterClass, classes: usize, writes_gradient: bool) -> Variant {
+        let by_workgroup = |lanes| Variant {
+            entry: match writes_gradient {
+                true => "gradients_by_workgroup",
+                false => "losses_by_workgroup",
+            },
+            lanes: Some(lanes),
+            rows: 1,
+        };
+        match class {
+            AdapterClass::Software if classes <= 512 => Variant {
+                entry: match writes_gradient {
+                    true => "gradients_by_invocation",
+                    false => "losses_by_invocation",
+                },
+                lanes: None,
+                rows: 16,
+            },
+            AdapterClass::Software => by_workgroup(8),
+            AdapterClass::Gpu if classes <= 1024 => by_workgroup(64),
+            AdapterClass::Gpu => by_workgroup(256),
+        }
+    }
+}
+
+impl<'t> Var<'t> {
+    /// The mean cross-entropy of these logits `[.., V]` with the target classes `[..]` (of type `U32`), as a scalar:
+    /// `mean(−ln softmax(logits)[target])` over the targets that are not ignored, 0 if all are.
+    ///
+    /// A target that is neither ignored nor below `V` makes loss and gradient not a number; check targets where they
+    /// come in, with [`check_tokens`](crate::data::check_tokens). The gradient cannot be differentiated again.
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::ops::CrossEntropy;
+    /// # use shadegrad::data::IGNORE_INDEX;
+    /// # let device = shadegrad::Device::new()?;
+    /// let tape = shadegrad::Tape::training(&device);
+    /// let logits = tape.variable([2, 2], &[0.0, 0.0, 5.0, 1.0]);
+    /// let targets = tape.input([2], &[1, IGNORE_INDEX]);
+    /// let loss = logits.cross_entropy(targets, CrossEntropy::ignoring(IGNORE_INDEX));
+    /// let gradient = tape.backward(loss).of(logits).unwrap();
+    /// let (loss, gradient) = (tape.fetch::<f32>(loss), tape.fetch::<f32>(gradient));
+    /// tape.run()?;
+    /// assert!((loss.get()?[0] - 2f32.ln()).abs() < 1e-6);
+    /// assert_eq!(gradient.get()?, [0.5, -0.5, 0.0, 0.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the targets' shape is not that of the logits without the last axis, an element type is wrong, or the label
+    /// smoothing is not within `0.0..=1.0`.
+    #[track_caller]
+    pub fn cross_entropy(self, targets: Var<'t>, options: CrossEntropy) -> Var<'t> {
+        self.losses(targets, options, true)
+    }
+
+    /// The cross-entropy of every row by itself: as [`Var::cross_entropy`] without the mean, `[.., V]` → `[..]`, 0 where
+    /// the target is ignored.
+    ///
+    /// # Panics
+    ///
+    /// As [`Var::cross_entropy`].
+    #[track_caller]
+    pub fn cross_entropy_rows(self, targets: Var<'t>, options: CrossEntropy) -> Var<'t> {
+        self.losses(targets, options, false)
+    }
+
+    #[track_caller]
+    fn losses(self, targets: Var<'t>, options: CrossEntropy, is_mean: bool) -> Var<'t> {
+        let (x, t) = (self.tensor_type(), targets.tensor_type());
+        assert!(
+            x.dtype == DType::F32
+                && t.dtype == DType::U32
+                && x.shape.dims().split_last().map(|(_, rows)| rows) == Some(t.shape.dims()),
+            "cross_entropy: logits {:?} {} and targets {:?} {}, expected F32 [.., V] and U32 [..]",
+            x.dtype,
+            x.shape,
+            t.dtype,
+            t.shape
+        );
+        assert!(
+            (0.0..=1.0).contains(&options.label_smoothing),
+            "cross_entropy: label smoothing {} is not within 0.0..=1.0",
+            options.label_smoothing
+        );
+        self.tape
+            .record_all(Loss { options, is_mean }, &[self, targets])[0]
+    }
+}
