@@ -237,7 +237,8 @@ impl Lowerer<'_> {
             if self.places.contains_key(&view.base)
                 || !self.is_only_assigned(view.base, node, producer)
                 || self.touches(producer, tensor)
-                || self.is_read_before(tensor, node)
+                || self.is_used(tensor, |reader| reader < node)
+                || (self.is_fetched(view.base) && self.is_used(tensor, |reader| reader > node))
             {
                 continue;
             }
@@ -270,8 +271,15 @@ impl Lowerer<'_> {
         })
     }
 
-    /// Whether a node recorded before `node` reads or overwrites the tensor's elements.
-    fn is_read_before(&self, tensor: &Tensor, node: NodeId) -> bool {
+    /// Whether a value is copied to the host, whole or in part. That happens last, when the tensor that it was computed
+    /// in may hold something else.
+    fn is_fetched(&self, base: ValueId) -> bool {
+        let mut fetches = self.graph.fetches.iter();
+        fetches.any(|(value, _)| self.analysis.views[value.index()].base == base)
+    }
+
+    /// Whether one of the `nodes` reads or overwrites the tensor's elements.
+    fn is_used(&self, tensor: &Tensor, nodes: impl Fn(NodeId) -> bool) -> bool {
         let (start, end) = (tensor.layout.offset, tensor.layout.end());
         self.graph.values.iter().enumerate().any(|(index, value)| {
             let Source::Tensor { index: other } = self.graph.nodes[value.node.index()].source
@@ -282,9 +290,7 @@ impl Lowerer<'_> {
             other.buffer.id() == tensor.buffer.id()
                 && other.layout.offset < end
                 && start < other.layout.end()
-                && self
-                    .deep_readers(ValueId(index as u32))
-                    .any(|reader| reader < node)
+                && self.deep_readers(ValueId(index as u32)).any(&nodes)
         })
     }
 
