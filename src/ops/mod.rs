@@ -11,6 +11,7 @@ pub(crate) mod pad;
 pub mod pointwise;
 pub(crate) mod reduce;
 pub(crate) mod rotary;
+pub(crate) mod softmax;
 pub(crate) mod swiglu;
 
 use std::fmt;
