@@ -2,13 +2,17 @@
 //!
 //! [`Operation`] is the one way to add an operation, inside this crate and outside it.
 
+mod concat;
 mod cross_entropy;
+pub(crate) mod dropout;
 mod embedding;
+mod gather;
 pub(crate) mod layout;
 pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod pad;
 pub mod pointwise;
+mod random;
 pub(crate) mod reduce;
 pub(crate) mod rotary;
 pub(crate) mod softmax;

@@ -1,0 +1,69 @@
+// Dropout: an element is zero where its random word is below the threshold, else scaled up. The words depend on the key,
+// the stream and the element's place alone, so the gradient is this kernel again.
+//
+// The block `epilogue` is replaced when a kernel is made, and `input` where strides do not allow loads of a vec4;
+// philox.wgsl is put in front.
+
+struct Params {
+    n: u32,                          // columns
+    rows: u32,                       // rows in one batch
+    count: u32,                      // rows in all
+    stream: u32,
+    threshold: u32,
+    factor: f32,
+    key_offset: u32,
+    input_offset: u32,               // offset and strides in units of what `input` loads
+    input_batch: u32, input_row: u32, input_column: u32,
+    pad0: u32,
+    operands: array<vec4<u32>, 7>,   // of the epilogue: offset, strides of batch, row and column
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(2) var<storage, read> key: array<u32>;
+
+//:begin input
+@group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;
+fn load4(base: u32, column: u32) -> vec4<f32> { return input[base + column / 4u]; }
+//:end input
+
+//:begin epilogue
+@group(0) @binding(3) var<storage, read_write> out0: array<vec4<f32>>;
+fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
+    let o = p.operands[0];
+    out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
+}
+//:end epilogue
+
+const LANES: u32 = 32u;
+const ROWS: u32 = 1u;
+
+@compute @workgroup_size(LANES)
+fn dropout(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = group.x + group.y * groups.x;
+    let tiles = (p.n + 4u * LANES - 1u) / (4u * LANES);
+    let column = (index % tiles * LANES + lane) * 4u;
+    if (column >= p.n) { return; }
+    let words = vec4<u32>(
+        key[p.key_offset], key[p.key_offset + 1u], key[p.key_offset + 2u], key[p.key_offset + 3u]);
+    let quads = (p.n + 3u) / 4u;
+    let first = index / tiles * ROWS;
+    let end = min(first + ROWS, p.count);
+    // Integer division is dear on software adapters: batch and row are found once and then counted.
+    var batch = first / p.rows;
+    var row = first % p.rows;
+    for (var place = first; place < end; place++) {
+        let random = random_words(words, p.stream, place * quads + column / 4u);
+        let value = load4(p.input_offset + batch * p.input_batch + row * p.input_row, column);
+        let kept = random >= vec4<u32>(p.threshold);
+        store4(batch, row, column, select(vec4<f32>(0.0), value * p.factor, kept));
+        row++;
+        if (row == p.rows) {
+            row = 0u;
+            batch++;
+        }
+    }
+}

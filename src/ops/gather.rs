@@ -1,0 +1,186 @@
+//! Elements by index along an axis, as PyTorch's `gather` and `index_select`.
+//!
+//! ```text
+//! gather:        out[i, j, k] = x[i, ids[i, j, k], k]       (along axis 1 of 3)
+//! index_select:  out[i, j, k] = x[i, ids[j], k]
+//! ```
+//!
+//! The gradients sum over equal indices in a fixed order.
+
+use std::hash::Hash;
+
+use super::{Operation, TensorType};
+use crate::gpu::{DType, Kernel};
+use crate::shape::Shape;
+use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+
+/// `x`, indices of the same shape but for the axis → elements of `x`.
+#[derive(Clone, Debug, Hash)]
+struct Gather {
+    axis: usize,
+}
+
+impl Operation for Gather {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+
+    fn identity(&self, signature: &mut Signature) {
+        self.hash(signature);
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        vec![Tape::f32(inputs[1].shape)]
+    }
+
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        let sums = GatherGradient {
+            axis: self.axis,
+            extent: node.input(0).shape().dim(self.axis),
+        };
+        let inputs = [node.gradient(0), node.input(1)];
+        vec![Some(node.tape().record(sums, &inputs)), None]
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let extent = cx.input(0).shape().dim(self.axis);
+        lower(cx, self.axis, extent, "gather");
+    }
+}
+
+/// The gradient at what was gathered, the indices → the gradient of `x`.
+#[derive(Clone, Debug, Hash)]
+struct GatherGradient {
+    axis: usize,
+    /// Of `x` along the axis.
+    extent: usize,
+}
+
+impl Operation for GatherGradient {
+    fn name(&self) -> &'static str {
+        "gather_gradient"
+    }
+
+    fn identity(&self, signature: &mut Signature) {
+        self.hash(signature);
+    }
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        vec![Tape::f32(inputs[0].shape.with_dim(self.axis, self.extent))]
+    }
+
+    /// It is linear, and its transpose is gathering.
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        let indices = node.input(1);
+        vec![Some(node.gradient(0).gather(self.axis, indices)), None]
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        lower(cx, self.axis, self.extent, "gather_gradient");
+    }
+}
+
+/// Indices that one dispatch of the gradient looks at: Mesa's llvmpipe silently ends loops after 65,535 iterations.
+const MOST_SUMMED: usize = 60_000;
+
+fn lower(cx: &mut Lowering<'_>, axis: usize, extent: usize, entry: &'static str) {
+    let [input, indices] = [0, 1].map(|index| cx.contiguous(&cx.input(index)));
+    let output = cx.output(0);
+    let picked = indices.shape().dim(axis);
+    let is_gradient = entry == "gather_gradient";
+    let part = if is_gradient { MOST_SUMMED } else { picked };
+    for first in (0..picked).step_by(part) {
+        let params = [
+            output.elements(),
+            output.shape().dims()[axis + 1..].iter().product(),
+            picked,
+            extent,
+            input.layout.offset,
+            indices.layout.offset,
+            output.layout.offset,
+            first,
+            picked.min(first + part),
+        ];
+        let kernel = Kernel::builtin(entry, include_str!("../../shaders/gather.wgsl"), entry);
+        cx.dispatch(
+            Dispatch::new(kernel)
+                .read(&input)
+                .read(&indices)
+                .write(&output)
+                .params(&params.map(|word| word as u32))
+                .groups(output.elements().div_ceil(64))
+                .cost(0, indices.bytes() + 2 * input.bytes().min(output.bytes())),
+        );
+    }
+}
+
+impl<'t> Var<'t> {
+    /// Elements by index along an axis: `out[.., j, ..] = self[.., indices[.., j, ..], ..]`, of the shape of `indices`
+    /// (of type `U32`), whose extents beside the axis may be smaller than this tensor's. An index beyond the axis reads
+    /// the last element.
+    ///
+    /// The gradient looks, for every element of this tensor, at all indices along the axis: where both are long,
+    /// [`Var::index_select`] is cheaper, if it will do.
+    ///
+    /// # Panics
+    ///
+    /// If an element type is wrong, there is no such axis, or the shapes do not fit.
+    #[track_caller]
+    pub fn gather(self, axis: usize, indices: Var<'t>) -> Var<'t> {
+        let (x, ids) = (self.tensor_type(), indices.tensor_type());
+        let rank = x.shape.rank();
+        let fits = axis < rank
+            && ids.shape.rank() == rank
+            && (0..rank).all(|a| a == axis || ids.shape.dim(a) <= x.shape.dim(a));
+        assert!(
+            fits && x.dtype == DType::F32 && ids.dtype == DType::U32,
+            "gather along axis {axis}: {:?} {} and indices {:?} {} do not fit",
+            x.dtype,
+            x.shape,
+            ids.dtype,
+            ids.shape
+        );
+        let mut read = self;
+        for a in (0..rank).filter(|&a| a != axis) {
+            let extent = ids.shape.dim(a);
+            if extent < x.shape.dim(a) {
+                read = read.slice(a, 0..extent);
+            }
+        }
+        self.tape.record(Gather { axis }, &[read, indices])
+    }
+
+    /// The parts of this tensor at the given positions of an axis: `out[.., j, ..] = self[.., indices[j], ..]`. An index
+    /// beyond the axis reads the last part.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such axis, an element type is wrong, or `indices` has not one axis.
+    #[track_caller]
+    pub fn index_select(self, axis: usize, indices: Var<'t>) -> Var<'t> {
+        let (x, ids) = (self.tensor_type(), indices.tensor_type());
+        assert!(
+            axis < x.shape.rank()
+                && x.dtype == DType::F32
+                && ids.dtype == DType::U32
+                && ids.shape.rank() == 1,
+            "index_select along axis {axis}: {:?} {} and indices {:?} {} do not fit, expected U32 [n]",
+            x.dtype,
+            x.shape,
+            ids.dtype,
+            ids.shape
+        );
+        // Rows of a table, once the axis comes first.
+        let mut order: Vec<usize> = (0..x.shape.rank()).filter(|&a| a != axis).collect();
+        order.insert(0, axis);
+        let turned = self.permute(&order);
+        let extent = x.shape.dim(axis);
+        let table = turned.reshape([extent, x.shape.elements() / extent]);
+        let picked = table.embedding(indices);
+        let shape: Shape = turned.shape().with_dim(0, ids.shape.dim(0));
+        let mut back: Vec<usize> = (1..=axis).collect();
+        back.push(0);
+        back.extend(axis + 1..x.shape.rank());
+        picked.reshape(shape).permute(&back)
+    }
+}

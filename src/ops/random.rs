@@ -1,0 +1,93 @@
+//! Random tensors, from the generator that dropout uses: Philox4x32-10, keyed by the tape's seed and step.
+
+use std::hash::Hash;
+
+use super::dropout::PHILOX;
+use super::{Operation, Role, TensorType, row_grid};
+use crate::gpu::Kernel;
+use crate::shape::Shape;
+use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+
+/// The tape's random key → independent random numbers.
+#[derive(Clone, Debug, Hash)]
+struct Random {
+    shape: Shape,
+    stream: u32,
+    /// The shader's entry point.
+    distribution: &'static str,
+}
+
+impl Operation for Random {
+    fn name(&self) -> &'static str {
+        "random"
+    }
+
+    fn identity(&self, signature: &mut Signature) {
+        self.hash(signature);
+    }
+
+    fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
+        vec![Tape::f32(self.shape)]
+    }
+
+    fn backward<'t>(&self, _node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        vec![None]
+    }
+
+    fn role(&self, output: TensorType) -> Role<'_> {
+        Role::Epilogue {
+            grid: row_grid(output.shape),
+        }
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let key = cx.contiguous(&cx.input(0));
+        let [batch, rows, columns] = row_grid(self.shape);
+        let words = [
+            columns as u32,
+            rows as u32,
+            (batch * rows) as u32,
+            self.stream,
+            key.offset(),
+            0,
+            0,
+            0,
+        ];
+        let epilogue = cx.epilogue(2);
+        let source = include_str!("../../shaders/random.wgsl");
+        let kernel = Kernel::builtin("random", source, self.distribution)
+            .block("epilogue", &epilogue.wgsl)
+            .prelude(PHILOX);
+        cx.dispatch(
+            Dispatch::new(kernel)
+                .read(&key)
+                .params(&words)
+                .epilogue(&epilogue)
+                .groups((batch * rows * columns.div_ceil(4)).div_ceil(64))
+                .cost(0, epilogue.bytes),
+        );
+    }
+}
+
+impl Tape {
+    /// Random numbers from `0.0..1.0`, evenly spread, multiples of 2⁻²⁴.
+    ///
+    /// Which ones depends on [`Tape::set_seed`] and on how many random operations have been recorded before.
+    pub fn random_uniform(&self, shape: impl Into<Shape>) -> Var<'_> {
+        self.random(shape.into(), "uniform_numbers")
+    }
+
+    /// Random numbers from the normal distribution with mean 0 and standard deviation 1. See [`Tape::random_uniform`].
+    pub fn random_normal(&self, shape: impl Into<Shape>) -> Var<'_> {
+        self.random(shape.into(), "normal_numbers")
+    }
+
+    fn random(&self, shape: Shape, distribution: &'static str) -> Var<'_> {
+        let random = Random {
+            shape,
+            stream: self.next_random_stream(),
+            distribution,
+        };
+        self.record(random, &[self.random_key()])
+    }
+}
