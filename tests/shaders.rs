@@ -8,11 +8,15 @@ use std::path::Path;
 use common::{Random, device, portable_device};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Expression, Handle, Module};
+use shadegrad::ops::attention::{Attention, Mask, attention};
 use shadegrad::ops::pointwise::TABLE;
 use shadegrad::{Device, Tape, Var};
 
 /// Files whose functions are put in front of a kernel that calls them.
-const PRELUDES: &[(&str, &str)] = &[("philox.wgsl", "fn random_words(")];
+const PRELUDES: &[(&str, &str)] = &[
+    ("philox.wgsl", "fn random_words("),
+    ("attention.wgsl", "fn row_at("),
+];
 
 /// A file of sections, each of which replaces the blocks `a` and `b` of another file.
 const SECTIONS: (&str, &str) = ("matmul_operands.wgsl", "matmul_subgroup8.wgsl");
@@ -249,6 +253,20 @@ fn exercise(device: &Device, random: &mut Random) {
         for leaf in [x, w, b] {
             drop(tape.fetch::<f32>(gradients.of(leaf).unwrap()));
         }
+        tape.run().unwrap();
+
+        // Attention with every option, packed and not, with a head size of three or four.
+        let tape = Tape::training(device);
+        let values = random.values(4 * 3 * width, -1.0, 1.0);
+        let x = tape.variable([2, 2, 3 * width], &values);
+        let config = Attention::causal(2).with_dropout(0.5);
+        let mask = Mask::Additive(tape.input([2, 2], &[0.0, 1.0, 2.0, 3.0]));
+        let packed = x.masked_packed_attention(mask, &config);
+        let q = packed.reshape([2, 2, 2, width / 2]);
+        let mask = Mask::Boolean(tape.input([2], &[1u32, 0]));
+        let separate = attention(q, q, q, Some(mask), &config);
+        let gradient = tape.backward(separate.sum_all()).of(x).unwrap();
+        drop(tape.fetch::<f32>(gradient));
         tape.run().unwrap();
     }
 }

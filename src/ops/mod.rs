@@ -2,6 +2,7 @@
 //!
 //! [`Operation`] is the one way to add an operation, inside this crate and outside it.
 
+pub mod attention;
 mod concat;
 mod cross_entropy;
 pub(crate) mod dropout;

@@ -1,0 +1,74 @@
+// Attention, forward, for software adapters with subgroups of exactly 8 (Mesa llvmpipe). attention_tiled.wgsl is the
+// portable twin. Follows attention.wgsl.
+//
+//     out_i = Σ_j softmax_j(scale · q_i·k_j) v_j,    lse_i = ln Σ_j exp(scale · q_i·k_j)
+//
+// by online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
+//
+// Why this form. A lane is a query, so neither the softmax nor a dot product needs a reduction across lanes. Keys and
+// values come eight rows at a time: each lane loads one of them (llvmpipe loads lane by lane, whatever the addresses, so
+// that brings eight times as much as all lanes loading the same row) and a shuffle hands each row round. Causality
+// bounds the loop. A workgroup is one subgroup; it works on eight queries of one head.
+//
+// Block operands is replaced when a kernel is made: how rows are held, loaded and stored.
+
+//:begin operands
+struct Row { d0: vec4<f32> }
+fn zero_row() -> Row { return Row(vec4<f32>()); }
+fn scaled(a: Row, w: f32) -> Row { return Row(a.d0 * w); }
+fn plus_scaled(a: Row, w: f32, b: Row) -> Row { return Row(a.d0 + w * b.d0); }
+fn dot_rows(a: Row, b: Row) -> f32 { let s = a.d0 * b.d0; return (s.x + s.y) + (s.z + s.w); }
+fn row_of_lane(a: Row, lane: u32) -> Row { return Row(subgroupShuffle(a.d0, lane)); }
+@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
+fn load_q(at: u32) -> Row { return Row(q[at / 4u]); }
+@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
+fn load_k(at: u32) -> Row { return Row(k[at / 4u]); }
+@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
+fn load_v(at: u32) -> Row { return Row(v[at / 4u]); }
+@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
+fn store_out(at: u32, a: Row) { out[at / 4u] = a.d0; }
+@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
+//:end operands
+
+@compute @workgroup_size(8)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = group.x + group.y * groups.x;
+    if (index >= p.groups) { return; }
+    let head = head_of(index);
+    let first = head.tile * 8u;
+    let i = min(first + lane, p.queries - 1u);
+    let query = scaled(load_q(row_at(p.q, head, i)), p.scale);
+    let dropout = dropout_key();
+    let seen = seen_keys(i);
+    let keys = seen_keys(min(first + 7u, p.queries - 1u));
+    var acc = zero_row();
+    var top = LOWEST;
+    var sum = 0.0;
+    for (var j0 = 0u; j0 < keys; j0 += 8u) {
+        let own = min(j0 + lane, p.keys - 1u);
+        let key = load_k(row_at(p.k, head, own));
+        let value = load_v(row_at(p.v, head, own));
+        let kept = kept_weights(dropout, head, i, j0);
+        let count = min(8u, keys - j0);
+        for (var e = 0u; e < count; e++) {
+            let j = j0 + e;
+            let score = masked(dot_rows(query, row_of_lane(key, e)), j < seen, head, i, j);
+            let next = max(top, score);
+            let shrink = exp(top - next);
+            let weight = exp(score - next);
+            top = next;
+            sum = sum * shrink + weight;
+            acc = plus_scaled(scaled(acc, shrink), dropped(weight, kept, e), row_of_lane(value, e));
+        }
+    }
+    if (first + lane < p.queries) {
+        // A query that sees nothing gives zeros.
+        let none = sum == 0.0;
+        store_out(row_at(p.out, head, i), scaled(acc, select(1.0 / sum, 0.0, none)));
+        lse[p.lse_offset + head.index * p.queries + i] = select(top + log(sum), 0.0, none);
+    }
+}

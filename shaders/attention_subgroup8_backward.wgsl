@@ -1,0 +1,135 @@
+// Attention, backward, for software adapters with subgroups of exactly 8. Follows attention.wgsl; see
+// attention_subgroup8.wgsl for why it has this form. With the weights P recomputed from the log-sum-exp and
+// D_i = dout_i·out_i:
+//
+//     dS_ij = P_ij (dout_i·v_j − D_i),   dq_i = scale · Σ_j dS_ij k_j
+//     dk_j = scale · Σ_i dS_ij q_i,      dv_j = Σ_i P_ij dout_i
+//
+// `backward` does both in one dispatch, for short contexts: a group takes eight rows first as queries, then as keys.
+// Under causality that is the same work for every group. For long contexts `queries` and `keys` are dispatched one
+// after the other: less text to compile, and D_i is read instead of recomputed. Every element is written once, by one
+// lane: the order of all sums is fixed.
+//
+// Block operands is replaced when a kernel is made: how rows are held, loaded and stored.
+
+//:begin operands
+struct Row { d0: vec4<f32> }
+fn zero_row() -> Row { return Row(vec4<f32>()); }
+fn scaled(a: Row, w: f32) -> Row { return Row(a.d0 * w); }
+fn plus_scaled(a: Row, w: f32, b: Row) -> Row { return Row(a.d0 + w * b.d0); }
+fn dot_rows(a: Row, b: Row) -> f32 { let s = a.d0 * b.d0; return (s.x + s.y) + (s.z + s.w); }
+fn row_of_lane(a: Row, lane: u32) -> Row { return Row(subgroupShuffle(a.d0, lane)); }
+@group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>;
+fn load_q(at: u32) -> Row { return Row(qkv[at / 4u]); }
+fn load_k(at: u32) -> Row { return Row(qkv[at / 4u]); }
+fn load_v(at: u32) -> Row { return Row(qkv[at / 4u]); }
+@group(0) @binding(2) var<storage, read> dout: array<vec4<f32>>;
+fn load_dout(at: u32) -> Row { return Row(dout[at / 4u]); }
+@group(0) @binding(3) var<storage, read_write> gradient: array<vec4<f32>>;
+fn store_gradient(at: u32, a: Row) { gradient[at / 4u] = a.d0; }
+@group(0) @binding(4) var<storage, read> out: array<vec4<f32>>;
+fn load_out(at: u32) -> Row { return Row(out[at / 4u]); }
+@group(0) @binding(5) var<storage, read> lse: array<f32>;
+fn statistics_of(head: Head, i: u32, upstream: Row) -> vec2<f32> {
+    let delta = dot_rows(upstream, load_out(row_at(p.out, head, i)));
+    return vec2<f32>(lse[p.lse_offset + head.index * p.queries + i], delta);
+}
+//:end operands
+
+fn query_side(head: Head, lane: u32) {
+    let first = head.tile * 8u;
+    let i = min(first + lane, p.queries - 1u);
+    let query = load_q(row_at(p.q, head, i));
+    let upstream = load_dout(row_at(p.dout, head, i));
+    let about = statistics_of(head, i, upstream);
+    let dropout = dropout_key();
+    let seen = seen_keys(i);
+    let keys = seen_keys(min(first + 7u, p.queries - 1u));
+    var dq = zero_row();
+    for (var j0 = 0u; j0 < keys; j0 += 8u) {
+        let own = min(j0 + lane, p.keys - 1u);
+        let key = load_k(row_at(p.k, head, own));
+        let value = load_v(row_at(p.v, head, own));
+        let kept = kept_weights(dropout, head, i, j0);
+        let count = min(8u, keys - j0);
+        for (var e = 0u; e < count; e++) {
+            let j = j0 + e;
+            let key_j = row_of_lane(key, e);
+            let score = masked(dot_rows(query, key_j) * p.scale, j < seen, head, i, j);
+            let weight = exp(min(score - about.x, 0.0));
+            let dweight = dropped(dot_rows(upstream, row_of_lane(value, e)), kept, e);
+            dq = plus_scaled(dq, weight * (dweight - about.y), key_j);
+        }
+    }
+    if (first + lane < p.queries) {
+        store_gradient(row_at(p.dq, head, i), scaled(dq, p.scale));
+    }
+}
+
+fn key_side(head: Head, lane: u32) {
+    let first = head.tile * 8u;
+    let j = min(first + lane, p.keys - 1u);
+    let key = load_k(row_at(p.k, head, j));
+    let value = load_v(row_at(p.v, head, j));
+    let dropout = dropout_key();
+    let sees_first = first_query(j);
+    var dk = zero_row();
+    var dv = zero_row();
+    for (var i0 = first_query(first) / 8u * 8u; i0 < p.queries; i0 += 8u) {
+        let own = min(i0 + lane, p.queries - 1u);
+        let query = load_q(row_at(p.q, head, own));
+        let upstream = load_dout(row_at(p.dout, head, own));
+        let about = statistics_of(head, own, upstream);
+        let kept = kept_weights(dropout, head, own, first);
+        let count = min(8u, p.queries - i0);
+        for (var e = 0u; e < count; e++) {
+            let i = i0 + e;
+            let query_i = row_of_lane(query, e);
+            let upstream_i = row_of_lane(upstream, e);
+            let about_i = subgroupShuffle(about, e);
+            let kept_i = subgroupShuffle(kept, e);
+            let score = masked(dot_rows(key, query_i) * p.scale, i >= sees_first, head, i, j);
+            let weight = exp(min(score - about_i.x, 0.0));
+            let dweight = dropped(dot_rows(value, upstream_i), kept_i, lane);
+            dv = plus_scaled(dv, dropped(weight, kept_i, lane), upstream_i);
+            dk = plus_scaled(dk, weight * (dweight - about_i.y), query_i);
+        }
+    }
+    if (first + lane < p.keys) {
+        store_gradient(row_at(p.dk, head, j), scaled(dk, p.scale));
+        store_gradient(row_at(p.dv, head, j), dv);
+    }
+}
+
+@compute @workgroup_size(8)
+fn backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = group.x + group.y * groups.x;
+    if (index >= p.groups) { return; }
+    let head = head_of(index);
+    query_side(head, lane);
+    key_side(head, lane);
+}
+
+@compute @workgroup_size(8)
+fn queries(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = group.x + group.y * groups.x;
+    if (index < p.groups) { query_side(head_of(index), lane); }
+}
+
+@compute @workgroup_size(8)
+fn keys(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = group.x + group.y * groups.x;
+    if (index < p.groups) { key_side(head_of(index), lane); }
+}

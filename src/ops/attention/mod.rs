@@ -1,0 +1,272 @@
+//! Scaled dot-product attention in fused kernels: the scores and weights are never in memory.
+//!
+//! ```text
+//! S = scale · Q·Kᵀ + mask      P = softmax(S), row by row      out = dropout(P)·V
+//! ```
+//!
+//! (Vaswani et al. 2017, <https://arxiv.org/abs/1706.03762>). Forward is an online softmax that saves the output and
+//! each row's log-sum-exp; backward computes the weights again from that (Dao et al. 2022,
+//! <https://arxiv.org/abs/2205.14135>). Memory grows with the number of rows, not with its square.
+//!
+//! Two forms share the kernels: [`Var::packed_attention`] reads q, k and v where a packed projection has written them,
+//! and [`attention`] takes three tensors, which may be views of anything.
+
+mod fused;
+mod kernels;
+mod text;
+
+use crate::gpu::DType;
+use crate::tape::Var;
+use fused::{Fused, Weights};
+use kernels::{Dropout, MaskKind, Problem};
+
+/// The largest head size: a row of one head is held in registers.
+pub const MAX_HEAD_DIM: usize = 128;
+
+/// What attention computes, apart from its tensors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// The number of heads.
+    pub n_heads: usize,
+    /// Whether queries see only keys up to their own position. The last query is aligned with the last key: query `i`
+    /// of `Tq` sees keys `0..=i + Tk − Tq` of `Tk`.
+    pub causal: bool,
+    /// What scores are multiplied by; `None` is `1/√head_dim`. It is part of the tape's structure.
+    pub scale: Option<f32>,
+    /// The probability with which a weight is dropped, on training tapes; the others grow by `1/(1 − p)`. It is part of
+    /// the tape's structure. Which weights are dropped depends on [`Tape::set_seed`](crate::Tape::set_seed) and on how many random operations
+    /// the tape has recorded before.
+    pub dropout: f32,
+}
+
+impl Attention {
+    /// Causal attention with `n_heads` heads, the usual scale and no dropout.
+    pub fn causal(n_heads: usize) -> Attention {
+        Attention {
+            n_heads,
+            causal: true,
+            scale: None,
+            dropout: 0.0,
+        }
+    }
+
+    /// Attention in which every query sees every key.
+    pub fn full(n_heads: usize) -> Attention {
+        Attention {
+            causal: false,
+            ..Attention::causal(n_heads)
+        }
+    }
+
+    /// The same with dropout of the weights.
+    pub fn with_dropout(self, dropout: f32) -> Attention {
+        Attention { dropout, ..self }
+    }
+
+    /// The same with another scale.
+    pub fn with_scale(self, scale: f32) -> Attention {
+        Attention {
+            scale: Some(scale),
+            ..self
+        }
+    }
+}
+
+/// Which keys queries may attend to, beside causality. The tensor broadcasts to `[batch, heads, queries, keys]`. No
+/// gradient flows into it. A query that may attend to nothing gives zeros, and zero gradients.
+#[derive(Clone, Copy, Debug)]
+pub enum Mask<'t> {
+    /// Nonzero (of either element type): may attend.
+    Boolean(Var<'t>),
+    /// Added to the scaled scores. Where it is −10³⁰ or less, −∞ included, the query may not attend. Scores (with the
+    /// mask) must be greater than −10³⁰ elsewhere.
+    Additive(Var<'t>),
+}
+
+impl<'t> Mask<'t> {
+    fn parts(self) -> (Var<'t>, MaskKind) {
+        match self {
+            Mask::Boolean(var) if var.dtype() == DType::F32 => (var, MaskKind::BooleanF32),
+            Mask::Boolean(var) => (var, MaskKind::BooleanU32),
+            Mask::Additive(var) => (var, MaskKind::Additive),
+        }
+    }
+}
+
+/// Multi-head attention of `q: [B, H, Tq, Dh]` to `k, v: [B, H, Tk, Dh]`, giving `[B, H, Tq, Dh]`.
+///
+/// The operands may be views with any strides; only elements of one row must lie in sequence, or else a copy is made.
+/// The result and the gradients lie in memory as `[B, T, H, Dh]`, so that
+/// `attention(…).permute(&[0, 2, 1, 3]).reshape([B, T, D])` costs nothing, and neither does the way back to a
+/// projection that was split into heads by `reshape` and `permute`.
+///
+/// The gradient cannot be differentiated again; for second derivatives compose [`Var::matmul`] and softmax.
+///
+/// # Panics
+///
+/// If the shapes do not fit together, the head size passes [`MAX_HEAD_DIM`], the number of heads is not
+/// `config.n_heads`, the mask does not broadcast, or the dropout is not in `0.0..1.0`.
+#[track_caller]
+pub fn attention<'t>(
+    q: Var<'t>,
+    k: Var<'t>,
+    v: Var<'t>,
+    mask: Option<Mask<'t>>,
+    config: &Attention,
+) -> Var<'t> {
+    separate(q, k, v, mask, config).0
+}
+
+/// [`attention`], which also returns the weights `[B, H, Tq, Tk]` to look at, before dropout.
+///
+/// They take a kernel of their own that runs only if somebody reads them. No gradient flows through the weights; to
+/// train on them, compose [`Var::matmul`] and softmax. The output is differentiable as usual.
+///
+/// # Panics
+///
+/// As [`attention`].
+#[track_caller]
+pub fn attention_with_weights<'t>(
+    q: Var<'t>,
+    k: Var<'t>,
+    v: Var<'t>,
+    mask: Option<Mask<'t>>,
+    config: &Attention,
+) -> (Var<'t>, Var<'t>) {
+    let (out, lse, problem) = separate(q, k, v, mask, config);
+    let mut inputs = vec![q, k, lse];
+    inputs.extend(mask.map(|mask| mask.parts().0));
+    (out, q.tape().record(Weights { problem }, &inputs))
+}
+
+/// Records attention to separate operands; gives the result, the log-sum-exps and the problem.
+#[track_caller]
+fn separate<'t>(
+    q: Var<'t>,
+    k: Var<'t>,
+    v: Var<'t>,
+    mask: Option<Mask<'t>>,
+    config: &Attention,
+) -> (Var<'t>, Var<'t>, Problem) {
+    let [sq, sk, sv] = [q, k, v].map(Var::shape);
+    let fits = sq.rank() == 4
+        && sk == sv
+        && sk.rank() == 4
+        && sq.dims()[..2] == sk.dims()[..2]
+        && sq.last() == sk.last();
+    assert!(
+        fits,
+        "attention: queries {sq}, keys {sk} and values {sv} are not [B, H, Tq, Dh], [B, H, Tk, Dh] and [B, H, Tk, Dh]"
+    );
+    assert_eq!(
+        sq.dim(1),
+        config.n_heads,
+        "attention: queries {sq} have not the configured number of heads"
+    );
+    let problem = Problem {
+        is_packed: false,
+        batch: sq.dim(0),
+        heads: sq.dim(1),
+        queries: sq.dim(2),
+        keys: sk.dim(2),
+        head_dim: sq.last(),
+        ..Problem::of(config)
+    };
+    let (out, lse, problem) = record(&[q, k, v], problem, mask, config);
+    (out.permute(&[0, 2, 1, 3]), lse, problem)
+}
+
+impl<'t> Var<'t> {
+    /// Multi-head self-attention of a packed projection: `[B, T, 3·D] → [B, T, D]`, where the last axis is q, k and v
+    /// behind one another, each `n_heads` heads of `D / n_heads`. They are read in place, and their gradient is written
+    /// as one packed tensor.
+    ///
+    /// The gradient cannot be differentiated again; for second derivatives compose [`Var::matmul`] and softmax.
+    ///
+    /// # Panics
+    ///
+    /// If the shape is not `[B, T, 3·D]` with `D` divisible by `n_heads`, the head size passes [`MAX_HEAD_DIM`], or the
+    /// dropout is not in `0.0..1.0`.
+    #[track_caller]
+    pub fn packed_attention(self, config: &Attention) -> Var<'t> {
+        self.packed(None, config)
+    }
+
+    /// [`Var::packed_attention`] with a mask that broadcasts to `[B, n_heads, T, T]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Var::packed_attention`], and if the mask does not broadcast.
+    #[track_caller]
+    pub fn masked_packed_attention(self, mask: Mask<'t>, config: &Attention) -> Var<'t> {
+        self.packed(Some(mask), config)
+    }
+
+    #[track_caller]
+    fn packed(self, mask: Option<Mask<'t>>, config: &Attention) -> Var<'t> {
+        let shape = self.shape();
+        let heads = config.n_heads;
+        assert!(
+            shape.rank() == 3 && heads > 0 && shape.last().is_multiple_of(3 * heads),
+            "packed_attention: {shape} is not [B, T, 3·D] with D divisible by {heads} heads"
+        );
+        let problem = Problem {
+            is_packed: true,
+            batch: shape.dim(0),
+            heads,
+            queries: shape.dim(1),
+            keys: shape.dim(1),
+            head_dim: shape.last() / (3 * heads),
+            ..Problem::of(config)
+        };
+        record(&[self], problem, mask, config).0
+    }
+}
+
+/// Checks the attributes and records the operation: the result (as `[B, Tq, …]`), the log-sum-exps and the problem.
+#[track_caller]
+fn record<'t>(
+    operands: &[Var<'t>],
+    mut problem: Problem,
+    mask: Option<Mask<'t>>,
+    config: &Attention,
+) -> (Var<'t>, Var<'t>, Problem) {
+    let tape = operands[0].tape();
+    assert!(
+        problem.head_dim <= MAX_HEAD_DIM,
+        "attention: head size {} is larger than {MAX_HEAD_DIM}",
+        problem.head_dim
+    );
+    assert!(
+        (0.0..1.0).contains(&config.dropout),
+        "attention: dropout {} is not in 0.0..1.0",
+        config.dropout
+    );
+    if operands.iter().any(|operand| operand.dtype() != DType::F32) {
+        panic!("attention: queries, keys and values must be F32");
+    }
+    let mut inputs = operands.to_vec();
+    if let Some(mask) = mask {
+        let (var, kind) = mask.parts();
+        let weights = problem.weights_shape();
+        assert!(
+            var.shape().broadcast(&weights) == Some(weights),
+            "attention: mask {} does not broadcast to {weights}",
+            var.shape()
+        );
+        if kind == MaskKind::Additive && var.dtype() != DType::F32 {
+            panic!("attention: an additive mask must be F32");
+        }
+        problem.mask = Some(kind);
+        inputs.push(var);
+    }
+    if config.dropout > 0.0 && tape.is_training() {
+        problem.dropout = Some(Dropout {
+            probability: config.dropout.to_bits(),
+            stream: tape.next_random_stream(),
+        });
+        inputs.push(tape.random_key());
+    }
+    let outputs = tape.record_all(Fused { problem }, &inputs);
+    (outputs[0], outputs[1], problem)
+}

@@ -1,0 +1,747 @@
+//! Attention against a plain f64 implementation, in all forms, with all kernels.
+
+mod common;
+
+use common::{Random, assert_close, device, portable_device, wide};
+use shadegrad::ops::attention::{Attention, Mask, attention, attention_with_weights};
+use shadegrad::{DType, Device, Shape, Tape, Var};
+
+/// The machine's own device, and one that takes the kernels for GPUs.
+fn devices() -> [&'static Device; 2] {
+    [device(), portable_device()]
+}
+
+/// Extents of a problem.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    batch: usize,
+    heads: usize,
+    queries: usize,
+    keys: usize,
+    head_dim: usize,
+}
+
+impl Size {
+    fn new(batch: usize, heads: usize, queries: usize, keys: usize, head_dim: usize) -> Size {
+        Size {
+            batch,
+            heads,
+            queries,
+            keys,
+            head_dim,
+        }
+    }
+
+    fn rows(&self) -> usize {
+        self.batch * self.heads * self.queries
+    }
+
+    fn weights(&self) -> usize {
+        self.rows() * self.keys
+    }
+}
+
+/// What a query gets for a key beside the scores: `None` hides the key; else what is added to the scaled score.
+type Bias = Vec<Option<f64>>;
+
+fn causal_bias(size: Size, causal: bool) -> Bias {
+    (0..size.weights())
+        .map(|index| {
+            let (i, j) = (index / size.keys % size.queries, index % size.keys);
+            (!causal || j + size.queries <= i + size.keys).then_some(0.0)
+        })
+        .collect()
+}
+
+/// Results of the reference: all dense `[B, H, T, Dh]`, weights `[B, H, Tq, Tk]` before dropout.
+struct Reference {
+    out: Vec<f64>,
+    weights: Vec<f64>,
+    dq: Vec<f64>,
+    dk: Vec<f64>,
+    dv: Vec<f64>,
+}
+
+/// `factors` is what dropout multiplies each weight by.
+fn reference(
+    size: Size,
+    [q, k, v]: [&[f64]; 3],
+    bias: &Bias,
+    factors: &[f64],
+    scale: f64,
+    dout: &[f64],
+) -> Reference {
+    let Size {
+        queries,
+        keys,
+        head_dim: dim,
+        ..
+    } = size;
+    let mut r = Reference {
+        out: vec![0.0; q.len()],
+        weights: vec![0.0; size.weights()],
+        dq: vec![0.0; q.len()],
+        dk: vec![0.0; k.len()],
+        dv: vec![0.0; v.len()],
+    };
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    for row in 0..size.rows() {
+        let head = row / queries;
+        let own = row * dim..(row + 1) * dim;
+        let other = |j: usize| (head * keys + j) * dim..(head * keys + j + 1) * dim;
+        let pairs = row * keys..(row + 1) * keys;
+        let scores: Vec<Option<f64>> = pairs
+            .clone()
+            .map(|pair| {
+                bias[pair].map(|b| b + scale * dot(&q[own.clone()], &k[other(pair % keys)]))
+            })
+            .collect();
+        let top = scores.iter().flatten().fold(f64::MIN, |a, &b| a.max(b));
+        let sum: f64 = scores.iter().flatten().map(|s| (s - top).exp()).sum();
+        for (j, pair) in pairs.clone().enumerate() {
+            r.weights[pair] = scores[j].map_or(0.0, |s| (s - top).exp() / sum);
+            for d in 0..dim {
+                r.out[row * dim + d] +=
+                    r.weights[pair] * factors[pair] * v[(head * keys + j) * dim + d];
+            }
+        }
+        let delta = dot(&r.out[own.clone()], &dout[own.clone()]);
+        for (j, pair) in pairs.enumerate() {
+            let dropped = r.weights[pair] * factors[pair];
+            let dweight = factors[pair] * dot(&dout[own.clone()], &v[other(j)]);
+            let dscore = scale * r.weights[pair] * (dweight - delta);
+            for d in 0..dim {
+                let (here, there) = (row * dim + d, (head * keys + j) * dim + d);
+                r.dq[here] += dscore * k[there];
+                r.dk[there] += dscore * q[here];
+                r.dv[there] += dropped * dout[here];
+            }
+        }
+    }
+    r
+}
+
+/// Reorders `[B, H, T, Dh]` to `[B, T, H, Dh]`.
+fn by_position<T: Copy>(values: &[T], heads: usize, rows: usize, dim: usize) -> Vec<T> {
+    (0..values.len())
+        .map(|index| {
+            let (d, h) = (index % dim, index / dim % heads);
+            let (t, b) = (index / (dim * heads) % rows, index / (dim * heads * rows));
+            values[((b * heads + h) * rows + t) * dim + d]
+        })
+        .collect()
+}
+
+/// Puts three `[B, T, D]` side by side.
+fn pack<T: Copy>(parts: [&[T]; 3], width: usize) -> Vec<T> {
+    let rows = parts[0].len() / width;
+    (0..rows)
+        .flat_map(|row| {
+            parts
+                .map(|part| &part[row * width..(row + 1) * width])
+                .concat()
+        })
+        .collect()
+}
+
+/// What the operands go through before they reach attention: the operation is mid-graph.
+const GAIN: f64 = 1.3;
+const SHIFT: f64 = 0.1;
+
+fn inner(values: &[f32]) -> Vec<f64> {
+    values
+        .iter()
+        .map(|&x| f64::from(x) * GAIN + SHIFT)
+        .collect()
+}
+
+/// A loss that depends on attention's result through weights `w`, and on the variable directly.
+fn gradient<'t>(tape: &'t Tape, out: Var<'t>, w: &[f32], variables: &[Var<'t>]) -> Vec<Var<'t>> {
+    let w = tape.input(out.shape(), w);
+    let mut loss = (out * w).sum_all();
+    for &variable in variables {
+        loss = loss + variable.sum_all() * 0.5;
+    }
+    let gradients = tape.backward(loss);
+    let of = |&variable| gradients.of(variable).expect("the loss depends on it");
+    variables.iter().map(of).collect()
+}
+
+fn outer(gradient: &[f64]) -> Vec<f64> {
+    gradient.iter().map(|g| g * GAIN + 0.5).collect()
+}
+
+/// A mask and the bias that it amounts to together with causality.
+struct TestMask {
+    shape: Shape,
+    values: Vec<f32>,
+    is_boolean: bool,
+    dtype: DType,
+}
+
+impl TestMask {
+    fn draw(random: &mut Random, size: Size, is_boolean: bool) -> TestMask {
+        let full = Shape::new(&[size.batch, size.heads, size.queries, size.keys]);
+        let shape = random.broadcastable(full);
+        let values = (0..shape.elements())
+            .map(|_| match (is_boolean, random.below(3)) {
+                (true, 0) => [0.0, -0.0][random.below(2)],
+                (true, _) => random.between(0.1, 2.0).ceil(),
+                (false, 0) => [f32::NEG_INFINITY, -1.0e30, -3.0e38][random.below(3)],
+                (false, _) => random.between(-2.0, 2.0),
+            })
+            .collect();
+        let dtype = match is_boolean && random.below(2) == 0 {
+            true => DType::U32,
+            false => DType::F32,
+        };
+        TestMask {
+            shape,
+            values,
+            is_boolean,
+            dtype,
+        }
+    }
+
+    fn on<'t>(&self, tape: &'t Tape) -> Mask<'t> {
+        let var = if self.dtype == DType::U32 {
+            let words: Vec<u32> = self.values.iter().map(|&x| x as u32).collect();
+            tape.input(self.shape, &words)
+        } else {
+            tape.input(self.shape, &self.values)
+        };
+        if self.is_boolean {
+            Mask::Boolean(var)
+        } else {
+            Mask::Additive(var)
+        }
+    }
+
+    fn apply(&self, bias: &mut Bias, size: Size) {
+        let full = Shape::new(&[size.batch, size.heads, size.queries, size.keys]);
+        for (index, position) in common::positions(full).enumerate() {
+            let value = self.values[common::broadcast_index(self.shape, &position)];
+            let added = match self.is_boolean {
+                true => (value != 0.0).then_some(0.0),
+                false => (value > -1.0e30).then_some(f64::from(value)),
+            };
+            bias[index] = bias[index].and_then(|b| Some(b + added?));
+        }
+    }
+}
+
+/// How a `[B, H, T, Dh]` operand lies in memory.
+#[derive(Clone, Copy, Debug)]
+enum Layout {
+    Dense,
+    /// `[B, T, H·Dh]`, as a projection leaves it.
+    Heads,
+    /// `[B, H, Dh, T]`: the elements of a row are apart.
+    Columns,
+    /// Part of a larger tensor, at odd places.
+    Slice,
+}
+
+impl Layout {
+    const ALL: [Layout; 4] = [Layout::Dense, Layout::Heads, Layout::Columns, Layout::Slice];
+
+    fn shape(self, [b, h, t, d]: [usize; 4]) -> Shape {
+        match self {
+            Layout::Dense => Shape::new(&[b, h, t, d]),
+            Layout::Heads => Shape::new(&[b, t, h * d]),
+            Layout::Columns => Shape::new(&[b, h, d, t]),
+            Layout::Slice => Shape::new(&[b, h, t, d + 3]),
+        }
+    }
+
+    /// Dense values in this layout, with a filler where it holds more.
+    fn arrange<T: Copy>(self, values: &[T], filler: T, [_, h, t, d]: [usize; 4]) -> Vec<T> {
+        match self {
+            Layout::Dense => values.to_vec(),
+            Layout::Heads => by_position(values, h, t, d),
+            Layout::Columns => (0..values.len())
+                .map(|index| {
+                    let (row, e, head) = (index % t, index / t % d, index / (t * d));
+                    values[(head * t + row) * d + e]
+                })
+                .collect(),
+            Layout::Slice => values
+                .chunks(d)
+                .flat_map(|row| [&[filler], row, &[filler; 2]].concat())
+                .collect(),
+        }
+    }
+
+    fn view<'t>(self, x: Var<'t>, [b, h, t, d]: [usize; 4]) -> Var<'t> {
+        match self {
+            Layout::Dense => x,
+            Layout::Heads => x.reshape([b, t, h, d]).permute(&[0, 2, 1, 3]),
+            Layout::Columns => x.transpose(),
+            Layout::Slice => x.slice(3, 1..1 + d),
+        }
+    }
+}
+
+struct Case {
+    device: &'static Device,
+    size: Size,
+    config: Attention,
+    mask: Option<TestMask>,
+    seed: u64,
+}
+
+impl Case {
+    fn name(&self, form: &str) -> String {
+        let mask = self.mask.as_ref().map(|m| (m.shape, m.is_boolean, m.dtype));
+        format!(
+            "{form} {:?} {:?} mask {mask:?} on {:?}",
+            self.size,
+            self.config,
+            self.device.class()
+        )
+    }
+
+    fn scale(&self) -> f64 {
+        let usual = 1.0 / (self.size.head_dim as f64).sqrt();
+        self.config.scale.map_or(usual, f64::from)
+    }
+
+    fn bias(&self) -> Bias {
+        let mut bias = causal_bias(self.size, self.config.causal);
+        if let Some(mask) = &self.mask {
+            mask.apply(&mut bias, self.size);
+        }
+        bias
+    }
+
+    /// Random q, k, v and weights of the result, `[B, H, T, Dh]`.
+    fn operands(&self) -> [Vec<f32>; 4] {
+        let mut random = Random::new(self.seed);
+        let s = self.size;
+        let width = s.batch * s.heads * s.head_dim;
+        [s.queries, s.keys, s.keys, s.queries].map(|rows| random.values(rows * width, -1.5, 1.5))
+    }
+
+    fn expected(&self, [q, k, v, w]: &[Vec<f32>; 4], factors: &[f64]) -> Reference {
+        let [q, k, v] = [q, k, v].map(|x| inner(x));
+        reference(
+            self.size,
+            [&q, &k, &v],
+            &self.bias(),
+            factors,
+            self.scale(),
+            &wide(w),
+        )
+    }
+
+    /// Result and gradient of the packed form, both `[B, T, …]`.
+    fn run_packed(&self, [q, k, v, w]: &[Vec<f32>; 4]) -> (Vec<f32>, Vec<f32>) {
+        let s = self.size;
+        let width = s.heads * s.head_dim;
+        let arrange = |x: &Vec<f32>| by_position(x, s.heads, s.queries, s.head_dim);
+        let parts = [q, k, v].map(arrange);
+        let data = pack([&parts[0], &parts[1], &parts[2]], width);
+        let tape = Tape::training(self.device);
+        tape.set_seed(7, 3);
+        let x = tape.variable([s.batch, s.queries, 3 * width], &data);
+        let qkv = x * GAIN as f32 + SHIFT as f32;
+        let out = match &self.mask {
+            Some(mask) => qkv.masked_packed_attention(mask.on(&tape), &self.config),
+            None => qkv.packed_attention(&self.config),
+        };
+        let dx = gradient(&tape, out, &arrange(w), &[x])[0];
+        let (out, dx) = (tape.fetch::<f32>(out), tape.fetch::<f32>(dx));
+        tape.run().unwrap();
+        (out.get().unwrap(), dx.get().unwrap())
+    }
+
+    fn check_packed(&self) {
+        let operands = self.operands();
+        let expected = self.expected(&operands, &vec![1.0; self.size.weights()]);
+        let (out, dx) = self.run_packed(&operands);
+        self.compare_packed(&out, &dx, &expected);
+    }
+
+    fn compare_packed(&self, out: &[f32], dx: &[f32], expected: &Reference) {
+        let s = self.size;
+        let name = self.name("packed");
+        let arrange = |x: &Vec<f64>| by_position(x, s.heads, s.queries, s.head_dim);
+        assert_close(&name, out, &arrange(&expected.out), 2e-5, 2e-5);
+        let parts = [&expected.dq, &expected.dk, &expected.dv].map(arrange);
+        let expected = pack([&parts[0], &parts[1], &parts[2]], s.heads * s.head_dim);
+        let name = format!("gradient, {name}");
+        assert_close(&name, dx, &outer(&expected), 3e-5, 3e-5);
+    }
+
+    /// The separate form, its operands laid out in memory as `layout` says.
+    fn check_separate(&self, layout: Layout) {
+        let s = self.size;
+        let operands = self.operands();
+        let expected = self.expected(&operands, &vec![1.0; s.weights()]);
+        let [q, k, v, w] = &operands;
+        let tape = Tape::training(self.device);
+        let extents = [s.queries, s.keys, s.keys].map(|rows| [s.batch, s.heads, rows, s.head_dim]);
+        let variables = [(q, 0), (k, 1), (v, 2)].map(|(data, operand)| {
+            let data = layout.arrange(data, 9.0, extents[operand]);
+            tape.variable(layout.shape(extents[operand]), &data)
+        });
+        let views = [0, 1, 2].map(|operand| {
+            let x = variables[operand] * GAIN as f32 + SHIFT as f32;
+            layout.view(x, extents[operand])
+        });
+        let mask = self.mask.as_ref().map(|mask| mask.on(&tape));
+        let (out, weights) =
+            attention_with_weights(views[0], views[1], views[2], mask, &self.config);
+        let gradients = gradient(&tape, out, w, &variables);
+        let out = tape.fetch::<f32>(out);
+        let weights = tape.fetch::<f32>(weights);
+        let gradients: Vec<_> = gradients.iter().map(|&g| tape.fetch::<f32>(g)).collect();
+        tape.run().unwrap();
+        let name = self.name(&format!("{layout:?}"));
+        assert_close(&name, &out.get().unwrap(), &expected.out, 2e-5, 2e-5);
+        let what = format!("weights, {name}");
+        assert_close(
+            &what,
+            &weights.get().unwrap(),
+            &expected.weights,
+            2e-5,
+            2e-6,
+        );
+        for (operand, expected) in [expected.dq, expected.dk, expected.dv].iter().enumerate() {
+            let expected = layout.arrange(expected, 0.0, extents[operand]);
+            let what = format!("gradient {operand}, {name}");
+            let actual = gradients[operand].get().unwrap();
+            assert_close(&what, &actual, &outer(&expected), 3e-5, 3e-5);
+        }
+    }
+}
+
+fn config(heads: usize, causal: bool) -> Attention {
+    match causal {
+        true => Attention::causal(heads),
+        false => Attention::full(heads),
+    }
+}
+
+#[test]
+fn packed_contexts() {
+    for (n, context) in [1, 2, 7, 16, 33, 100, 257].into_iter().enumerate() {
+        for device in devices() {
+            for causal in [true, false] {
+                let heads = 1 + n % 3;
+                Case {
+                    device,
+                    size: Size::new(1 + n % 2, heads, context, context, 8),
+                    config: config(heads, causal),
+                    mask: None,
+                    seed: n as u64,
+                }
+                .check_packed();
+            }
+        }
+    }
+}
+
+#[test]
+fn packed_head_sizes() {
+    for (n, head_dim) in [1, 3, 8, 16, 24, 64, 80, 128].into_iter().enumerate() {
+        for device in devices() {
+            let heads = 1 + n % 6;
+            Case {
+                device,
+                size: Size::new(1 + n % 2, heads, 19, 19, head_dim),
+                config: config(heads, n % 3 != 0),
+                mask: None,
+                seed: 100 + n as u64,
+            }
+            .check_packed();
+        }
+    }
+}
+
+#[test]
+fn packed_with_masks() {
+    let mut random = Random::new(5);
+    for n in 0..6 {
+        let context = [13, 70][n % 2];
+        let size = Size::new(2, 3, context, context, [8, 5][n / 2 % 2]);
+        for device in devices() {
+            Case {
+                device,
+                size,
+                config: config(3, n % 3 == 0).with_scale(0.7),
+                mask: Some(TestMask::draw(&mut random, size, n < 3)),
+                seed: 200 + n as u64,
+            }
+            .check_packed();
+        }
+    }
+}
+
+#[test]
+fn separate_operands() {
+    let mut random = Random::new(6);
+    let lengths = [(7, 7), (5, 18), (18, 5), (1, 33), (33, 1), (40, 41)];
+    for (n, (queries, keys)) in lengths.into_iter().enumerate() {
+        for (m, device) in devices().into_iter().enumerate() {
+            let size = Size::new(2, 2, queries, keys, [8, 5][n % 2]);
+            let has_mask = (n + m) % 2 == 0;
+            Case {
+                device,
+                size,
+                config: config(2, n % 3 != 2),
+                mask: has_mask.then(|| TestMask::draw(&mut random, size, n < 3)),
+                seed: 300 + n as u64,
+            }
+            .check_separate(Layout::ALL[n % 4]);
+        }
+    }
+}
+
+/// A query that may attend to nothing gives zeros, and no gradient that is not a number.
+#[test]
+fn fully_masked_rows() {
+    for device in devices() {
+        for is_boolean in [true, false] {
+            let size = Size::new(1, 2, 9, 9, 8);
+            let hidden = if is_boolean { 0.0 } else { f32::NEG_INFINITY };
+            let values = (0..9).map(|i| if i % 2 == 0 { hidden } else { 1.0 });
+            let case = Case {
+                device,
+                size,
+                config: Attention::causal(2),
+                mask: Some(TestMask {
+                    shape: Shape::new(&[9, 1]),
+                    values: values.collect(),
+                    is_boolean,
+                    dtype: DType::F32,
+                }),
+                seed: 400,
+            };
+            case.check_packed();
+            let (out, _) = case.run_packed(&case.operands());
+            assert!(out.chunks(16).step_by(2).flatten().all(|&x| x == 0.0));
+        }
+    }
+}
+
+/// Only the operands that need a gradient get one, and keys can be shared by all heads.
+#[test]
+fn partial_gradients_and_shared_heads() {
+    let (b, h, t, d) = (2, 3, 6, 4);
+    let mut random = Random::new(7);
+    let data = [h, 1, h].map(|heads| random.values(b * heads * t * d, -1.0, 1.0));
+    for device in devices() {
+        let gradient_of = |wanted: usize| -> Vec<Vec<f32>> {
+            let tape = Tape::training(device);
+            let operands = [0, 1, 2].map(|n| {
+                let shape = [b, if n == 1 { 1 } else { h }, t, d];
+                match wanted == n || wanted == 3 {
+                    true => tape.variable(shape, &data[n]),
+                    false => tape.input(shape, &data[n]),
+                }
+            });
+            let [q, k, v] = operands;
+            let k = k.broadcast_to([b, h, t, d]);
+            let out = attention(q, k, v, None, &Attention::causal(h));
+            let gradients = tape.backward((out * out).sum_all());
+            let fetches: Vec<_> = operands
+                .iter()
+                .filter_map(|&operand| gradients.of(operand))
+                .map(|gradient| tape.fetch::<f32>(gradient))
+                .collect();
+            tape.run().unwrap();
+            fetches.iter().map(|f| f.get().unwrap()).collect()
+        };
+        let all = gradient_of(3);
+        assert_eq!(all[1].len(), b * t * d);
+        for (wanted, expected) in all.iter().enumerate() {
+            assert_eq!(gradient_of(wanted), std::slice::from_ref(expected));
+        }
+    }
+}
+
+#[test]
+fn the_same_bits_twice() {
+    for device in devices() {
+        let case = Case {
+            device,
+            size: Size::new(2, 3, 40, 40, 16),
+            config: Attention::causal(3).with_dropout(0.2),
+            mask: None,
+            seed: 500,
+        };
+        let operands = case.operands();
+        let bits = |(out, dx): (Vec<f32>, Vec<f32>)| -> Vec<u32> {
+            out.iter().chain(&dx).map(|x| x.to_bits()).collect()
+        };
+        let first = bits(case.run_packed(&operands));
+        assert_eq!(first, bits(case.run_packed(&operands)));
+    }
+}
+
+/// With unit vectors as values, the result is the dropped weights themselves: what each weight was multiplied by.
+fn dropout_factors(case: &Case, tape_seed: (u64, u64)) -> Vec<f64> {
+    let s = case.size;
+    assert!(s.keys <= s.head_dim);
+    let values: Vec<f32> = (0..s.batch * s.heads * s.keys * s.head_dim)
+        .map(|index| f32::from(index / s.head_dim % s.keys == index % s.head_dim))
+        .collect();
+    let tape = Tape::training(case.device);
+    tape.set_seed(tape_seed.0, tape_seed.1);
+    let q = tape.input(
+        [s.batch, s.heads, s.queries, s.head_dim],
+        &vec![0.0f32; s.rows() * s.head_dim],
+    );
+    let v = tape.input([s.batch, s.heads, s.keys, s.head_dim], &values);
+    let k = v * 0.0;
+    let out = tape.fetch::<f32>(attention(q, k, v, None, &case.config));
+    tape.run().unwrap();
+    let out = out.get().unwrap();
+    let bias = causal_bias(s, case.config.causal);
+    (0..s.weights())
+        .map(|pair| {
+            let (row, j) = (pair / s.keys, pair % s.keys);
+            let seen = bias[row * s.keys..(row + 1) * s.keys]
+                .iter()
+                .flatten()
+                .count();
+            f64::from(out[row * s.head_dim + j]) * seen as f64
+        })
+        .collect()
+}
+
+#[test]
+fn dropout() {
+    for context in [16, 24] {
+        let probability = 0.3;
+        let case = |device| Case {
+            device,
+            size: Size::new(3, 4, context, context, 24),
+            config: Attention::full(4).with_dropout(probability),
+            mask: None,
+            seed: 600,
+        };
+        let all = devices().map(|device| dropout_factors(&case(device), (7, 3)));
+        let kept = 1.0 / (1.0 - f64::from(probability));
+        let count = all[0].len() as f64;
+        assert!(all[0].iter().all(|&f| f == 0.0 || (f - kept).abs() < 1e-5));
+        let dropped = all[0].iter().filter(|&&f| f == 0.0).count() as f64;
+        let deviation = (count * 0.3 * 0.7).sqrt();
+        assert!(
+            (dropped - 0.3 * count).abs() < 4.0 * deviation,
+            "{dropped} of {count} weights were dropped"
+        );
+        // Every kernel drops the same weights; another step or seed drops others.
+        let zeros = |factors: &[f64]| factors.iter().map(|&f| f == 0.0).collect::<Vec<bool>>();
+        assert_eq!(zeros(&all[0]), zeros(&all[1]));
+        for other in [(7, 4), (8, 3)] {
+            let others = zeros(&dropout_factors(&case(device()), other));
+            let common = zeros(&all[0])
+                .iter()
+                .zip(&others)
+                .filter(|(a, b)| **a && **b)
+                .count();
+            assert!((common as f64) < 0.15 * count);
+        }
+        // Result and gradients are those of attention with these factors.
+        for device in devices() {
+            let case = case(device);
+            let operands = case.operands();
+            let expected = case.expected(&operands, &all[0]);
+            let (out, dx) = case.run_packed(&operands);
+            case.compare_packed(&out, &dx, &expected);
+        }
+    }
+}
+
+#[test]
+fn inference_drops_nothing() {
+    let data = Random::new(8).values(2 * 5 * 24, -1.0, 1.0);
+    let run = |dropout: f32| {
+        let tape = Tape::inference(device());
+        let x = tape.input([2, 5, 24], &data);
+        let out = x.packed_attention(&Attention::causal(2).with_dropout(dropout));
+        let out = tape.fetch::<f32>(out);
+        tape.run().unwrap();
+        out.get().unwrap()
+    };
+    assert_eq!(run(0.0), run(0.5));
+}
+
+/// The reference's gradients, which the other tests trust, against finite differences of its result.
+#[test]
+fn reference_gradients() {
+    let size = Size::new(1, 2, 4, 5, 3);
+    let mut random = Random::new(9);
+    let mut draw = |n: usize| wide(&random.values(n, -1.0, 1.0));
+    let mut operands = [draw(24), draw(30), draw(30)];
+    let dout = draw(24);
+    let factors: Vec<f64> = draw(40)
+        .iter()
+        .map(|&f| if f > 0.5 { 0.0 } else { 1.4 })
+        .collect();
+    let bias = causal_bias(size, true);
+    let run = |operands: &[Vec<f64>; 3]| {
+        let [q, k, v] = operands;
+        reference(size, [q, k, v], &bias, &factors, 0.6, &dout)
+    };
+    let loss = |operands: &[Vec<f64>; 3]| -> f64 {
+        run(operands)
+            .out
+            .iter()
+            .zip(&dout)
+            .map(|(a, b)| a * b)
+            .sum()
+    };
+    let r = run(&operands);
+    for (operand, gradient) in [r.dq, r.dk, r.dv].iter().enumerate() {
+        for index in 0..gradient.len() {
+            let at = operands[operand][index];
+            let mut side = |step: f64| {
+                operands[operand][index] = at + step;
+                loss(&operands)
+            };
+            let difference = (side(1e-5) - side(-1e-5)) / 2e-5;
+            operands[operand][index] = at;
+            assert!((difference - gradient[index]).abs() < 1e-8);
+        }
+    }
+}
+
+#[test]
+#[should_panic(
+    expected = "packed_attention: [2, 5, 25] is not [B, T, 3·D] with D divisible by 2 heads"
+)]
+fn packed_shape() {
+    let tape = Tape::training(device());
+    tape.full([2, 5, 25], 0.0)
+        .packed_attention(&Attention::causal(2));
+}
+
+#[test]
+#[should_panic(expected = "attention: mask [4, 5] does not broadcast to [2, 2, 5, 5]")]
+fn mask_shape() {
+    let tape = Tape::training(device());
+    let mask = Mask::Additive(tape.full([4, 5], 0.0));
+    tape.full([2, 5, 24], 0.0)
+        .masked_packed_attention(mask, &Attention::causal(2));
+}
+
+#[test]
+#[should_panic(expected = "attention: head size 129 is larger than 128")]
+fn head_size() {
+    let tape = Tape::training(device());
+    tape.full([2, 5, 3 * 129], 0.0)
+        .packed_attention(&Attention::causal(1));
+}
+
+#[test]
+#[should_panic(expected = "compose attention from matmul and softmax instead")]
+fn second_derivative() {
+    let tape = Tape::training(device());
+    let x = tape.variable([1, 2, 6], &[0.5; 12]);
+    let out = x.packed_attention(&Attention::causal(1));
+    let gradient = tape.backward(out.sum_all()).of(x).unwrap();
+    tape.backward((gradient * gradient).sum_all());
+}
