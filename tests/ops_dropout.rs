@@ -4,7 +4,7 @@ mod common;
 
 use common::{Random, assert_close, device, portable_device, wide};
 use shadegrad::ops::{Operation, TensorType};
-use shadegrad::tape::{Backward, Dispatch, Lowering, Signature};
+use shadegrad::tape::{Backward, Dispatch, Fusion, Lowering, Signature};
 use shadegrad::{DType, Device, Kernel, Shape, Tape, Var, check};
 
 /// Runs the generator on given counters and keys: `[n, 6]` → `[n, 4]`.
@@ -186,6 +186,7 @@ fn what_follows_is_part_of_the_kernel() {
     let mut random = Random::new(2);
     let [x, residual] = [0, 1].map(|_| random.values(24, -1.0, 1.0));
     let record = |tape: &Tape| {
+        tape.set_fusion(Fusion::ON);
         let x = tape.input([2, 3, 4], &x).dropout(0.5);
         tape.fetch::<f32>(x + tape.input([2, 3, 4], &residual))
     };

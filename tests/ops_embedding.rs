@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Random, assert_close, device, portable_device, wide};
+use shadegrad::tape::Fusion;
 use shadegrad::{Device, Shape, Tape, check};
 
 /// `out[p] = weight[ids[p]]`
@@ -141,6 +142,7 @@ fn what_follows_is_part_of_the_kernel() {
     );
     let ids = random.indices(3 * 4, 7);
     let record = |tape: &Tape| {
+        tape.set_fusion(Fusion::ON);
         let table = tape.input([7, 6], &table);
         let tokens = table.embedding(tape.input([3, 4], &ids));
         tape.fetch::<f32>(tokens + tape.input([4, 6], &position))
