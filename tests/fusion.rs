@@ -120,7 +120,10 @@ fn drawn<'t>(tape: &'t Tape, seed: u64) -> Vec<Var<'t>> {
             7 if fits => x - y.tanh(),
             8 | 9 if fits => x.tanh() * y,
             10 if fits => x / (y * y + 1.0),
-            11 if is_matrix => x.matmul(square) + y.tanh().sum_all() * 0.1,
+            // Products take long to compile; every third graph has some.
+            11 if is_matrix && seed.is_multiple_of(3) => {
+                x.matmul(square) + y.tanh().sum_all() * 0.1
+            }
             12 if is_matrix => x.transpose().reshape([4, 6]),
             13 if is_matrix => x.slice(1, 1..4).pad(1, 2, 1),
             _ if x.shape().rank() > 0 => x.sum(&[last]).tanh().sum_all() * x,
@@ -140,7 +143,7 @@ fn drawn<'t>(tape: &'t Tape, seed: u64) -> Vec<Var<'t>> {
 
 #[test]
 fn drawn_graphs_agree() {
-    for seed in 0..8 {
+    for seed in 0..5 {
         let fusions = [Fusion::ON, FUSIONS[1 + seed as usize % 3]];
         let what = format!("graph {seed}");
         let (_, [unfused, fused]) = agree(&what, &fusions, |tape| drawn(tape, seed));
