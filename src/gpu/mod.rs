@@ -9,6 +9,6 @@ mod tensor;
 
 pub use device::{AdapterClass, AdapterDescription, Device, DeviceOptions};
 pub use kernel::Kernel;
-pub use readback::{Fetch, Readback};
+pub use readback::Fetch;
 pub use stats::Stats;
 pub use tensor::{DType, Element, Tensor};

@@ -11,37 +11,57 @@ use super::stats::count;
 use super::{Device, Element};
 use crate::error::{Error, Result};
 
-const IDLE: u8 = 0;
-const READY: u8 = 1;
-const FAILED: u8 = 2;
+/// Not asked for: the device may copy into the buffer.
+const UNMAPPED: u8 = 0;
+/// Asked for, on its way.
+const FLYING: u8 = 1;
+/// Mapped: the host may read.
+const READY: u8 = 2;
+const FAILED: u8 = 3;
 
-/// One staging buffer being filled by the device.
-pub struct Readback {
-    device: Device,
+/// One buffer that results land in.
+struct Staging {
     buffer: Buffer,
     state: Arc<AtomicU8>,
 }
 
+impl Staging {
+    fn new(device: &Device, bytes: u64) -> Result<Staging> {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        Ok(Staging {
+            buffer: device.create_buffer("readback", bytes, usage)?,
+            state: Arc::new(AtomicU8::new(UNMAPPED)),
+        })
+    }
+
+    fn state(&self) -> u8 {
+        self.state.load(Ordering::Acquire)
+    }
+}
+
+/// A staging buffer being filled by the device.
+pub(crate) struct Readback {
+    device: Device,
+    staging: Staging,
+}
+
 impl Readback {
     pub(crate) fn new(device: &Device, bytes: u64) -> Result<Readback> {
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         Ok(Readback {
             device: device.clone(),
-            buffer: device.create_buffer("readback", bytes, usage)?,
-            state: Arc::new(AtomicU8::new(IDLE)),
+            staging: Staging::new(device, bytes)?,
         })
     }
 
     pub(crate) fn buffer(&self) -> &wgpu::Buffer {
-        self.buffer.raw()
+        self.staging.buffer.raw()
     }
 
     /// Asks for the contents as of the submission just made.
     pub(crate) fn map(&self) {
-        self.state.store(IDLE, Ordering::Release);
-        let state = self.state.clone();
-        self.buffer
-            .raw()
+        self.staging.state.store(FLYING, Ordering::Release);
+        let state = self.staging.state.clone();
+        self.buffer()
             .slice(..)
             .map_async(wgpu::MapMode::Read, move |mapped| {
                 let outcome = if mapped.is_ok() { READY } else { FAILED };
@@ -50,7 +70,7 @@ impl Readback {
     }
 
     fn is_landed(&self) -> bool {
-        self.state.load(Ordering::Acquire) != IDLE
+        self.staging.state() != FLYING
     }
 
     /// Whether the contents have arrived, after letting wgpu make progress without blocking.
@@ -71,12 +91,11 @@ impl Readback {
             what: "results".to_owned(),
             reason,
         };
-        if self.state.load(Ordering::Acquire) == FAILED {
+        if self.staging.state() == FAILED {
             return Err(fail("the buffer could not be mapped".to_owned()));
         }
         let view = self
-            .buffer
-            .raw()
+            .buffer()
             .slice(..)
             .get_mapped_range()
             .map_err(|error| fail(error.to_string()))?;
@@ -85,28 +104,58 @@ impl Readback {
 }
 
 /// Staging buffers of one plan that nobody is waiting for. They come back when the results have been taken or dropped.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Ring {
-    resting: Arc<Mutex<Vec<Readback>>>,
+    bytes: u64,
+    /// Without the device, which holds the plans that hold these.
+    resting: Arc<Mutex<Vec<Staging>>>,
 }
 
+/// So many results may be under way before a plan makes another staging buffer: a program that looks at its losses three
+/// steps late needs four.
+const MADE_AT_ONCE: usize = 4;
+
+/// Larger results get their staging buffers one by one.
+const MOST_BYTES_AT_ONCE: u64 = 64 << 10;
+
 impl Ring {
-    /// A buffer that is not being filled, made only if there is none.
-    pub fn take(&self, device: &Device, bytes: u64) -> Result<Readback> {
-        let mut resting = self.resting.lock().unwrap();
-        let idle = resting.iter().position(Readback::is_landed);
-        match idle {
-            Some(position) => {
-                let readback = resting.swap_remove(position);
-                readback.buffer().unmap();
-                Ok(readback)
-            }
-            None => Readback::new(device, bytes),
+    /// A ring for results of this size, none if it is zero.
+    pub fn new(device: &Device, bytes: u64) -> Result<Ring> {
+        let count = match bytes {
+            0 => 0,
+            1..=MOST_BYTES_AT_ONCE => MADE_AT_ONCE,
+            _ => 1,
+        };
+        let resting: Result<Vec<Staging>> =
+            (0..count).map(|_| Staging::new(device, bytes)).collect();
+        Ok(Ring {
+            bytes,
+            resting: Arc::new(Mutex::new(resting?)),
+        })
+    }
+
+    /// A buffer that is not being filled, made only if there is none; `None` if there are no results.
+    pub fn take(&self, device: &Device) -> Result<Option<Readback>> {
+        if self.bytes == 0 {
+            return Ok(None);
         }
+        let mut resting = self.resting.lock().unwrap();
+        let idle = resting.iter().position(|staging| staging.state() != FLYING);
+        let staging = match idle {
+            Some(position) => resting.swap_remove(position),
+            None => Staging::new(device, self.bytes)?,
+        };
+        if staging.state() != UNMAPPED {
+            staging.buffer.raw().unmap();
+        }
+        Ok(Some(Readback {
+            device: device.clone(),
+            staging,
+        }))
     }
 
     fn give_back(&self, readback: Readback) {
-        self.resting.lock().unwrap().push(readback);
+        self.resting.lock().unwrap().push(readback.staging);
     }
 }
 

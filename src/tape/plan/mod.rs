@@ -90,6 +90,7 @@ impl PlanCache {
     }
 
     fn insert(&mut self, signature: Signature, plan: Arc<Plan>) {
+        self.plans.retain(|_, cached| !cached.plan.is_obsolete());
         if self.plans.len() >= MOST_PLANS
             && let Some(oldest) = self
                 .plans

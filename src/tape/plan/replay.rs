@@ -7,7 +7,7 @@ use super::lowering::{Cost, Dispatch, Program, Slot};
 use super::memory;
 use crate::error::{Error, Result};
 use crate::gpu::Device;
-use crate::gpu::arena::Buffer;
+use crate::gpu::arena::{Buffer, Watch};
 use crate::gpu::kernel::{Access, Pipeline};
 use crate::gpu::readback::{Landing, Ring};
 use crate::gpu::stats::count;
@@ -18,10 +18,11 @@ pub(crate) struct Plan {
     pub steps: Vec<Step>,
     upload: Option<Buffer>,
     copies: Vec<Copy>,
-    readback_bytes: u64,
     ring: Ring,
-    /// Keeps pooled buffers from being given back while bind groups refer to them.
-    _pooled: Vec<Buffer>,
+    /// Keeps pooled buffers and parameters from being given back while bind groups refer to them.
+    _held: Vec<Buffer>,
+    /// The persistent buffers that bind groups refer to.
+    external: Vec<Watch>,
 }
 
 /// One dispatch, ready to be encoded.
@@ -43,7 +44,7 @@ impl Step {
 }
 
 struct Copy {
-    from: Buffer,
+    from: wgpu::Buffer,
     start: u64,
     to: u64,
     bytes: u64,
@@ -125,23 +126,32 @@ impl Plan {
         let copies = program.fetches.iter().map(|(operand, range)| {
             let (buffer, offset, _) = resolve(operand.slot);
             Copy {
-                from: buffer.clone(),
+                from: buffer.raw().clone(),
                 start: offset + 4 * operand.layout.offset as u64,
                 to: range.start as u64,
                 bytes: range.len() as u64,
             }
         });
+        let copies = copies.collect();
+        let external = program.slots.iter().filter_map(|slot| match slot {
+            Slot::External { buffer, .. } => Some(buffer.watch()),
+            _ => None,
+        });
+        let readback_bytes = graph.fetches.last().map_or(0, |(_, range)| range.end);
         Ok(Plan {
             steps,
-            copies: copies.collect(),
-            readback_bytes: graph
-                .fetches
-                .last()
-                .map_or(0, |(_, range)| range.end as u64),
+            copies,
+            ring: Ring::new(device, readback_bytes as u64)?,
+            external: external.collect(),
             upload,
-            ring: Ring::default(),
-            _pooled: pooled,
+            _held: pooled.into_iter().chain([params.buffer]).collect(),
         })
+    }
+
+    /// Whether a tensor of this plan has been dropped: no tape can ask for the plan again, and its bind groups should not
+    /// keep the tensor's memory.
+    pub fn is_obsolete(&self) -> bool {
+        self.external.iter().any(Watch::is_gone)
     }
 
     /// Uploads this step's data. It arrives before anything submitted later.
@@ -162,16 +172,13 @@ impl Plan {
                 step.encode(&mut pass);
             }
         }
-        let readback = match self.readback_bytes {
-            0 => None,
-            bytes => Some(self.ring.take(device, bytes)?),
-        };
+        let readback = self.ring.take(device)?;
         for copy in &self.copies {
             let to = readback
                 .as_ref()
                 .expect("copies go to the readback")
                 .buffer();
-            encoder.copy_buffer_to_buffer(copy.from.raw(), copy.start, to, copy.to, copy.bytes);
+            encoder.copy_buffer_to_buffer(&copy.from, copy.start, to, copy.to, copy.bytes);
         }
         device.submit(encoder.finish())?;
         count(&shared.counters.dispatches, self.steps.len() as u64);
