@@ -29,7 +29,29 @@
 //! # }
 //! ```
 
+mod attention;
+mod block;
+mod config;
+mod constant;
+mod embedding;
+mod feed_forward;
+mod generate;
+mod gpt;
+mod linear;
+mod norm;
 mod parameter;
+mod position;
+
+pub use attention::MultiHeadAttention;
+pub use block::DecoderBlock;
+pub use config::{FeedForwardKind, GptConfig, NormKind, PositionKind};
+pub use constant::Constant;
+pub use embedding::Embedding;
+pub use feed_forward::FeedForward;
+pub use gpt::Gpt;
+pub use linear::{INIT_STD, Linear};
+pub use norm::{LayerNorm, Norm, RmsNorm};
 
 pub(crate) use parameter::BLOCK;
 pub use parameter::{FlatTensors, Init, Parameter, ParameterBuilder, Parameters};
+pub use position::{Positions, ROTARY_BASE};

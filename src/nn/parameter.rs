@@ -8,6 +8,7 @@ use std::f64::consts::TAU;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use super::Constant;
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Device, Tensor};
 use crate::rng;
@@ -147,6 +148,7 @@ pub struct ParameterBuilder {
     seed: u64,
     prefix: String,
     parameters: Vec<Parameter>,
+    constants: Vec<Constant>,
     names: HashSet<String>,
     segment_limit: u64,
 }
@@ -158,6 +160,7 @@ impl ParameterBuilder {
             seed,
             prefix: String::new(),
             parameters: Vec::new(),
+            constants: Vec::new(),
             names: HashSet::new(),
             segment_limit: u64::MAX,
         }
@@ -213,6 +216,18 @@ impl ParameterBuilder {
         parameter
     }
 
+    /// Adds a fixed tensor that is not trained, such as a table of sines.
+    ///
+    /// # Panics
+    ///
+    /// If `values` has not as many elements as the shape.
+    #[track_caller]
+    pub fn constant(&mut self, shape: impl Into<Shape>, values: Vec<f32>) -> Constant {
+        let constant = Constant::new(shape.into(), values);
+        self.constants.push(constant.clone());
+        constant
+    }
+
     /// Allocates the storage and writes the initial values.
     ///
     /// # Errors
@@ -237,6 +252,9 @@ impl ParameterBuilder {
             }
             let fresh = parameter.inner.tensor.set(tensor.clone()).is_ok();
             assert!(fresh, "only a builder fills its parameters");
+        }
+        for constant in &self.constants {
+            constant.build(device)?;
         }
         let positions = self.parameters.iter().enumerate();
         Ok(Parameters {

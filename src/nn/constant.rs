@@ -1,0 +1,75 @@
+//! Fixed tensors that belong to a model but are not trained: tables of sines and the like.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use crate::error::Result;
+use crate::gpu::{Device, Tensor};
+use crate::shape::Shape;
+use crate::tape::{Tape, Var};
+
+/// A fixed tensor of a model, made by [`ParameterBuilder::constant`](super::ParameterBuilder::constant). It is neither
+/// trained nor part of checkpoints. Cheap to clone.
+///
+/// It can be used once the builder has been [built](super::ParameterBuilder::build).
+#[derive(Clone)]
+pub struct Constant {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shape: Shape,
+    values: Vec<f32>,
+    tensor: OnceLock<Tensor>,
+}
+
+impl Constant {
+    #[track_caller]
+    pub(super) fn new(shape: Shape, values: Vec<f32>) -> Constant {
+        assert_eq!(
+            values.len(),
+            shape.elements(),
+            "constant: shape {shape} is not filled by {} values",
+            values.len()
+        );
+        Constant {
+            inner: Arc::new(Inner {
+                shape,
+                values,
+                tensor: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// Puts the values on the device.
+    pub(super) fn build(&self, device: &Device) -> Result<()> {
+        let tensor = Tensor::new(device, self.inner.shape, &self.inner.values)?;
+        let fresh = self.inner.tensor.set(tensor).is_ok();
+        assert!(fresh, "only a builder fills its constants");
+        Ok(())
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.inner.shape
+    }
+
+    /// Puts the constant on a tape. No gradient flows to it.
+    ///
+    /// # Panics
+    ///
+    /// If the builder has not been built yet.
+    #[track_caller]
+    pub fn on<'t>(&self, tape: &'t Tape) -> Var<'t> {
+        match self.inner.tensor.get() {
+            Some(tensor) => tape.tensor(tensor),
+            None => panic!("a constant has no storage yet: call ParameterBuilder::build first"),
+        }
+    }
+}
+
+impl fmt::Debug for Constant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Constant({})", self.shape())
+    }
+}

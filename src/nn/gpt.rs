@@ -1,0 +1,175 @@
+//! A decoder-only transformer.
+
+use super::config::GptConfig;
+use super::linear::INIT_STD;
+use super::{DecoderBlock, Embedding, Init, Norm, Parameter, ParameterBuilder, Positions};
+use crate::error::Result;
+use crate::gpu::Device;
+use crate::ops::CrossEntropy;
+use crate::tape::Var;
+
+/// A decoder-only transformer: token embedding, [`Positions`], [`DecoderBlock`]s, a final [`Norm`], and a head that gives
+/// a logit per token of the vocabulary. Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; the
+/// [`GptConfig`] chooses among what came later.
+///
+/// Parameters, with linear weights as `[inputs, outputs]`:
+///
+/// | name | shape | present |
+/// | --- | --- | --- |
+/// | `token_embedding.weight` | `[vocab_size, d_model]` | always |
+/// | `position_embedding.weight` | `[context, d_model]` | with learned positions |
+/// | `blocks.{i}.norm1.weight`, `.norm2.weight` | `[d_model]` | always |
+/// | `blocks.{i}.attention.qkv.weight` | `[d_model, 3·d_model]` | always |
+/// | `blocks.{i}.attention.out.weight` | `[d_model, d_model]` | always |
+/// | `blocks.{i}.ffn.up.weight` | `[d_model, d_ff]` | without SwiGLU |
+/// | `blocks.{i}.ffn.gate_up.weight` | `[d_model, 2·d_ff]` | with SwiGLU |
+/// | `blocks.{i}.ffn.down.weight` | `[d_ff, d_model]` | always |
+/// | `norm.weight` | `[d_model]` | always |
+/// | `head.weight` | `[d_model, vocab_size]` | without tied weights |
+///
+/// With `bias`, every linear layer but the head and every layer norm has a `bias` beside its `weight`.
+///
+/// ```
+/// # fn main() -> shadegrad::Result<()> {
+/// use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
+/// use shadegrad::{Device, Tape};
+///
+/// let device = Device::new()?;
+/// let mut builder = ParameterBuilder::new(42);
+/// let gpt = Gpt::new(&GptConfig { n_layers: 1, ..GptConfig::new(27) }, &mut builder)?;
+/// let parameters = builder.build(&device)?;
+/// assert_eq!(parameters.element_count(), gpt.config().parameter_count());
+///
+/// let tape = Tape::inference(&device);
+/// let logits = gpt.logits(tape.input([1, 3], &[5u32, 13, 13]));
+/// let logits = tape.fetch::<f32>(logits);
+/// tape.run()?;
+/// assert_eq!(logits.get()?.len(), 3 * 27);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Gpt {
+    config: GptConfig,
+    token_embedding: Embedding,
+    positions: Positions,
+    blocks: Vec<DecoderBlock>,
+    norm: Norm,
+    /// `None` if the weights are tied.
+    head: Option<Parameter>,
+}
+
+impl Gpt {
+    /// Describes the model's parameters to `builder`. Weights and embeddings start normally distributed with a standard
+    /// deviation of [`INIT_STD`], norms at one, biases at zero.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`GptConfig::validate`].
+    pub fn new(config: &GptConfig, builder: &mut ParameterBuilder) -> Result<Gpt> {
+        config.validate()?;
+        let &GptConfig {
+            vocab_size,
+            context,
+            d_model,
+            n_heads,
+            ..
+        } = config;
+        let token_embedding = builder.scope("token_embedding", |b| {
+            Embedding::new(b, vocab_size, d_model)
+        });
+        let positions = builder.scope("position_embedding", |b| {
+            Positions::new(b, config.positions, context, d_model, n_heads)
+        });
+        let blocks = (0..config.n_layers)
+            .map(|i| builder.scope(format!("blocks.{i}"), |b| DecoderBlock::new(b, config)))
+            .collect();
+        let norm = builder.scope("norm", |b| {
+            Norm::new(b, config.norm, d_model, config.bias, config.norm_eps)
+        });
+        let head = (!config.tie_weights).then(|| {
+            let init = Init::Normal { std: INIT_STD };
+            builder.parameter("head.weight", [d_model, vocab_size], init)
+        });
+        Ok(Gpt {
+            config: config.clone(),
+            token_embedding,
+            positions,
+            blocks,
+            norm,
+            head,
+        })
+    }
+
+    /// What the model is made of.
+    pub fn config(&self) -> &GptConfig {
+        &self.config
+    }
+
+    /// The device that holds the parameters.
+    ///
+    /// # Panics
+    ///
+    /// If the parameters have not been built yet.
+    #[track_caller]
+    pub fn device(&self) -> &Device {
+        self.token_embedding.weight().tensor().device()
+    }
+
+    /// The vectors behind the last block, before the final norm: `U32 [B, T] → [B, T, d_model]`, with `T` up to the
+    /// context.
+    ///
+    /// Tokens beyond the vocabulary are not detected here: see [`check_tokens`](crate::data::check_tokens).
+    ///
+    /// # Panics
+    ///
+    /// If `tokens` is not of that shape, or the parameters have not been built yet.
+    #[track_caller]
+    pub fn hidden<'t>(&self, tokens: Var<'t>) -> Var<'t> {
+        let shape = tokens.shape();
+        assert!(
+            shape.rank() == 2 && shape.dim(1) <= self.config.context,
+            "gpt: tokens of shape {shape} are not [batch, up to {} positions]",
+            self.config.context
+        );
+        let embedded = self.positions.add_to(self.token_embedding.forward(tokens));
+        let x = embedded.dropout(self.config.dropout);
+        let blocks = self.blocks.iter();
+        blocks.fold(x, |x, block| block.forward(x, &self.positions))
+    }
+
+    /// The logits for what [`Gpt::hidden`] gives, or for some of its rows: `[…, d_model] → […, vocab_size]`.
+    ///
+    /// # Panics
+    ///
+    /// If `hidden` has another last extent or fewer than two axes.
+    #[track_caller]
+    pub fn head<'t>(&self, hidden: Var<'t>) -> Var<'t> {
+        let tape = hidden.tape();
+        let weight = match &self.head {
+            Some(weight) => weight.on(tape),
+            None => self.token_embedding.weight().on(tape).transpose(),
+        };
+        self.norm.forward(hidden).matmul(weight)
+    }
+
+    /// A logit for every token that may follow each position: `U32 [B, T] → [B, T, vocab_size]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Gpt::hidden`].
+    #[track_caller]
+    pub fn logits<'t>(&self, tokens: Var<'t>) -> Var<'t> {
+        self.head(self.hidden(tokens))
+    }
+
+    /// The mean cross-entropy of `targets` (`U32 [B, T]`) under the logits for `tokens`, as a scalar.
+    ///
+    /// # Panics
+    ///
+    /// As [`Gpt::hidden`], or if the shapes differ.
+    #[track_caller]
+    pub fn loss<'t>(&self, tokens: Var<'t>, targets: Var<'t>, options: CrossEntropy) -> Var<'t> {
+        self.logits(tokens).cross_entropy(targets, options)
+    }
+}

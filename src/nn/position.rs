@@ -1,0 +1,103 @@
+//! How a transformer knows the order of its tokens.
+
+use super::config::PositionKind;
+use super::{Constant, Embedding, ParameterBuilder};
+use crate::ops::rotary_table;
+use crate::tape::Var;
+
+/// The base of the rotary angles, as published.
+pub const ROTARY_BASE: f64 = 10_000.0;
+
+/// Positions that are added to the token embeddings, or that turn queries and keys.
+#[derive(Clone, Debug)]
+pub enum Positions {
+    /// A trained vector per position, `[context, width]`.
+    Learned(Embedding),
+    /// The fixed vectors of Vaswani et al. 2017, "Attention Is All You Need", `[context, width]`.
+    Sinusoidal(Constant),
+    /// Queries and keys are turned: see [`Var::rotary`]. The table is `[context, head_dim]`.
+    Rotary(Constant),
+}
+
+impl Positions {
+    /// Positions up to `context` for vectors of extent `width` in `heads` heads. Learned ones have a parameter
+    /// `weight`.
+    pub fn new(
+        builder: &mut ParameterBuilder,
+        kind: PositionKind,
+        context: usize,
+        width: usize,
+        heads: usize,
+    ) -> Positions {
+        match kind {
+            PositionKind::Learned => Positions::Learned(Embedding::new(builder, context, width)),
+            PositionKind::Sinusoidal => {
+                let table = sinusoidal_table(context, width);
+                Positions::Sinusoidal(builder.constant([context, width], table))
+            }
+            PositionKind::Rotary => {
+                let head_dim = width / heads;
+                let table = rotary_table(context, head_dim, ROTARY_BASE);
+                Positions::Rotary(builder.constant([context, head_dim], table))
+            }
+        }
+    }
+
+    /// Token embeddings `[…, T, width]` with the positions `0..T` added, if they are of a kind that is added.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer positions than `T`.
+    #[track_caller]
+    pub fn add_to<'t>(&self, x: Var<'t>) -> Var<'t> {
+        let length = x.shape().dim(x.shape().rank() - 2);
+        match self {
+            Positions::Learned(table) => x + first_rows(table.weight().on(x.tape()), length),
+            Positions::Sinusoidal(table) => x + first_rows(table.on(x.tape()), length),
+            Positions::Rotary(_) => x,
+        }
+    }
+
+    /// Packed projections `[…, T, 3·width]` with queries and keys turned by the positions `0..T`, if they are of a kind
+    /// that turns.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer positions than `T`.
+    #[track_caller]
+    pub fn turn<'t>(&self, qkv: Var<'t>) -> Var<'t> {
+        let Positions::Rotary(table) = self else {
+            return qkv;
+        };
+        let length = qkv.shape().dim(qkv.shape().rank() - 2);
+        let heads = qkv.shape().last() / 3 / table.shape().last();
+        qkv.rotary(first_rows(table.on(qkv.tape()), length), 2 * heads)
+    }
+}
+
+#[track_caller]
+fn first_rows(table: Var<'_>, rows: usize) -> Var<'_> {
+    if table.shape().dim(0) == rows {
+        return table;
+    }
+    table.slice(0, 0..rows)
+}
+
+/// `[positions, width]` in row-major order: `sin(t/10000^(2i/width))` at column `2i`, the cosine of the same at
+/// `2i + 1`. Computed in `f64`.
+fn sinusoidal_table(positions: usize, width: usize) -> Vec<f32> {
+    let mut table = Vec::with_capacity(positions * width);
+    for t in 0..positions {
+        table.extend((0..width).map(|column| {
+            let exponent = (column - column % 2) as f64 / width as f64;
+            let angle = t as f64 / 10_000f64.powf(exponent);
+            let value = if column % 2 == 0 {
+                angle.sin()
+            } else {
+                angle.cos()
+            };
+            value as f32
+        }));
+    }
+    table
+}

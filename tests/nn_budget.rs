@@ -1,0 +1,84 @@
+//! What a step of the whole model costs the host: counters of the device, so this is the only test of its process.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Random, device};
+use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
+use shadegrad::ops::CrossEntropy;
+use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Report};
+use shadegrad::sampling::{Sampler, SamplingConfig};
+use shadegrad::{Tape, Var};
+
+/// Of random tokens at the settings that the budget is stated for: batch 32, window 16.
+fn loss<'t>(gpt: &Gpt, tape: &'t Tape, random: &mut Random) -> Var<'t> {
+    let [tokens, targets] = [0, 1].map(|_| tape.input([32, 16], &random.indices(32 * 16, 27)));
+    gpt.loss(tokens, targets, CrossEntropy::default())
+}
+
+#[test]
+fn steps_make_nothing_new_and_stay_within_the_budget_of_dispatches() {
+    let device = device();
+    // Four layers.
+    let mut builder = ParameterBuilder::new(1);
+    let gpt = Gpt::new(&GptConfig::new(27), &mut builder).unwrap();
+    let parameters = builder.build(device).unwrap();
+    let config = AdamWConfig {
+        clip_norm: Some(1.0),
+        ..AdamWConfig::default()
+    };
+    let mut optimizer = AdamW::new(&parameters, config).unwrap();
+    let mut random = Random::new(2);
+    let mut reports: Vec<Report> = Vec::new();
+    let mut step = |step: u32| {
+        let tape = Tape::training(device);
+        let loss = loss(&gpt, &tape, &mut random);
+        reports.push(optimizer.step(&tape, loss, 1e-4 * step as f32).fetch());
+        tape.run().unwrap();
+        // Taken a step later, when it has arrived: so two are under way at most.
+        if reports.len() > 1 {
+            let oldest = reports.remove(0);
+            while !oldest.is_ready().unwrap() {
+                std::thread::yield_now();
+            }
+            oldest.get().unwrap();
+        }
+    };
+    (1..=2).for_each(&mut step);
+    let before = device.stats();
+    (3..=12).for_each(&mut step);
+    let after = device.stats();
+    assert_eq!(after.pipelines, before.pipelines);
+    assert_eq!(after.bind_groups, before.bind_groups);
+    assert_eq!(after.buffers, before.buffers);
+    assert_eq!(after.buffer_bytes, before.buffer_bytes);
+    assert_eq!(after.plans, before.plans);
+    assert_eq!(after.waits, before.waits);
+    assert_eq!(after.submits - before.submits, 10);
+    let dispatches = (after.dispatches - before.dispatches) / 10;
+
+    // Which kernels they are.
+    let tape = Tape::training(device);
+    let loss = loss(&gpt, &tape, &mut random);
+    let _report = optimizer.step(&tape, loss, 1e-4).fetch();
+    let mut kernels: BTreeMap<&str, usize> = BTreeMap::new();
+    for kernel in tape.profile().unwrap() {
+        *kernels.entry(kernel.name).or_default() += 1;
+    }
+    println!("{dispatches} dispatches per step: {kernels:?}");
+    assert_eq!(kernels.values().sum::<usize>() as u64, dispatches);
+    assert!(dispatches <= 130, "{dispatches} dispatches");
+
+    // Texts of all lengths within the window run from one plan.
+    let before = device.stats();
+    let sampler = |seed| Sampler::new(SamplingConfig::default(), seed).unwrap();
+    let mut samplers: Vec<Sampler> = (0..20).map(sampler).collect();
+    let names = gpt
+        .generate_batch(&[[0]; 20], 20, &mut samplers, None)
+        .unwrap();
+    assert!(names.iter().all(|name| name.len() == 20));
+    let after = device.stats();
+    assert_eq!(after.plans - before.plans, 1);
+    assert_eq!(after.replays - before.replays, 19);
+}
