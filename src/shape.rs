@@ -94,10 +94,10 @@ impl Shape {
     pub fn broadcast(&self, other: &Shape) -> Option<Shape> {
         let rank = self.rank().max(other.rank());
         let mut dims = [1; MAX_RANK];
-        for axis in 0..rank {
+        for (axis, dim) in dims[..rank].iter_mut().enumerate() {
             let left = self.aligned(axis, rank);
             let right = other.aligned(axis, rank);
-            dims[axis] = match (left, right) {
+            *dim = match (left, right) {
                 (a, b) if a == b => a,
                 (1, b) => b,
                 (a, 1) => a,
