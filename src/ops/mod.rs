@@ -97,6 +97,12 @@ pub trait Operation: fmt::Debug + 'static {
         Role::Kernel
     }
 
+    /// For [`Role::Epilogue`]: how many storage bindings the kernel has beside those of its epilogue. One for each of the
+    /// `inputs`, if not said otherwise.
+    fn bindings(&self, inputs: usize) -> usize {
+        inputs
+    }
+
     /// For [`Role::View`]: where the output's elements lie, given where the input's do; `None` if only a copy will do.
     fn view(&self, _input: &Layout) -> Option<Layout> {
         None
