@@ -16,6 +16,7 @@ pub mod pointwise;
 mod random;
 pub(crate) mod reduce;
 pub(crate) mod rotary;
+mod rows;
 pub(crate) mod softmax;
 pub(crate) mod swiglu;
 
