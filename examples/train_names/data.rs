@@ -1,0 +1,187 @@
+//! The text, cut into batches in one of two ways.
+
+use std::collections::HashSet;
+
+use indicatif::HumanCount;
+use shadegrad::data::{
+    Batch, CharTokenizer, IGNORE_INDEX, NamesDataset, Split, StreamDataset, read_text,
+};
+use shadegrad::ops::CrossEntropy;
+
+use super::cli::{Batching, Settings};
+use crate::common::{Result, training};
+
+/// The names that come with the project, one a line.
+const OWN_NAMES: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/names.txt"));
+
+/// What evaluations draw their windows from: the same for all runs, so that their losses compare.
+const EVALUATION_SEED: u64 = 0x006c_6f73_7365_7321;
+
+/// The text of a run.
+pub struct Data {
+    cut: Cut,
+    tokenizer: CharTokenizer,
+    /// The lines that the model is trained on.
+    known: HashSet<String>,
+    /// Where the text comes from.
+    source: String,
+    digest: String,
+    batch_size: usize,
+    eval_batch_size: usize,
+    seed: u64,
+}
+
+enum Cut {
+    Stream(StreamDataset),
+    Names(NamesDataset),
+}
+
+impl Data {
+    /// Reads the text and cuts it as the settings say; with the vocabulary of a checkpoint, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// One line about what is wrong with the file or does not fit the settings.
+    pub fn load(
+        settings: &Settings,
+        eval_batch_size: usize,
+        vocabulary: Option<CharTokenizer>,
+    ) -> Result<Data> {
+        let (text, source) = match &settings.filename {
+            Some(path) => (read_text(path)?, path.display().to_string()),
+            None => (OWN_NAMES.to_owned(), "data/names.txt".to_owned()),
+        };
+        let resumed = vocabulary.is_some();
+        let located = |error: shadegrad::Error| match error {
+            shadegrad::Error::UnknownCharacter { character, .. } if resumed => format!(
+                "{source}: the checkpoint's vocabulary lacks {character:?}; only text of the same characters can follow"
+            ),
+            error => format!("{source}: {error}"),
+        };
+        let (context, seed) = (settings.context, settings.seed);
+        let (cut, tokenizer, trained_on) = match settings.batching {
+            Batching::Stream => {
+                let tokenizer = match vocabulary {
+                    Some(tokenizer) => tokenizer,
+                    None => CharTokenizer::from_text(&text)?,
+                };
+                let tokens = tokenizer.encode(&text).map_err(located)?;
+                let stream = StreamDataset::new(tokens, context).map_err(located)?;
+                let trained_on = tokenizer.decode(stream.tokens(Split::Train))?;
+                (Cut::Stream(stream), tokenizer, Some(trained_on))
+            }
+            Batching::Names => {
+                let names = match vocabulary {
+                    Some(tokenizer) => {
+                        NamesDataset::with_tokenizer(&text, tokenizer, context, seed)
+                    }
+                    None => NamesDataset::new(&text, context, seed),
+                };
+                let names = names.map_err(located)?;
+                let tokenizer = names.tokenizer().clone();
+                (Cut::Names(names), tokenizer, None)
+            }
+        };
+        let known = trained_on.iter().flat_map(|text| text.lines());
+        Ok(Data {
+            cut,
+            tokenizer,
+            known: known.map(str::to_owned).collect(),
+            digest: digest(&text),
+            source,
+            batch_size: settings.batch_size,
+            eval_batch_size,
+            seed,
+        })
+    }
+
+    /// The tokenizer, whose vocabulary belongs to the model.
+    pub fn tokenizer(&self) -> &CharTokenizer {
+        &self.tokenizer
+    }
+
+    /// A fingerprint of the text.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Where the text comes from.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the model was trained on this line.
+    pub fn is_known(&self, line: &str) -> bool {
+        match &self.cut {
+            Cut::Stream(_) => self.known.contains(line),
+            Cut::Names(names) => names.is_known(line),
+        }
+    }
+
+    /// One line about the data.
+    pub fn summary(&self) -> String {
+        let count = |n: usize| HumanCount(n as u64).to_string();
+        let vocabulary = count(self.tokenizer.vocab_size());
+        match &self.cut {
+            Cut::Stream(stream) => {
+                let [train, test] =
+                    [Split::Train, Split::Test].map(|split| stream.tokens(split).len());
+                format!(
+                    "{}, a stream of {} characters ({} to train on, {} for the test), {vocabulary} different ones",
+                    self.source,
+                    count(train + test),
+                    count(train),
+                    count(test)
+                )
+            }
+            Cut::Names(names) => {
+                let (train, test) = (names.train_len(), names.test_len());
+                format!(
+                    "{}, {} names ({} to train on, {} for the test) of {vocabulary} characters",
+                    self.source,
+                    count(train + test),
+                    count(train),
+                    count(test)
+                )
+            }
+        }
+    }
+}
+
+impl training::Data for Data {
+    fn train_batch(&self, step: u64) -> Batch {
+        match &self.cut {
+            Cut::Stream(stream) => stream.batch(Split::Train, self.batch_size, self.seed, step),
+            Cut::Names(names) => names.train_batch(self.batch_size, step),
+        }
+    }
+
+    fn criterion(&self) -> CrossEntropy {
+        match &self.cut {
+            Cut::Stream(_) => CrossEntropy::default(),
+            Cut::Names(_) => CrossEntropy::ignoring(IGNORE_INDEX),
+        }
+    }
+
+    fn evaluation(&self, split: Split, batches: usize) -> Box<dyn Iterator<Item = Batch> + '_> {
+        let rows = self.eval_batch_size;
+        match (&self.cut, split) {
+            (Cut::Stream(stream), _) => {
+                let batch = move |number| stream.batch(split, rows, EVALUATION_SEED, number as u64);
+                Box::new((0..batches).map(batch))
+            }
+            (Cut::Names(names), Split::Train) => {
+                Box::new(names.train_subset_batches(rows, rows.saturating_mul(batches)))
+            }
+            (Cut::Names(names), Split::Test) => Box::new(names.test_batches(rows)),
+        }
+    }
+}
+
+/// The 64-bit FNV-1a hash of a text, in hexadecimal.
+fn digest(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
