@@ -1,36 +1,63 @@
-// LayerNorm and RMSNorm, forward and backward, for software adapters with subgroups of exactly 8 (Mesa llvmpipe); widths
-// that are multiples of 4, at most 1,024. norm.wgsl is the portable twin, and its `reduce_…` is the second stage here too.
+// LayerNorm and RMSNorm, forward and backward, for software adapters with subgroups of exactly 8 (Mesa llvmpipe), and
+// rows of a few hundred columns. norm.wgsl is the portable twin, and its `parameters…` is the second stage here too.
 //
 // A row belongs to the 8 lanes; lane l holds columns 32b + 4l .. 32b + 4l + 3 of every block b. One vec4 load then brings
-// 32 contiguous values, the weight stays in registers for all rows of the group, and the sum over the lanes is three
+// 32 contiguous values, the weight stays in registers for all rows of the team, and the sum over the lanes is three
 // shuffles (one instruction each there; subgroupAdd is a loop). The row is read once and written once. Backward adds up
-// the gradients of weight and bias over the group's rows in registers, one partial row a group.
+// the gradients of weight and bias over the team's rows in registers, one partial row a team.
+//
+// The blocks operands and epilogue are replaced when a kernel is made, and the other direction is cut out.
 
 const BLOCKS: u32 = 1u;
-const LAYER_NORM: bool = false;  // false: RMSNorm, without mean and bias
+const LAYER_NORM: bool = false;  // false: RMSNorm, without mean
+const BIAS: bool = false;
 
 struct Params {
-    rows: u32, d: u32, rows_per_group: u32, groups: u32,
-    x_offset: u32, weight_offset: u32, bias_offset: u32, y_offset: u32,
-    dy_offset: u32, dweight_offset: u32, dbias_offset: u32, epsilon: f32,
+    n: u32,                         // columns
+    rows: u32,
+    rows_per_team: u32,
+    blocks: u32,                    // of a row
+    x_at: vec2<u32>,                // offset and row stride of each operand
+    weight_at: vec2<u32>,
+    bias_at: vec2<u32>,
+    dy_at: vec2<u32>,
+    teams: u32,                     // that have rows, and leave a partial sum
+    epsilon: f32,
+    dweight_offset: u32,
+    dbias_offset: u32,
+    operands: array<vec4<u32>, 7>,  // of the epilogue: offset, strides of batch, row and column
 }
 
 alias Row = array<vec4<f32>, BLOCKS>;
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read_write> statistics: array<vec2<f32>>;  // of each row: 1/σ, mean
+
+//:begin operands
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;  // forward: the result; backward: the gradient of x
-@group(0) @binding(6) var<storage, read> dy: array<vec4<f32>>;
-@group(0) @binding(7) var<storage, read_write> partial: array<vec4<f32>>;  // [groups, 2, d]: of weight, of bias
+@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;  // forward
+@group(0) @binding(4) var<storage, read> dy: array<vec4<f32>>;    // backward
+fn x4(row: u32, column: u32) -> vec4<f32> {
+    return x[(p.x_at.x + row * p.x_at.y + min(column, p.n - 4u)) / 4u];
+}
+fn weight4(row: u32, column: u32) -> vec4<f32> {
+    return weight[(p.weight_at.x + row * p.weight_at.y + min(column, p.n - 4u)) / 4u];
+}
+fn bias4(row: u32, column: u32) -> vec4<f32> {
+    return bias[(p.bias_at.x + row * p.bias_at.y + min(column, p.n - 4u)) / 4u];
+}
+fn dy4(row: u32, column: u32) -> vec4<f32> {
+    return dy[(p.dy_at.x + row * p.dy_at.y + min(column, p.n - 4u)) / 4u];
+}
+//:end operands
 
-fn x4(o: u32) -> vec4<f32> { return x[(p.x_offset + o) / 4u]; }
-fn weight4(o: u32) -> vec4<f32> { return weight[(p.weight_offset + o) / 4u]; }
-fn bias4(o: u32) -> vec4<f32> { return bias[(p.bias_offset + o) / 4u]; }
-fn dy4(o: u32) -> vec4<f32> { return dy[(p.dy_offset + o) / 4u]; }
-fn store4(row: u32, column: u32, v: vec4<f32>) { y[(p.y_offset + row * p.d + column) / 4u] = v; }
+//:begin epilogue
+@group(0) @binding(6) var<storage, read_write> out0: array<vec4<f32>>;
+fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
+    let o = p.operands[0];
+    out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
+}
+//:end epilogue
 
 fn over_lanes(v: vec2<f32>) -> vec2<f32> {
     let a = v + subgroupShuffleXor(v, 1u);
@@ -40,9 +67,11 @@ fn over_lanes(v: vec2<f32>) -> vec2<f32> {
 
 fn total(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 fn column(b: u32, lane: u32) -> u32 { return b * 32u + lane * 4u; }
-// Columns beyond d are read from the last ones and count as zero.
-fn clamped(b: u32, lane: u32) -> u32 { return min(column(b, lane), p.d - 4u); }
-fn inside(b: u32, lane: u32) -> bool { return column(b, lane) < p.d; }
+fn inside(column: u32) -> vec4<bool> { return vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.n); }
+fn only(value: vec4<f32>, column: u32) -> vec4<f32> { return select(vec4<f32>(0.0), value, inside(column)); }
+
+//:begin forward
+@group(0) @binding(1) var<storage, read_write> statistics: array<vec2<f32>>;  // of each row: 1/σ, mean
 
 @compute @workgroup_size(8)
 fn forward(
@@ -50,21 +79,21 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
-    let index = group.x + group.y * groups.x;
-    if (index >= p.groups) { return; }
+    let team = group.x + group.y * groups.x;
+    if (team >= p.teams) { return; }
     var w: Row;
     var c: Row;
     for (var b = 0u; b < BLOCKS; b++) {
-        w[b] = weight4(clamped(b, lane));
-        if (LAYER_NORM) { c[b] = bias4(clamped(b, lane)); }
+        w[b] = weight4(0u, column(b, lane));
+        if (BIAS) { c[b] = bias4(0u, column(b, lane)); }
     }
-    let scale = 1.0 / f32(p.d);
-    let end = min((index + 1u) * p.rows_per_group, p.rows);
-    for (var row = index * p.rows_per_group; row < end; row++) {
+    let scale = 1.0 / f32(p.n);
+    let end = min((team + 1u) * p.rows_per_team, p.rows);
+    for (var row = team * p.rows_per_team; row < end; row++) {
         var r: Row;
         var s = vec4<f32>(0.0);
         for (var b = 0u; b < BLOCKS; b++) {
-            r[b] = select(vec4<f32>(0.0), x4(row * p.d + clamped(b, lane)), inside(b, lane));
+            r[b] = only(x4(row, column(b, lane)), column(b, lane));
             s += r[b];
         }
         var mean = 0.0;
@@ -72,18 +101,23 @@ fn forward(
         // Two passes over registers: the variance is of the centred values, as accurate as can be.
         var q = vec4<f32>(0.0);
         for (var b = 0u; b < BLOCKS; b++) {
-            r[b] = select(vec4<f32>(0.0), r[b] - mean, inside(b, lane));
+            r[b] = only(r[b] - mean, column(b, lane));
             q += r[b] * r[b];
         }
         let rstd = inverseSqrt(over_lanes(vec2<f32>(total(q), 0.0)).x * scale + p.epsilon);
         for (var b = 0u; b < BLOCKS; b++) {
             var v = r[b] * rstd * w[b];
-            if (LAYER_NORM) { v += c[b]; }
-            if (inside(b, lane)) { store4(row, column(b, lane), v); }
+            if (BIAS) { v += c[b]; }
+            if (column(b, lane) < p.n) { store4(0u, row, column(b, lane), v); }
         }
         if (lane == 0u) { statistics[row] = vec2<f32>(rstd, mean); }
     }
 }
+//:end forward
+
+//:begin backward
+@group(0) @binding(1) var<storage, read> saved: array<vec2<f32>>;             // the statistics
+@group(0) @binding(5) var<storage, read_write> partial_sums: array<f32>;  // [teams, 2, n]: of weight, of bias
 
 @compute @workgroup_size(8)
 fn backward(
@@ -91,46 +125,52 @@ fn backward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
-    let index = group.x + group.y * groups.x;
-    if (index >= p.groups) { return; }
+    let team = group.x + group.y * groups.x;
+    if (team >= p.teams) { return; }
     var w: Row;
     var dw: Row;
     var db: Row;
     for (var b = 0u; b < BLOCKS; b++) {
-        w[b] = weight4(clamped(b, lane));
+        w[b] = weight4(0u, column(b, lane));
         dw[b] = vec4<f32>(0.0);
         db[b] = vec4<f32>(0.0);
     }
-    let scale = 1.0 / f32(p.d);
-    let end = min((index + 1u) * p.rows_per_group, p.rows);
-    for (var row = index * p.rows_per_group; row < end; row++) {
-        let st = statistics[row];
+    let scale = 1.0 / f32(p.n);
+    let end = min((team + 1u) * p.rows_per_team, p.rows);
+    for (var row = team * p.rows_per_team; row < end; row++) {
+        let st = saved[row];
         var h: Row;
         var g: Row;
         var s = vec4<f32>(0.0);
         var q = vec4<f32>(0.0);
         for (var b = 0u; b < BLOCKS; b++) {
-            let o = row * p.d + clamped(b, lane);
-            h[b] = (x4(o) - st.y) * st.x;
-            let d = select(vec4<f32>(0.0), dy4(o), inside(b, lane));
+            h[b] = (x4(row, column(b, lane)) - st.y) * st.x;
+            let d = only(dy4(row, column(b, lane)), column(b, lane));
             dw[b] += d * h[b];
-            if (LAYER_NORM) { db[b] += d; }
+            if (BIAS) { db[b] += d; }
             g[b] = d * w[b];
             s += g[b];
             q += g[b] * h[b];
         }
-        // dx = rstd · (g − mean(g) [LayerNorm only] − x̂ · mean(g·x̂)), g = dy·weight
+        // dx = 1/σ · (g − mean(g) [LayerNorm only] − x̂ · mean(g·x̂)), g = dy·weight
         let sums = over_lanes(vec2<f32>(total(s), total(q))) * scale;
         for (var b = 0u; b < BLOCKS; b++) {
             var v = g[b] - h[b] * sums.y;
             if (LAYER_NORM) { v -= sums.x; }
-            if (inside(b, lane)) { store4(row, column(b, lane), v * st.x); }
+            if (column(b, lane) < p.n) { store4(0u, row, column(b, lane), v * st.x); }
         }
     }
     for (var b = 0u; b < BLOCKS; b++) {
-        if (inside(b, lane)) {
-            partial[(index * 2u * p.d + column(b, lane)) / 4u] = dw[b];
-            if (LAYER_NORM) { partial[((index * 2u + 1u) * p.d + column(b, lane)) / 4u] = db[b]; }
-        }
+        put_partial(team, 0u, column(b, lane), dw[b]);
+        if (BIAS) { put_partial(team, 1u, column(b, lane), db[b]); }
     }
 }
+
+fn put_partial(team: u32, which: u32, column: u32, value: vec4<f32>) {
+    let at = (team * 2u + which) * p.n + column;
+    if (column < p.n) { partial_sums[at] = value.x; }
+    if (column + 1u < p.n) { partial_sums[at + 1u] = value.y; }
+    if (column + 2u < p.n) { partial_sums[at + 2u] = value.z; }
+    if (column + 3u < p.n) { partial_sums[at + 3u] = value.w; }
+}
+//:end backward

@@ -304,13 +304,14 @@ fn argmax_is_the_first_of_equals() {
     }
 }
 
+type Oracle = fn(&[f64]) -> f64;
 type Record = for<'t> fn(Var<'t>, &[usize]) -> Var<'t>;
 
 #[test]
 fn gradients() {
     let values = Random::new(2).values(60, -2.0, 2.0);
     let shape = Shape::from([3, 4, 5]);
-    let operations: [(&str, Record, fn(&[f64]) -> f64); 6] = [
+    let operations: [(&str, Record, Oracle); 6] = [
         ("sum", |x, axes| x.sum(axes), |v| v.iter().sum()),
         ("mean", |x, axes| x.mean(axes), mean),
         (

@@ -234,11 +234,12 @@ fn views_and_neighbours() {
     }
 }
 
+type Oracle = fn(&[f64]) -> Vec<f64>;
 type Record = for<'t> fn(Var<'t>) -> Var<'t>;
 
 #[test]
 fn gradients_of_gradients() {
-    let operations: [(Record, fn(&[f64]) -> Vec<f64>); 2] = [
+    let operations: [(Record, Oracle); 2] = [
         (|x| x.softmax(), softmax),
         (|x| x.log_softmax(), log_softmax),
     ];

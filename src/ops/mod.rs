@@ -16,6 +16,7 @@ pub mod pointwise;
 mod random;
 pub(crate) mod reduce;
 pub(crate) mod rotary;
+mod rows;
 pub(crate) mod softmax;
 pub(crate) mod swiglu;
 
@@ -95,6 +96,12 @@ pub trait Operation: fmt::Debug + 'static {
     /// How the planner treats this operation, given the type of its output 0.
     fn role(&self, _output: TensorType) -> Role<'_> {
         Role::Kernel
+    }
+
+    /// For [`Role::Epilogue`]: how many storage bindings the kernel has beside those of its epilogue. One for each of the
+    /// `inputs`, if not said otherwise.
+    fn bindings(&self, inputs: usize) -> usize {
+        inputs
     }
 
     /// For [`Role::View`]: where the output's elements lie, given where the input's do; `None` if only a copy will do.

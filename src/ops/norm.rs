@@ -1,14 +1,15 @@
 //! LayerNorm and RMSNorm over the last axis, fused forward and backward.
 //!
 //! Forward keeps `1/σ` and the mean of every row for the gradient. Backward is two dispatches: the gradient of the
-//! input together with partial sums of the parameters' gradients, and those added up.
+//! input together with partial sums of the parameters' gradients, and those added up. The gradient that reaches the
+//! input another way, around a residual branch, is added as the first one's epilogue.
 
 use std::hash::Hash;
 
-use super::{Operation, TensorType};
-use crate::gpu::{DType, Kernel};
-use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
+use super::rows::{Rows, Sharing, grid, load};
+use super::{Operation, Role, TensorType};
+use crate::gpu::{AdapterClass, DType, Kernel};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var, sum_to};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,26 +20,19 @@ enum Kind {
     Rms,
 }
 
-/// Inputs `x`, weight and, for LayerNorm, bias; outputs `y` and the rows' statistics `[rows, 2]`.
+/// Inputs `x`, weight and, optionally, bias; outputs `y` and the rows' statistics `[rows, 2]`: `1/σ`, mean.
 #[derive(Clone, Debug)]
 struct Norm {
     kind: Kind,
     epsilon: f32,
 }
 
-/// Inputs `x`, weight, statistics and `dy`; outputs `dx`, the weight's gradient and, for LayerNorm, the bias's.
-#[derive(Clone, Debug, Hash)]
+/// Inputs `x`, weight, statistics and `dy`; outputs `dx`, the weight's gradient and, with a bias, the bias's.
+#[derive(Clone, Debug)]
 struct NormBackward {
     kind: Kind,
-}
-
-/// Rows that share a partial sum of the parameters' gradients.
-const ROWS_PER_GROUP: usize = 64;
-
-/// The rows and the width that a tensor is seen as.
-fn rows_of(shape: Shape) -> [usize; 2] {
-    let width = shape.last();
-    [shape.elements() / width, width]
+    epsilon: f32,
+    bias: bool,
 }
 
 impl Operation for Norm {
@@ -50,7 +44,7 @@ impl Operation for Norm {
     }
 
     fn identity(&self, signature: &mut Signature) {
-        (self.kind, self.epsilon.to_bits()).hash(signature);
+        self.epsilon.to_bits().hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
@@ -64,7 +58,7 @@ impl Operation for Norm {
                 parameter.shape
             );
         }
-        let [rows, _] = rows_of(shape);
+        let [_, rows, _] = grid(shape);
         vec![Tape::f32(shape), Tape::f32([rows, 2].into())]
     }
 
@@ -75,39 +69,58 @@ impl Operation for Norm {
             node.output(1),
             node.gradient(0),
         ];
-        let operation = NormBackward { kind: self.kind };
+        let operation = NormBackward {
+            kind: self.kind,
+            epsilon: self.epsilon,
+            bias: node.inputs().len() == 3,
+        };
         let gradients = node.tape().record_all(operation, &inputs);
         gradients.into_iter().map(Some).collect()
     }
 
+    fn role(&self, output: TensorType) -> Role<'_> {
+        Role::Epilogue {
+            grid: grid(output.shape),
+        }
+    }
+
+    /// Statistics, `x`, weight, bias.
+    fn bindings(&self, _inputs: usize) -> usize {
+        4
+    }
+
     fn lower(&self, cx: &mut Lowering<'_>) {
-        let x = cx.contiguous(&cx.input(0));
-        let weight = cx.contiguous(&cx.input(1));
-        // RMSNorm's kernel never reads the bias; it still binds one.
-        let bias = match self.kind {
-            Kind::Layer => cx.contiguous(&cx.input(2)),
-            Kind::Rms => weight,
-        };
-        let (y, statistics) = (cx.output(0), cx.output(1));
-        let size = Size::of(x.shape());
-        let offsets = Offsets {
-            x: x.offset(),
-            weight: weight.offset(),
-            bias: bias.offset(),
-            y: y.offset(),
-            ..Offsets::default()
-        };
-        let kernel = kernel(cx, self.kind, "forward", size.width, &[x, weight, bias, y]);
+        let [_, rows, width] = grid(cx.input(0).shape());
+        let bias = cx.input_count() == 3;
+        // Without a bias the kernel never reads one; it still binds something.
+        let third = if bias { 2 } else { 1 };
+        let inputs = [0, 1, third].map(|index| Rows::of(cx, cx.input(index), width));
+        let statistics = cx.output(1);
+        let sharing = Sharing::of(cx, rows, width, usize::MAX);
+        let epilogue = cx.epilogue(5);
+        let [x, weight, third] = inputs;
+        let kernel = Form::of(cx, self.name(), "forward", width)
+            .kernel(&sharing)
+            .block("operands", &loads("bias", width, [&x, &weight, &third]))
+            .block("epilogue", &epilogue.wgsl)
+            .flag("LAYER_NORM", self.kind == Kind::Layer)
+            .flag("BIAS", bias);
+        let mut params = sharing.params.to_vec();
+        params.extend([x.place(), weight.place(), third.place(), [0; 2]].concat());
+        params.extend([sharing.busy_teams as u32, self.epsilon.to_bits(), 0, 0]);
         cx.dispatch(
             Dispatch::new(kernel)
                 .write(&statistics)
-                .read(&x)
-                .read(&weight)
-                .read(&bias)
-                .write(&y)
-                .params(&params(size, offsets, self.epsilon))
-                .groups(size.groups)
-                .cost(6 * x.elements() as u64, x.bytes() + y.bytes()),
+                .read(&x.operand)
+                .read(&weight.operand)
+                .read(&third.operand)
+                .params(&params)
+                .epilogue(&epilogue)
+                .groups(sharing.groups)
+                .cost(
+                    6 * (rows * width) as u64,
+                    x.operand.bytes() + epilogue.bytes,
+                ),
         );
     }
 }
@@ -121,153 +134,201 @@ impl Operation for NormBackward {
     }
 
     fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
+        (self.epsilon.to_bits(), self.bias).hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let [x, weight] = [inputs[0], inputs[1]];
-        match self.kind {
-            Kind::Layer => vec![x, weight, weight],
-            Kind::Rms => vec![x, weight],
+        if self.bias {
+            vec![x, weight, weight]
+        } else {
+            vec![x, weight]
         }
     }
 
+    /// With `h = P(x)/σ`, where `P` subtracts the mean of the row (LayerNorm) or nothing (RMSNorm), and `g = dy·weight`:
+    ///
+    /// ```text
+    /// dx = J·g,  J·v = (P(v) − h·mean(v·h))/σ,  J symmetric
+    /// dweight = Σ dy·h over the rows,  dbias = Σ dy
+    /// ```
+    ///
+    /// For `u` arriving at `dx`, `a = mean(g·h)`, `b = mean(u·h)` and `c = mean(P(u)·P(g))`, the gradient of `u·J·g` to
+    /// `x` is `−(h·(c − 3·a·b) + b·P(g) + a·P(u))/σ²`. That to the statistics is part of it.
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        node.not_differentiable(
-            "it is a fused kernel; for second derivatives write the normalisation with mean, var and rsqrt",
-        )
+        let (x, weight, dy) = (node.input(0), node.input(1), node.input(3));
+        let last = [x.shape().rank() - 1];
+        let mean = |v: Var<'t>| v.mean_keep(&last);
+        let project = |v: Var<'t>| match self.kind {
+            Kind::Layer => v - mean(v),
+            Kind::Rms => v,
+        };
+        let centred = project(x);
+        let rstd = (mean(centred * centred) + self.epsilon).rsqrt();
+        let h = centred * rstd;
+        let jacobian = |v: Var<'t>| (project(v) - h * mean(v * h)) * rstd;
+        let mut to_x: Vec<Var<'t>> = Vec::new();
+        let mut to_weight = None;
+        let mut to_dy: Vec<Var<'t>> = Vec::new();
+        if let Some(u) = node.gradient_if_any(0) {
+            let g = dy * weight;
+            let (pu, pg) = (project(u), project(g));
+            let (a, b, c) = (mean(g * h), mean(u * h), mean(pu * pg));
+            let v = jacobian(u);
+            to_x.push(-((h * (c - a * b * 3.0) + b * pg + a * pu) * rstd * rstd));
+            to_weight = Some(sum_to(v * dy, weight.shape()));
+            to_dy.push(v * weight);
+        }
+        if let Some(u) = node.gradient_if_any(1) {
+            to_x.push(jacobian(dy * u));
+            to_dy.push(h * u);
+        }
+        if let Some(u) = self.bias.then(|| node.gradient_if_any(2)).flatten() {
+            to_dy.push(u.broadcast_to(dy.shape()));
+        }
+        let sum = |terms: Vec<Var<'t>>| terms.into_iter().reduce(|sum, term| sum + term);
+        vec![sum(to_x), to_weight, None, sum(to_dy)]
+    }
+
+    fn role(&self, output: TensorType) -> Role<'_> {
+        Role::Epilogue {
+            grid: grid(output.shape),
+        }
+    }
+
+    /// Statistics, `x`, weight, `dy`, partial sums.
+    fn bindings(&self, _inputs: usize) -> usize {
+        5
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        let [x, weight, dy] = [0, 1, 3].map(|index| cx.input(index));
-        let [x, weight, dy] = [x, weight, dy].map(|operand| cx.contiguous(&operand));
-        let statistics = cx.input(2);
-        let dx = cx.output(0);
-        let size = Size::of(x.shape());
-        let partial = cx.temp([size.groups, 2, size.width], DType::F32);
-        let outputs: Vec<Operand> = match self.kind {
-            Kind::Layer => vec![cx.output(1), cx.output(2)],
-            Kind::Rms => vec![cx.output(1)],
-        };
-        let offsets = Offsets {
-            x: x.offset(),
-            weight: weight.offset(),
-            y: dx.offset(),
-            dy: dy.offset(),
-            dweight: outputs[0].offset(),
-            dbias: outputs.last().map_or(0, Operand::offset),
-            ..Offsets::default()
-        };
-        let words = params(size, offsets, 0.0);
-        let kernel = kernel(cx, self.kind, "backward", size.width, &[x, weight, dx, dy]);
+        let [_, rows, width] = grid(cx.input(0).shape());
+        let [x, weight, dy] = [0, 1, 3].map(|index| Rows::of(cx, cx.input(index), width));
+        let sharing = Sharing::of(cx, rows, width, 256);
+        let partial = cx.temp([sharing.busy_teams, 2, width], DType::F32);
+        let outputs: Vec<Operand> = (1..=1 + usize::from(self.bias))
+            .map(|index| cx.output(index))
+            .collect();
+        let mut params = sharing.params.to_vec();
+        params.extend([x.place(), weight.place(), [0; 2], dy.place()].concat());
+        params.extend([sharing.busy_teams as u32, 0]);
+        params.extend([&outputs[0], &outputs[outputs.len() - 1]].map(Operand::offset));
+
+        let epilogue = cx.epilogue(6);
+        let kernel = Form::of(cx, self.name(), "backward", width)
+            .kernel(&sharing)
+            .block("operands", &loads("dy", width, [&x, &weight, &dy]))
+            .block("epilogue", &epilogue.wgsl)
+            .flag("LAYER_NORM", self.kind == Kind::Layer)
+            .flag("BIAS", self.bias);
         cx.dispatch(
             Dispatch::new(kernel)
-                .write(&statistics)
-                .read(&x)
-                .read(&weight)
-                .read(&weight)
-                .write(&dx)
-                .read(&dy)
+                .read(&cx.input(2))
+                .read(&x.operand)
+                .read(&weight.operand)
+                .read(&dy.operand)
                 .write(&partial)
-                .params(&words)
-                .groups(size.groups)
+                .params(&params)
+                .epilogue(&epilogue)
+                .groups(sharing.groups)
                 .cost(
-                    12 * x.elements() as u64,
-                    x.bytes() + dy.bytes() + dx.bytes(),
+                    12 * (rows * width) as u64,
+                    x.operand.bytes() + dy.operand.bytes() + epilogue.bytes,
                 ),
         );
-        let entry = match self.kind {
-            Kind::Layer => "reduce_layer",
-            Kind::Rms => "reduce_rms",
+        if (1..=outputs.len()).any(|index| cx.is_needed(index)) {
+            self.add_up(cx, &partial, &outputs, params);
+        }
+    }
+}
+
+impl NormBackward {
+    /// The second stage: the partial sums of all teams.
+    fn add_up(
+        &self,
+        cx: &mut Lowering<'_>,
+        partial: &Operand,
+        outputs: &[Operand],
+        mut params: Vec<u32>,
+    ) {
+        let (columns, parts) = match cx.class() {
+            AdapterClass::Software => (8, 1),
+            AdapterClass::Gpu => (16, 16),
         };
-        let mut reduce = Dispatch::new(Kernel::builtin("norm_reduce", PORTABLE, entry))
-            .read(&partial)
-            .params(&words)
-            .grid(size.width.div_ceil(8), 1, 1)
+        // The epilogue's part of the parameters, which this stage has none of.
+        params.resize(16 + 4 * 7, 0);
+        let entry = match self.bias {
+            true => "parameters_with_bias",
+            false => "parameters",
+        };
+        let kernel = Kernel::builtin("norm_parameters", PORTABLE, entry)
+            .block("forward", "")
+            .block("backward", "")
+            .constant("COLUMNS", columns)
+            .constant("PARTS", parts)
+            .flag("BIAS", self.bias);
+        let width = outputs[0].elements();
+        let mut dispatch = Dispatch::new(kernel)
+            .read(partial)
+            .params(&params)
+            .groups(width.div_ceil(columns))
             .cost(partial.elements() as u64, partial.bytes());
-        for output in &outputs {
-            reduce = reduce.write(output);
+        for output in outputs {
+            dispatch = dispatch.write(output);
         }
-        cx.dispatch(reduce);
+        cx.dispatch(dispatch);
     }
-}
-
-/// Extents as the kernels take them.
-#[derive(Clone, Copy)]
-struct Size {
-    rows: usize,
-    width: usize,
-    groups: usize,
-}
-
-impl Size {
-    fn of(shape: Shape) -> Size {
-        let [rows, width] = rows_of(shape);
-        Size {
-            rows,
-            width,
-            groups: rows.div_ceil(ROWS_PER_GROUP),
-        }
-    }
-}
-
-/// First elements of the operands.
-#[derive(Clone, Copy, Default)]
-struct Offsets {
-    x: u32,
-    weight: u32,
-    bias: u32,
-    y: u32,
-    dy: u32,
-    dweight: u32,
-    dbias: u32,
-}
-
-fn params(size: Size, offsets: Offsets, epsilon: f32) -> [u32; 12] {
-    [
-        size.rows as u32,
-        size.width as u32,
-        ROWS_PER_GROUP as u32,
-        size.groups as u32,
-        offsets.x,
-        offsets.weight,
-        offsets.bias,
-        offsets.y,
-        offsets.dy,
-        offsets.dweight,
-        offsets.dbias,
-        epsilon.to_bits(),
-    ]
 }
 
 const PORTABLE: &str = include_str!("../../shaders/norm.wgsl");
 const SUBGROUP8: &str = include_str!("../../shaders/norm_subgroup8.wgsl");
 
-/// The register form where it fits, else the portable one.
-fn kernel(
-    cx: &Lowering<'_>,
-    kind: Kind,
-    entry: &'static str,
-    width: usize,
-    operands: &[Operand],
-) -> Kernel {
-    let name = match (kind, entry) {
-        (Kind::Layer, "forward") => "layer_norm",
-        (Kind::Rms, "forward") => "rms_norm",
-        (Kind::Layer, _) => "layer_norm_backward",
-        (Kind::Rms, _) => "rms_norm_backward",
-    };
-    let aligned = operands
+/// The widest rows that stay in registers. Beyond, unrolling makes kernels that compile for seconds to save a third of
+/// the time.
+const WIDEST_IN_REGISTERS: usize = 256;
+
+/// Which source a kernel is made from.
+struct Form {
+    kernel: Kernel,
+    portable: bool,
+}
+
+impl Form {
+    /// Registers where they do, else the portable form.
+    fn of(cx: &Lowering<'_>, name: &'static str, entry: &'static str, width: usize) -> Form {
+        let other = match entry {
+            "forward" => "backward",
+            _ => "forward",
+        };
+        let registers = cx.device().has_subgroups_of(8) && width <= WIDEST_IN_REGISTERS;
+        let kernel = if registers {
+            Kernel::builtin(name, SUBGROUP8, entry).constant("BLOCKS", width.div_ceil(32))
+        } else {
+            Kernel::builtin(name, PORTABLE, entry).block("parameters", "")
+        };
+        Form {
+            kernel: kernel.block(other, ""),
+            portable: !registers,
+        }
+    }
+
+    fn kernel(self, sharing: &Sharing) -> Kernel {
+        if self.portable {
+            sharing.kernel(self.kernel)
+        } else {
+            self.kernel
+        }
+    }
+}
+
+/// The block `operands`: `x`, weight and a third.
+fn loads(third: &str, width: usize, operands: [&Rows; 3]) -> String {
+    let vector = width.is_multiple_of(4) && operands.iter().all(|operand| operand.is_aligned());
+    ["x", "weight", third]
         .iter()
-        .all(|operand| operand.offset().is_multiple_of(4));
-    let fits = width.is_multiple_of(4) && width <= 1024 && aligned;
-    let kernel = if fits && cx.device().has_subgroups_of(8) {
-        let blocks = width.div_ceil(32);
-        Kernel::builtin(name, SUBGROUP8, entry).constant("BLOCKS", blocks)
-    } else {
-        Kernel::builtin(name, PORTABLE, entry)
-    };
-    kernel.flag("LAYER_NORM", kind == Kind::Layer)
+        .zip(2..)
+        .map(|(name, binding)| load(name, binding, vector))
+        .collect()
 }
 
 impl<'t> Var<'t> {
@@ -279,12 +340,13 @@ impl<'t> Var<'t> {
     /// If weight or bias is not of shape `[width]`.
     #[track_caller]
     pub fn layer_norm(self, weight: Var<'t>, bias: Option<Var<'t>>, epsilon: f32) -> Var<'t> {
-        let bias = bias.unwrap_or_else(|| self.tape.full(weight.shape(), 0.0));
         let operation = Norm {
             kind: Kind::Layer,
             epsilon,
         };
-        self.tape.record_all(operation, &[self, weight, bias])[0]
+        let mut inputs = vec![self, weight];
+        inputs.extend(bias);
+        self.tape.record_all(operation, &inputs)[0]
     }
 
     /// Scales the last axis to unit root mean square: `x/√(mean(x²) + ε)·weight`. `[…, width] → […, width]`. Zhang and

@@ -210,15 +210,13 @@ impl<'a> Former<'a> {
         }
         let inputs = unit.inputs(self.graph);
         let outputs = unit.outputs(self.graph, self.analysis);
-        if inputs.len() + outputs.len() > MOST_BINDINGS {
-            return false;
-        }
         let Some(root) = unit.root else {
-            return true;
+            return inputs.len() + outputs.len() <= MOST_BINDINGS;
         };
         // An epilogue follows its root; what the root reads has to be there before.
+        let own_inputs = self.graph.inputs(root);
         let feeds_root = |input: &ValueId| unit.pointwise.contains(&self.graph.producer(*input));
-        if self.graph.inputs(root).iter().any(feeds_root) {
+        if own_inputs.iter().any(feeds_root) {
             return false;
         }
         let output = self.graph.outputs(root).next().expect("roots have outputs");
@@ -226,18 +224,36 @@ impl<'a> Former<'a> {
         let Role::Epilogue { grid } = operation.role(self.graph.ty(output)) else {
             return false;
         };
-        let own: HashSet<ValueId> = self.graph.inputs(root).iter().copied().collect();
-        // What the pointwise members read must be addressable by batch, row and column.
-        unit.pointwise
+        let used: HashSet<ValueId> = unit
+            .pointwise
             .iter()
-            .flat_map(|&node| self.graph.inputs(node))
-            .filter(|input| inputs.contains(input) || own.contains(input))
-            .all(|input| {
-                self.analysis.views[input.index()]
-                    .layout
-                    .broadcast_to(shape.expect("roots have outputs"))
-                    .is_some_and(|layout| layout.reshape(Shape::new(&grid)).is_some())
-            })
+            .flat_map(|&node| self.graph.inputs(node).iter().copied())
+            .collect();
+        // Only output 0 goes through the epilogue; the others are there when the kernel has run.
+        let further: Vec<ValueId> = self.graph.outputs(root).skip(1).collect();
+        if further.iter().any(|value| used.contains(value)) {
+            return false;
+        }
+        // What the epilogue reads is bound once more where the root reads it too.
+        let read: Vec<ValueId> = used
+            .into_iter()
+            .filter(|value| inputs.contains(value))
+            .collect();
+        let stored = outputs
+            .iter()
+            .filter(|value| !further.contains(value))
+            .count()
+            .max(1);
+        if operation.bindings(own_inputs.len()) + read.len() + stored > MOST_BINDINGS {
+            return false;
+        }
+        // It must be addressable by batch, row and column.
+        read.iter().all(|input| {
+            self.analysis.views[input.index()]
+                .layout
+                .broadcast_to(shape.expect("roots have outputs"))
+                .is_some_and(|layout| layout.reshape(Shape::new(&grid)).is_some())
+        })
     }
 
     /// Whether some path leaves the members and returns to one: then no single kernel can run them.
