@@ -163,6 +163,11 @@ impl Device {
         &self.shared.description
     }
 
+    /// Whether both are clones of one device.
+    pub(crate) fn is(&self, other: &Device) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Which kernel variants this device gets.
     pub fn class(&self) -> AdapterClass {
         self.shared.description.class

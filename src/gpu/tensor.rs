@@ -171,6 +171,7 @@ impl Tensor {
     /// # Panics
     ///
     /// If the tensor holds another element type.
+    #[track_caller]
     pub fn to_vec<E: Element>(&self) -> Result<Vec<E>> {
         assert_eq!(self.dtype, E::DTYPE, "the tensor holds another type");
         let shared = &self.device.shared;

@@ -265,17 +265,17 @@ impl<'t> Var<'t> {
     #[track_caller]
     pub fn matmul(self, other: Var<'t>) -> Var<'t> {
         let (a, b) = (self.shape(), other.shape());
-        let fail = || -> ! { panic!("matmul: {a} and {b} do not multiply") };
-        if a.rank() < 2 || b.rank() < 2 || a.last() != b.dim(b.rank() - 2) {
-            fail();
-        }
+        assert!(
+            a.rank() >= 2 && b.rank() >= 2 && a.last() == b.dim(b.rank() - 2),
+            "matmul: {a} and {b} do not multiply"
+        );
         let split = |shape: Shape| -> (Shape, usize, usize) {
             let (batch, matrix) = shape.dims().split_at(shape.rank() - 2);
             (Shape::new(batch), matrix[0], matrix[1])
         };
         let ((batch_a, rows, _), (batch_b, _, columns)) = (split(a), split(b));
         let Some(batch) = batch_a.broadcast(&batch_b) else {
-            fail()
+            panic!("matmul: the leading axes of {a} and {b} do not broadcast");
         };
         let mut dims = batch.dims().to_vec();
         dims.extend([rows, columns]);

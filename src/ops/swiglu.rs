@@ -14,6 +14,7 @@ use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
 struct Swiglu;
 
 /// The shape of `h`.
+#[track_caller]
 fn halved(packed: Shape) -> Shape {
     assert!(
         packed.rank() > 0 && packed.last().is_multiple_of(2),

@@ -138,17 +138,33 @@ impl Tape {
         self.var(id)
     }
 
-    /// Puts a persistent tensor on the tape. The plan binds its buffer directly; nothing is copied.
+    /// Puts a persistent tensor on the tape. The plan binds its buffer directly; nothing is copied. Operations read it as
+    /// it is where they are recorded, before or after an [assignment](Tape::assign).
+    ///
+    /// # Panics
+    ///
+    /// If another device holds the tensor.
+    #[track_caller]
     pub fn tensor(&self, tensor: &Tensor) -> Var<'_> {
         self.bind(tensor, false)
     }
 
     /// Like [`Tape::tensor`], but with a gradient. Asking for the same tensor again gives the same leaf.
+    ///
+    /// # Panics
+    ///
+    /// As [`Tape::tensor`].
+    #[track_caller]
     pub fn tensor_variable(&self, tensor: &Tensor) -> Var<'_> {
         self.bind(tensor, true)
     }
 
+    #[track_caller]
     fn bind(&self, tensor: &Tensor, variable: bool) -> Var<'_> {
+        assert!(
+            tensor.device().is(&self.device),
+            "tensor: it is held by another device than the tape's"
+        );
         let id = self.graph.borrow_mut().push_tensor(tensor, variable);
         self.var(id)
     }
@@ -304,6 +320,11 @@ impl Tape {
     }
 
     /// A tensor filled with a constant that is part of the tape's structure. Costs nothing where it is fused.
+    ///
+    /// # Panics
+    ///
+    /// If the value is not finite.
+    #[track_caller]
     pub fn full(&self, shape: impl Into<Shape>, value: f32) -> Var<'_> {
         crate::ops::pointwise::constant(self, shape.into(), value)
     }

@@ -75,6 +75,7 @@ impl<'t> Div for Var<'t> {
 impl<'t> Neg for Var<'t> {
     type Output = Var<'t>;
 
+    #[track_caller]
     fn neg(self) -> Var<'t> {
         apply(&rows::scale, &[self], &[-1.0])
     }
@@ -83,6 +84,7 @@ impl<'t> Neg for Var<'t> {
 impl<'t> Add<f32> for Var<'t> {
     type Output = Var<'t>;
 
+    #[track_caller]
     fn add(self, number: f32) -> Var<'t> {
         self.shift(number)
     }
@@ -91,6 +93,7 @@ impl<'t> Add<f32> for Var<'t> {
 impl<'t> Sub<f32> for Var<'t> {
     type Output = Var<'t>;
 
+    #[track_caller]
     fn sub(self, number: f32) -> Var<'t> {
         self.shift(-number)
     }
@@ -99,6 +102,7 @@ impl<'t> Sub<f32> for Var<'t> {
 impl<'t> Mul<f32> for Var<'t> {
     type Output = Var<'t>;
 
+    #[track_caller]
     fn mul(self, number: f32) -> Var<'t> {
         self.scale(number)
     }
@@ -108,6 +112,7 @@ impl<'t> Div<f32> for Var<'t> {
     type Output = Var<'t>;
 
     /// Divides, rather than multiplying with a rounded reciprocal.
+    #[track_caller]
     fn div(self, number: f32) -> Var<'t> {
         apply(&rows::div_by, &[self], &[number])
     }
@@ -116,6 +121,7 @@ impl<'t> Div<f32> for Var<'t> {
 impl<'t> Add<Var<'t>> for f32 {
     type Output = Var<'t>;
 
+    #[track_caller]
     fn add(self, tensor: Var<'t>) -> Var<'t> {
         tensor.shift(self)
     }
@@ -124,6 +130,7 @@ impl<'t> Add<Var<'t>> for f32 {
 impl<'t> Sub<Var<'t>> for f32 {
     type Output = Var<'t>;
 
+    #[track_caller]
     fn sub(self, tensor: Var<'t>) -> Var<'t> {
         (-tensor).shift(self)
     }
@@ -132,6 +139,7 @@ impl<'t> Sub<Var<'t>> for f32 {
 impl<'t> Mul<Var<'t>> for f32 {
     type Output = Var<'t>;
 
+    #[track_caller]
     fn mul(self, tensor: Var<'t>) -> Var<'t> {
         tensor.scale(self)
     }
@@ -140,6 +148,7 @@ impl<'t> Mul<Var<'t>> for f32 {
 impl<'t> Div<Var<'t>> for f32 {
     type Output = Var<'t>;
 
+    #[track_caller]
     fn div(self, tensor: Var<'t>) -> Var<'t> {
         tensor.recip().scale(self)
     }

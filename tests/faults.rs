@@ -1,0 +1,539 @@
+//! What depends on the outside world fails with an error that names the thing; what only a bug in the calling code can
+//! cause panics at the caller's line. Devices are opened with odd options and lost on purpose here, so each test has its
+//! own.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+use shadegrad::ops::attention::Attention;
+use shadegrad::ops::{CrossEntropy, Operation, TensorType};
+use shadegrad::tape::{Backward, Dispatch, Lowering, Signature};
+use shadegrad::{DType, Device, DeviceOptions, Error, Kernel, Shape, Tape, Tensor, Var};
+
+/// Some drivers do not like several devices being opened at once.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn open(limits: wgpu::Limits) -> Device {
+    let options = DeviceOptions {
+        limits: Some(limits),
+        ..DeviceOptions::default()
+    };
+    Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn device() -> Device {
+    open(wgpu::Limits::default())
+}
+
+#[track_caller]
+fn assert_lost<T>(what: &str, result: Result<T, Error>) {
+    match result {
+        Err(Error::DeviceLost { .. }) => {}
+        Err(other) => panic!("{what}: {other}"),
+        Ok(_) => panic!("{what}: succeeded on a lost device"),
+    }
+}
+
+#[test]
+fn a_lost_device_is_an_error_everywhere() {
+    let _alone = alone();
+    let device = device();
+    let state = Tensor::new(&device, [3], &[1.0f32, 2.0, 3.0]).unwrap();
+    let step = || {
+        let tape = Tape::training(&device);
+        let x = tape.tensor_variable(&state);
+        let gradient = tape.backward((x * x).sum_all()).of(x).unwrap();
+        tape.assign(&state, x - gradient * 0.1);
+        let result = tape.fetch::<f32>(gradient);
+        tape.run().map(|()| result)
+    };
+    step().unwrap().get().unwrap();
+    let on_its_way = step().unwrap();
+
+    device.destroy();
+    assert_lost("a result on its way", on_its_way.get());
+    assert_lost("replay", step());
+    assert_lost("is_ready", step().and_then(|result| result.is_ready()));
+    assert_lost("wait", device.wait());
+    assert_lost("write", state.write(&[0.0f32; 3]));
+    assert_lost("to_vec", state.to_vec::<f32>());
+    assert_lost("a new tensor", Tensor::new(&device, [2], &[0.0f32; 2]));
+    let tape = Tape::inference(&device);
+    drop(tape.fetch::<f32>(tape.full([2], 1.0).exp()));
+    assert_lost("a new plan", tape.run());
+    // Everything is dropped now, without a panic. The adapter is still there.
+    let error = device.wait().unwrap_err().to_string();
+    assert!(
+        error.contains("lost") && error.contains("make a new Device"),
+        "{error}"
+    );
+    drop((on_its_way, state, device));
+    let device = self::device();
+    assert_eq!(
+        Tensor::new(&device, [1], &[4.0f32])
+            .unwrap()
+            .to_vec::<f32>()
+            .unwrap(),
+        [4.0]
+    );
+}
+
+#[track_caller]
+fn assert_limit<T>(result: Result<T, Error>, what: &str, needed: u64, limit: u64) {
+    let error = match result {
+        Err(error) => error,
+        Ok(_) => panic!("{what}: succeeded beyond the limit"),
+    };
+    let text = error.to_string();
+    assert!(matches!(error, Error::Limit { .. }), "{text}");
+    for part in [what.to_owned(), needed.to_string(), limit.to_string()] {
+        assert!(text.contains(&part), "`{text}` does not name `{part}`");
+    }
+}
+
+#[test]
+fn buffers_beyond_the_limits() {
+    let _alone = alone();
+    let limit = 1 << 16;
+    let device = open(wgpu::Limits {
+        max_storage_buffer_binding_size: limit,
+        ..wgpu::Limits::default()
+    });
+    let within = limit as usize / 4;
+    Tensor::zeros(&device, [within], DType::F32).unwrap();
+    let too_large = Tensor::zeros(&device, [within + 1], DType::F32);
+    assert_limit(too_large, "tensor", limit + 4, limit);
+
+    let row = vec![1.0f32; 200];
+    let tape = Tape::inference(&device);
+    let x = tape.input([200], &row);
+    // The product of a row and a column is too large to be kept, as a sum's input must be.
+    let table = x.reshape([200, 1]) * x;
+    drop(tape.fetch::<f32>(table.sum_all()));
+    assert_limit(tape.run(), "intermediate", 160_000, limit);
+
+    let tape = Tape::inference(&device);
+    let x = tape.input([20_000], &vec![1.0f32; 20_000]);
+    drop(tape.fetch::<f32>(x.sum_all()));
+    assert_limit(tape.run(), "upload", 80_000, limit);
+
+    // What fits still runs.
+    let tape = Tape::inference(&device);
+    let sum = tape.fetch::<f32>(tape.input([200], &row).sum_all());
+    tape.run().unwrap();
+    assert_eq!(sum.item().unwrap(), 200.0);
+}
+
+#[test]
+fn kernels_beyond_the_limits() {
+    let _alone = alone();
+    let device = open(wgpu::Limits {
+        max_compute_invocations_per_workgroup: 16,
+        max_compute_workgroup_size_x: 16,
+        ..wgpu::Limits::default()
+    });
+    let tape = Tape::inference(&device);
+    drop(tape.fetch::<f32>(tape.full([2], 1.0).exp()));
+    let error = tape.run().unwrap_err();
+    assert!(
+        matches!(&error, Error::Kernel { kernel, .. } if kernel == "pointwise"),
+        "{error}"
+    );
+}
+
+#[test]
+fn limits_that_the_adapter_has_not() {
+    let _alone = alone();
+    let options = DeviceOptions {
+        limits: Some(wgpu::Limits {
+            max_compute_workgroup_storage_size: 1 << 30,
+            ..wgpu::Limits::default()
+        }),
+        ..DeviceOptions::default()
+    };
+    let error = Device::with_options(&options).unwrap_err();
+    assert!(matches!(error, Error::DeviceRequest { .. }), "{error}");
+    let name = &Device::list_adapters()[0].name;
+    assert!(error.to_string().contains(name), "{error}");
+}
+
+#[test]
+fn an_adapter_that_is_not_there() {
+    let _alone = alone();
+    let options = DeviceOptions {
+        adapter: Some("Voodoo 2".to_owned()),
+        ..DeviceOptions::default()
+    };
+    let error = Device::with_options(&options).unwrap_err();
+    assert!(matches!(&error, Error::NoAdapter { wanted: Some(wanted) } if wanted == "Voodoo 2"));
+    let text = error.to_string();
+    assert!(
+        text.contains("`Voodoo 2`") && text.contains("install a Vulkan driver"),
+        "{text}"
+    );
+}
+
+#[test]
+fn adapters_are_chosen_by_index_name_and_backend() {
+    let _alone = alone();
+    let first = Device::list_adapters().remove(0);
+    for wanted in ["0", &first.name.to_uppercase(), &first.backend] {
+        let options = DeviceOptions {
+            adapter: Some(wanted.to_owned()),
+            ..DeviceOptions::default()
+        };
+        let device = Device::with_options(&options).unwrap();
+        assert_eq!(device.description().backend, first.backend);
+    }
+}
+
+/// An operation that runs whatever kernel it is given, with two inputs and one output.
+#[derive(Debug)]
+struct Custom {
+    source: &'static str,
+    entry: &'static str,
+    /// Binds the first input for writing as well.
+    overwrites: bool,
+}
+
+impl Operation for Custom {
+    fn name(&self) -> &'static str {
+        "custom"
+    }
+    fn identity(&self, signature: &mut Signature) {
+        use std::hash::Hash;
+        (self.source, self.entry, self.overwrites).hash(signature);
+    }
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        vec![inputs[0]]
+    }
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        node.not_differentiable("it is a test; use something else")
+    }
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let kernel = Kernel::new("my_kernel", self.source, self.entry);
+        let (x, y) = (cx.input(0), cx.input(1));
+        let last = if self.overwrites { x } else { cx.output(0) };
+        cx.dispatch(
+            Dispatch::new(kernel)
+                .read(&x)
+                .read(&y)
+                .write(&last)
+                .params(&[3]),
+        );
+    }
+}
+
+const GOOD: &str = "
+@group(0) @binding(0) var<uniform> count: vec4<u32>;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> z: array<f32>;
+@compute @workgroup_size(4) fn main(@builtin(local_invocation_index) i: u32) {
+    if (i < count.x) { z[i] = 10.0 * x[i] + y[i + 4u]; }
+}";
+
+fn run_custom(
+    device: &Device,
+    source: &'static str,
+    entry: &'static str,
+) -> Result<Vec<f32>, Error> {
+    let tape = Tape::inference(device);
+    let x = tape.input([3], &[1.0f32, 2.0, 3.0]);
+    let y = tape.input([3], &[4.0f32, 5.0, 6.0]);
+    let custom = Custom {
+        source,
+        entry,
+        overwrites: false,
+    };
+    let z = tape.fetch::<f32>(tape.record(custom, &[x, y]));
+    tape.run()?;
+    z.get()
+}
+
+#[test]
+fn kernels_that_do_not_compile() {
+    let _alone = alone();
+    let device = device();
+    let wrong = [
+        // What is wrong, and a word that the message must have.
+        ("fn main( {", "main", "expected"),
+        (
+            "@compute @workgroup_size(4) fn main() { let x: u32 = 1.0; }",
+            "main",
+            "type",
+        ),
+        (GOOD, "mian", "mian"),
+        // A binding that the dispatch does not have, and one that it has for reading only.
+        (
+            "@group(0) @binding(9) var<storage, read_write> z: array<f32>;
+          @compute @workgroup_size(4) fn main() { z[0] = 1.0; }",
+            "main",
+            "binding",
+        ),
+        (
+            "@group(0) @binding(1) var<storage, read_write> x: array<f32>;
+          @compute @workgroup_size(4) fn main() { x[0] = 1.0; }",
+            "main",
+            "binding",
+        ),
+        (
+            "@compute @workgroup_size(1024) fn main() {}",
+            "main",
+            "1024",
+        ),
+    ];
+    for (source, entry, word) in wrong {
+        let error = run_custom(&device, source, entry).unwrap_err();
+        assert!(
+            matches!(&error, Error::Kernel { kernel, .. } if kernel == "my_kernel"),
+            "{error}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.to_lowercase().contains(word),
+            "`{word}` is not in: {text}"
+        );
+    }
+    // The device is none the worse. (Inputs lie 16 bytes apart in the upload, so `y` starts at its element 4.)
+    assert_eq!(
+        run_custom(&device, GOOD, "main").unwrap(),
+        [14.0, 25.0, 36.0]
+    );
+}
+
+#[test]
+fn results_before_the_tape_has_run() {
+    let _alone = alone();
+    let device = device();
+    let tape = Tape::inference(&device);
+    let y = tape.fetch::<f32>(tape.full([2, 3], 1.0));
+    assert!(!y.is_ready().unwrap());
+    let error = y.get().unwrap_err();
+    assert!(matches!(error, Error::Readback { .. }));
+    assert_eq!(
+        error.to_string(),
+        "cannot read `value of shape [2, 3]` back: the tape has not run yet: call Tape::run first"
+    );
+    // A tape that is dropped never runs.
+    drop(tape);
+    assert!(y.get().is_err());
+}
+
+thread_local! {
+    /// Message and line of this thread's last panic in this file; `None` while nobody listens.
+    static HEARD: RefCell<Option<(String, u32)>> = const { RefCell::new(None) };
+}
+
+/// Runs something that must panic, and gives its message and the line in this file that the panic points at.
+fn panic_of(misuse: impl FnOnce()) -> (String, u32) {
+    static LISTEN: Once = Once::new();
+    LISTEN.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let listening = HEARD.with_borrow_mut(|heard| {
+                let Some(heard) = heard else { return false };
+                let line = info
+                    .location()
+                    .filter(|location| location.file() == file!());
+                *heard = (
+                    info.payload_as_str().unwrap_or_default().to_owned(),
+                    line.map_or(0, |location| location.line()),
+                );
+                true
+            });
+            if !listening {
+                usual(info);
+            }
+        }));
+    });
+    HEARD.set(Some(Default::default()));
+    let outcome = catch_unwind(AssertUnwindSafe(misuse));
+    let heard = HEARD.take().expect("set above");
+    assert!(outcome.is_err(), "misuse went unnoticed");
+    heard
+}
+
+/// Checks that something panics with this text, and at the caller's line.
+#[track_caller]
+fn misuse<T>(text: &str, misuse: impl FnOnce() -> T) {
+    let first = Location::caller().line();
+    let (message, line) = panic_of(|| drop(misuse()));
+    assert!(message.contains(text), "`{text}` is not in: {message}");
+    assert!(
+        (first..first + 4).contains(&line),
+        "points at line {line}, not {first}: {message}"
+    );
+}
+
+#[test]
+fn misuse_panics_at_the_callers_line() {
+    let _alone = alone();
+    let device = device();
+    let (tape, other) = (Tape::training(&device), Tape::inference(&device));
+    let x = tape.variable([2, 3], &[0.0; 6]);
+    let y = tape.variable([4], &[0.0; 4]);
+    let ids = tape.input([2], &[0u32, 1]);
+    let tensor = Tensor::zeros(&device, [2], DType::F32).unwrap();
+    let stranger = Tensor::zeros(&self::device(), [2], DType::F32).unwrap();
+    misuse("add: shapes [[2, 3], [4]] do not broadcast", || x + y);
+    misuse("sub: shapes [[4], [2, 3]] do not broadcast", || y - x);
+    misuse("mul: shapes [[2, 3], [4]] do not broadcast", || x * y);
+    misuse("div: shapes [[2, 3], [4]] do not broadcast", || x / y);
+    misuse("maximum: shapes [[2, 3], [4]] do not broadcast", || {
+        x.maximum(y)
+    });
+    misuse(
+        "select: shapes [[2, 3], [2, 3], [4]] do not broadcast",
+        || x.select(x, y),
+    );
+    misuse("scale: attributes must be finite", || x * f32::NAN);
+    misuse("shift: attributes must be finite", || x + f32::INFINITY);
+    misuse("shift: attributes must be finite", || f32::INFINITY - x);
+    misuse("div_by: attributes must be finite", || x / f32::NAN);
+    misuse("constants must be finite", || tape.full([2], f32::NAN));
+    misuse("reshape: [2, 3] and [5]", || x.reshape([5]));
+    misuse("permute: [0, 2] does not name", || x.permute(&[0, 2]));
+    misuse("transpose: shape [4] has no two axes", || y.transpose());
+    misuse("slice: 2..9 of axis 1", || x.slice(1, 2..9));
+    misuse("slice: 1..1 of axis 0", || x.slice(0, 1..1));
+    misuse("broadcast_to: [2, 3] does not broadcast to [3]", || {
+        x.broadcast_to([3])
+    });
+    misuse("pad: [4] has no axis 3", || y.pad(3, 1, 1));
+    misuse("matmul: [2, 3] and [4] do not multiply", || x.matmul(y));
+    misuse("matmul: [2, 3] and [2, 3] do not multiply", || x.matmul(x));
+    misuse(
+        "matmul: the leading axes of [2, 1, 3] and [5, 3, 2]",
+        || x.reshape([2, 1, 3]).matmul(tape.full([5, 3, 2], 1.0)),
+    );
+    misuse("shape [2, 0] has an extent of zero", || Shape::new(&[2, 0]));
+    misuse("the largest supported rank is 6", || {
+        x.reshape([1, 1, 1, 1, 1, 2, 3])
+    });
+    misuse("input: shape [2, 3] is not filled by 5 values", || {
+        tape.input([2, 3], &[0.0f32; 5])
+    });
+    misuse("input: shape [2] is not filled by 3 values", || {
+        tape.variable([2], &[0.0; 3])
+    });
+    misuse("add: an input was recorded on another tape", || {
+        other.full([4], 2.0) + y
+    });
+    misuse("backward: only scalars", || tape.backward(x));
+    misuse("backward: an inference tape", || {
+        other.backward(other.full([1], 1.0))
+    });
+    misuse("backward: value and seed differ in shape", || {
+        tape.backward_from(x, y)
+    });
+    misuse("fetch: the value has another element type", || {
+        tape.fetch::<u32>(x)
+    });
+    misuse("fetch: the value has another element type", || {
+        tape.fetch::<f32>(ids)
+    });
+    misuse("assign: value and destination differ", || {
+        tape.assign(&tensor, x)
+    });
+    misuse("tensor: it is held by another device", || {
+        tape.tensor(&stranger)
+    });
+    misuse("tensor: it is held by another device", || {
+        tape.assign(&stranger, y.slice(0, 0..2))
+    });
+    misuse("part [3] at element 0 reaches beyond", || {
+        tensor.part(0, [3])
+    });
+    misuse("is not filled by 3 values", || tensor.write(&[0.0f32; 3]));
+    misuse("the tensor holds another type", || tensor.write(&[0u32; 2]));
+    misuse("the tensor holds another type", || tensor.to_vec::<u32>());
+    misuse("is not filled by 1 values", || {
+        Tensor::new(&device, [2], &[0.0f32])
+    });
+}
+
+#[test]
+fn misuse_of_larger_operations_points_at_the_callers_line_too() {
+    let _alone = alone();
+    let device = device();
+    let tape = Tape::training(&device);
+    let scalar = tape.variable(Shape::SCALAR, &[1.0]);
+    let x = tape.variable([2, 3], &[0.0; 6]);
+    let y = tape.variable([4], &[0.0; 4]);
+    let ids = tape.input([2], &[0u32, 1]);
+    misuse("sum: ", || x.sum(&[2]));
+    misuse("sum: ", || x.sum_keep(&[0, 0]));
+    misuse("mean: ", || x.mean(&[2]));
+    misuse("mean: ", || x.mean_keep(&[2]));
+    misuse("max: ", || x.max(&[5]));
+    misuse("min: ", || x.min_keep(&[5]));
+    misuse("var: ", || x.var(&[2]));
+    misuse("var_unbiased: ", || x.var_unbiased(&[2]));
+    misuse("argmax: ", || x.argmax(2));
+    misuse("softmax: ", || scalar.softmax());
+    misuse("log_softmax: ", || scalar.log_softmax());
+    misuse("layer_norm: ", || x.layer_norm(y, None, 1e-5));
+    misuse("layer_norm: ", || y.layer_norm(y, Some(x), 1e-5));
+    misuse("rms_norm: ", || x.rms_norm(y, 1e-5));
+    misuse("embedding: ", || y.embedding(ids));
+    misuse("embedding: ", || x.embedding(y));
+    misuse("gather along axis 2: ", || x.gather(2, ids));
+    misuse("index_select along axis 0: ", || x.index_select(0, y));
+    misuse("cross_entropy: ", || {
+        y.cross_entropy(ids, CrossEntropy::default())
+    });
+    misuse("cross_entropy: ", || {
+        x.cross_entropy_rows(y, CrossEntropy::default())
+    });
+    misuse("dropout: ", || x.dropout(1.0));
+    misuse("rotary: ", || x.rotary(y, 2));
+    misuse("swiglu: ", || x.swiglu());
+    misuse("attention: ", || y.packed_attention(&Attention::causal(2)));
+}
+
+#[test]
+fn gradients_that_do_not_exist_say_what_to_do() {
+    let _alone = alone();
+    let device = device();
+    let tape = Tape::training(&device);
+    let x = tape.variable([3], &[0.0; 3]);
+    let custom = Custom {
+        source: GOOD,
+        entry: "main",
+        overwrites: false,
+    };
+    let loss = tape.record(custom, &[x, x]).sum_all();
+    let (message, _) = panic_of(|| drop(tape.backward(loss)));
+    assert_eq!(
+        message,
+        "custom: no gradient: it is a test; use something else"
+    );
+}
+
+#[test]
+fn one_buffer_bound_both_ways_is_refused() {
+    let _alone = alone();
+    let device = device();
+    let tensor = Tensor::new(&device, [3], &[1.0f32, 2.0, 3.0]).unwrap();
+    let tape = Tape::inference(&device);
+    let x = tape.tensor(&tensor);
+    let custom = Custom {
+        source: GOOD,
+        entry: "main",
+        overwrites: true,
+    };
+    drop(tape.fetch::<f32>(tape.record(custom, &[x, x])));
+    let (message, _) = panic_of(|| drop(tape.run()));
+    assert!(
+        message.contains("kernel `my_kernel` binds one buffer both for reading and for writing"),
+        "{message}"
+    );
+    // Nothing is left locked.
+    assert_eq!(tensor.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0]);
+    run_custom(&device, GOOD, "main").unwrap();
+}
