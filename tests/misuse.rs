@@ -1,0 +1,182 @@
+//! What only a bug in the calling code can cause panics with the operation's name and the shapes, at the caller's line.
+
+mod common;
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::sync::Once;
+
+use common::{device, portable_device};
+use shadegrad::ops::CrossEntropy;
+use shadegrad::ops::attention::Attention;
+use shadegrad::{DType, Shape, Tape, Tensor};
+
+thread_local! {
+    /// Message and line of this thread's last panic in this file; `None` while nobody listens.
+    static HEARD: RefCell<Option<(String, u32)>> = const { RefCell::new(None) };
+}
+
+/// Runs something that must panic, and gives its message and the line in this file that the panic points at.
+fn panic_of(misuse: impl FnOnce()) -> (String, u32) {
+    static LISTEN: Once = Once::new();
+    LISTEN.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let listening = HEARD.with_borrow_mut(|heard| {
+                let Some(heard) = heard else { return false };
+                let line = info
+                    .location()
+                    .filter(|location| location.file() == file!());
+                *heard = (
+                    info.payload_as_str().unwrap_or_default().to_owned(),
+                    line.map_or(0, |location| location.line()),
+                );
+                true
+            });
+            if !listening {
+                usual(info);
+            }
+        }));
+    });
+    HEARD.set(Some(Default::default()));
+    let outcome = catch_unwind(AssertUnwindSafe(misuse));
+    let heard = HEARD.take().expect("set above");
+    assert!(outcome.is_err(), "misuse went unnoticed");
+    heard
+}
+
+/// Checks that something panics with this text, and at the caller's line.
+#[track_caller]
+fn misuse<T>(text: &str, misuse: impl FnOnce() -> T) {
+    let first = Location::caller().line();
+    let (message, line) = panic_of(|| drop(misuse()));
+    assert!(message.contains(text), "`{text}` is not in: {message}");
+    assert!(
+        (first..first + 4).contains(&line),
+        "points at line {line}, not {first}: {message}"
+    );
+}
+
+#[test]
+fn misuse_panics_at_the_callers_line() {
+    let device = device();
+    let (tape, other) = (Tape::training(device), Tape::inference(device));
+    let x = tape.variable([2, 3], &[0.0; 6]);
+    let y = tape.variable([4], &[0.0; 4]);
+    let ids = tape.input([2], &[0u32, 1]);
+    let tensor = Tensor::zeros(device, [2], DType::F32).unwrap();
+    let stranger = Tensor::zeros(portable_device(), [2], DType::F32).unwrap();
+    misuse("add: shapes [[2, 3], [4]] do not broadcast", || x + y);
+    misuse("sub: shapes [[4], [2, 3]] do not broadcast", || y - x);
+    misuse("mul: shapes [[2, 3], [4]] do not broadcast", || x * y);
+    misuse("div: shapes [[2, 3], [4]] do not broadcast", || x / y);
+    misuse("maximum: shapes [[2, 3], [4]] do not broadcast", || {
+        x.maximum(y)
+    });
+    misuse(
+        "select: shapes [[2, 3], [2, 3], [4]] do not broadcast",
+        || x.select(x, y),
+    );
+    misuse("scale: attributes must be finite", || x * f32::NAN);
+    misuse("shift: attributes must be finite", || x + f32::INFINITY);
+    misuse("shift: attributes must be finite", || f32::INFINITY - x);
+    misuse("div_by: attributes must be finite", || x / f32::NAN);
+    misuse("constants must be finite", || tape.full([2], f32::NAN));
+    misuse("reshape: [2, 3] and [5]", || x.reshape([5]));
+    misuse("permute: [0, 2] does not name", || x.permute(&[0, 2]));
+    misuse("transpose: shape [4] has no two axes", || y.transpose());
+    misuse("slice: 2..9 of axis 1", || x.slice(1, 2..9));
+    misuse("slice: 1..1 of axis 0", || x.slice(0, 1..1));
+    misuse("broadcast_to: [2, 3] does not broadcast to [3]", || {
+        x.broadcast_to([3])
+    });
+    misuse("pad: [4] has no axis 3", || y.pad(3, 1, 1));
+    misuse("matmul: [2, 3] and [4] do not multiply", || x.matmul(y));
+    misuse("matmul: [2, 3] and [2, 3] do not multiply", || x.matmul(x));
+    misuse(
+        "matmul: the leading axes of [2, 1, 3] and [5, 3, 2]",
+        || x.reshape([2, 1, 3]).matmul(tape.full([5, 3, 2], 1.0)),
+    );
+    misuse("shape [2, 0] has an extent of zero", || Shape::new(&[2, 0]));
+    misuse("the largest supported rank is 6", || {
+        x.reshape([1, 1, 1, 1, 1, 2, 3])
+    });
+    misuse("input: shape [2, 3] is not filled by 5 values", || {
+        tape.input([2, 3], &[0.0f32; 5])
+    });
+    misuse("input: shape [2] is not filled by 3 values", || {
+        tape.variable([2], &[0.0; 3])
+    });
+    misuse("add: an input was recorded on another tape", || {
+        other.full([4], 2.0) + y
+    });
+    misuse("backward: only scalars", || tape.backward(x));
+    misuse("backward: an inference tape", || {
+        other.backward(other.full([1], 1.0))
+    });
+    misuse("backward: value and seed differ in shape", || {
+        tape.backward_from(x, y)
+    });
+    misuse("fetch: the value has another element type", || {
+        tape.fetch::<u32>(x)
+    });
+    misuse("fetch: the value has another element type", || {
+        tape.fetch::<f32>(ids)
+    });
+    misuse("assign: value and destination differ", || {
+        tape.assign(&tensor, x)
+    });
+    misuse("tensor: it is held by another device", || {
+        tape.tensor(&stranger)
+    });
+    misuse("tensor: it is held by another device", || {
+        tape.assign(&stranger, y.slice(0, 0..2))
+    });
+    misuse("part [3] at element 0 reaches beyond", || {
+        tensor.part(0, [3])
+    });
+    misuse("is not filled by 3 values", || tensor.write(&[0.0f32; 3]));
+    misuse("the tensor holds another type", || tensor.write(&[0u32; 2]));
+    misuse("the tensor holds another type", || tensor.to_vec::<u32>());
+    misuse("is not filled by 1 values", || {
+        Tensor::new(device, [2], &[0.0f32])
+    });
+}
+
+#[test]
+fn misuse_of_larger_operations_points_at_the_callers_line_too() {
+    let device = device();
+    let tape = Tape::training(device);
+    let scalar = tape.variable(Shape::SCALAR, &[1.0]);
+    let x = tape.variable([2, 3], &[0.0; 6]);
+    let y = tape.variable([4], &[0.0; 4]);
+    let ids = tape.input([2], &[0u32, 1]);
+    misuse("sum: ", || x.sum(&[2]));
+    misuse("sum: ", || x.sum_keep(&[0, 0]));
+    misuse("mean: ", || x.mean(&[2]));
+    misuse("mean: ", || x.mean_keep(&[2]));
+    misuse("max: ", || x.max(&[5]));
+    misuse("min: ", || x.min_keep(&[5]));
+    misuse("var: ", || x.var(&[2]));
+    misuse("var_unbiased: ", || x.var_unbiased(&[2]));
+    misuse("argmax: ", || x.argmax(2));
+    misuse("softmax: ", || scalar.softmax());
+    misuse("log_softmax: ", || scalar.log_softmax());
+    misuse("layer_norm: ", || x.layer_norm(y, None, 1e-5));
+    misuse("layer_norm: ", || y.layer_norm(y, Some(x), 1e-5));
+    misuse("rms_norm: ", || x.rms_norm(y, 1e-5));
+    misuse("embedding: ", || y.embedding(ids));
+    misuse("embedding: ", || x.embedding(y));
+    misuse("gather along axis 2: ", || x.gather(2, ids));
+    misuse("index_select along axis 0: ", || x.index_select(0, y));
+    misuse("cross_entropy: ", || {
+        y.cross_entropy(ids, CrossEntropy::default())
+    });
+    misuse("cross_entropy: ", || {
+        x.cross_entropy_rows(y, CrossEntropy::default())
+    });
+    misuse("dropout: ", || x.dropout(1.0));
+    misuse("rotary: ", || x.rotary(y, 2));
+    misuse("swiglu: ", || x.swiglu());
+    misuse("attention: ", || y.packed_attention(&Attention::causal(2)));
+}
