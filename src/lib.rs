@@ -1,4 +1,36 @@
-//! Reverse-mode tape autograd whose every operation runs as a WGSL compute shader through wgpu.
+//! Reverse-mode tape autograd whose every operation runs as a WGSL compute shader through [wgpu](https://wgpu.rs), with a
+//! decoder-only transformer, its loss and its optimizer written against that tape.
+//!
+//! ```
+//! # fn main() -> shadegrad::Result<()> {
+//! use shadegrad::{Device, Tape};
+//!
+//! let device = Device::new()?;
+//! let tape = Tape::training(&device);
+//! let x = tape.variable([2, 2], &[1.0, 2.0, 3.0, 4.0]);
+//! let w = tape.variable([2, 1], &[0.5, -0.5]);
+//! let loss = x.matmul(w).tanh().mean_all();
+//! let gradients = tape.backward(loss); // records; nothing has run yet
+//! let dw = gradients.of(w).expect("the loss depends on w");
+//! let (loss, dw) = (tape.fetch::<f32>(loss), tape.fetch::<f32>(dw));
+//! tape.run()?; // plans, fuses, submits once
+//! println!("loss {}, dw {:?}", loss.item()?, dw.get()?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what is there |
+//! | --- | --- |
+//! | [`tape`] | recording, reverse mode, the plan and its replay |
+//! | [`ops`] | the operations, and the trait to add more |
+//! | [`nn`] | parameters, layers, [`nn::Gpt`], generation |
+//! | [`optim`] | AdamW, SGD, clipping, schedules |
+//! | [`data`], [`sampling`] | tokenizers and batches, choosing the next token |
+//! | [`checkpoint`] | complete training state in a safetensors file |
+//! | [`gpu`] | devices, tensors, kernels, results on their way back |
+//! | [`check`](mod@check) | the gradient checker, also for operations of your own |
+//!
+//! The repository's `docs/architecture.md` tells how it works, `docs/adding-an-op.md` how to extend it.
 
 pub mod check;
 pub mod checkpoint;
@@ -17,3 +49,8 @@ pub use error::{Error, Result};
 pub use gpu::{AdapterClass, DType, Device, DeviceOptions, Kernel, Tensor};
 pub use shape::{Layout, MAX_RANK, Shape};
 pub use tape::{Tape, Var};
+
+/// The README's example, compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -100,7 +100,7 @@ pub struct Settings {
     pub batch_size: usize,
 
     /// Width of the model
-    #[arg(short, long, default_value_t = 64, help_heading = "Model")]
+    #[arg(short, long, default_value_t = 32, help_heading = "Model")]
     pub d_model: usize,
     /// Attention heads; they divide the width
     #[arg(short, long, default_value_t = 4, help_heading = "Model")]
@@ -108,7 +108,7 @@ pub struct Settings {
     /// Blocks
     #[arg(short = 'l', long, default_value_t = 4, help_heading = "Model")]
     pub n_layers: usize,
-    /// Width of the feed-forward layers [default: 4 × width, 8/3 × width for swiglu]
+    /// Width of the feed-forward layers [default: 4 × width; 8/3 × width for swiglu, rounded up to a multiple of 4]
     #[arg(long, help_heading = "Model")]
     pub d_ff: Option<usize>,
     /// Normalisation
@@ -143,12 +143,12 @@ pub struct Settings {
         short = 'e',
         long,
         visible_alias = "epochs",
-        default_value_t = 3000,
+        default_value_t = 1500,
         help_heading = "Training"
     )]
     pub steps: u64,
     /// Learning rate at its highest
-    #[arg(long, default_value_t = 1e-3, help_heading = "Training")]
+    #[arg(long, default_value_t = 4e-3, help_heading = "Training")]
     pub lr: f32,
     /// How the learning rate goes on after the warm-up
     #[arg(long, value_enum, default_value = "cosine", help_heading = "Training")]

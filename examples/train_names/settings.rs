@@ -43,8 +43,9 @@ impl Settings {
     /// With the width of the feed-forward layers spelled out.
     fn with_d_ff(mut self) -> Settings {
         self.d_ff.get_or_insert(match self.ffn {
-            // Three matrices instead of two: two thirds of the width for the same number of weights.
-            FeedForwardKind::Swiglu => self.d_model.saturating_mul(8) / 3,
+            // Three matrices instead of two: two thirds of the width for the same number of weights. Kernels read rows
+            // of a multiple of four elements four at a time.
+            FeedForwardKind::Swiglu => (self.d_model.saturating_mul(8) / 3).next_multiple_of(4),
             _ => self.d_model.saturating_mul(4),
         });
         self

@@ -1,6 +1,6 @@
 //! The tape: a list of recorded operations, differentiated by walking it backwards, planned once and replayed.
 //!
-//! Reading order: this file (recording), [`backward`](self::backward) (reverse mode), then [`plan`](self::plan) (how
+//! Reading order: this file (recording), `backward` (reverse mode), then `plan` (how
 //! a list becomes dispatches).
 
 mod backward;

@@ -1,4 +1,4 @@
-//! Pointwise operations: one [table](table) row each. From a row come the method on [`Var`], the kernel, the fusion
+//! Pointwise operations: one [`TABLE`] row each. From a row come the method on [`Var`], the kernel, the fusion
 //! with neighbours, the gradient, and the rows of the oracle test and the gradient check.
 
 mod gradient;
