@@ -362,7 +362,8 @@ mod tests {
 
     #[test]
     fn broadcast_follows_numpy() {
-        let cases: [(&[usize], &[usize], Option<&[usize]>); 5] = [
+        type Case = (&'static [usize], &'static [usize], Option<&'static [usize]>);
+        let cases: [Case; 5] = [
             (&[3, 1], &[4], Some(&[3, 4])),
             (&[], &[2, 5], Some(&[2, 5])),
             (&[2, 3], &[2, 3], Some(&[2, 3])),
