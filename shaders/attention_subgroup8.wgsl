@@ -8,7 +8,8 @@
 // Why this form. A lane is a query, so neither the softmax nor a dot product needs a reduction across lanes. Keys and
 // values come eight rows at a time: each lane loads one of them (llvmpipe loads lane by lane, whatever the addresses, so
 // that brings eight times as much as all lanes loading the same row) and a shuffle hands each row round. Causality
-// bounds the loop. A workgroup is one subgroup; it works on eight queries of one head.
+// bounds the loop. A workgroup is one subgroup; it works on eight queries of one head. Four keys a turn, with one
+// rescaling for all, measured the same: loads and stores are most of the time.
 //
 // Block operands is replaced when a kernel is made: how rows are held, loaded and stored.
 

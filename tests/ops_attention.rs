@@ -180,7 +180,7 @@ struct TestMask {
 }
 
 impl TestMask {
-    fn draw(random: &mut Random, size: Size, is_boolean: bool) -> TestMask {
+    fn draw(random: &mut Random, size: Size, is_boolean: bool, dtype: DType) -> TestMask {
         let full = Shape::new(&[size.batch, size.heads, size.queries, size.keys]);
         let shape = random.broadcastable(full);
         let values = (0..shape.elements())
@@ -191,10 +191,6 @@ impl TestMask {
                 (false, _) => random.between(-2.0, 2.0),
             })
             .collect();
-        let dtype = match is_boolean && random.below(2) == 0 {
-            true => DType::U32,
-            false => DType::F32,
-        };
         TestMask {
             shape,
             values,
@@ -442,10 +438,37 @@ fn packed_contexts() {
     }
 }
 
+/// More workgroups than one dimension of a grid can have.
+#[test]
+fn packed_large_batch() {
+    for device in devices() {
+        Case {
+            device,
+            size: Size::new(22_000, 3, 1, 1, 8),
+            config: Attention::causal(3),
+            mask: None,
+            seed: 50,
+        }
+        .check_packed();
+    }
+}
+
+/// Kernels are compiled for each head size, which takes its time: not every size on every device. The other tests have
+/// sizes 5, 8 and 24 on both.
 #[test]
 fn packed_head_sizes() {
-    for (n, head_dim) in [1, 3, 8, 16, 24, 64, 80, 128].into_iter().enumerate() {
-        for device in devices() {
+    let [own, portable] = devices();
+    let sizes: [(usize, &[&'static Device]); 7] = [
+        (1, &[portable]),
+        (3, &[own]),
+        (8, &[own, portable]),
+        (16, &[own]),
+        (64, &[own, portable]),
+        (80, &[portable]),
+        (128, &[own, portable]),
+    ];
+    for (n, (head_dim, devices)) in sizes.into_iter().enumerate() {
+        for &device in devices {
             let heads = 1 + n % 6;
             Case {
                 device,
@@ -462,15 +485,20 @@ fn packed_head_sizes() {
 #[test]
 fn packed_with_masks() {
     let mut random = Random::new(5);
-    for n in 0..6 {
-        let context = [13, 70][n % 2];
-        let size = Size::new(2, 3, context, context, [8, 5][n / 2 % 2]);
+    let cases = [
+        (13, 8, true, DType::F32),
+        (70, 5, true, DType::U32),
+        (70, 8, false, DType::F32),
+        (13, 5, false, DType::F32),
+    ];
+    for (n, (context, head_dim, is_boolean, dtype)) in cases.into_iter().enumerate() {
+        let size = Size::new(2, 3, context, context, head_dim);
         for device in devices() {
             Case {
                 device,
                 size,
                 config: config(3, n % 3 == 0).with_scale(0.7),
-                mask: Some(TestMask::draw(&mut random, size, n < 3)),
+                mask: Some(TestMask::draw(&mut random, size, is_boolean, dtype)),
                 seed: 200 + n as u64,
             }
             .check_packed();
@@ -483,14 +511,14 @@ fn separate_operands() {
     let mut random = Random::new(6);
     let lengths = [(7, 7), (5, 18), (18, 5), (1, 33), (33, 1), (40, 41)];
     for (n, (queries, keys)) in lengths.into_iter().enumerate() {
-        for (m, device) in devices().into_iter().enumerate() {
+        for device in devices() {
             let size = Size::new(2, 2, queries, keys, [8, 5][n % 2]);
-            let has_mask = (n + m) % 2 == 0;
+            let mask = (n % 3 == 0).then(|| TestMask::draw(&mut random, size, n == 0, DType::F32));
             Case {
                 device,
                 size,
                 config: config(2, n % 3 != 2),
-                mask: has_mask.then(|| TestMask::draw(&mut random, size, n < 3)),
+                mask,
                 seed: 300 + n as u64,
             }
             .check_separate(Layout::ALL[n % 4]);
@@ -528,7 +556,7 @@ fn fully_masked_rows() {
 /// Only the operands that need a gradient get one, and keys can be shared by all heads.
 #[test]
 fn partial_gradients_and_shared_heads() {
-    let (b, h, t, d) = (2, 3, 6, 4);
+    let (b, h, t, d) = (2, 3, 6, 8);
     let mut random = Random::new(7);
     let data = [h, 1, h].map(|heads| random.values(b * heads * t * d, -1.0, 1.0));
     for device in devices() {
@@ -561,12 +589,33 @@ fn partial_gradients_and_shared_heads() {
     }
 }
 
+/// The gradient that arrives may be a view that repeats one element.
+#[test]
+fn broadcast_upstream_gradient() {
+    let data = Random::new(10).values(2 * 5 * 48, -1.0, 1.0);
+    for device in devices() {
+        let gradient = |has_weights: bool| {
+            let tape = Tape::training(device);
+            let x = tape.variable([2, 5, 48], &data);
+            let mut out = x.packed_attention(&Attention::causal(2));
+            if has_weights {
+                out = out * tape.input([2, 5, 16], &[1.0f32; 160]);
+            }
+            let gradient = tape.backward(out.sum_all()).of(x).unwrap();
+            let gradient = tape.fetch::<f32>(gradient);
+            tape.run().unwrap();
+            gradient.get().unwrap()
+        };
+        assert_eq!(gradient(false), gradient(true));
+    }
+}
+
 #[test]
 fn the_same_bits_twice() {
     for device in devices() {
         let case = Case {
             device,
-            size: Size::new(2, 3, 40, 40, 16),
+            size: Size::new(2, 3, 40, 40, 24),
             config: Attention::causal(3).with_dropout(0.2),
             mask: None,
             seed: 500,
@@ -657,10 +706,10 @@ fn dropout() {
 
 #[test]
 fn inference_drops_nothing() {
-    let data = Random::new(8).values(2 * 5 * 24, -1.0, 1.0);
+    let data = Random::new(8).values(2 * 5 * 48, -1.0, 1.0);
     let run = |dropout: f32| {
         let tape = Tape::inference(device());
-        let x = tape.input([2, 5, 24], &data);
+        let x = tape.input([2, 5, 48], &data);
         let out = x.packed_attention(&Attention::causal(2).with_dropout(dropout));
         let out = tape.fetch::<f32>(out);
         tape.run().unwrap();
@@ -744,4 +793,13 @@ fn second_derivative() {
     let out = x.packed_attention(&Attention::causal(1));
     let gradient = tape.backward(out.sum_all()).of(x).unwrap();
     tape.backward((gradient * gradient).sum_all());
+}
+
+#[test]
+#[should_panic(expected = "attention_weights: no gradient: the weights are there to be looked at")]
+fn gradient_of_weights() {
+    let tape = Tape::training(device());
+    let x = tape.variable([1, 1, 2, 3], &[0.5; 6]);
+    let (_, weights) = attention_with_weights(x, x, x, None, &Attention::full(1));
+    tape.backward(weights.sum_all());
 }
