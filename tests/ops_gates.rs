@@ -27,7 +27,8 @@ fn swiglu64(packed: &[f64], half: usize) -> Vec<f64> {
 #[test]
 fn swiglu_and_its_gradients() {
     let mut random = Random::new(1);
-    // A packed extent of a multiple of eight takes the kernels with vectors.
+    // A packed extent of a multiple of eight takes the kernels with vectors, a multiple of four elements those with
+    // quads, the rest goes one by one.
     for dims in [
         &[2][..],
         &[1, 6],
@@ -168,4 +169,30 @@ fn rotary_refuses_a_table_of_other_positions() {
     let tape = Tape::inference(device());
     let table = tape.input([3, 6], &[0f32; 18]);
     tape.input([2, 6], &[0f32; 12]).rotary(table, 1);
+}
+
+/// More workgroups than one dimension of a dispatch has, in the kernels that divide in floating point.
+#[test]
+fn swiglu_finds_its_row_in_long_tensors() {
+    let (half, rows) = (3, 1_400_001);
+    let packed: Vec<f32> = (0..2 * half * rows)
+        .map(|i| (i % 61) as f32 - 30.0)
+        .collect();
+    let tape = Tape::training(device());
+    let x = tape.variable([rows, 2 * half], &packed);
+    let y = x.swiglu();
+    let ones = tape.full([rows, half], 1.0);
+    let gradient = tape.backward_from(y, ones).of(x).unwrap();
+    let y = tape.fetch::<f32>(y);
+    let gradient = tape.fetch::<f32>(gradient);
+    tape.run().unwrap();
+    let expected = swiglu64(&common::wide(&packed), half);
+    common::assert_close("long", &y.get().unwrap(), &expected, 1e-5, 1e-6);
+    let gradient = gradient.get().unwrap();
+    let ups = gradient.chunks(2 * half).flat_map(|row| &row[half..]);
+    let gates = packed.chunks(2 * half).flat_map(|row| &row[..half]);
+    for (place, (gradient, gate)) in ups.zip(gates).enumerate() {
+        let silu = gate / (1.0 + (-gate).exp());
+        assert!((gradient - silu).abs() < 1e-4, "{place}");
+    }
 }

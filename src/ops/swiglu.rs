@@ -113,22 +113,30 @@ impl Operation for SwigluBackward {
     }
 }
 
-/// The kernel, its parameters and the number of groups: four elements an invocation where all operands allow it. The
-/// operands are the packed rows, `h` or its gradient, and the packed gradient if there is one.
-fn variant(entry: &'static str, operands: &[Operand]) -> (Kernel, Vec<u32>, usize) {
+/// The kernel, its parameters and the number of groups. The operands are the packed rows, `h` or its gradient, and the
+/// packed gradient if there is one.
+fn variant(name: &'static str, operands: &[Operand]) -> (Kernel, Vec<u32>, usize) {
     let hidden = operands[1];
     let half = hidden.shape().last();
-    let vector =
-        half.is_multiple_of(4) && operands.iter().all(|o| o.layout.offset.is_multiple_of(4));
-    let kernel = Kernel::builtin(entry, include_str!("../../shaders/swiglu.wgsl"), entry);
-    let (kernel, width) = match vector {
-        true => (kernel.block("element", "alias T = vec4<f32>;\n"), 4),
-        false => (kernel, 1),
+    let aligned = |operand: &Operand| operand.layout.offset.is_multiple_of(4);
+    let is_forward = operands.len() == 2;
+    let quads = is_forward && half >= 3 && aligned(&hidden) && hidden.elements().is_multiple_of(4);
+    let kernel = |entry| Kernel::builtin(name, include_str!("../../shaders/swiglu.wgsl"), entry);
+    // Elements per invocation, and per element of the kernel's arrays.
+    let (kernel, taken, unit) = if half.is_multiple_of(4) && operands.iter().all(aligned) {
+        let vectors = kernel(name).block("element", "alias T = vec4<f32>;\n");
+        (vectors.block("quads", ""), 4, 4)
+    } else if quads {
+        (kernel("swiglu_quads"), 4, 1)
+    } else {
+        (kernel(name), 1, 1)
     };
-    let count = hidden.elements() / width;
-    let mut params = vec![count as u32, (half / width) as u32];
-    params.extend(operands.iter().map(|o| o.offset() / width as u32));
+    let count = hidden.elements() / taken;
+    let half = half / unit;
+    let mut params = vec![count as u32, half as u32];
+    params.extend(operands.iter().map(|o| o.offset() / unit as u32));
     params.resize(5, 0);
+    params.push((1.0 / half as f32).to_bits());
     (kernel, params, count.div_ceil(64))
 }
 
