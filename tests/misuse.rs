@@ -16,6 +16,13 @@ thread_local! {
     static HEARD: RefCell<Option<(String, u32)>> = const { RefCell::new(None) };
 }
 
+/// What a panic says.
+fn text_of(payload: &dyn std::any::Any) -> String {
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(|&text| text.to_owned()))
+        .unwrap_or_default()
+}
+
 /// Runs something that must panic, and gives its message and the line in this file that the panic points at.
 fn panic_of(misuse: impl FnOnce()) -> (String, u32) {
     static LISTEN: Once = Once::new();
@@ -28,7 +35,7 @@ fn panic_of(misuse: impl FnOnce()) -> (String, u32) {
                     .location()
                     .filter(|location| location.file() == file!());
                 *heard = (
-                    info.payload_as_str().unwrap_or_default().to_owned(),
+                    text_of(info.payload()),
                     line.map_or(0, |location| location.line()),
                 );
                 true

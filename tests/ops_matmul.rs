@@ -29,9 +29,10 @@ fn stored_transposed<'t>(
     [batch, rows, columns]: [usize; 3],
 ) -> Var<'t> {
     let mut turned = vec![0.0; values.len()];
-    for i in 0..batch * rows * columns {
+    debug_assert_eq!(values.len(), batch * rows * columns);
+    for (i, &value) in values.iter().enumerate() {
         let (matrix, row, column) = (i / (rows * columns), i / columns % rows, i % columns);
-        turned[(matrix * columns + column) * rows + row] = values[i];
+        turned[(matrix * columns + column) * rows + row] = value;
     }
     tape.input([batch, columns, rows], &turned).transpose()
 }
@@ -211,13 +212,13 @@ fn gradients_are_products_too() {
             tape.run().unwrap();
             let mut expected_x = vec![0.0; a.len()];
             let mut expected_y = vec![0.0; b.len()];
-            for i in 0..batch * m * n {
+            for (i, &weight) in w.iter().enumerate() {
                 let (matrix, row, column) = (i / (m * n), i / n % m, i % n);
                 let base = if shared { 0 } else { matrix * k * n };
                 for x in 0..k {
                     let (at_a, at_b) = ((matrix * m + row) * k + x, base + x * n + column);
-                    expected_x[at_a] += 3.0 * w[i] as f64 * b[at_b] as f64;
-                    expected_y[at_b] += 3.0 * w[i] as f64 * a[at_a] as f64;
+                    expected_x[at_a] += 3.0 * weight as f64 * b[at_b] as f64;
+                    expected_y[at_b] += 3.0 * weight as f64 * a[at_a] as f64;
                 }
             }
             assert_close("dA", &dx.get().unwrap(), &expected_x, 1e-5, 1e-5);
