@@ -117,6 +117,13 @@ pub(crate) struct Shared {
 /// holds on to its uploads.
 const MOST_IN_FLIGHT: usize = 8;
 
+impl Drop for Shared {
+    /// Software adapters compile and compute on threads of their own, which must not be cut off by the end of `main`.
+    fn drop(&mut self) {
+        let _ = self.wgpu.poll(wgpu::PollType::wait_indefinitely());
+    }
+}
+
 /// The first asynchronous error, kept until the next call can return it.
 #[derive(Default)]
 struct Failure {
