@@ -8,6 +8,9 @@ use std::sync::OnceLock;
 
 use shadegrad::{AdapterClass, Device, DeviceOptions, Shape};
 
+static DEVICE: OnceLock<Device> = OnceLock::new();
+static PORTABLE_DEVICE: OnceLock<Device> = OnceLock::new();
+
 /// The device that all tests of this process share, held to WebGPU's default limits, so that wgpu refuses any kernel that
 /// needs more. The first call prints the adapter's line.
 ///
@@ -15,7 +18,6 @@ use shadegrad::{AdapterClass, Device, DeviceOptions, Shape};
 ///
 /// If there is no adapter, with the line that says what to install.
 pub fn device() -> &'static Device {
-    static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| {
         let device = open(DeviceOptions::default());
         println!("adapter: {}", device.description());
@@ -29,8 +31,7 @@ pub fn device() -> &'static Device {
 ///
 /// As [`device`].
 pub fn portable_device() -> &'static Device {
-    static DEVICE: OnceLock<Device> = OnceLock::new();
-    DEVICE.get_or_init(|| {
+    PORTABLE_DEVICE.get_or_init(|| {
         open(DeviceOptions {
             class: Some(AdapterClass::Gpu),
             portable: true,
@@ -44,7 +45,25 @@ fn open(options: DeviceOptions) -> Device {
         limits: Some(wgpu::Limits::default()),
         ..options
     };
-    Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"))
+    let device = Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"));
+    // SAFETY: `settle` is a function of the right type that does not unwind.
+    let refused = unsafe { atexit(settle) };
+    assert_eq!(refused, 0, "atexit has no room");
+    device
+}
+
+/// Waits for the shared devices when the process ends. They are never dropped, and a driver that is still compiling then
+/// would meet its libraries half taken down: Mesa's llvmpipe crashes in LLVM.
+extern "C" fn settle() {
+    for device in [DEVICE.get(), PORTABLE_DEVICE.get()].into_iter().flatten() {
+        // A lost device has nothing under way, and nobody is left to tell.
+        let _ = device.wait();
+    }
+}
+
+unsafe extern "C" {
+    /// Of the C library: what is registered last runs first, so before the clean-up of drivers loaded until then.
+    fn atexit(function: extern "C" fn()) -> i32;
 }
 
 /// Random numbers that depend on the seed alone (SplitMix64: Steele et al. 2014).
