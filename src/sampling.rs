@@ -23,7 +23,7 @@ use crate::rng;
 /// let mut sampler = Sampler::new(config, 42)?;
 /// let token = sampler.next_token(&[0.1, 2.0, -1.0, 1.5]);
 /// assert!(token == 1 || token == 3);
-/// # Ok::<(), shadegrad::error::Error>(())
+/// # Ok::<(), shadegrad::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingConfig {

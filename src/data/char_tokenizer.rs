@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// assert_eq!(tokenizer.vocabulary(), ['\n', 'a', 'e', 'm', 'v']);
 /// assert_eq!(tokenizer.encode("ava\n")?, [1, 4, 1, 0]);
 /// assert_eq!(tokenizer.decode(&[1, 4, 1, 0])?, "ava\n");
-/// # Ok::<(), shadegrad::error::Error>(())
+/// # Ok::<(), shadegrad::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CharTokenizer {

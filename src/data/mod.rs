@@ -18,7 +18,7 @@
 //! assert_eq!(batch.inputs.len(), 4 * 8);
 //! // The target of each position is the input of the next one.
 //! assert_eq!(batch.targets[..7], batch.inputs[1..8]);
-//! # Ok::<(), shadegrad::error::Error>(())
+//! # Ok::<(), shadegrad::Error>(())
 //! ```
 
 mod batch;
