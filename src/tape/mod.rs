@@ -204,7 +204,8 @@ impl Tape {
         self.graph.borrow_mut().push_operation(operation, &ids)
     }
 
-    /// Asks for a value: it is on its way to the host once the tape has run.
+    /// Asks for a value: it is on its way to the host once the tape has run. A persistent tensor arrives as it is at the
+    /// end of the tape, also where an assignment was recorded after this call.
     ///
     /// # Panics
     ///
