@@ -43,7 +43,7 @@ pub struct Cli {
     #[arg(long, default_value_t = 20, help_heading = "Sampling")]
     pub samples: usize,
     /// Below 1 sharpens the distribution, above 1 flattens it, 0 takes the most likely token
-    #[arg(short, long, default_value_t = 1.0, help_heading = "Sampling")]
+    #[arg(short, long, default_value_t = 0.8, help_heading = "Sampling")]
     pub temperature: f32,
     /// Sample among this many of the most likely tokens
     #[arg(short = 'k', long, value_name = "K", help_heading = "Sampling")]
