@@ -34,7 +34,7 @@ use crate::gpu::stats::count;
 pub struct Fusion {
     /// Chains of pointwise operations run as one generated kernel.
     pub pointwise: bool,
-    /// Pointwise operations that follow a matrix product run in its epilogue.
+    /// Pointwise operations that follow a kernel with an epilogue (matrix products, norms, softmax, …) run in it.
     pub epilogue: bool,
     /// A value that is only assigned to a persistent tensor is computed in place there.
     pub forward_assign: bool,
