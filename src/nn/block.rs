@@ -53,12 +53,15 @@ impl DecoderBlock {
     /// If `x` is not of that shape.
     #[track_caller]
     pub fn forward<'t>(&self, x: Var<'t>, positions: &Positions) -> Var<'t> {
+        let tape = x.tape();
         // Each sum, being the only reader of a product, runs in that product's epilogue.
-        let attended = self.attention.forward(self.norm1.forward(x), positions);
-        let x = x + attended.dropout(self.dropout);
-        x + self
-            .ffn
-            .forward(self.norm2.forward(x))
-            .dropout(self.dropout)
+        let normed = self.norm1.forward(x).tap("norm1");
+        let attended = tape.scope("attention", || {
+            let attended = self.attention.forward(normed, positions);
+            attended.dropout(self.dropout)
+        });
+        let x = (x + attended).tap("attended");
+        let normed = self.norm2.forward(x).tap("norm2");
+        x + tape.scope("ffn", || self.ffn.forward(normed).dropout(self.dropout))
     }
 }

@@ -37,13 +37,13 @@ impl FeedForward {
         bias: bool,
         std: f32,
     ) -> FeedForward {
-        let (name, columns) = match kind {
-            FeedForwardKind::Swiglu => ("gate_up", 2 * hidden),
-            _ => ("up", hidden),
+        let columns = match kind {
+            FeedForwardKind::Swiglu => 2 * hidden,
+            _ => hidden,
         };
         FeedForward {
             kind,
-            up: builder.scope(name, |b| Linear::new(b, width, columns, bias)),
+            up: builder.scope(up_name(kind), |b| Linear::new(b, width, columns, bias)),
             down: builder.scope("down", |b| {
                 Linear::with_init(b, hidden, width, bias, Init::Normal { std })
             }),
@@ -57,12 +57,21 @@ impl FeedForward {
     /// If `x` has another last extent.
     #[track_caller]
     pub fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {
-        let up = self.up.forward(x);
-        self.down.forward(match self.kind {
+        let up = self.up.forward(x).tap(up_name(self.kind));
+        let hidden = match self.kind {
             FeedForwardKind::Relu => up.relu(),
             FeedForwardKind::Gelu => up.gelu(),
             FeedForwardKind::GeluTanh => up.gelu_tanh(),
             FeedForwardKind::Swiglu => up.swiglu(),
-        })
+        };
+        self.down.forward(hidden.tap("hidden"))
+    }
+}
+
+/// What the first projection is called.
+fn up_name(kind: FeedForwardKind) -> &'static str {
+    match kind {
+        FeedForwardKind::Swiglu => "gate_up",
+        _ => "up",
     }
 }

@@ -29,6 +29,27 @@ use crate::tape::Var;
 ///
 /// With `bias`, every linear layer but the head and every layer norm has a `bias` beside its `weight`.
 ///
+/// What a [trace](crate::Tape::trace) finds, in the order of computation:
+///
+/// | name | shape | what |
+/// | --- | --- | --- |
+/// | `token_embedding` | `[B, T, d_model]` | the tokens' vectors |
+/// | `position_embedding` | `[T, d_model]` | the positions' vectors, unless they are rotary |
+/// | `embedded` | `[B, T, d_model]` | their sum: the residual stream as it enters the first block |
+/// | `blocks.{i}.norm1` | `[B, T, d_model]` | the stream, normalised |
+/// | `blocks.{i}.attention.scores` | `[B, n_heads, T, T]` | scaled products of queries and keys, before the mask |
+/// | `blocks.{i}.attention.weights` | `[B, n_heads, T, T]` | what the mask and softmax make of them |
+/// | `blocks.{i}.attention.heads` | `[B, T, d_model]` | the values, weighted, of all heads |
+/// | `blocks.{i}.attention` | `[B, T, d_model]` | what is added to the stream |
+/// | `blocks.{i}.attended` | `[B, T, d_model]` | the stream with that added |
+/// | `blocks.{i}.norm2` | `[B, T, d_model]` | the stream, normalised |
+/// | `blocks.{i}.ffn.up`, or `.gate_up` with SwiGLU | `[B, T, d_ff]`, or twice that | before the activation |
+/// | `blocks.{i}.ffn.hidden` | `[B, T, d_ff]` | behind the activation |
+/// | `blocks.{i}.ffn` | `[B, T, d_model]` | what is added to the stream |
+/// | `blocks.{i}` | `[B, T, d_model]` | the stream with that added, as it leaves the block |
+/// | `norm` | `[B, T, d_model]` | the stream behind the last block, normalised |
+/// | `logits` | `[B, T, vocab_size]` | the logits |
+///
 /// ```
 /// # fn main() -> shadegrad::Result<()> {
 /// use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
@@ -132,10 +153,14 @@ impl Gpt {
             "gpt: tokens of shape {shape} are not [batch, up to {} positions]",
             self.config.context
         );
-        let embedded = self.positions.add_to(self.token_embedding.forward(tokens));
-        let x = embedded.dropout(self.config.dropout);
-        let blocks = self.blocks.iter();
-        blocks.fold(x, |x, block| block.forward(x, &self.positions))
+        let tape = tokens.tape();
+        let embedded = self.token_embedding.forward(tokens).tap("token_embedding");
+        let embedded = self.positions.add_to(embedded);
+        let x = embedded.dropout(self.config.dropout).tap("embedded");
+        self.blocks.iter().enumerate().fold(x, |x, (i, block)| {
+            let forward = || block.forward(x, &self.positions);
+            tape.scope(format_args!("blocks.{i}"), forward)
+        })
     }
 
     /// The logits for what [`Gpt::hidden`] gives, or for some of its rows: `[…, d_model] → […, vocab_size]`.
@@ -150,7 +175,8 @@ impl Gpt {
             Some(weight) => weight.on(tape),
             None => self.token_embedding.weight().on(tape).transpose(),
         };
-        self.norm.forward(hidden).matmul(weight)
+        let normed = self.norm.forward(hidden).tap("norm");
+        normed.matmul(weight).tap("logits")
     }
 
     /// A logit for every token that may follow each position: `U32 [B, T] → [B, T, vocab_size]`.

@@ -51,11 +51,12 @@ impl Positions {
     #[track_caller]
     pub fn add_to<'t>(&self, x: Var<'t>) -> Var<'t> {
         let length = x.shape().dim(x.shape().rank() - 2);
-        match self {
-            Positions::Learned(table) => x + first_rows(table.weight().on(x.tape()), length),
-            Positions::Sinusoidal(table) => x + first_rows(table.on(x.tape()), length),
-            Positions::Rotary(_) => x,
-        }
+        let table = match self {
+            Positions::Learned(table) => table.weight().on(x.tape()),
+            Positions::Sinusoidal(table) => table.on(x.tape()),
+            Positions::Rotary(_) => return x,
+        };
+        x + first_rows(table, length).tap("position_embedding")
     }
 
     /// Packed projections `[…, T, 3·width]` with queries and keys turned by the positions `0..T`, if they are of a kind

@@ -7,6 +7,7 @@ mod backward;
 mod graph;
 mod plan;
 mod signature;
+mod trace;
 mod var;
 
 use std::cell::RefCell;
@@ -19,6 +20,7 @@ pub(crate) use graph::{Graph, NodeId, Source, Value, ValueId};
 pub(crate) use plan::PlanCache;
 pub use plan::{Cost, Dispatch, Fusion, KernelTime, Lowering, Operand};
 pub use signature::Signature;
+pub use trace::Trace;
 pub use var::Var;
 
 use crate::error::Result;
@@ -53,6 +55,7 @@ pub struct Tape {
     training: bool,
     graph: RefCell<Graph>,
     landing: Rc<Landing>,
+    tracer: trace::Tracer,
 }
 
 impl Tape {
@@ -72,6 +75,7 @@ impl Tape {
             training,
             graph: RefCell::default(),
             landing: Landing::new(),
+            tracer: trace::Tracer::default(),
         }
     }
 

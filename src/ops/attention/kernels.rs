@@ -112,7 +112,8 @@ impl Problem {
         self.heads_in_all() as u64 * (0..self.queries as i64).map(seen).sum::<u64>()
     }
 
-    fn scale(&self) -> f32 {
+    /// What scores are multiplied by.
+    pub fn scale(&self) -> f32 {
         self.scale
             .map_or_else(|| 1.0 / (self.head_dim as f32).sqrt(), f32::from_bits)
     }

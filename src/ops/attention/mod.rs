@@ -134,9 +134,7 @@ pub fn attention_with_weights<'t>(
     config: &Attention,
 ) -> (Var<'t>, Var<'t>) {
     let (out, lse, problem) = separate(q, k, v, mask, config);
-    let mut inputs = vec![q, k, lse];
-    inputs.extend(mask.map(|mask| mask.parts().0));
-    (out, q.tape().record(Weights { problem }, &inputs))
+    (out, weights(q, k, lse, mask, problem))
 }
 
 /// Records attention to separate operands; gives the result, the log-sum-exps and the problem.
@@ -268,5 +266,50 @@ fn record<'t>(
         inputs.push(tape.random_key());
     }
     let outputs = tape.record_all(Fused { problem }, &inputs);
+    if tape.is_tracing() {
+        trace(operands, outputs[1], mask, &problem);
+        outputs[0].tap("heads");
+    }
     (outputs[0], outputs[1], problem)
+}
+
+/// Names scores and weights, which fused attention doesn't compute otherwise.
+fn trace<'t>(operands: &[Var<'t>], lse: Var<'t>, mask: Option<Mask<'t>>, problem: &Problem) {
+    let &Problem {
+        batch,
+        heads,
+        queries,
+        head_dim,
+        ..
+    } = problem;
+    let (q, k) = if problem.is_packed {
+        let parts = operands[0].reshape([batch, queries, 3, heads, head_dim]);
+        let part = |index| {
+            let part = parts.slice(2, index..index + 1);
+            let part = part.reshape([batch, queries, heads, head_dim]);
+            part.permute(&[0, 2, 1, 3])
+        };
+        (part(0), part(1))
+    } else {
+        (operands[0], operands[1])
+    };
+    (q.matmul(k.transpose()) * problem.scale()).tap("scores");
+    weights(q, k, lse, mask, *problem).tap("weights");
+}
+
+/// Records the weights of an attention that has been recorded.
+fn weights<'t>(
+    q: Var<'t>,
+    k: Var<'t>,
+    lse: Var<'t>,
+    mask: Option<Mask<'t>>,
+    problem: Problem,
+) -> Var<'t> {
+    let mut inputs = vec![q, k, lse];
+    inputs.extend(mask.map(|mask| mask.parts().0));
+    let problem = Problem {
+        is_packed: false,
+        ..problem
+    };
+    q.tape().record(Weights { problem }, &inputs)
 }
