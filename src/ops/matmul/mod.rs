@@ -3,10 +3,12 @@
 //! A transposed operand is a view: `x.matmul(w.transpose())` reads `w` in place. Pointwise operations that follow (bias,
 //! activation, residual) become the kernel's epilogue.
 
+mod gpu;
+mod software;
+
 use std::hash::Hash;
 
 use super::{Operation, Role, TensorType};
-use crate::gpu::Kernel;
 use crate::shape::{Layout, Shape};
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var, sum_to};
 
@@ -58,9 +60,9 @@ impl Operation for Matmul {
         let a = matrices(cx, 0, self.shape, [batch, rows, depth]);
         let b = matrices(cx, 1, self.shape, [batch, depth, columns]);
         let (kernel, sizes) = if cx.device().has_subgroups_of(8) {
-            subgroup8(&a, &b, self.grid, depth)
+            software::subgroup8(&a, &b, self.grid, depth)
         } else {
-            tiled(&a, &b, self.grid, depth)
+            gpu::tiled(&a, &b, self.grid, depth)
         };
         let epilogue = cx.epilogue(3);
         let groups = sizes.groups;
@@ -176,83 +178,6 @@ fn sizes(grid: [usize; 3], depth: usize, tile: usize) -> Sizes {
         params: words.map(|word| word as u32).to_vec(),
         groups: tiles * batch,
     }
-}
-
-/// The register tile for subgroups of exactly eight lanes, see `shaders/matmul_subgroup8.wgsl`.
-fn subgroup8(a: &Matrices, b: &Matrices, grid: [usize; 3], depth: usize) -> (Kernel, Sizes) {
-    let mut sizes = sizes(grid, depth, 32);
-    let [leading_a, leading_b] = [a, b].map(|m| m.leading() as u32);
-    sizes.params.extend([
-        leading_a,
-        leading_b,
-        a.offset() as u32,
-        b.offset() as u32,
-        a.batch as u32,
-        b.batch as u32,
-    ]);
-    let kernel = Kernel::builtin(
-        "matmul",
-        include_str!("../../shaders/matmul_subgroup8.wgsl"),
-        "matmul",
-    )
-    .block("a", &fragments(a, "a", a.is_row_major()))
-    .block("b", &fragments(b, "b", !b.is_row_major()));
-    (kernel, sizes)
-}
-
-/// The text that loads one operand's fragments; `along_depth` says that depth runs along memory.
-fn fragments(matrices: &Matrices, name: &str, along_depth: bool) -> String {
-    let aligned = [matrices.leading(), matrices.offset(), matrices.batch]
-        .iter()
-        .all(|stride| stride.is_multiple_of(4));
-    let section = match (along_depth, aligned) {
-        (true, true) => "rows_vec4",
-        (false, true) => "columns_vec4",
-        (true, false) => "rows_scalar",
-        (false, false) => "columns_scalar",
-    };
-    let sections = include_str!("../../shaders/matmul_operands.wgsl");
-    let start = format!("// section {section}\n");
-    let text = sections.split(&start).nth(1).expect("the section exists");
-    let text = text
-        .split("// section")
-        .next()
-        .expect("split gives a first part");
-    let (binding, outer) = if name == "a" {
-        ("1", "p.m")
-    } else {
-        ("2", "p.n")
-    };
-    text.replace("X_", &format!("{name}_"))
-        .replace("X[", &format!("{name}["))
-        .replace(" X:", &format!(" {name}:"))
-        .replace("LD", &format!("p.ld{name}"))
-        .replace("OUTER", outer)
-        .replace("BINDING", binding)
-}
-
-/// The portable workgroup-memory tile, see `shaders/matmul.wgsl`.
-fn tiled(a: &Matrices, b: &Matrices, grid: [usize; 3], depth: usize) -> (Kernel, Sizes) {
-    let mut sizes = sizes(grid, depth, 64);
-    let words = [
-        a.row,
-        a.column,
-        b.row,
-        b.column,
-        a.offset(),
-        b.offset(),
-        a.batch,
-        b.batch,
-        0,
-        0,
-    ];
-    sizes.params.extend(words.map(|word| word as u32));
-    let kernel = Kernel::builtin(
-        "matmul",
-        include_str!("../../shaders/matmul.wgsl"),
-        "matmul",
-    );
-    (kernel, sizes)
 }
 
 impl<'t> Var<'t> {
