@@ -41,6 +41,18 @@ pub struct Evaluation {
     pub test: f64,
 }
 
+impl Evaluation {
+    /// The losses in words, with the perplexity of the test split if it is asked for.
+    pub fn words(self, perplexity: bool) -> String {
+        let Evaluation { train, test } = self;
+        let losses = format!("train loss {train:.4} | test loss {test:.4}");
+        match perplexity {
+            true => format!("{losses} | test perplexity {:.2}", test.exp()),
+            false => losses,
+        }
+    }
+}
+
 /// The records of a run, kept for its summary and plot, and written to a file if one is asked for.
 pub struct Metrics {
     records: Vec<Record>,

@@ -1,14 +1,24 @@
-//! What every training example shares: the loop, its progress, metrics, loss curves, Ctrl-C, and output files.
+//! What the training examples share: their flags and settings, the loop, its progress, metrics, loss curves, checkpoints,
+//! Ctrl-C, and output files.
 //!
-//! A program brings its data as [`training::Data`] and its model as [`training::Session`]; see `train_names`.
+//! A program brings its data as [`training::Data`] and what it trains as [`training::Model`]; `train_names` is the
+//! shortest whole one.
+
+// No program uses all of it.
+#![allow(dead_code)]
 
 #[macro_use]
 pub mod terminal;
+pub mod args;
+pub mod checkpoint;
 pub mod interrupt;
 pub mod metrics;
 pub mod outputs;
 pub mod plot;
+pub mod program;
 pub mod progress;
+pub mod report;
+pub mod settings;
 pub mod training;
 
 /// What programs end with when something goes wrong: one line, printed after `error: `.

@@ -10,6 +10,7 @@ use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, Optimizer, Report, Schedule};
 use shadegrad::{Device, Tape, Var};
 
+use super::args::{EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
 use super::metrics::{Evaluation, Metrics, Record};
 use super::progress::{Progress, Stopwatch};
 use super::{Result, interrupt};
@@ -22,11 +23,31 @@ pub trait Data {
     /// Training batch number `step`, counted from 0: a function of the data and the step alone.
     fn train_batch(&self, step: u64) -> Batch;
 
-    /// Which targets count.
-    fn criterion(&self) -> CrossEntropy;
-
     /// About `batches` batches to estimate the loss of a split with, of equal size and the same ones every time.
     fn evaluation(&self, split: Split, batches: usize) -> Box<dyn Iterator<Item = Batch> + '_>;
+}
+
+/// What is trained.
+pub trait Model {
+    /// The mean loss of a batch over its targets, as a scalar.
+    fn loss<'t>(&self, tape: &'t Tape, batch: &Batch) -> Var<'t>;
+}
+
+/// A decoder, which learns to predict the next token at every position.
+pub struct NextToken<'a> {
+    /// The decoder.
+    pub gpt: &'a Gpt,
+    /// Which targets count.
+    pub criterion: CrossEntropy,
+}
+
+impl Model for NextToken<'_> {
+    fn loss<'t>(&self, tape: &'t Tape, batch: &Batch) -> Var<'t> {
+        let shape = [batch.batch_size, batch.context];
+        let tokens = tape.input(shape, &batch.inputs);
+        let targets = tape.input(shape, &batch.targets);
+        self.gpt.loss(tokens, targets, self.criterion)
+    }
 }
 
 /// The course of a training run.
@@ -49,6 +70,34 @@ pub struct Options {
     pub checkpoint_interval: u64,
     /// Steps between two lines of progress.
     pub log_interval: u64,
+    /// Steps between two samples; 0 for none.
+    pub sample_interval: u64,
+    /// Whether evaluations are shown with their perplexity.
+    pub perplexity: bool,
+}
+
+impl Options {
+    /// The course that the flags ask for, without samples and perplexity.
+    pub fn new(
+        training: &TrainingArgs,
+        evaluation: &EvaluationArgs,
+        files: &FileArgs,
+        program: &ProgramArgs,
+    ) -> Options {
+        Options {
+            total: training.steps,
+            lr: training.lr,
+            schedule: training.schedule(),
+            seed: training.seed,
+            eval_interval: evaluation.eval_interval,
+            eval_iters: evaluation.eval_iters,
+            final_eval_iters: evaluation.final_eval_iters,
+            checkpoint_interval: files.checkpoint_interval,
+            log_interval: program.log_interval.unwrap_or(training.steps.div_ceil(20)),
+            sample_interval: 0,
+            perplexity: false,
+        }
+    }
 }
 
 /// What became of a run.
@@ -70,7 +119,7 @@ pub struct Training<'a> {
     /// Where it runs.
     pub device: &'a Device,
     /// What is trained.
-    pub model: &'a Gpt,
+    pub model: &'a dyn Model,
     /// What trains it; at the step where the run starts.
     pub optimizer: &'a mut AdamW,
     /// What it is trained on.
@@ -81,6 +130,8 @@ pub struct Training<'a> {
     pub metrics: &'a mut Metrics,
     /// Writes a checkpoint.
     pub save: &'a mut dyn FnMut(&AdamW) -> Result<()>,
+    /// Gives something to read of what the model can do by now.
+    pub sample: &'a mut dyn FnMut() -> Result<String>,
 }
 
 /// A step that the device is working on.
@@ -134,6 +185,7 @@ impl Training<'_> {
             eval_interval,
             eval_iters,
             checkpoint_interval,
+            sample_interval,
             ..
         } = self.options;
         let due = |done: u64, interval: u64| {
@@ -150,7 +202,8 @@ impl Training<'_> {
             }
             let done = step + 1;
             let (evaluate, save) = (due(done, eval_interval), due(done, checkpoint_interval));
-            if !evaluate && !save {
+            let sample = due(done, sample_interval);
+            if !evaluate && !save && !sample {
                 continue;
             }
             self.land_all(state)?;
@@ -158,9 +211,12 @@ impl Training<'_> {
                 (self.save)(self.optimizer)?;
             }
             if evaluate && let Some(losses) = self.evaluate(eval_iters)? {
-                report(state, losses);
+                report(state, losses, self.options.perplexity);
                 self.write_newest(state)?;
                 self.metrics.flush()?;
+            }
+            if sample {
+                state.progress.line(&(self.sample)()?);
             }
             state.watch.lap_ms();
         }
@@ -196,7 +252,7 @@ impl Training<'_> {
         let lr = self.options.schedule.lr(self.options.lr, step);
         let tape = Tape::training(self.device);
         tape.set_seed(self.options.seed, step);
-        let loss = loss(self.model, &tape, &batch, self.data.criterion());
+        let loss = self.model.loss(&tape, &batch);
         let report = self.optimizer.step(&tape, loss, lr).fetch();
         tape.run()?;
         Ok(Launched {
@@ -264,23 +320,21 @@ fn rounded(value: f64) -> f64 {
 }
 
 /// Adds an evaluation to the newest record and shows it.
-fn report(state: &mut State, losses: Evaluation) {
+fn report(state: &mut State, losses: Evaluation, perplexity: bool) {
     let Some(newest) = &mut state.newest else {
         return;
     };
     newest.train_split_loss = Some(losses.train);
     newest.test_loss = Some(losses.test);
-    let Evaluation { train, test } = losses;
     let step = newest.step;
-    state.progress.line(&format!(
-        "step {step}: train loss {train:.4} | test loss {test:.4}"
-    ));
+    let words = losses.words(perplexity);
+    state.progress.line(&format!("step {step}: {words}"));
 }
 
 /// The mean loss over all targets of some batches; `None` if Ctrl-C comes in between.
 fn mean_loss(
     device: &Device,
-    model: &Gpt,
+    model: &dyn Model,
     data: &dyn Data,
     split: Split,
     batches: usize,
@@ -297,7 +351,7 @@ fn mean_loss(
             return Ok(None);
         }
         let tape = Tape::inference(device);
-        let loss = tape.fetch(loss(model, &tape, &batch, data.criterion()));
+        let loss = tape.fetch(model.loss(&tape, &batch));
         tape.run()?;
         launched.push_back((loss, batch.target_count()));
         if launched.len() > OUTSTANDING
@@ -308,12 +362,4 @@ fn mean_loss(
     }
     launched.into_iter().try_for_each(&mut land)?;
     Ok(Some(sum / f64::max(count as f64, 1.0)))
-}
-
-/// The mean cross-entropy of a batch.
-fn loss<'t>(model: &Gpt, tape: &'t Tape, batch: &Batch, criterion: CrossEntropy) -> Var<'t> {
-    let shape = [batch.batch_size, batch.context];
-    let tokens = tape.input(shape, &batch.inputs);
-    let targets = tape.input(shape, &batch.targets);
-    model.loss(tokens, targets, criterion)
 }

@@ -9,6 +9,7 @@ use shadegrad::data::{
 use shadegrad::ops::CrossEntropy;
 
 use super::cli::{Batching, Settings};
+use crate::common::checkpoint::digest;
 use crate::common::{Result, training};
 
 /// The names that come with the project, one a line.
@@ -58,7 +59,7 @@ impl Data {
             ),
             error => format!("{source}: {error}"),
         };
-        let (context, seed) = (settings.context, settings.seed);
+        let (context, seed) = (settings.batch.context, settings.training.seed);
         let (cut, tokenizer, trained_on) = match settings.batching {
             Batching::Stream => {
                 let tokenizer = match vocabulary {
@@ -89,7 +90,7 @@ impl Data {
             known: known.map(str::to_owned).collect(),
             digest: digest(&text),
             source,
-            batch_size: settings.batch_size,
+            batch_size: settings.batch.batch_size,
             eval_batch_size,
             seed,
         })
@@ -108,6 +109,14 @@ impl Data {
     /// Where the text comes from.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Which targets count.
+    pub fn criterion(&self) -> CrossEntropy {
+        match &self.cut {
+            Cut::Stream(_) => CrossEntropy::default(),
+            Cut::Names(_) => CrossEntropy::ignoring(IGNORE_INDEX),
+        }
     }
 
     /// Whether the model was trained on this line.
@@ -156,13 +165,6 @@ impl training::Data for Data {
         }
     }
 
-    fn criterion(&self) -> CrossEntropy {
-        match &self.cut {
-            Cut::Stream(_) => CrossEntropy::default(),
-            Cut::Names(_) => CrossEntropy::ignoring(IGNORE_INDEX),
-        }
-    }
-
     fn evaluation(&self, split: Split, batches: usize) -> Box<dyn Iterator<Item = Batch> + '_> {
         let rows = self.eval_batch_size;
         match (&self.cut, split) {
@@ -176,12 +178,4 @@ impl training::Data for Data {
             (Cut::Names(names), Split::Test) => Box::new(names.test_batches(rows)),
         }
     }
-}
-
-/// The 64-bit FNV-1a hash of a text, in hexadecimal.
-fn digest(text: &str) -> String {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    format!("{hash:016x}")
 }

@@ -101,12 +101,19 @@ fn start(data: &Data) -> u32 {
     data.tokenizer().token('\n').unwrap_or(0)
 }
 
-/// A line about samples: how many of them are new, and how many different.
-pub fn summary(names: &[String], data: &Data) -> String {
+/// Prints samples, how many of them are new, and how many different.
+pub fn print(names: &[String], data: &Data) {
+    if names.is_empty() {
+        return;
+    }
+    say!("samples:");
+    for name in names {
+        say!("  {name}");
+    }
     let new = names.iter().filter(|name| !data.is_known(name)).count();
     let distinct = names.iter().collect::<HashSet<_>>().len();
-    format!(
+    say!(
         "{} samples: {new} new (not among the training names), {distinct} distinct",
         names.len()
-    )
+    );
 }

@@ -303,3 +303,44 @@ fn a_run_that_diverges_stops_and_leaves_the_checkpoint_alone() {
     // What was finite is on record.
     assert!(!folder.metrics("metrics.jsonl").is_empty());
 }
+
+#[test]
+fn presets_are_the_published_models_and_flags_change_them() {
+    let folder = Folder::new();
+    for (preset, expected) in [
+        (
+            "numpy",
+            "layers 2, width 16, heads 4, gelu_tanh 64, layer_norm, learned positions, context 64, tied head, biases",
+        ),
+        (
+            "classes",
+            "layers 4, width 16, heads 4, gelu 64, layer_norm, learned positions, context 8, own head, biases",
+        ),
+        (
+            "program",
+            "layers 4, width 32, heads 4, swiglu 85, rms_norm, learned positions, context 16, tied head",
+        ),
+    ] {
+        let short = [
+            "--preset",
+            preset,
+            "--steps",
+            "2",
+            "--lr",
+            "0.002",
+            "--final-eval-iters",
+            "1",
+            "--samples",
+            "0",
+        ];
+        let output = folder.run(&short);
+        let printed = text(&output.stdout);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(printed.contains(expected), "{preset}: {printed}");
+        assert!(
+            printed.contains("training: 2 steps")
+                && printed.contains("learning rate 0.002 (constant), warm-up 0"),
+            "{preset}: {printed}"
+        );
+    }
+}

@@ -1,0 +1,272 @@
+//! The flags that training programs share, and how a command line is read.
+//!
+//! A program flattens the groups that it needs into its own command line, and gives other defaults where it wants some:
+//! see [`read`].
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::parser::ValueSource;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, ValueEnum};
+use serde::{Deserialize, Serialize};
+use shadegrad::nn::{FeedForwardKind, NormKind, PositionKind};
+
+/// How large batches are.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct BatchArgs {
+    /// Tokens the model looks at
+    #[arg(long, default_value_t = 16, help_heading = "Data")]
+    pub context: usize,
+    /// Rows in a training batch
+    #[arg(short, long, default_value_t = 32, help_heading = "Data")]
+    pub batch_size: usize,
+}
+
+/// What the model is made of.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct ModelArgs {
+    /// Width of the model
+    #[arg(short, long, default_value_t = 32, help_heading = "Model")]
+    pub d_model: usize,
+    /// Attention heads; they divide the width
+    #[arg(short, long, default_value_t = 4, help_heading = "Model")]
+    pub n_heads: usize,
+    /// Blocks
+    #[arg(short = 'l', long, default_value_t = 4, help_heading = "Model")]
+    pub n_layers: usize,
+    /// Width of the feed-forward layers [default: 4 × width; 8/3 × width for swiglu, rounded up to a multiple of 4]
+    #[arg(long, help_heading = "Model")]
+    pub d_ff: Option<usize>,
+    /// Normalisation
+    #[arg(long, value_parser = kinds(NormKind::ALL, NormKind::name), default_value_t = NormKind::RmsNorm, help_heading = "Model")]
+    pub norm: NormKind,
+    /// Feed-forward layer
+    #[arg(long, value_parser = kinds(FeedForwardKind::ALL, FeedForwardKind::name), default_value_t = FeedForwardKind::Swiglu,
+          help_heading = "Model")]
+    pub ffn: FeedForwardKind,
+    /// How positions are told apart
+    #[arg(long, value_parser = kinds(PositionKind::ALL, PositionKind::name), default_value_t = PositionKind::Learned,
+          help_heading = "Model")]
+    pub positions: PositionKind,
+    /// Biases on the projections and layer norms
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
+    pub bias: bool,
+    /// The head shares the weights of the token embedding
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
+    pub tie: bool,
+    /// Probability of dropping an activation in training
+    #[arg(long, default_value_t = 0.0, help_heading = "Model")]
+    pub dropout: f32,
+    /// Initial weights of residual projections are smaller by √(2 · layers)
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
+    pub scale_residual: bool,
+}
+
+/// How it is trained.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct TrainingArgs {
+    /// Training steps
+    #[arg(
+        short = 'e',
+        long,
+        visible_alias = "epochs",
+        default_value_t = 1500,
+        help_heading = "Training"
+    )]
+    pub steps: u64,
+    /// Learning rate at its highest
+    #[arg(long, default_value_t = 4e-3, help_heading = "Training")]
+    pub lr: f32,
+    /// How the learning rate goes on after the warm-up
+    #[arg(long, value_enum, default_value = "cosine", help_heading = "Training")]
+    pub schedule: ScheduleKind,
+    /// Steps over which the learning rate rises [default: 100, at most a tenth of all]
+    #[arg(long, value_name = "STEPS", help_heading = "Training")]
+    pub warmup: Option<u64>,
+    /// The last learning rate as a fraction of the highest
+    #[arg(long, default_value_t = 0.1, help_heading = "Training")]
+    pub min_lr_ratio: f32,
+    /// AdamW's decay of the first moment
+    #[arg(long, default_value_t = 0.9, help_heading = "Training")]
+    pub beta1: f64,
+    /// AdamW's decay of the second moment
+    #[arg(long, default_value_t = 0.95, help_heading = "Training")]
+    pub beta2: f64,
+    /// Weight decay of matrices
+    #[arg(long, default_value_t = 0.1, help_heading = "Training")]
+    pub weight_decay: f32,
+    /// The largest norm of the gradient, longer ones are scaled down; 0 for no limit
+    #[arg(long, default_value_t = 1.0, help_heading = "Training")]
+    pub grad_clip: f32,
+    /// Decides initial weights, batches, dropout and samples
+    #[arg(long, default_value_t = 42, help_heading = "Training")]
+    pub seed: u64,
+}
+
+/// The course of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[value(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleKind {
+    /// It stays
+    Constant,
+    /// It falls along half a cosine
+    Cosine,
+    /// It falls along a line
+    Linear,
+}
+
+/// The flags that turn off what another flag turns on.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct OffArgs {
+    /// Turn weight tying off: the head gets weights of its own
+    #[arg(long, conflicts_with = "tie", help_heading = "Model")]
+    no_tie: bool,
+    /// Turn biases off
+    #[arg(long, conflicts_with = "bias", help_heading = "Model")]
+    no_bias: bool,
+}
+
+impl OffArgs {
+    /// Turns off what is to be off, and adds its name to the settings that were `given`.
+    pub fn apply(self, model: &mut ModelArgs, given: &mut Vec<String>) {
+        for (off, setting, name) in [
+            (self.no_tie, &mut model.tie, "tie"),
+            (self.no_bias, &mut model.bias, "bias"),
+        ] {
+            if off {
+                *setting = false;
+                given.push(name.to_owned());
+            }
+        }
+    }
+}
+
+/// When the losses over the splits are estimated, and from how much.
+#[derive(Clone, Debug, Args)]
+pub struct EvaluationArgs {
+    /// Steps between two evaluations; 0 evaluates at the end only
+    #[arg(long, default_value_t = 500, help_heading = "Evaluation")]
+    pub eval_interval: u64,
+    /// Batches per split and evaluation
+    #[arg(long, default_value_t = 20, help_heading = "Evaluation")]
+    pub eval_iters: usize,
+    /// The same for the evaluation at the end
+    #[arg(long, default_value_t = 200, help_heading = "Evaluation")]
+    pub final_eval_iters: usize,
+    /// Rows in a batch of an evaluation
+    #[arg(long, default_value_t = 64, help_heading = "Evaluation")]
+    pub eval_batch_size: usize,
+}
+
+/// How tokens are drawn.
+#[derive(Clone, Debug, Args)]
+pub struct SamplingArgs {
+    /// Below 1 sharpens the distribution, above 1 flattens it, 0 takes the most likely token
+    #[arg(short, long, default_value_t = 0.8, help_heading = "Sampling")]
+    pub temperature: f32,
+    /// Sample among this many of the most likely tokens
+    #[arg(short = 'k', long, value_name = "K", help_heading = "Sampling")]
+    pub top_k: Option<usize>,
+    /// Sample among the most likely tokens that together have this probability
+    #[arg(short = 'p', long, value_name = "P", help_heading = "Sampling")]
+    pub top_p: Option<f32>,
+}
+
+/// The files of a run.
+#[derive(Clone, Debug, Args)]
+pub struct FileArgs {
+    /// Write model, optimizer and settings here at intervals, at the end and on Ctrl-C
+    #[arg(long, value_name = "PATH", help_heading = "Files")]
+    pub checkpoint: Option<PathBuf>,
+    /// Steps between two checkpoints; 0 writes at the end and on Ctrl-C only
+    #[arg(long, default_value_t = 1000, help_heading = "Files")]
+    pub checkpoint_interval: u64,
+    /// Continue from a checkpoint, with its settings where no flag says otherwise
+    #[arg(long, value_name = "PATH", help_heading = "Files")]
+    pub resume: Option<PathBuf>,
+    /// Write one JSON object per step to this file
+    #[arg(long, value_name = "FILE", help_heading = "Files")]
+    pub metrics: Option<PathBuf>,
+    /// Draw the loss curves into this file, .svg or .png
+    #[arg(long, value_name = "FILE", help_heading = "Files")]
+    pub plot: Option<PathBuf>,
+}
+
+/// Where and how the program itself runs.
+#[derive(Clone, Debug, Args)]
+pub struct ProgramArgs {
+    /// Steps between two lines of progress where there is no terminal to draw a bar on [default: a twentieth of all]
+    #[arg(long, value_name = "STEPS", help_heading = "Program")]
+    pub log_interval: Option<u64>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Where a program runs.
+#[derive(Clone, Debug, Args)]
+pub struct DeviceArgs {
+    /// The adapter to run on: its number in --list-adapters, or a part of its name
+    #[arg(long, value_name = "SELECTOR", help_heading = "Program")]
+    pub adapter: Option<String>,
+    /// List the adapters and exit
+    #[arg(long, help_heading = "Program")]
+    pub list_adapters: bool,
+}
+
+/// Reads the command line; prints help or a usage error and exits where that is all there is to do. Flags may be
+/// written with `-` or `_`; `defaults` replace those of single flags.
+///
+/// The second part of the answer is the names of the settings that were given, for [`Settings::adopt`].
+///
+/// [`Settings::adopt`]: super::settings::Settings::adopt
+pub fn read<C>(defaults: &[(&'static str, &'static str)]) -> (C, Vec<String>)
+where
+    C: CommandFactory + FromArgMatches,
+{
+    parse(std::env::args_os(), defaults).unwrap_or_else(|error| error.exit())
+}
+
+fn parse<C>(
+    words: impl Iterator<Item = OsString>,
+    defaults: &[(&'static str, &'static str)],
+) -> std::result::Result<(C, Vec<String>), clap::Error>
+where
+    C: CommandFactory + FromArgMatches,
+{
+    let command = defaults.iter().fold(C::command(), |command, &(id, value)| {
+        command.mut_arg(id, |arg| arg.default_value(value))
+    });
+    let matches = command.try_get_matches_from(words.map(dashed))?;
+    let explicit =
+        |id: &clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+    let given = matches.ids().filter(|id| explicit(id));
+    let given = given.map(|id| id.to_string()).collect();
+    Ok((C::from_arg_matches(&matches)?, given))
+}
+
+/// A parser for the kinds that the library has, which lists them in the help.
+fn kinds<T>(all: &'static [T], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + FromStr + Send + Sync,
+    T::Err: std::error::Error + Send + Sync,
+{
+    let names: Vec<&'static str> = all.iter().map(|&kind| name(kind)).collect();
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
+}
+
+/// `--d_model` means `--d-model`; what stands behind a `=` stays as it is.
+fn dashed(word: OsString) -> OsString {
+    match word.to_str() {
+        Some(text) if text.starts_with("--") => {
+            let (flag, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+            format!("{}{value}", flag.replace('_', "-")).into()
+        }
+        _ => word,
+    }
+}

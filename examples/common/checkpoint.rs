@@ -1,0 +1,151 @@
+//! What training programs keep in their checkpoints beside the model: their settings and which text they read.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use shadegrad::Error;
+use shadegrad::checkpoint::{self, Metadata};
+use shadegrad::data::CharTokenizer;
+use shadegrad::nn::GptConfig;
+use shadegrad::optim::{AdamW, Optimizer};
+
+use super::Result;
+use super::settings::Settings;
+
+/// The `extra` part of the metadata.
+#[derive(Serialize, Deserialize)]
+struct Extra<S> {
+    program: String,
+    settings: S,
+    text_digest: String,
+}
+
+/// What a run's checkpoints say about it.
+pub struct Contents<'a, S> {
+    /// The program's name.
+    pub program: &'static str,
+    /// What decides the course of the run.
+    pub settings: &'a S,
+    /// Its seed.
+    pub seed: u64,
+    /// The model.
+    pub config: &'a GptConfig,
+    /// The characters of its tokens, if they are characters.
+    pub vocabulary: &'a [char],
+    /// A [`digest`] of the text.
+    pub text_digest: &'a str,
+}
+
+impl<S: Settings> Contents<'_, S> {
+    /// Writes everything that a run needs to continue to the same bits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`checkpoint::save`].
+    pub fn save(&self, path: &Path, optimizer: &AdamW) -> Result<()> {
+        let extra = Extra {
+            program: self.program.to_owned(),
+            settings: self.settings.clone(),
+            text_digest: self.text_digest.to_owned(),
+        };
+        let metadata = Metadata {
+            config: serde_json::to_value(self.config)?,
+            vocabulary: self.vocabulary.to_vec(),
+            step: optimizer.steps(),
+            seed: self.seed,
+            extra: serde_json::to_value(extra)?,
+        };
+        checkpoint::save(path, optimizer.parameters(), Some(optimizer), &metadata)?;
+        Ok(())
+    }
+}
+
+/// A checkpoint that the program wrote.
+pub struct Checkpoint<S> {
+    path: PathBuf,
+    inner: checkpoint::Checkpoint,
+    extra: Extra<S>,
+}
+
+impl<S: Settings> Checkpoint<S> {
+    /// Reads and checks a checkpoint of `program`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`checkpoint::Checkpoint::open`]; also if another program wrote it.
+    pub fn open(path: &Path, program: &str) -> Result<Checkpoint<S>> {
+        let inner = checkpoint::Checkpoint::open(path)?;
+        let refuse = |reason: String| Error::Checkpoint {
+            path: path.to_owned(),
+            reason,
+        };
+        let writer = inner.metadata.extra["program"].as_str();
+        if let Some(other) = writer.filter(|&name| name != program) {
+            return Err(refuse(format!("it was written by {other}, not {program}")).into());
+        }
+        let extra: Extra<S> = serde_json::from_value(inner.metadata.extra.clone())
+            .map_err(|error| refuse(format!("it was not written by {program} ({error})")))?;
+        Ok(Checkpoint {
+            path: path.to_owned(),
+            inner,
+            extra,
+        })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The settings of the run that wrote it.
+    pub fn settings(&self) -> &S {
+        &self.extra.settings
+    }
+
+    /// The steps that it has behind it.
+    pub fn step(&self) -> u64 {
+        self.inner.metadata.step
+    }
+
+    /// The vocabulary of its model, if its tokens are characters.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`] if it is not one.
+    pub fn tokenizer(&self) -> Result<CharTokenizer> {
+        let vocabulary = self.inner.metadata.vocabulary.clone();
+        let refuse = |error: Error| Error::Checkpoint {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        };
+        Ok(CharTokenizer::from_vocabulary(vocabulary).map_err(refuse)?)
+    }
+
+    /// Says so if the run that wrote it did not read the text with this [`digest`].
+    pub fn note_other_text(&self, text_digest: &str, source: &str) {
+        if self.extra.text_digest != text_digest {
+            eprintln!(
+                "note: {source} is not the text that the checkpoint was trained on; the test split is another one too"
+            );
+        }
+    }
+
+    /// Puts its state into the optimizer and the optimizer's parameters.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`checkpoint::Checkpoint::restore`].
+    pub fn restore(&self, optimizer: &mut AdamW) -> Result<()> {
+        let parameters = optimizer.parameters().clone();
+        self.inner.restore(&parameters, Some(optimizer))?;
+        Ok(())
+    }
+}
+
+/// A fingerprint of a text: its 64-bit FNV-1a hash, in hexadecimal.
+pub fn digest(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}

@@ -1,0 +1,103 @@
+//! The frame of a program: its errors as one line, its device, and its files looked at before the work.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use shadegrad::{Device, DeviceOptions};
+
+use super::args::{DeviceArgs, FileArgs};
+use super::outputs::{self, Mode, Output};
+use super::training::Summary;
+use super::{Result, interrupt, plot, terminal};
+
+/// Runs a program, the first thing in `main`: what goes wrong costs one line and exit code 1.
+pub fn run(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
+    terminal::hush_driver();
+    program().unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Prints the adapters.
+///
+/// # Errors
+///
+/// If there is none.
+pub fn list_adapters() -> Result<ExitCode> {
+    let adapters = Device::list_adapters();
+    if adapters.is_empty() {
+        return Err(shadegrad::Error::NoAdapter { wanted: None }.into());
+    }
+    for (index, adapter) in adapters.iter().enumerate() {
+        say!("{index}: {adapter}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the device and says which it is.
+///
+/// # Errors
+///
+/// Those of [`Device::with_options`].
+pub fn open_device(args: &DeviceArgs) -> Result<Device> {
+    let options = DeviceOptions {
+        adapter: args.adapter.clone(),
+        ..DeviceOptions::default()
+    };
+    let device = Device::with_options(&options)?;
+    say!("adapter: {}", device.description());
+    Ok(device)
+}
+
+/// What a program ends with after training.
+pub fn exit_code(summary: &Summary) -> ExitCode {
+    if summary.interrupted {
+        ExitCode::from(interrupt::EXIT_CODE)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+impl FileArgs {
+    /// Finds out whether all files can be written, without touching one. `read` is what the program reads beside its
+    /// checkpoint, with the flags that named it.
+    ///
+    /// # Errors
+    ///
+    /// One line with the flag, the path and the reason.
+    pub fn check(&self, settings: &impl Serialize, read: &[(&str, Option<&Path>)]) -> Result<()> {
+        if let Some(path) = &self.plot {
+            plot::check(path)?;
+        }
+        if self.checkpoint.is_some() {
+            // A file name that is not Unicode has no place in a checkpoint.
+            serde_json::to_value(settings).map_err(|error| format!("--checkpoint: {error}"))?;
+        }
+        let files = [
+            // A run may go on in the checkpoint that it was resumed from.
+            (
+                "--checkpoint",
+                &self.checkpoint,
+                Mode::Replace,
+                Some("--resume"),
+            ),
+            ("--metrics", &self.metrics, Mode::InPlace, None),
+            ("--plot", &self.plot, Mode::Replace, None),
+        ];
+        let outputs = files.iter().filter_map(|&(flag, path, mode, replaces)| {
+            let path = path.as_deref()?;
+            Some(Output {
+                flag,
+                path,
+                mode,
+                replaces,
+            })
+        });
+        let resumed = ("--resume", self.resume.as_deref());
+        let read = read.iter().copied().chain([resumed]);
+        let inputs = read.filter_map(|(flag, path)| Some((flag, path?)));
+        outputs::check(&outputs.collect::<Vec<_>>(), &inputs.collect::<Vec<_>>())
+    }
+}

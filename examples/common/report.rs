@@ -1,0 +1,75 @@
+//! What is printed around a training.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use indicatif::HumanCount;
+use shadegrad::nn::GptConfig;
+
+use super::args::{FileArgs, TrainingArgs};
+use super::progress;
+use super::training::Summary;
+
+/// Prints what is going to be trained, on batches of so many rows.
+pub fn describe(config: &GptConfig, training: &TrainingArgs, batch_size: usize, start: u64) {
+    let GptConfig {
+        context,
+        d_model,
+        n_heads,
+        n_layers,
+        d_ff,
+        norm,
+        ffn,
+        positions,
+        ..
+    } = config;
+    say!(
+        "model: {} parameters · layers {n_layers}, width {d_model}, heads {n_heads}, {ffn} {d_ff}, {norm}, {positions} \
+         positions, context {context}, {} head{}",
+        HumanCount(config.parameter_count() as u64),
+        if config.tie_weights { "tied" } else { "own" },
+        if config.bias { ", biases" } else { "" },
+    );
+    let from = match start {
+        0 => String::new(),
+        start => format!(", resumed after step {}", HumanCount(start)),
+    };
+    say!(
+        "training: {} steps of {batch_size} × {context} tokens{from} · AdamW, learning rate {} ({}), warm-up {}, seed {}",
+        HumanCount(training.steps),
+        training.lr,
+        format!("{:?}", training.schedule).to_lowercase(),
+        training.warmup(),
+        training.seed,
+    );
+}
+
+/// Prints that a run was interrupted, if it was.
+pub fn interruption(summary: &Summary, total: u64) {
+    if summary.interrupted {
+        let (steps, total) = (HumanCount(summary.steps), HumanCount(total));
+        say!("interrupted after step {steps} of {total}");
+    }
+}
+
+/// Prints the losses, with the perplexity if asked for, how long the run took and what it wrote.
+pub fn finish(summary: &Summary, perplexity: bool, files: &FileArgs, start: u64, began: Instant) {
+    if let Some(losses) = summary.losses {
+        say!("final {}", losses.words(perplexity));
+    }
+    say!(
+        "{} steps · mean {:.2} ms/step · {} tokens/s · {} in all",
+        HumanCount(summary.steps - start),
+        summary.step_ms,
+        HumanCount(summary.tokens_per_second as u64),
+        progress::duration(began.elapsed().as_secs_f64())
+    );
+    let written = [&files.checkpoint, &files.metrics, &files.plot];
+    let written = written.into_iter().flatten();
+    let written: Vec<String> = written
+        .map(|path: &PathBuf| path.display().to_string())
+        .collect();
+    if !written.is_empty() {
+        say!("written: {}", written.join(", "));
+    }
+}

@@ -1,0 +1,307 @@
+//! What follows from the flags: whether they make sense, the library's own configurations, and what a checkpoint's
+//! settings leave to choose.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use indicatif::HumanCount;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use shadegrad::Error;
+use shadegrad::nn::{FeedForwardKind, GptConfig};
+use shadegrad::optim::{AdamWConfig, Schedule};
+use shadegrad::sampling::SamplingConfig;
+
+use super::Result;
+use super::args::{BatchArgs, EvaluationArgs, ModelArgs, SamplingArgs, ScheduleKind, TrainingArgs};
+
+/// More tokens in a batch than this are a slip of the keyboard.
+const MOST_TOKENS: usize = 1 << 22;
+
+/// More parameters than this are one too: with gradients and moments they take 16 GiB.
+const MOST_PARAMETERS: usize = 1 << 30;
+
+/// Checks a flag's value.
+///
+/// # Errors
+///
+/// [`Error::InvalidArgument`] with the flag, its value and what is possible, unless it is `sound`.
+pub fn require(sound: bool, name: &str, value: &dyn Display, expected: &str) -> Result<()> {
+    if sound {
+        return Ok(());
+    }
+    let (name, value, expected) = (format!("--{name}"), value.to_string(), expected.to_owned());
+    Err(Error::InvalidArgument {
+        name,
+        value,
+        expected,
+    }
+    .into())
+}
+
+impl BatchArgs {
+    /// Checks the sizes of the batches for training and for evaluations.
+    ///
+    /// # Errors
+    ///
+    /// One line that names the flag, its value and what is possible.
+    pub fn validate(&self, evaluation: &EvaluationArgs) -> Result<()> {
+        for (name, value) in [
+            ("batch-size", self.batch_size),
+            ("context", self.context),
+            ("eval-iters", evaluation.eval_iters),
+            ("final-eval-iters", evaluation.final_eval_iters),
+            ("eval-batch-size", evaluation.eval_batch_size),
+        ] {
+            require(value >= 1, name, &value, "at least 1")?;
+        }
+        for (name, rows) in [
+            ("batch-size", self.batch_size),
+            ("eval-batch-size", evaluation.eval_batch_size),
+        ] {
+            let most = MOST_TOKENS / self.context;
+            let expected = format!(
+                "at most {MOST_TOKENS} tokens in a batch, that is {most} rows of {}",
+                self.context
+            );
+            require(rows <= most, name, &rows, &expected)?;
+        }
+        Ok(())
+    }
+}
+
+impl ModelArgs {
+    /// With the width of the feed-forward layers spelled out.
+    pub fn with_d_ff(mut self) -> ModelArgs {
+        self.d_ff.get_or_insert(match self.ffn {
+            // Three matrices instead of two: two thirds of the width for the same number of weights. Kernels read rows
+            // of a multiple of four elements four at a time.
+            FeedForwardKind::Swiglu => (self.d_model.saturating_mul(8) / 3).next_multiple_of(4),
+            _ => self.d_model.saturating_mul(4),
+        });
+        self
+    }
+
+    /// The model for a vocabulary and a window.
+    pub fn config(&self, vocab_size: usize, context: usize) -> GptConfig {
+        let model = self.clone().with_d_ff();
+        GptConfig {
+            context,
+            d_model: model.d_model,
+            n_heads: model.n_heads,
+            n_layers: model.n_layers,
+            d_ff: model.d_ff.expect("it is spelled out"),
+            norm: model.norm,
+            ffn: model.ffn,
+            positions: model.positions,
+            bias: model.bias,
+            tie_weights: model.tie,
+            dropout: model.dropout,
+            scale_residual_init: model.scale_residual,
+            ..GptConfig::new(vocab_size)
+        }
+    }
+}
+
+/// Checks that such a model can exist here.
+///
+/// # Errors
+///
+/// Those of [`GptConfig::validate`]; one line if it is absurdly large.
+pub fn validate_model(config: &GptConfig) -> Result<()> {
+    config.validate()?;
+    let count = config.parameter_count();
+    if count > MOST_PARAMETERS {
+        return Err(format!(
+            "the model would have {} parameters, at most {} are possible here: make it narrower or shallower",
+            HumanCount(count as u64),
+            HumanCount(MOST_PARAMETERS as u64)
+        )
+        .into());
+    }
+    Ok(())
+}
+
+impl TrainingArgs {
+    /// The optimizer's settings.
+    pub fn optimizer(&self) -> AdamWConfig {
+        AdamWConfig {
+            beta1: self.beta1,
+            beta2: self.beta2,
+            weight_decay: self.weight_decay,
+            clip_norm: (self.grad_clip != 0.0).then_some(self.grad_clip),
+            ..AdamWConfig::default()
+        }
+    }
+
+    /// The number of steps over which the learning rate rises.
+    pub fn warmup(&self) -> u64 {
+        self.warmup.unwrap_or(100.min(self.steps / 10))
+    }
+
+    /// The course of the learning rate.
+    pub fn schedule(&self) -> Schedule {
+        let (warmup, total) = (self.warmup(), self.steps);
+        match self.schedule {
+            ScheduleKind::Constant => Schedule::Constant { warmup },
+            ScheduleKind::Cosine => Schedule::WarmupCosine {
+                warmup,
+                total,
+                min_ratio: self.min_lr_ratio,
+            },
+            ScheduleKind::Linear => Schedule::Linear {
+                warmup,
+                total,
+                end_ratio: self.min_lr_ratio,
+            },
+        }
+    }
+
+    /// Checks the settings of the training.
+    ///
+    /// # Errors
+    ///
+    /// One line that names the flag, its value and what is possible.
+    pub fn validate(&self) -> Result<()> {
+        require(self.steps >= 1, "steps", &self.steps, "at least 1")?;
+        let lr = self.lr;
+        require(lr.is_finite() && lr > 0.0, "lr", &lr, "a positive number")?;
+        let clip = self.grad_clip;
+        require(
+            clip.is_finite() && clip >= 0.0,
+            "grad-clip",
+            &clip,
+            "a positive number, or 0 for no limit",
+        )?;
+        let decay = self.weight_decay;
+        require(
+            decay.is_finite() && decay >= 0.0,
+            "weight-decay",
+            &decay,
+            "a number that is not negative",
+        )?;
+        for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            require(
+                (0.0..1.0).contains(&beta),
+                name,
+                &beta,
+                "0 or more, below 1",
+            )?;
+        }
+        self.schedule().validate()?;
+        Ok(())
+    }
+
+    /// Checks that a run which begins after `start` steps has not been beyond its end.
+    ///
+    /// # Errors
+    ///
+    /// One line with the numbers.
+    pub fn check_start(&self, start: u64) -> Result<()> {
+        let steps = self.steps;
+        match start > steps {
+            true => Err(format!(
+                "--steps {steps} is less than the {start} steps that the checkpoint has behind it"
+            )
+            .into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl SamplingArgs {
+    /// How samples are drawn.
+    pub fn config(&self) -> SamplingConfig {
+        SamplingConfig {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+        }
+    }
+}
+
+/// Names of the shared settings that a checkpoint fixes: they shape the model, its initial values or its batches.
+const FIXED: [&str; 12] = [
+    "context",
+    "d_model",
+    "n_heads",
+    "n_layers",
+    "d_ff",
+    "norm",
+    "ffn",
+    "positions",
+    "bias",
+    "tie",
+    "scale_residual",
+    "seed",
+];
+
+/// What decides the course of a program's runs, to the last bit; kept in its checkpoints. As JSON, an object that has
+/// the settings under the names of their flags, with `_` for `-`.
+pub trait Settings: Clone + Serialize + DeserializeOwned {
+    /// Names of further settings that a checkpoint fixes.
+    const FIXED: &'static [&'static str] = &[];
+
+    /// With everything spelled out that follows from other settings.
+    fn spelled_out(&self) -> Self {
+        self.clone()
+    }
+
+    /// These settings with some `names` taken over from other ones.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is not what it should be.
+    fn with(&self, values: &Map<String, Value>, names: &[String]) -> Result<Self> {
+        let mut merged = fields(self)?;
+        let given = names.iter().filter_map(|name| values.get_key_value(name));
+        merged.extend(given.map(|(name, value)| (name.clone(), value.clone())));
+        Ok(serde_json::from_value(Value::Object(merged))?)
+    }
+
+    /// Takes over the settings of a checkpoint, except those that were `given` and may be.
+    ///
+    /// # Errors
+    ///
+    /// One line if a setting contradicts what the checkpoint fixes.
+    fn adopt(&mut self, stored: &Self, given: &[String], checkpoint: &Path) -> Result<()> {
+        let values = fields(self)?;
+        // A width that was left to its default then may be spelled out now.
+        let had = fields(&stored.spelled_out())?;
+        let is_fixed = |name: &str| FIXED.contains(&name) || Self::FIXED.contains(&name);
+        let (fixed, free): (Vec<&String>, Vec<_>) = given
+            .iter()
+            .filter(|name| values.contains_key(*name))
+            .partition(|name| is_fixed(name));
+        for name in fixed {
+            if had.get(name) != values.get(name) {
+                return Err(format!(
+                    "--{} {} contradicts the checkpoint {}, which has {}: leave the flag out",
+                    name.replace('_', "-"),
+                    plain(&values[name]),
+                    checkpoint.display(),
+                    had.get(name).map_or_else(|| "none".to_owned(), plain),
+                )
+                .into());
+            }
+        }
+        let free: Vec<String> = free.into_iter().cloned().collect();
+        *self = stored.with(&values, &free)?;
+        Ok(())
+    }
+}
+
+fn fields(settings: &impl Serialize) -> Result<Map<String, Value>> {
+    match serde_json::to_value(settings)? {
+        Value::Object(fields) => Ok(fields),
+        other => Err(format!("settings are not an object: {other}").into()),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
