@@ -186,6 +186,12 @@ impl Device {
         self.class() == AdapterClass::Software && self.shared.subgroup_size == Some(size)
     }
 
+    /// Whether [`Tape::profile`](crate::Tape::profile) times kernels on the device itself, by timestamp queries.
+    pub fn has_timestamps(&self) -> bool {
+        let features = self.shared.wgpu.features();
+        features.contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
     /// The limits this device was opened with.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.shared.limits

@@ -1,12 +1,15 @@
-//! Everything that touches wgpu: the device, tensors on it, kernels, buffers, readback and statistics.
+//! Everything that touches wgpu: the device and what it can do at most, tensors on it, kernels, buffers, readback and
+//! statistics.
 
 pub(crate) mod arena;
+mod ceiling;
 mod device;
 pub(crate) mod kernel;
 pub(crate) mod readback;
 pub(crate) mod stats;
 mod tensor;
 
+pub use ceiling::Ceiling;
 pub use device::{AdapterClass, AdapterDescription, Device, DeviceOptions};
 pub use kernel::Kernel;
 pub use readback::Fetch;

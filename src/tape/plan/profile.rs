@@ -27,12 +27,7 @@ pub struct KernelTime {
 pub(super) fn run(device: &Device, plan: &Plan, upload: &[u8]) -> Result<Vec<KernelTime>> {
     plan.upload(device, upload);
     let count = plan.steps.len();
-    let has_timestamps = device
-        .shared
-        .wgpu
-        .features()
-        .contains(wgpu::Features::TIMESTAMP_QUERY);
-    let times = if has_timestamps && 2 * count <= wgpu::QUERY_SET_MAX_QUERIES as usize {
+    let times = if device.has_timestamps() && 2 * count <= wgpu::QUERY_SET_MAX_QUERIES as usize {
         by_timestamps(device, plan)?
     } else {
         by_waiting(device, plan)?

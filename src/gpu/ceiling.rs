@@ -1,0 +1,261 @@
+//! What a device can do at most, measured, so that kernels can be judged by a fraction of it.
+
+use std::hash::Hash;
+use std::time::Duration;
+
+use super::{AdapterClass, DType, Device, Kernel, Tensor};
+use crate::error::Result;
+use crate::ops::{Operation, TensorType};
+use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+
+/// The highest rates that simple kernels reach on a device. What [`Tape::profile`] measures, divided by these, says how
+/// close a kernel comes to the hardware, or to the software that stands in for it.
+///
+/// Neither is a bound in the strict sense. A kernel whose operands stay in a cache moves bytes faster than a copy of
+/// something that fits none, and matrix units, which WGSL does not reach, are not counted.
+///
+/// ```
+/// # fn main() -> shadegrad::Result<()> {
+/// use shadegrad::Device;
+/// use shadegrad::gpu::Ceiling;
+///
+/// let ceiling = Ceiling::measure(&Device::new()?)?;
+/// println!(
+///     "{:.1} GFLOP/s, {:.1} GB/s",
+///     ceiling.flops_per_second / 1e9,
+///     ceiling.bytes_per_second / 1e9
+/// );
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Ceiling {
+    /// Single-precision operations a second in a loop of independent multiply-adds, each of which counts as two.
+    pub flops_per_second: f64,
+    /// Bytes read and written a second by a copy larger than caches are.
+    pub bytes_per_second: f64,
+}
+
+/// Runs of each form of kernel, of which the fastest counts.
+const RUNS: usize = 8;
+
+/// One run takes at least this long, so that starting it doesn't matter.
+const LONG_ENOUGH: Duration = Duration::from_millis(10);
+
+impl Ceiling {
+    /// Measures both rates, in one or two seconds and with 256 MiB of device memory, which are given back
+    /// when the next tape is planned. Nothing else should run on the device meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tape::run`].
+    pub fn measure(device: &Device) -> Result<Ceiling> {
+        let mut ceiling = Ceiling {
+            flops_per_second: 0.0,
+            bytes_per_second: 0.0,
+        };
+        let groups = match device.class() {
+            AdapterClass::Software => 1024,
+            AdapterClass::Gpu => 16384,
+        };
+        let sums = Tensor::zeros(device, [groups * LANES], DType::F32)?;
+        for fused in [false, true] {
+            let mut rounds = 2;
+            let run = |rounds| {
+                let tape = Tape::inference(device);
+                tape.record_all(MultiplyAdd { fused, rounds }, &[tape.tensor(&sums)]);
+                rate(tape, |cost| cost.flops)
+            };
+            run(rounds)?; // Drivers compile at the first run.
+            while run(rounds)?.1 < LONG_ENOUGH && rounds < MOST_ROUNDS {
+                rounds *= 2;
+            }
+            for _ in 0..RUNS {
+                ceiling.flops_per_second = ceiling.flops_per_second.max(run(rounds)?.0);
+            }
+        }
+        let elements = device.limits().max_storage_buffer_binding_size / 4;
+        let elements = (elements as usize).min(COPIED) / (4 * LANES) * (4 * LANES);
+        let [source, destination] =
+            [(), ()].map(|()| Tensor::zeros(device, [elements], DType::F32));
+        let (source, destination) = (source?, destination?);
+        for wide in [false, true] {
+            for _ in 0..RUNS {
+                let tape = Tape::inference(device);
+                let operands = [tape.tensor(&source), tape.tensor(&destination)];
+                tape.record_all(Copy { wide }, &operands);
+                let (rate, _) = rate(tape, |cost| cost.bytes)?;
+                ceiling.bytes_per_second = ceiling.bytes_per_second.max(rate);
+            }
+        }
+        Ok(ceiling)
+    }
+}
+
+/// Invocations of a workgroup, of both kernels.
+const LANES: usize = 64;
+
+/// In a round of one invocation: 12 chains, 32 times.
+const MULTIPLY_ADDS: u64 = 12 * 32;
+
+/// Within what llvmpipe lets a loop run.
+const MOST_ROUNDS: u32 = 1 << 14;
+
+/// Elements of the copied tensor: 128 MiB.
+const COPIED: usize = 32 << 20;
+
+/// Runs a tape of one dispatch: what it did a second, and how long it took.
+fn rate(tape: Tape, amount: impl Fn(crate::tape::Cost) -> u64) -> Result<(f64, Duration)> {
+    let times = tape.profile()?;
+    let [kernel] = &times[..] else {
+        unreachable!("the tape holds one dispatch");
+    };
+    let time = kernel.time.max(Duration::from_nanos(1));
+    Ok((amount(kernel.cost) as f64 / time.as_secs_f64(), time))
+}
+
+fn kernel(name: &'static str, entry: &'static str) -> Kernel {
+    Kernel::builtin(name, include_str!("../../shaders/ceiling.wgsl"), entry)
+}
+
+/// Overwrites its input with sums of many multiply-adds.
+#[derive(Debug, Hash)]
+struct MultiplyAdd {
+    /// By `fma`, rather than by a product and a sum that the driver may or may not fuse.
+    fused: bool,
+    rounds: u32,
+}
+
+impl Operation for MultiplyAdd {
+    fn name(&self) -> &'static str {
+        "ceiling_multiply_add"
+    }
+
+    fn identity(&self, signature: &mut Signature) {
+        self.hash(signature);
+    }
+
+    fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
+        Vec::new()
+    }
+
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        node.not_differentiable("it overwrites a tensor")
+    }
+
+    fn mutates(&self) -> &[usize] {
+        &[0]
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let sums = cx.input(0);
+        let mut kernel = kernel(self.name(), "multiply_add");
+        if self.fused {
+            kernel = kernel.block(
+                "multiply_add",
+                "fn advance(x: vec4<f32>) -> vec4<f32> { return fma(x, vec4<f32>(p.scale), vec4<f32>(p.shift)); }\n",
+            );
+        }
+        let flops = 2 * MULTIPLY_ADDS * u64::from(self.rounds) * sums.elements() as u64;
+        cx.dispatch(
+            Dispatch::new(kernel)
+                .write(&sums)
+                .params(&[self.rounds, 0.75f32.to_bits(), 0.25f32.to_bits()])
+                .groups(sums.elements() / LANES)
+                .cost(flops, sums.bytes()),
+        );
+    }
+}
+
+/// Copies its first input over its second.
+#[derive(Debug, Hash)]
+struct Copy {
+    /// Four elements at a time.
+    wide: bool,
+}
+
+impl Operation for Copy {
+    fn name(&self) -> &'static str {
+        "ceiling_copy"
+    }
+
+    fn identity(&self, signature: &mut Signature) {
+        self.hash(signature);
+    }
+
+    fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
+        Vec::new()
+    }
+
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        node.not_differentiable("it overwrites a tensor")
+    }
+
+    fn mutates(&self) -> &[usize] {
+        &[1]
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let (source, destination) = (cx.input(0), cx.input(1));
+        let (entry, width) = if self.wide { ("copy4", 4) } else { ("copy", 1) };
+        cx.dispatch(
+            Dispatch::new(kernel(self.name(), entry))
+                .read(&source)
+                .write(&destination)
+                .params(&[source.elements() as u32])
+                .groups(source.elements() / width / LANES)
+                .cost(0, source.bytes() + destination.bytes()),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernels do what their cost says they do: nothing is left out by a clever compiler.
+    #[test]
+    fn the_work_is_done() {
+        let device = Device::new().unwrap_or_else(|error| panic!("{error}"));
+        for fused in [false, true] {
+            let sums = Tensor::zeros(&device, [4 * LANES], DType::F32).unwrap();
+            let tape = Tape::inference(&device);
+            tape.record_all(MultiplyAdd { fused, rounds: 1 }, &[tape.tensor(&sums)]);
+            tape.run().unwrap();
+            for (i, sum) in sums.to_vec::<f32>().unwrap().into_iter().enumerate() {
+                // x ← ¾x + ¼, 32 times: the distance from 1 shrinks to ¾³² of what it was.
+                let lane = (i % LANES) as f64;
+                let starts = 12.0 * lane + 3.0 * (0.0 + 0.25 + 0.5 + 0.75) + 4.0 * 0.1 + 4.0 * 0.2;
+                let expected = 12.0 + (starts - 12.0) * 0.75f64.powi(32);
+                assert!(
+                    (f64::from(sum) - expected).abs() < 1e-5 * expected,
+                    "{i}: {sum}, not {expected}"
+                );
+            }
+        }
+        for wide in [false, true] {
+            let values: Vec<f32> = (0..8 * LANES).map(|i| i as f32).collect();
+            let source = Tensor::new(&device, [values.len()], &values).unwrap();
+            let destination = Tensor::zeros(&device, [values.len()], DType::F32).unwrap();
+            let tape = Tape::inference(&device);
+            let operands = [tape.tensor(&source), tape.tensor(&destination)];
+            tape.record_all(Copy { wide }, &operands);
+            tape.run().unwrap();
+            assert_eq!(destination.to_vec::<f32>().unwrap(), values);
+        }
+    }
+
+    #[test]
+    fn memory_is_given_back() {
+        let device = Device::new().unwrap_or_else(|error| panic!("{error}"));
+        let ceiling = Ceiling::measure(&device).unwrap();
+        assert!(ceiling.flops_per_second > 1e8 && ceiling.bytes_per_second > 1e8);
+        // When the next tape is planned.
+        let tape = Tape::inference(&device);
+        let sum = tape.fetch::<f32>(tape.scalar(1f32) + 1.0);
+        tape.run().unwrap();
+        assert_eq!(sum.item().unwrap(), 2.0);
+        assert!(device.stats().buffer_bytes < 1 << 20);
+    }
+}
