@@ -302,6 +302,7 @@ fn fields(settings: &impl Serialize) -> Result<Map<String, Value>> {
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        Value::Null => "none".to_owned(),
         other => other.to_string(),
     }
 }

@@ -1,15 +1,16 @@
-//! The example program `train_names` from outside: what it refuses, what it writes, and that a run is the same run
-//! whenever and however often it is interrupted.
+//! The example programs that train, from outside: what they refuse, what they write, and that a run is the same run
+//! whenever and however often it is interrupted. All but `text` are about `train_names`.
 
 #[cfg(unix)]
 mod interrupts;
 mod refusals;
 mod runs;
+mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
@@ -30,41 +31,36 @@ const TINY: &[&str] = &[
     "2",
 ];
 
-/// The program, built if this test runs without the examples having been built.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        // target/debug/deps/this-test → target/debug
-        let test = std::env::current_exe().expect("a test has a path");
-        let profile_folder = test
-            .parent()
-            .and_then(Path::parent)
-            .expect("tests lie in target/PROFILE/deps");
-        let target = profile_folder.parent().expect("profiles lie in target");
-        let profile = match profile_folder.file_name().and_then(|name| name.to_str()) {
-            Some("debug") => "dev",
-            Some(name) => name,
-            None => panic!("{} is not named after a profile", profile_folder.display()),
-        };
-        let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--example",
-                "train_names",
-                "--profile",
-                profile,
-                "--target-dir",
-            ])
+/// An example program, built if this test runs without the examples having been built.
+fn program(name: &'static str) -> PathBuf {
+    static BUILT: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    // target/debug/deps/this-test → target/debug
+    let test = std::env::current_exe().expect("a test has a path");
+    let profile_folder = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("tests lie in target/PROFILE/deps");
+    let target = profile_folder.parent().expect("profiles lie in target");
+    let profile = match profile_folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(name) => name,
+        None => panic!("{} is not named after a profile", profile_folder.display()),
+    };
+    let mut built = BUILT.lock().unwrap();
+    if built.insert(name) {
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--example", name, "--profile", profile])
+            .arg("--target-dir")
             .arg(target)
+            .args(cfg!(feature = "tokenizers").then_some("--features=tokenizers"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .expect("cargo runs");
-        assert!(built.success(), "the example does not build");
-        profile_folder
-            .join("examples")
-            .join(format!("train_names{}", std::env::consts::EXE_SUFFIX))
-    })
+        assert!(status.success(), "the example {name} does not build");
+    }
+    profile_folder
+        .join("examples")
+        .join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
 }
 
 /// A folder of its own for a test, gone when the test ends.
@@ -99,7 +95,11 @@ impl Folder {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        self.command_of("train_names", arguments)
+    }
+
+    fn command_of(&self, name: &'static str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program(name));
         // Some drivers complain on standard error where there is no such folder.
         command
             .current_dir(&self.0)

@@ -1,0 +1,147 @@
+//! The command line. What it shares with other programs stands in `common::args`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+use serde::{Deserialize, Serialize};
+
+use crate::common::Result;
+use crate::common::args::{
+    self, BatchArgs, EvaluationArgs, FileArgs, ModelArgs, OffArgs, ProgramArgs, SamplingArgs,
+    TrainingArgs,
+};
+use crate::common::settings::{self, require};
+
+/// More tokens in a sample than this are a slip of the keyboard.
+const MOST_TOKENS: usize = 1_000_000;
+
+/// What this program does otherwise than the shared flags say.
+const DEFAULTS: [(&str, &str); 8] = [
+    ("context", "64"),
+    ("batch_size", "16"),
+    ("d_model", "64"),
+    ("positions", "rotary"),
+    ("steps", "2000"),
+    ("lr", "0.003"),
+    ("eval_batch_size", "32"),
+    ("final_eval_iters", "100"),
+];
+
+/// Trains a small GPT on a text file of yours, on the GPU, and continues a prompt.
+///
+/// Tokens are the text's characters, or the byte pairs of a tokenizer.json. The first 90 % of the text are for training,
+/// the rest for the test. Flags may be written with `-` or `_`.
+#[derive(Debug, Parser)]
+#[command(name = "train_text", version, args_override_self = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(flatten)]
+    off: OffArgs,
+
+    #[command(flatten)]
+    pub evaluation: EvaluationArgs,
+
+    /// What samples begin with [default: a line end]
+    #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
+    pub prompt: Option<String>,
+    /// Tokens in a sample
+    #[arg(
+        long,
+        default_value_t = 200,
+        value_name = "TOKENS",
+        help_heading = "Sampling"
+    )]
+    pub sample_length: usize,
+    /// Steps between two samples during training; 0 for none
+    #[arg(
+        long,
+        default_value_t = 500,
+        value_name = "STEPS",
+        help_heading = "Sampling"
+    )]
+    pub sample_interval: u64,
+    /// How many samples to print at the end
+    #[arg(long, default_value_t = 1, help_heading = "Sampling")]
+    pub samples: usize,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+
+    #[command(flatten)]
+    pub files: FileArgs,
+    #[command(flatten)]
+    pub program: ProgramArgs,
+
+    /// The names of the settings that were given on the command line.
+    #[arg(skip)]
+    pub given: Vec<String>,
+}
+
+/// What decides the course of a training run, to the last bit; kept in checkpoints.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct Settings {
+    /// Text to train on, in UTF-8
+    #[arg(short, long, value_name = "FILE", help_heading = "Data")]
+    pub filename: Option<PathBuf>,
+    /// Train on the byte pairs of this tokenizer.json rather than on characters (needs `--features tokenizers`)
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub tokenizer: Option<PathBuf>,
+    /// A digest of the tokenizer's file.
+    #[arg(skip)]
+    pub tokenizer_digest: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub batch: BatchArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub training: TrainingArgs,
+}
+
+impl settings::Settings for Settings {
+    const FIXED: &'static [&'static str] = &["tokenizer"];
+
+    fn spelled_out(&self) -> Settings {
+        Settings {
+            model: self.model.clone().with_d_ff(),
+            ..self.clone()
+        }
+    }
+}
+
+impl Cli {
+    /// Reads the command line; prints help or a usage error and exits where that is all there is to do.
+    pub fn read() -> Cli {
+        let (mut cli, given) = args::read::<Cli>(&DEFAULTS);
+        cli.given = given;
+        cli.off.apply(&mut cli.settings.model, &mut cli.given);
+        cli
+    }
+
+    /// Checks everything that can be checked without the data.
+    ///
+    /// # Errors
+    ///
+    /// One line that names the flag, its value and what is possible.
+    pub fn validate(&self) -> Result<()> {
+        let Settings {
+            batch,
+            model,
+            training,
+            ..
+        } = &self.settings;
+        batch.validate(&self.evaluation)?;
+        for (name, value) in [
+            ("sample-length", self.sample_length),
+            ("samples", self.samples),
+        ] {
+            require(value <= MOST_TOKENS, name, &value, "at most a million")?;
+        }
+        training.validate()?;
+        self.sampling.config().validate()?;
+        // Whatever the vocabulary will be.
+        settings::validate_model(&model.config(1, batch.context))
+    }
+}

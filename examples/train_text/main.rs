@@ -1,0 +1,162 @@
+//! Trains a small GPT on a text file of yours, on the GPU, and continues a prompt.
+//!
+//! ```sh
+//! cargo run --release --example train_text -- --filename book.txt
+//! cargo run --release --example train_text -- --filename book.txt --checkpoint book.safetensors --plot book.svg
+//! cargo run --release --example train_text --features tokenizers -- --filename book.txt --tokenizer tokenizer.json
+//! cargo run --release --example train_text -- --help
+//! ```
+//!
+//! The loop, its files and its flags are those of `train_names`: everything that can be wrong is found before the
+//! training starts, the same seed on the same adapter gives the same run, bit by bit, also across `--resume`.
+
+#[macro_use]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod cli;
+mod data;
+mod tokens;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use common::checkpoint::{Checkpoint, Contents};
+use common::metrics::Metrics;
+use common::settings::Settings as _;
+use common::training::{NextToken, Options, Training};
+use common::{Result, interrupt, plot, program, report};
+use indicatif::HumanCount;
+use shadegrad::data::IGNORE_INDEX;
+use shadegrad::nn::{Gpt, ParameterBuilder};
+use shadegrad::ops::CrossEntropy;
+use shadegrad::optim::AdamW;
+use shadegrad::sampling::Sampler;
+
+use cli::{Cli, Settings};
+use data::Data;
+
+const PROGRAM: &str = "train_text";
+
+fn main() -> ExitCode {
+    program::run(|| {
+        let cli = Cli::read();
+        match cli.program.device.list_adapters {
+            true => program::list_adapters(),
+            false => run(cli),
+        }
+    })
+}
+
+fn run(mut cli: Cli) -> Result<ExitCode> {
+    let began = Instant::now();
+
+    // Everything that can be wrong, before anything is begun.
+    cli.validate()?;
+    let resume = cli.files.resume.as_deref();
+    let checkpoint = resume.map(|path| Checkpoint::<Settings>::open(path, PROGRAM));
+    let checkpoint = checkpoint.transpose()?;
+    if let Some(checkpoint) = &checkpoint {
+        cli.settings
+            .adopt(checkpoint.settings(), &cli.given, checkpoint.path())?;
+        cli.validate()?;
+    }
+    let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
+    let of_characters = checkpoint
+        .as_ref()
+        .filter(|_| cli.settings.tokenizer.is_none());
+    let vocabulary = of_characters.map(Checkpoint::tokenizer).transpose()?;
+    let eval_batch_size = cli.evaluation.eval_batch_size;
+    let data = Data::load(&mut cli.settings, eval_batch_size, vocabulary)?;
+    let settings = &cli.settings;
+    settings.training.check_start(start)?;
+    let prompt = data.tokens().prompt(cli.prompt.as_deref())?;
+    let read = [
+        ("--filename", settings.filename.as_deref()),
+        ("--tokenizer", settings.tokenizer.as_deref()),
+    ];
+    cli.files.check(settings, &read)?;
+    let mut metrics = Metrics::start(cli.files.metrics.as_deref(), start)?;
+
+    let device = program::open_device(&cli.program.device)?;
+    let config = settings
+        .model
+        .config(data.tokens().vocab_size(), settings.batch.context);
+    let mut builder = ParameterBuilder::new(settings.training.seed);
+    let model = Gpt::new(&config, &mut builder)?;
+    let parameters = builder.build(&device)?;
+    let mut optimizer = AdamW::new(&parameters, settings.training.optimizer())?;
+    if let Some(checkpoint) = &checkpoint {
+        checkpoint.restore(&mut optimizer)?;
+        checkpoint.note_other_text(data.digest(), data.source());
+    }
+    say!("data: {}", data.summary());
+    report::describe(
+        &config,
+        &settings.training,
+        settings.batch.batch_size,
+        start,
+    );
+
+    interrupt::install()?;
+    let contents = Contents {
+        program: PROGRAM,
+        settings,
+        seed: settings.training.seed,
+        config: &config,
+        vocabulary: data.tokens().characters(),
+        text_digest: data.digest(),
+    };
+    let sample = |number: u64| -> Result<String> {
+        let mut sampler = Sampler::new(cli.sampling.config(), settings.training.seed + number)?;
+        let tokens = model.generate(&prompt, cli.sample_length, &mut sampler, None)?;
+        data.tokens().decode(&[prompt.clone(), tokens].concat())
+    };
+    let options = Options {
+        sample_interval: cli.sample_interval,
+        perplexity: true,
+        ..Options::new(
+            &settings.training,
+            &cli.evaluation,
+            &cli.files,
+            &cli.program,
+        )
+    };
+    let training = Training {
+        device: &device,
+        model: &NextToken {
+            gpt: &model,
+            criterion: CrossEntropy::ignoring(IGNORE_INDEX),
+        },
+        optimizer: &mut optimizer,
+        data: &data,
+        options,
+        metrics: &mut metrics,
+        save: &mut |optimizer| match &cli.files.checkpoint {
+            Some(path) => contents.save(path, optimizer),
+            None => Ok(()),
+        },
+        sample: &mut || Ok(indented("sample:", &sample(0)?)),
+    };
+    let summary = training.run()?;
+    if let Some(path) = &cli.files.plot {
+        let parameters = HumanCount(config.parameter_count() as u64);
+        let title = format!("{PROGRAM}: {parameters} parameters, {}", data.source());
+        plot::write(path, &title, metrics.records())?;
+    }
+
+    report::interruption(&summary, settings.training.steps);
+    for number in 0..cli.samples {
+        let title = format!("sample {} of {}:", number + 1, cli.samples);
+        say!("{}", indented(&title, &sample(number as u64)?));
+    }
+    report::finish(&summary, true, &cli.files, start, began);
+    Ok(program::exit_code(&summary))
+}
+
+/// A title and the lines of a text below it.
+fn indented(title: &str, text: &str) -> String {
+    let lines = text.trim_matches('\n').lines();
+    let lines = lines.map(|line| format!("\n  {line}"));
+    format!("{title}{}", lines.collect::<String>())
+}

@@ -1,0 +1,116 @@
+//! `train_text`, as far as it is not the loop that it shares with `train_names`.
+
+use super::*;
+
+const TINY: &[&str] = &[
+    "-f",
+    "text.txt",
+    "-d",
+    "8",
+    "-n",
+    "2",
+    "-l",
+    "1",
+    "-b",
+    "4",
+    "--context",
+    "8",
+    "--eval-batch-size",
+    "4",
+    "--eval-iters",
+    "2",
+    "--sample-length",
+    "20",
+];
+
+fn folder() -> Folder {
+    let folder = Folder::new();
+    folder.write("text.txt", "the cat sat on the mat.\n".repeat(30));
+    folder
+}
+
+fn run(folder: &Folder, arguments: &[&str]) -> (bool, String, String) {
+    let mut command = folder.command_of("train_text", &[TINY, arguments].concat());
+    let output = command.output().expect("the program starts");
+    (
+        output.status.success(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+#[test]
+fn a_text_is_trained_on_with_samples_on_the_way_and_resumed_to_the_same_bits() {
+    let folder = folder();
+    let train = |arguments: &[&str]| {
+        let constant = ["--schedule", "constant", "--warmup", "2"];
+        let (success, printed, errors) = run(&folder, &[&constant, arguments].concat());
+        assert!(success, "{arguments:?}: {errors}");
+        printed
+    };
+    let whole = train(&[
+        "--steps",
+        "20",
+        "--checkpoint",
+        "whole",
+        "--eval-interval",
+        "10",
+        "--sample-interval",
+        "10",
+        "--samples",
+        "2",
+        "--prompt",
+        "the ",
+    ]);
+    assert!(whole.starts_with("adapter: "), "{whole}");
+    for expected in [
+        "text.txt, 720 characters (648 to train on, 72 for the test), 12 different ones",
+        "step 10: train loss",
+        "| test perplexity",
+        "sample:\n  the ",
+        "sample 2 of 2:\n  the ",
+        "final train loss",
+    ] {
+        assert!(whole.contains(expected), "`{expected}` expected\n{whole}");
+    }
+    train(&["--steps", "8", "--checkpoint", "half"]);
+    let half = train(&["--steps", "20", "--resume", "half", "--checkpoint", "half"]);
+    assert!(half.contains("resumed after step 8"), "{half}");
+    assert!(
+        folder.read("whole") == folder.read("half"),
+        "the checkpoints differ"
+    );
+
+    // Checkpoints of the other program are refused, and so is what does not fit.
+    folder.train(&["--steps", "1", "--checkpoint", "names"]);
+    folder.write("tokenizer.json", "{}");
+    let mut refused = vec![
+        (vec!["--resume", "names"], "it was written by train_names"),
+        (vec!["--prompt", "THE"], "--prompt: character 'T'"),
+        (vec!["--prompt", ""], "--prompt: it is empty"),
+        (vec!["--filename", "missing"], "cannot access missing"),
+        (vec!["--context", "80"], "at least 81 are needed"),
+        (
+            vec!["--resume", "whole", "--tokenizer", "tokenizer.json"],
+            "--tokenizer tokenizer.json contradicts the checkpoint whole, which has none",
+        ),
+    ];
+    if cfg!(not(feature = "tokenizers")) {
+        refused.push((
+            vec!["--tokenizer", "tokenizer.json"],
+            "build it with --features tokenizers",
+        ));
+    }
+    for (arguments, expected) in refused {
+        let (success, printed, errors) = run(&folder, &arguments);
+        assert!(!success, "{arguments:?}: {printed}");
+        assert!(
+            errors.starts_with("error: ") && errors.contains(expected),
+            "{arguments:?}: {errors}"
+        );
+        assert_eq!(errors.trim_end().lines().count(), 1, "{errors}");
+    }
+    let mut command = folder.command_of("train_text", &[]);
+    let errors = text(&command.output().unwrap().stderr);
+    assert!(errors.contains("--filename FILE"), "{errors}");
+}
