@@ -1,25 +1,52 @@
-// Matrix product for GPUs: C[M,N] = A[M,K] · B[K,N], batched, with any strides of both operands.
+// Matrix product for GPUs: C[M,N] = A[M,K] · B[K,N], batched, transposed or not.
 //
-// One workgroup of 256 computes a 64 × 64 tile, each invocation 4 rows × 4 columns in registers. Slices 16 deep of both
-// operands go through workgroup memory, each element loaded once per workgroup. Which way an operand runs in memory
-// only decides which invocations load which elements, so that neighbours load neighbours.
+// Everything is moved in squares of 4 × 4: an invocation loads squares of the operands with four loads of four elements
+// each, and holds squares of C in registers.
 //
-// The block `epilogue` is replaced when a kernel is made.
+// `tiles`: a workgroup computes a tile of C, each invocation ROW_QUADS × COLUMN_QUADS squares of it. Slices 16 deep of
+// both operands go through workgroup memory; while one is multiplied, the next is on its way to registers. Where M × N
+// is small and K large, several workgroups share a tile, a part of the depth each; matmul_sum.wgsl adds up what they
+// leave. 8 × 8 elements an invocation take 4 reads of workgroup memory for 64 multiply-adds, which is what keeps the
+// multipliers rather than the memory busy.
+//
+// `rows`: where C has at most four rows (single-token decoding) or columns, time goes into reading the matrix once. The
+// invocations of a workgroup share the depth of QUADS squares of C and add up.
+//
+// Workgroup memory is [depth][rows or columns / 4] of vec4, its lines without padding: 128 × 128 tiles fill the 16 KiB
+// that every GPU has. Storing squares that run along the depth would put every fourth invocation on the same banks, so
+// the vec4 of depths 4d … 4d + 3 are kept at their place xor 2d.
+//
+// The blocks a, b and epilogue are replaced when a kernel is made, and the entry point not called is cut out.
+
+const A_ALONG_DEPTH: bool = true;   // [M,K] in memory rather than [K,M]
+const B_ALONG_DEPTH: bool = false;  // [N,K] in memory rather than [K,N]
 
 struct Params {
     m: u32, n: u32, k: u32,
-    tiles_n: u32, tiles: u32, count: u32,     // tiles along the columns, tiles of one matrix, tiles of all
-    a_row: u32, a_k: u32,                     // strides, in elements
-    b_k: u32, b_column: u32,
+    splits: u32,                  // parts of the depth that have workgroups of their own
+    chunk: u32,                   // depth of a part: a multiple of 16
+    tiles_m: u32, tiles_n: u32,   // of one matrix
+    count: u32,                   // workgroups
+    lda: u32, ldb: u32,           // leading dimensions, in elements, as all strides of the operands
     a_offset: u32, b_offset: u32,
     a_batch: u32, b_batch: u32,
     pad0: u32, pad1: u32,
-    operands: array<vec4<u32>, 7>,            // of the epilogue: offset, strides of batch, row and column
+    operands: array<vec4<u32>, 7>,  // of the epilogue: offset, strides of batch, row and column
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
+
+// Four elements side by side, of which the first `left` are there; the others are zero.
+
+//:begin a
+@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
+fn a4(at: u32, left: u32) -> vec4<f32> { return a[at / 4u]; }
+//:end a
+
+//:begin b
+@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
+fn b4(at: u32, left: u32) -> vec4<f32> { return b[at / 4u]; }
+//:end b
 
 //:begin epilogue
 @group(0) @binding(3) var<storage, read_write> out0: array<vec4<f32>>;
@@ -29,83 +56,261 @@ fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
 }
 //:end epilogue
 
+fn a_line(origin: u32, outer: u32, inner: u32, end: vec2<u32>) -> vec4<f32> {
+    if (outer < end.x && inner < end.y) { return a4(origin + outer * p.lda + inner, end.y - inner); }
+    return vec4<f32>(0.0);
+}
+
+fn b_line(origin: u32, outer: u32, inner: u32, end: vec2<u32>) -> vec4<f32> {
+    if (outer < end.x && inner < end.y) { return b4(origin + outer * p.ldb + inner, end.y - inner); }
+    return vec4<f32>(0.0);
+}
+
+// Column j of the result holds four rows of A at depth k + j; zeros past the end of either.
+fn a_square(origin: u32, row: u32, k: u32, end: u32) -> mat4x4<f32> {
+    if (A_ALONG_DEPTH) {
+        let ends = vec2<u32>(p.m, end);
+        return transpose(mat4x4<f32>(
+            a_line(origin, row, k, ends), a_line(origin, row + 1u, k, ends),
+            a_line(origin, row + 2u, k, ends), a_line(origin, row + 3u, k, ends)));
+    }
+    let ends = vec2<u32>(end, p.m);
+    return mat4x4<f32>(
+        a_line(origin, k, row, ends), a_line(origin, k + 1u, row, ends),
+        a_line(origin, k + 2u, row, ends), a_line(origin, k + 3u, row, ends));
+}
+
+// Column j of the result holds four columns of B at depth k + j.
+fn b_square(origin: u32, column: u32, k: u32, end: u32) -> mat4x4<f32> {
+    if (B_ALONG_DEPTH) {
+        let ends = vec2<u32>(p.n, end);
+        return transpose(mat4x4<f32>(
+            b_line(origin, column, k, ends), b_line(origin, column + 1u, k, ends),
+            b_line(origin, column + 2u, k, ends), b_line(origin, column + 3u, k, ends)));
+    }
+    let ends = vec2<u32>(end, p.n);
+    return mat4x4<f32>(
+        b_line(origin, k, column, ends), b_line(origin, k + 1u, column, ends),
+        b_line(origin, k + 2u, column, ends), b_line(origin, k + 3u, column, ends));
+}
+
+// c + x·yᵀ, where column i of a square of C is its row i.
+fn multiplied(c: mat4x4<f32>, x: vec4<f32>, y: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        fma(vec4<f32>(x.x), y, c[0]), fma(vec4<f32>(x.y), y, c[1]),
+        fma(vec4<f32>(x.z), y, c[2]), fma(vec4<f32>(x.w), y, c[3]));
+}
+
+// What a workgroup works on; those past the end of the grid repeat the last and must not store.
+struct Work {
+    slice: u32,      // of the output: matrix of the batch, and part of the depth
+    a: u32, b: u32,  // where the operands' matrices begin
+    begin: u32,      // of the depth
+    end: u32,
+    tile: u32,       // within the matrix
+}
+
+fn work(index: u32) -> Work {
+    let item = min(index, p.count - 1u);
+    let tiles = p.tiles_m * p.tiles_n;
+    let slice = item / tiles;
+    let batch = slice / p.splits;
+    let begin = slice % p.splits * p.chunk;
+    return Work(
+        slice, p.a_offset + batch * p.a_batch, p.b_offset + batch * p.b_batch,
+        begin, min(begin + p.chunk, p.k), item % tiles);
+}
+
+//:begin tiles
+const ROW_QUADS: u32 = 2u;     // squares of an invocation, down and across: 1 or 2
+const COLUMN_QUADS: u32 = 2u;
+const DOWN: u32 = 16u;         // invocations of a workgroup: a multiple of 8
+const ACROSS: u32 = 16u;       // a multiple of 8
+
+const THREADS: u32 = DOWN * ACROSS;
+const A_QUADS: u32 = ROW_QUADS * DOWN;
+const B_QUADS: u32 = COLUMN_QUADS * ACROSS;
 const DEPTH: u32 = 16u;
-// One vec4 of padding a line spreads the columns over the memory banks.
-const LINE: u32 = 17u;
+// Squares of a slice of both operands: one or two for each invocation to load.
+const A_SQUARES: u32 = A_QUADS * DEPTH / 4u;
+const SQUARES: u32 = A_SQUARES + B_QUADS * DEPTH / 4u;
 
-// [depth][rows or columns / 4]
-var<workgroup> tile_a: array<vec4<f32>, DEPTH * LINE>;
-var<workgroup> tile_b: array<vec4<f32>, DEPTH * LINE>;
+var<workgroup> tile_a: array<vec4<f32>, DEPTH * A_QUADS>;
+var<workgroup> tile_b: array<vec4<f32>, DEPTH * B_QUADS>;
 
-fn load_a(batch: u32, row: u32, k: u32) -> f32 {
-    if (row < p.m && k < p.k) {
-        return a[p.a_offset + batch * p.a_batch + row * p.a_row + k * p.a_k];
-    }
-    return 0.0;
+// Where in a slice a square lies: which quad of rows or columns, which quad of depths. Neighbours are neighbours in
+// memory.
+fn place_of(square: u32, quads: u32, along_depth: bool) -> vec2<u32> {
+    if (along_depth) { return vec2<u32>(square / 4u, square % 4u); }
+    return vec2<u32>(square % quads, square / quads);
 }
 
-fn load_b(batch: u32, k: u32, column: u32) -> f32 {
-    if (k < p.k && column < p.n) {
-        return b[p.b_offset + batch * p.b_batch + k * p.b_k + column * p.b_column];
+fn fetched(square: u32, work: Work, row: u32, column: u32, k: u32) -> mat4x4<f32> {
+    if (square < A_SQUARES) {
+        let place = place_of(square, A_QUADS, A_ALONG_DEPTH);
+        return a_square(work.a, row + 4u * place.x, k + 4u * place.y, work.end);
     }
-    return 0.0;
+    if (square < SQUARES) {
+        let place = place_of(square - A_SQUARES, B_QUADS, B_ALONG_DEPTH);
+        return b_square(work.b, column + 4u * place.x, k + 4u * place.y, work.end);
+    }
+    return mat4x4<f32>();
 }
 
-@compute @workgroup_size(256)
-fn matmul(
+fn keep(square: u32, value: mat4x4<f32>) {
+    if (square < A_SQUARES) {
+        let place = place_of(square, A_QUADS, A_ALONG_DEPTH);
+        let at = 4u * place.y * A_QUADS + (place.x ^ (2u * place.y));
+        tile_a[at] = value[0];
+        tile_a[at + A_QUADS] = value[1];
+        tile_a[at + 2u * A_QUADS] = value[2];
+        tile_a[at + 3u * A_QUADS] = value[3];
+    } else if (square < SQUARES) {
+        let place = place_of(square - A_SQUARES, B_QUADS, B_ALONG_DEPTH);
+        let at = 4u * place.y * B_QUADS + (place.x ^ (2u * place.y));
+        tile_b[at] = value[0];
+        tile_b[at + B_QUADS] = value[1];
+        tile_b[at + 2u * B_QUADS] = value[2];
+        tile_b[at + 3u * B_QUADS] = value[3];
+    }
+}
+
+// An invocation's squares of C. They lie half a tile apart, so that neighbours read neighbouring vec4.
+struct Squares { c00: mat4x4<f32>, c01: mat4x4<f32>, c10: mat4x4<f32>, c11: mat4x4<f32> }
+
+fn step(c: ptr<function, Squares>, x: u32, y: u32) {
+    let x0 = tile_a[x];
+    let y0 = tile_b[y];
+    (*c).c00 = multiplied((*c).c00, x0, y0);
+    if (COLUMN_QUADS == 2u) {
+        let y1 = tile_b[y + ACROSS];
+        (*c).c01 = multiplied((*c).c01, x0, y1);
+    }
+    if (ROW_QUADS == 2u) {
+        let x1 = tile_a[x + DOWN];
+        (*c).c10 = multiplied((*c).c10, x1, y0);
+        if (COLUMN_QUADS == 2u) {
+            let y1 = tile_b[y + ACROSS];
+            (*c).c11 = multiplied((*c).c11, x1, y1);
+        }
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn tiles(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(local_invocation_index) local: u32,
 ) {
     let index = group.x + group.y * groups.x;
-    // Groups past the end compute the last tile again and store nothing, so that barriers stay uniform.
-    let tile = min(index, p.count - 1u);
-    let batch = tile / p.tiles;
-    let row0 = (tile % p.tiles) / p.tiles_n * 64u;
-    let column0 = (tile % p.tiles) % p.tiles_n * 64u;
+    let work = work(index);
+    // Eight rows of tiles at a time, column by column: what runs at the same time shares its operands in the cache.
+    let strip = work.tile / (8u * p.tiles_n);
+    let within = work.tile % (8u * p.tiles_n);
+    let height = min(8u, p.tiles_m - 8u * strip);
+    let row0 = (8u * strip + within % height) * 4u * A_QUADS;
+    let column0 = within / height * 4u * B_QUADS;
 
-    // Which four consecutive rows (or columns) of which depth this invocation loads.
-    let a_along_k = p.a_k == 1u;
-    let b_along_k = p.b_k == 1u;
-    let fast = lane % 16u;
-    let slow = lane / 16u;
-    let a_depth = select(slow, fast, a_along_k);
-    let a_quad = select(fast, slow, a_along_k);
-    let b_depth = select(slow, fast, b_along_k);
-    let b_quad = select(fast, slow, b_along_k);
+    // 32 neighbours make a patch of 4 × 8: they read little from workgroup memory, and different banks of it.
+    let patch_index = local / 32u;
+    let my_row = patch_index / (ACROSS / 8u) * 4u + local % 32u / 8u;
+    let my_column = patch_index % (ACROSS / 8u) * 8u + local % 8u;
 
-    let my_rows = lane / 16u;     // rows 4·my_rows … of the tile
-    let my_columns = lane % 16u;  // columns 4·my_columns …
-    var c0 = vec4<f32>(0.0);
-    var c1 = vec4<f32>(0.0);
-    var c2 = vec4<f32>(0.0);
-    var c3 = vec4<f32>(0.0);
-    for (var k0 = 0u; k0 < p.k; k0 += DEPTH) {
-        let row = row0 + 4u * a_quad;
-        let column = column0 + 4u * b_quad;
-        tile_a[a_depth * LINE + a_quad] = vec4<f32>(
-            load_a(batch, row, k0 + a_depth), load_a(batch, row + 1u, k0 + a_depth),
-            load_a(batch, row + 2u, k0 + a_depth), load_a(batch, row + 3u, k0 + a_depth));
-        tile_b[b_depth * LINE + b_quad] = vec4<f32>(
-            load_b(batch, k0 + b_depth, column), load_b(batch, k0 + b_depth, column + 1u),
-            load_b(batch, k0 + b_depth, column + 2u), load_b(batch, k0 + b_depth, column + 3u));
+    var c = Squares();
+    var next0 = fetched(local, work, row0, column0, work.begin);
+    var next1 = mat4x4<f32>();
+    if (SQUARES > THREADS) { next1 = fetched(local + THREADS, work, row0, column0, work.begin); }
+    for (var k = work.begin; k < work.end; k += DEPTH) {
+        workgroupBarrier();  // the slice before has been multiplied
+        keep(local, next0);
+        if (SQUARES > THREADS) { keep(local + THREADS, next1); }
         workgroupBarrier();
-        for (var depth = 0u; depth < DEPTH; depth++) {
-            let x = tile_a[depth * LINE + my_rows];
-            let y = tile_b[depth * LINE + my_columns];
-            c0 += x.x * y;
-            c1 += x.y * y;
-            c2 += x.z * y;
-            c3 += x.w * y;
+        next0 = fetched(local, work, row0, column0, k + DEPTH);
+        if (SQUARES > THREADS) { next1 = fetched(local + THREADS, work, row0, column0, k + DEPTH); }
+        for (var d = 0u; d < DEPTH / 4u; d++) {
+            let x = 4u * d * A_QUADS + (my_row ^ (2u * d));
+            let y = 4u * d * B_QUADS + (my_column ^ (2u * d));
+            step(&c, x, y);
+            step(&c, x + A_QUADS, y + B_QUADS);
+            step(&c, x + 2u * A_QUADS, y + 2u * B_QUADS);
+            step(&c, x + 3u * A_QUADS, y + 3u * B_QUADS);
         }
-        workgroupBarrier();
     }
-    let row = row0 + 4u * my_rows;
-    let column = column0 + 4u * my_columns;
-    if (index < p.count && column < p.n) {
-        if (row < p.m) { store4(batch, row, column, c0); }
-        if (row + 1u < p.m) { store4(batch, row + 1u, column, c1); }
-        if (row + 2u < p.m) { store4(batch, row + 2u, column, c2); }
-        if (row + 3u < p.m) { store4(batch, row + 3u, column, c3); }
+    if (index >= p.count) { return; }
+    let column = column0 + 4u * my_column;
+    let next_column = column + 4u * ACROSS;
+    for (var i = 0u; i < 4u; i++) {
+        let row = row0 + 4u * my_row + i;
+        let next_row = row + 4u * DOWN;
+        if (row < p.m) {
+            if (column < p.n) { store4(work.slice, row, column, c.c00[0]); }
+            if (COLUMN_QUADS == 2u && next_column < p.n) { store4(work.slice, row, next_column, c.c01[0]); }
+        }
+        if (ROW_QUADS == 2u && next_row < p.m) {
+            if (column < p.n) { store4(work.slice, next_row, column, c.c10[0]); }
+            if (COLUMN_QUADS == 2u && next_column < p.n) { store4(work.slice, next_row, next_column, c.c11[0]); }
+        }
+        c.c00 = shifted(c.c00);
+        c.c01 = shifted(c.c01);
+        c.c10 = shifted(c.c10);
+        c.c11 = shifted(c.c11);
     }
 }
+
+// The next row comes first.
+fn shifted(c: mat4x4<f32>) -> mat4x4<f32> { return mat4x4<f32>(c[1], c[2], c[3], c[0]); }
+//:end tiles
+
+//:begin rows
+const QUADS: u32 = 8u;      // squares of C in a workgroup
+const SHARERS: u32 = 32u;   // invocations that share the depth of each
+const TALL: bool = false;   // the squares lie below each other rather than side by side
+const SINGLE: bool = false; // C is one row, and A along the depth
+
+var<workgroup> exchange: array<vec4<f32>, QUADS * SHARERS>;
+
+@compute @workgroup_size(QUADS * SHARERS)
+fn rows(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let index = group.x + group.y * groups.x;
+    let work = work(index);
+    // Neighbours are neighbours in the larger operand's memory.
+    let along_depth = (TALL && A_ALONG_DEPTH) || (!TALL && B_ALONG_DEPTH);
+    let sharer = select(local / QUADS, local % SHARERS, along_depth);
+    let quad = select(local % QUADS, local / SHARERS, along_depth);
+    let stride = select(QUADS, 1u, along_depth);
+    let first = 4u * (work.tile * QUADS + quad);
+    let row = select(0u, first, TALL);
+    let column = select(first, 0u, TALL);
+    var c = mat4x4<f32>();
+    for (var k = work.begin + 4u * sharer; k < work.end; k += 4u * SHARERS) {
+        let y = b_square(work.b, column, k, work.end);
+        if (SINGLE) {
+            c[0] += y * a_line(work.a, 0u, k, vec2<u32>(1u, work.end));
+        } else {
+            let x = a_square(work.a, row, k, work.end);
+            c = multiplied(multiplied(multiplied(multiplied(c, x[0], y[0]), x[1], y[1]), x[2], y[2]), x[3], y[3]);
+        }
+    }
+    for (var i = 0u; i < min(p.m, 4u); i++) {
+        var value = c[0];
+        if (SHARERS > 1u) {
+            workgroupBarrier();  // the sums before have been read
+            exchange[local] = value;
+            workgroupBarrier();
+            for (var half = SHARERS / 2u; half > 0u; half /= 2u) {
+                if (sharer < half) { exchange[local] += exchange[local + half * stride]; }
+                workgroupBarrier();
+            }
+            value = exchange[local];
+        }
+        if (index < p.count && sharer == 0u && row + i < p.m && column < p.n) {
+            store4(work.slice, row + i, column, value);
+        }
+        c = mat4x4<f32>(c[1], c[2], c[3], c[0]);
+    }
+}
+//:end rows

@@ -37,10 +37,11 @@ fn stored_transposed<'t>(
     tape.input([batch, columns, rows], &turned).transpose()
 }
 
-fn check(device: &Device, shapes: &[[usize; 4]]) {
+/// Operands stored transposed or not; with `forms` of eight, the second one shared by the batch, too.
+fn check(device: &Device, shapes: &[[usize; 4]], forms: usize) {
     let mut random = Random::new(1);
     for &[batch, m, k, n] in shapes {
-        for form in 0..8 {
+        for form in 0..forms {
             let (turn_a, turn_b, shared) = (form & 1 != 0, form & 2 != 0, form & 4 != 0);
             let a = random.values(batch * m * k, -1.0, 1.0);
             let b = random.values(if shared { 1 } else { batch } * k * n, -1.0, 1.0);
@@ -79,17 +80,71 @@ const SHAPES: [[usize; 4]; 10] = [
 
 #[test]
 fn variants_of_this_adapter() {
-    check(device(), &SHAPES);
+    check(device(), &SHAPES, 8);
 }
 
 #[test]
 fn portable_variants() {
-    check(portable_device(), &SHAPES);
+    check(portable_device(), &SHAPES, 8);
+}
+
+/// The tiles for GPUs, each with an edge, with loads of four elements and of one, and a depth shared by workgroups.
+#[test]
+fn tiles_for_gpus() {
+    check(
+        portable_device(),
+        &[
+            [33, 130, 20, 129],
+            [130, 52, 12, 60],
+            [1, 16_400, 12, 28],
+            [1, 27, 9, 16_400],
+            [1, 40, 1100, 72],
+        ],
+        4,
+    );
+}
+
+/// Where workgroups share the depth, the second stage has the epilogue.
+#[test]
+fn shared_depths_keep_their_epilogue() {
+    let mut random = Random::new(5);
+    let [x, w] = [6 * 1100, 1100 * 10].map(|n| random.values(n, -0.1, 0.1));
+    let bias = random.values(10, -1.0, 1.0);
+    let record = |tape: &Tape| {
+        let (x, w) = (tape.input([6, 1100], &x), tape.input([1100, 10], &w));
+        tape.fetch::<f32>((x.matmul(w) + tape.input([10], &bias)).powi(2.0))
+    };
+    let [tape, counted] = [0; 2].map(|_| Tape::inference(portable_device()));
+    let value = record(&tape);
+    tape.run().unwrap();
+    let mut expected = reference(&x, &w, [1, 6, 1100, 10], true);
+    for (i, value) in expected.iter_mut().enumerate() {
+        *value = (*value + f64::from(bias[i % 10])).powi(2);
+    }
+    assert_close("square", &value.get().unwrap(), &expected, 1e-5, 1e-5);
+    drop(record(&counted));
+    let names: Vec<_> = counted.profile().unwrap().iter().map(|t| t.name).collect();
+    assert_eq!(names, ["matmul", "matmul_sum"]);
+}
+
+/// A few vectors times a matrix, the depth shared by the invocations of a workgroup.
+#[test]
+fn rows_for_gpus() {
+    check(
+        portable_device(),
+        &[
+            [1, 1, 300, 260],
+            [3, 4, 37, 9],
+            [2, 70, 132, 1],
+            [1, 33, 5, 3],
+        ],
+        4,
+    );
 }
 
 #[test]
 fn more_groups_than_one_dimension_holds() {
-    check(device(), &[[66_000, 1, 2, 1]]);
+    check(device(), &[[66_000, 1, 2, 1]], 8);
 }
 
 #[test]

@@ -1,28 +1,261 @@
-//! The matrix product on GPUs.
+//! The matrix product on GPUs, see `shaders/matmul.wgsl`: register-blocked tiles, split along the depth where there are
+//! few, and a form for products of a matrix and a few vectors.
 
-use super::{Matrices, Sizes, sizes};
-use crate::gpu::Kernel;
+use super::Matrices;
+use crate::gpu::{AdapterClass, DType, Kernel};
+use crate::tape::{Dispatch, Lowering, Operand};
 
-/// The portable workgroup-memory tile, see `shaders/matmul.wgsl`.
-pub(super) fn tiled(a: &Matrices, b: &Matrices, grid: [usize; 3], depth: usize) -> (Kernel, Sizes) {
-    let mut sizes = sizes(grid, depth, 64);
-    let words = [
-        a.row,
-        a.column,
-        b.row,
-        b.column,
-        a.offset(),
-        b.offset(),
-        a.batch,
-        b.batch,
-        0,
-        0,
-    ];
-    sizes.params.extend(words.map(|word| word as u32));
-    let kernel = Kernel::builtin(
-        "matmul",
-        include_str!("../../../shaders/matmul.wgsl"),
-        "matmul",
+/// A workgroup's part of the output, and how many squares of 4 × 4 each invocation has, down and across.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    rows: usize,
+    columns: usize,
+    row_quads: usize,
+    column_quads: usize,
+}
+
+impl Tile {
+    const fn new(rows: usize, columns: usize, row_quads: usize, column_quads: usize) -> Tile {
+        Tile {
+            rows,
+            columns,
+            row_quads,
+            column_quads,
+        }
+    }
+}
+
+/// From the most reuse of what is loaded to the most workgroups.
+const TILES: [Tile; 5] = [
+    Tile::new(128, 128, 2, 2),
+    Tile::new(64, 64, 2, 1),
+    Tile::new(128, 32, 2, 1),
+    Tile::new(32, 128, 1, 2),
+    Tile::new(32, 32, 1, 1),
+];
+
+/// How a product is cut up for workgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// Tiles, and parts of the depth that have workgroups of their own.
+    Tiles(Tile, usize),
+    /// At most four rows or, where it is tall, four columns.
+    Rows { tall: bool },
+}
+
+/// Workgroups that fill a large GPU.
+const ENOUGH: usize = 256;
+
+/// The most bytes of partial products.
+const MOST_PARTIAL: usize = 64 << 20;
+
+impl Cut {
+    /// The table: the largest tiles that fit the shape and are enough to fill the GPU, splitting the depth if that
+    /// helps; else the smallest.
+    fn of([batch, rows, columns]: [usize; 3], depth: usize) -> Cut {
+        if rows <= 4 || columns <= 4 {
+            return Cut::Rows {
+                tall: columns <= 4 && rows > columns,
+            };
+        }
+        let fits = |tile: &Tile| {
+            tile.rows <= rows.next_multiple_of(32) && tile.columns <= columns.next_multiple_of(32)
+        };
+        let tiles = |tile: &Tile| batch * rows.div_ceil(tile.rows) * columns.div_ceil(tile.columns);
+        // The larger the tile, the deeper a part must be to be worth the partial products.
+        let splits = |tile: &Tile| {
+            let shallow = depth / (4 * tile.rows.max(tile.columns));
+            let large = MOST_PARTIAL / (4 * batch * rows * columns.next_multiple_of(4));
+            (ENOUGH / tiles(tile)).min(shallow).min(large).max(1)
+        };
+        let mut fitting = TILES.iter().filter(|tile| fits(tile));
+        let tile = fitting
+            .find(|tile| tiles(tile) * splits(tile) >= ENOUGH / 2)
+            .unwrap_or(&TILES[4]);
+        Cut::Tiles(*tile, splits(tile))
+    }
+}
+
+/// `A·B` with `[batch, rows, columns]` and the given depth.
+pub(super) fn lower(
+    cx: &mut Lowering<'_>,
+    a: &Matrices,
+    b: &Matrices,
+    grid: [usize; 3],
+    depth: usize,
+) {
+    let [batch, rows, columns] = grid;
+    let cut = Cut::of(grid, depth);
+    let kernel = kernel(a, b, grid, depth);
+    let flops = 2 * (batch * rows * columns * depth) as u64;
+    let operands = a.operand.bytes() + b.operand.bytes();
+    let params = |splits: usize, chunk: usize, tiles: [usize; 2]| {
+        let count = batch * splits * tiles[0] * tiles[1];
+        let sizes = [
+            rows, columns, depth, splits, chunk, tiles[0], tiles[1], count,
+        ];
+        let [sa, sb] = [a, b].map(|m| (m.leading(), m.offset(), m.batch));
+        let places = [sa.0, sb.0, sa.1, sb.1, sa.2, sb.2, 0, 0];
+        let words: Vec<u32> = [sizes, places].concat().iter().map(|&n| n as u32).collect();
+        (words, count)
+    };
+    let whole = |cx: &mut Lowering<'_>, kernel: Kernel, tiles: [usize; 2]| {
+        let epilogue = cx.epilogue(3);
+        let (params, groups) = params(1, depth, tiles);
+        cx.dispatch(
+            Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
+                .read(&a.operand)
+                .read(&b.operand)
+                .params(&params)
+                .epilogue(&epilogue)
+                .groups(groups)
+                .cost(flops, operands + epilogue.bytes),
+        );
+    };
+    match cut {
+        Cut::Rows { tall } => {
+            let quads = rows.max(columns).div_ceil(4);
+            let (per_group, sharers) = match cx.class() {
+                // A vector register, without anything to exchange.
+                AdapterClass::Software => (8, 1),
+                AdapterClass::Gpu if depth > 64 => (8, 32),
+                AdapterClass::Gpu => (32, 4),
+            };
+            let kernel = kernel("rows", "tiles")
+                .constant("QUADS", per_group)
+                .constant("SHARERS", sharers)
+                .flag("TALL", tall)
+                .flag("SINGLE", rows == 1 && a.is_row_major());
+            whole(cx, kernel, [quads.div_ceil(per_group), 1]);
+        }
+        Cut::Tiles(tile, splits) => {
+            let kernel = kernel("tiles", "rows")
+                .constant("ROW_QUADS", tile.row_quads)
+                .constant("COLUMN_QUADS", tile.column_quads)
+                .constant("DOWN", tile.rows / (4 * tile.row_quads))
+                .constant("ACROSS", tile.columns / (4 * tile.column_quads));
+            let tiles = [rows.div_ceil(tile.rows), columns.div_ceil(tile.columns)];
+            if splits == 1 {
+                return whole(cx, kernel, tiles);
+            }
+            let chunk = depth.div_ceil(splits).next_multiple_of(16);
+            let splits = depth.div_ceil(chunk);
+            let quads = columns.div_ceil(4);
+            let parts = cx.temp([batch * splits, rows, 4 * quads], DType::F32);
+            let (mut words, groups) = params(splits, chunk, tiles);
+            // The store that the shader has by itself: to dense matrices of vec4.
+            words.extend([0, rows * quads, quads, 1].map(|word| word as u32));
+            words.resize(16 + 4 * 7, 0);
+            cx.dispatch(
+                Dispatch::new(kernel)
+                    .read(&a.operand)
+                    .read(&b.operand)
+                    .write(&parts)
+                    .params(&words)
+                    .groups(groups)
+                    .cost(flops, operands + parts.bytes()),
+            );
+            add_up(cx, &parts, grid, splits);
+        }
+    }
+}
+
+/// The sum of `[batch, splits, rows, columns]` over the splits, through the epilogue.
+fn add_up(
+    cx: &mut Lowering<'_>,
+    parts: &Operand,
+    [batch, rows, columns]: [usize; 3],
+    splits: usize,
+) {
+    let epilogue = cx.epilogue(2);
+    let quads = columns.div_ceil(4);
+    let count = batch * rows * quads;
+    let words = [rows, columns, quads, splits, count, 0, 0, 0];
+    let source = include_str!("../../../shaders/matmul_sum.wgsl");
+    let kernel = Kernel::builtin("matmul_sum", source, "add_up");
+    cx.dispatch(
+        Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
+            .read(parts)
+            .params(&words.map(|word| word as u32))
+            .epilogue(&epilogue)
+            .groups(count.div_ceil(64))
+            .cost(parts.elements() as u64, parts.bytes() + epilogue.bytes),
     );
-    (kernel, sizes)
+}
+
+/// Makes the kernel with one entry point, by name, and without another.
+fn kernel(
+    a: &Matrices,
+    b: &Matrices,
+    [_, rows, columns]: [usize; 3],
+    depth: usize,
+) -> impl Fn(&'static str, &str) -> Kernel {
+    let [a_along, b_along] = [a.is_row_major(), !b.is_row_major()];
+    let load = |name: &str, binding: usize, matrices: &Matrices, inner: usize| {
+        let steps = [inner, matrices.leading(), matrices.offset(), matrices.batch];
+        load(name, binding, steps.iter().all(|n| n.is_multiple_of(4)))
+    };
+    let loads_a = load("a", 1, a, if a_along { depth } else { rows });
+    let loads_b = load("b", 2, b, if b_along { depth } else { columns });
+    move |entry, other| {
+        let source = include_str!("../../../shaders/matmul.wgsl");
+        Kernel::builtin("matmul", source, entry)
+            .flag("A_ALONG_DEPTH", a_along)
+            .flag("B_ALONG_DEPTH", b_along)
+            .block("a", &loads_a)
+            .block("b", &loads_b)
+            .block(other, "")
+    }
+}
+
+/// The block that loads four elements of an operand.
+fn load(name: &str, binding: usize, vector: bool) -> String {
+    if vector {
+        return format!(
+            "@group(0) @binding({binding}) var<storage, read> {name}: array<vec4<f32>>;\n\
+             fn {name}4(at: u32, left: u32) -> vec4<f32> {{ return {name}[at / 4u]; }}\n"
+        );
+    }
+    format!(
+        "@group(0) @binding({binding}) var<storage, read> {name}: array<f32>;\n\
+         fn {name}4(at: u32, left: u32) -> vec4<f32> {{\n    \
+         let next = vec4<u32>(0u, 1u, 2u, 3u);\n    \
+         let i = at + min(next, vec4<u32>(left - 1u));\n    \
+         return select(vec4<f32>(0.0), vec4<f32>({name}[i.x], {name}[i.y], {name}[i.z], {name}[i.w]), \
+         next < vec4<u32>(left));\n}}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cut, TILES};
+
+    #[test]
+    fn cuts() {
+        let [huge, square, tall, wide, small] = TILES;
+        let table = [
+            // Large squares; the layers of a model of 768 columns, and their weights' gradients.
+            ([1, 4096, 4096], 4096, huge, 1),
+            ([1, 4096, 2304], 768, huge, 1),
+            ([1, 768, 2304], 4096, huge, 2),
+            ([1, 1024, 768], 768, square, 1),
+            ([1, 384, 384], 16_384, huge, 28),
+            // Batches of small matrices.
+            ([96, 256, 64], 256, square, 1),
+            // Thin outputs with many rows or columns.
+            ([1, 65_536, 32], 128, tall, 1),
+            ([1, 27, 65_536], 128, wide, 1),
+            // Little to do: as many workgroups as there are.
+            ([1, 512, 96], 32, small, 1),
+            ([1, 32, 96], 512, small, 4),
+            ([1, 5, 5], 7, small, 1),
+        ];
+        for (grid, depth, tile, splits) in table {
+            let cut = Cut::of(grid, depth);
+            assert_eq!(cut, Cut::Tiles(tile, splits), "{grid:?}, depth {depth}");
+        }
+        let token = Cut::of([1, 1, 50_257], 768);
+        assert_eq!(token, Cut::Rows { tall: false });
+        assert_eq!(Cut::of([3, 9, 1], 768), Cut::Rows { tall: true });
+    }
 }

@@ -59,11 +59,11 @@ impl Operation for Matmul {
         let depth = cx.input(0).shape().last();
         let a = matrices(cx, 0, self.shape, [batch, rows, depth]);
         let b = matrices(cx, 1, self.shape, [batch, depth, columns]);
-        let (kernel, sizes) = if cx.device().has_subgroups_of(8) {
-            software::subgroup8(&a, &b, self.grid, depth)
-        } else {
-            gpu::tiled(&a, &b, self.grid, depth)
-        };
+        // A tile's work for a single row would be wasted; the form for GPUs reads the matrix once and no more.
+        if rows == 1 || !cx.device().has_subgroups_of(8) {
+            return gpu::lower(cx, &a, &b, self.grid, depth);
+        }
+        let (kernel, sizes) = software::subgroup8(&a, &b, self.grid, depth);
         let epilogue = cx.epilogue(3);
         let groups = sizes.groups;
         let flops = 2 * (batch * rows * columns * depth) as u64;
@@ -168,7 +168,7 @@ struct Sizes {
     groups: usize,
 }
 
-/// Tile counts that both variants start their parameters with: `m, n, k`, then the tiles.
+/// Tile counts that the variant for software adapters starts its parameters with: `m, n, k`, then the tiles.
 fn sizes(grid: [usize; 3], depth: usize, tile: usize) -> Sizes {
     let [batch, rows, columns] = grid;
     let tiles_n = columns.div_ceil(tile);

@@ -1,0 +1,41 @@
+// The second stage of a matrix product whose depth was shared by several workgroups: adds up what each left, in order,
+// and stores through the epilogue. An invocation has four columns.
+//
+// The block epilogue is replaced when a kernel is made.
+
+struct Params {
+    m: u32, n: u32,
+    quads: u32,    // of a row
+    splits: u32,   // partial products of one matrix
+    count: u32,    // quads in all
+    pad0: u32, pad1: u32, pad2: u32,
+    operands: array<vec4<u32>, 7>,  // of the epilogue: offset, strides of batch, row and column
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> parts: array<vec4<f32>>;  // [batch, splits, m, quads]
+
+//:begin epilogue
+@group(0) @binding(2) var<storage, read_write> out0: array<vec4<f32>>;
+fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
+    let o = p.operands[0];
+    out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
+}
+//:end epilogue
+
+@compute @workgroup_size(64)
+fn add_up(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if (i >= p.count) { return; }
+    let matrix = p.m * p.quads;
+    let batch = i / matrix;
+    let place = i % matrix;
+    let first = batch * p.splits * matrix + place;
+    var sum = parts[first];
+    for (var split = 1u; split < p.splits; split++) { sum += parts[first + split * matrix]; }
+    store4(batch, place / p.quads, place % p.quads * 4u, sum);
+}
