@@ -28,6 +28,7 @@
 //! | [`data`], [`sampling`] | tokenizers and batches, choosing the next token |
 //! | [`checkpoint`] | complete training state in a safetensors file |
 //! | [`gpu`] | devices, tensors, kernels, results on their way back |
+//! | [`profile`] | where the time of a step goes, as a table and as a trace |
 //! | [`check`](mod@check) | the gradient checker, also for operations of your own |
 //!
 //! The repository's `docs/architecture.md` tells how it works, `docs/adding-an-op.md` how to extend it.
@@ -40,6 +41,7 @@ pub mod gpu;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod profile;
 mod rng;
 pub mod sampling;
 mod shape;

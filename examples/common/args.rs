@@ -196,6 +196,10 @@ pub struct FileArgs {
     /// Draw the loss curves into this file, .svg or .png
     #[arg(long, value_name = "FILE", help_heading = "Files")]
     pub plot: Option<PathBuf>,
+    /// Time some steps kernel by kernel, print a table, and write a trace that ui.perfetto.dev opens
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "trace.json",
+          help_heading = "Files")]
+    pub profile: Option<PathBuf>,
 }
 
 /// Where and how the program itself runs.

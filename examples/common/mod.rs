@@ -15,6 +15,7 @@ pub mod interrupt;
 pub mod metrics;
 pub mod outputs;
 pub mod plot;
+pub mod profiling;
 pub mod program;
 pub mod progress;
 pub mod report;

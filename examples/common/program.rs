@@ -85,6 +85,7 @@ impl FileArgs {
             ),
             ("--metrics", &self.metrics, Mode::InPlace, None),
             ("--plot", &self.plot, Mode::Replace, None),
+            ("--profile", &self.profile, Mode::InPlace, None),
         ];
         let outputs = files.iter().filter_map(|&(flag, path, mode, replaces)| {
             let path = path.as_deref()?;

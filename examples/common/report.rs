@@ -64,7 +64,12 @@ pub fn finish(summary: &Summary, perplexity: bool, files: &FileArgs, start: u64,
         HumanCount(summary.tokens_per_second as u64),
         progress::duration(began.elapsed().as_secs_f64())
     );
-    let written = [&files.checkpoint, &files.metrics, &files.plot];
+    let written = [
+        &files.checkpoint,
+        &files.metrics,
+        &files.plot,
+        &files.profile,
+    ];
     let written = written.into_iter().flatten();
     let written: Vec<String> = written
         .map(|path: &PathBuf| path.display().to_string())

@@ -2,16 +2,19 @@
 //! record the next steps while the device computes.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use shadegrad::data::{Batch, Split};
 use shadegrad::gpu::Fetch;
 use shadegrad::nn::Gpt;
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, Optimizer, Report, Schedule};
+use shadegrad::profile::Profile;
 use shadegrad::{Device, Tape, Var};
 
 use super::args::{EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
 use super::metrics::{Evaluation, Metrics, Record};
+use super::profiling::Profiling;
 use super::progress::{Progress, Stopwatch};
 use super::{Result, interrupt};
 
@@ -74,6 +77,8 @@ pub struct Options {
     pub sample_interval: u64,
     /// Whether evaluations are shown with their perplexity.
     pub perplexity: bool,
+    /// Whether some steps are watched.
+    pub profile: bool,
 }
 
 impl Options {
@@ -96,6 +101,7 @@ impl Options {
             log_interval: program.log_interval.unwrap_or(training.steps.div_ceil(20)),
             sample_interval: 0,
             perplexity: false,
+            profile: files.profile.is_some(),
         }
     }
 }
@@ -112,6 +118,10 @@ pub struct Summary {
     pub step_ms: f64,
     /// Tokens per second at that pace.
     pub tokens_per_second: f64,
+    /// When the results of the first step had arrived.
+    pub first_step: Option<Instant>,
+    /// What was seen of the steps that were watched.
+    pub profile: Option<Profile>,
 }
 
 /// All that a run needs.
@@ -151,6 +161,8 @@ struct State {
     /// Time, tokens and number of the steps but the first.
     timed: (f64, usize, u64),
     first: u64,
+    first_landed: Option<Instant>,
+    profiling: Profiling,
 }
 
 impl Training<'_> {
@@ -169,6 +181,8 @@ impl Training<'_> {
             watch: Stopwatch::start(),
             timed: (0.0, 0, 0),
             first: start + 1,
+            first_landed: None,
+            profiling: Profiling::new(self.options.profile, start, self.options.total),
         };
         let outcome = self.steps(&mut state);
         let outcome = outcome.and_then(|interrupted| self.finish(&mut state, interrupted));
@@ -195,6 +209,7 @@ impl Training<'_> {
             if interrupt::requested() {
                 break;
             }
+            state.profiling.before(self.device, step)?;
             let launched = self.launch(step)?;
             state.launched.push_back(launched);
             if state.launched.len() > OUTSTANDING {
@@ -221,6 +236,7 @@ impl Training<'_> {
             state.watch.lap_ms();
         }
         self.land_all(state)?;
+        state.profiling.finish()?;
         Ok(interrupt::requested())
     }
 
@@ -243,6 +259,8 @@ impl Training<'_> {
             losses,
             step_ms: milliseconds / steps.max(1) as f64,
             tokens_per_second: tokens as f64 / (milliseconds / 1e3).max(1e-9),
+            first_step: state.first_landed,
+            profile: state.profiling.take(),
         })
     }
 
@@ -269,6 +287,7 @@ impl Training<'_> {
         };
         let metrics = report.get()?;
         let step_ms = state.watch.lap_ms();
+        state.first_landed.get_or_insert_with(Instant::now);
         if metrics.step > state.first {
             state.timed.0 += step_ms;
             state.timed.1 += tokens;

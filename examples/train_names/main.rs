@@ -24,7 +24,7 @@ use common::checkpoint::{Checkpoint, Contents};
 use common::metrics::Metrics;
 use common::settings::Settings as _;
 use common::training::{NextToken, Options, Training};
-use common::{Result, interrupt, plot, program, report};
+use common::{Result, interrupt, plot, profiling, program, report};
 use indicatif::HumanCount;
 use shadegrad::nn::{Gpt, ParameterBuilder};
 use shadegrad::optim::AdamW;
@@ -133,6 +133,8 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     )?;
     report::interruption(&summary, settings.training.steps);
     samples::print(&names, &data);
+    let profile = cli.files.profile.as_deref();
+    profiling::report(profile, &summary, &device, &optimizer, began)?;
     report::finish(&summary, false, &cli.files, start, began);
     Ok(program::exit_code(&summary))
 }

@@ -25,7 +25,7 @@ use common::checkpoint::{Checkpoint, Contents};
 use common::metrics::Metrics;
 use common::settings::Settings as _;
 use common::training::{NextToken, Options, Training};
-use common::{Result, interrupt, plot, program, report};
+use common::{Result, interrupt, plot, profiling, program, report};
 use indicatif::HumanCount;
 use shadegrad::data::IGNORE_INDEX;
 use shadegrad::nn::{Gpt, ParameterBuilder};
@@ -150,6 +150,8 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         let title = format!("sample {} of {}:", number + 1, cli.samples);
         say!("{}", indented(&title, &sample(number as u64)?));
     }
+    let profile = cli.files.profile.as_deref();
+    profiling::report(profile, &summary, &device, &optimizer, began)?;
     report::finish(&summary, true, &cli.files, start, began);
     Ok(program::exit_code(&summary))
 }

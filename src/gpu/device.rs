@@ -9,6 +9,7 @@ use super::arena::{Arena, Buffer};
 use super::kernel::KernelCache;
 use super::stats::{Counters, Stats, count};
 use crate::error::{Error, Result};
+use crate::profile::Recorder;
 use crate::tape::PlanCache;
 
 /// The kind of adapter, as far as the choice of kernel variants is concerned.
@@ -105,6 +106,7 @@ pub(crate) struct Shared {
     pub arena: Mutex<Arena>,
     pub plans: Mutex<PlanCache>,
     pub counters: Arc<Counters>,
+    pub recorder: Recorder,
     pub checked_kernels: bool,
     /// The subgroup size, where the driver guarantees a single one.
     subgroup_size: Option<u32>,
@@ -227,7 +229,12 @@ impl Device {
 
     pub(crate) fn poll(&self, kind: wgpu::PollType) -> Result<()> {
         self.check()?;
+        let start = match kind {
+            wgpu::PollType::Poll => None,
+            wgpu::PollType::Wait { .. } => self.shared.recorder.now(),
+        };
         let polled = self.shared.wgpu.poll(kind);
+        self.shared.recorder.waited(start);
         self.check()?;
         polled.map(|_| ()).map_err(|error| Error::DeviceLost {
             reason: error.to_string(),
@@ -445,6 +452,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             arena: Mutex::default(),
             plans: Mutex::default(),
             counters: Arc::default(),
+            recorder: Recorder::default(),
             subgroup_size,
             checked_kernels: options.checked_kernels || cfg!(debug_assertions),
             next_buffer: AtomicU64::new(0),

@@ -331,6 +331,15 @@ impl FlatTensors {
         &self.segments
     }
 
+    /// Their size on the device, padding included.
+    pub fn bytes(&self) -> u64 {
+        let elements = self
+            .segments
+            .iter()
+            .map(|segment| segment.shape().elements());
+        4 * elements.sum::<usize>() as u64
+    }
+
     /// The part of each parameter, in the parameters' order and with their shapes.
     pub fn parts(&self) -> &[Tensor] {
         &self.parts

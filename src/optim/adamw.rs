@@ -172,6 +172,10 @@ impl Optimizer for AdamW {
         vec![("m", &self.first), ("v", &self.second)]
     }
 
+    fn memory(&self) -> u64 {
+        self.gradients.memory() + self.first.bytes() + self.second.bytes()
+    }
+
     fn resume(&mut self, steps: u64) {
         self.gradients.resume(steps);
     }

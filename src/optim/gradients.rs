@@ -155,6 +155,18 @@ impl Gradients {
         }
     }
 
+    /// Bytes of parameters, gradients, and what is needed beside them.
+    pub fn memory(&self) -> u64 {
+        let decay: usize = self
+            .decay
+            .iter()
+            .map(|tensor| tensor.shape().elements())
+            .sum();
+        let accumulated = self.accumulated.as_ref().map_or(0, FlatTensors::bytes);
+        // Gradients are laid out like the parameters.
+        2 * self.gradient.bytes() + 4 * decay as u64 + accumulated
+    }
+
     pub fn resume(&mut self, steps: u64) {
         self.steps = steps;
         self.pending = 0;

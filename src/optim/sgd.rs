@@ -134,6 +134,10 @@ impl Optimizer for Sgd {
             .collect()
     }
 
+    fn memory(&self) -> u64 {
+        self.gradients.memory() + self.velocity.as_ref().map_or(0, FlatTensors::bytes)
+    }
+
     fn resume(&mut self, steps: u64) {
         self.gradients.resume(steps);
     }

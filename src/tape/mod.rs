@@ -13,12 +13,14 @@ mod var;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::time::Instant;
 
 pub(crate) use backward::sum_to;
 pub use backward::{Backward, Gradients};
 pub(crate) use graph::{Graph, NodeId, Source, Value, ValueId};
-pub(crate) use plan::PlanCache;
-pub use plan::{Cost, Dispatch, Fusion, KernelTime, Lowering, Operand};
+pub use plan::{Cost, Dispatch, Fusion, KernelTime, Lowering, MemoryUse, Operand};
+pub(crate) use plan::{DeviceTimes, Plan, PlanCache, Stretches};
+pub(crate) use plan::{kernel_times, length};
 pub use signature::Signature;
 pub use trace::Trace;
 pub use var::Var;
@@ -56,6 +58,8 @@ pub struct Tape {
     graph: RefCell<Graph>,
     landing: Rc<Landing>,
     tracer: trace::Tracer,
+    /// When it was made, while the device is being profiled.
+    began: Option<Instant>,
 }
 
 impl Tape {
@@ -75,6 +79,7 @@ impl Tape {
             training,
             graph: RefCell::default(),
             landing: Landing::new(),
+            began: device.shared.recorder.now(),
             tracer: trace::Tracer::default(),
         }
     }
@@ -263,6 +268,7 @@ impl Tape {
             &mut self.graph.into_inner(),
             self.training,
             &self.landing,
+            self.began,
         )
     }
 
@@ -274,6 +280,15 @@ impl Tape {
     /// As [`Tape::run`].
     pub fn profile(self) -> Result<Vec<KernelTime>> {
         plan::profile(&self.device, &mut self.graph.into_inner(), self.training)
+    }
+
+    /// Plans the tape like [`Tape::run`], without running it, and says how much device memory it works with.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tape::run`].
+    pub fn memory(self) -> Result<MemoryUse> {
+        plan::memory(&self.device, &mut self.graph.into_inner(), self.training)
     }
 
     pub(crate) fn var(&self, id: ValueId) -> Var<'_> {

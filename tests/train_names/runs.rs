@@ -344,3 +344,36 @@ fn presets_are_the_published_models_and_flags_change_them() {
         );
     }
 }
+
+#[test]
+fn a_profile_is_printed_and_its_trace_written() {
+    let folder = Folder::new();
+    let run = |steps: &str| {
+        let arguments = ["--steps", steps, "--samples", "0", "--profile=trace.json"];
+        let printed = folder.train(&arguments);
+        let trace: serde_json::Value = serde_json::from_slice(&folder.read("trace.json")).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        let kernels = events
+            .iter()
+            .filter(|event| event["cat"] == "kernel")
+            .count();
+        (printed, kernels)
+    };
+    let (printed, kernels) = run("12");
+    for text in [
+        "6 runs timed",
+        "distinct pipelines",
+        "of the least possible",
+        "of ceiling",
+        "bytes for each of",
+        "the first step was finished",
+        "written: trace.json",
+    ] {
+        assert!(printed.contains(text), "`{text}` is missing:\n{printed}");
+    }
+    assert!(kernels > 100, "{kernels} dispatches");
+    // One step is too short for a table, but not for the rest.
+    let (printed, kernels) = run("1");
+    assert!(printed.contains("1 run timed"), "{printed}");
+    assert_eq!(kernels, 0);
+}

@@ -1,6 +1,10 @@
 //! Assigning buffers to transient slots by liveness.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
 use super::lowering::{Program, Slot};
+use crate::gpu::arena::Buffer;
 
 /// Which pooled buffer each transient slot gets.
 pub(super) struct Assignment {
@@ -12,67 +16,113 @@ pub(super) struct Assignment {
     pub lower_bound: u64,
 }
 
-/// Best fit over the dispatches in order: a buffer is free again after the last dispatch that uses its slot.
+/// The dispatches from the first to the last that use a slot, and its size.
+#[derive(Clone, Copy)]
+struct Life {
+    slot: usize,
+    bytes: u64,
+    first: usize,
+    last: usize,
+}
+
+/// The largest slots first, each into the smallest buffer that is large enough and free all its life. So no buffer ever
+/// grows, and small slots fill the gaps that large ones leave.
 pub(super) fn assign(program: &Program) -> Assignment {
-    let count = program.slots.len();
-    let mut last_use = vec![None; count];
-    for (index, dispatch) in program.dispatches.iter().enumerate() {
-        for &(slot, _) in &dispatch.bindings {
-            last_use[slot] = Some(index);
-        }
-    }
-    for (operand, _) in &program.fetches {
-        last_use[operand.slot] = Some(program.dispatches.len());
-    }
+    let mut lives = lives(program);
+    let lower_bound = lower_bound(program.dispatches.len(), &lives);
+    lives.sort_by_key(|life| (Reverse(life.bytes), life.first));
     let mut assignment = Assignment {
-        buffer_of: vec![None; count],
+        buffer_of: vec![None; program.slots.len()],
         sizes: Vec::new(),
-        lower_bound: 0,
+        lower_bound,
     };
-    let mut free: Vec<usize> = Vec::new();
-    let mut alive = 0;
-    for (index, dispatch) in program.dispatches.iter().enumerate() {
-        for &(slot, _) in &dispatch.bindings {
-            if let Slot::Transient { elements } = program.slots[slot]
-                && assignment.buffer_of[slot].is_none()
-            {
-                let bytes = 4 * elements as u64;
-                alive += bytes;
-                assignment.buffer_of[slot] = Some(pick(&mut assignment.sizes, &mut free, bytes));
-            }
-        }
-        assignment.lower_bound = assignment.lower_bound.max(alive);
-        let mut done: Vec<usize> = dispatch.bindings.iter().map(|&(slot, _)| slot).collect();
-        done.sort_unstable();
-        done.dedup();
-        for slot in done {
-            if last_use[slot] == Some(index)
-                && let Slot::Transient { elements } = program.slots[slot]
-            {
-                alive -= 4 * elements as u64;
-                free.push(assignment.buffer_of[slot].expect("assigned above"));
-            }
-        }
+    let mut taken: Vec<Vec<Life>> = Vec::new();
+    for life in lives {
+        let is_free = |other: &Life| other.last < life.first || life.last < other.first;
+        // Buffers are made in order of size, so the last is the smallest.
+        let fitting = taken.iter().rposition(|lives| lives.iter().all(is_free));
+        let buffer = fitting.unwrap_or_else(|| {
+            taken.push(Vec::new());
+            assignment.sizes.push(life.bytes);
+            taken.len() - 1
+        });
+        taken[buffer].push(life);
+        assignment.buffer_of[life.slot] = Some(buffer);
     }
     assignment
 }
 
-/// The smallest free buffer that is large enough; else the largest free one, grown; else a new one.
-fn pick(sizes: &mut Vec<u64>, free: &mut Vec<usize>, bytes: u64) -> usize {
-    let fitting = (0..free.len())
-        .filter(|&position| sizes[free[position]] >= bytes)
-        .min_by_key(|&position| sizes[free[position]]);
-    let position =
-        fitting.or_else(|| (0..free.len()).max_by_key(|&position| sizes[free[position]]));
-    match position {
-        Some(position) => {
-            let buffer = free.swap_remove(position);
-            sizes[buffer] = sizes[buffer].max(bytes);
-            buffer
+fn lives(program: &Program) -> Vec<Life> {
+    let mut lives: Vec<Option<Life>> = vec![None; program.slots.len()];
+    let mut use_slot = |slot: usize, at: usize| {
+        if let Slot::Transient { elements } = program.slots[slot] {
+            let life = lives[slot].get_or_insert(Life {
+                slot,
+                bytes: 4 * elements as u64,
+                first: at,
+                last: at,
+            });
+            life.last = at;
         }
-        None => {
-            sizes.push(bytes);
-            sizes.len() - 1
+    };
+    for (index, dispatch) in program.dispatches.iter().enumerate() {
+        for &(slot, _) in &dispatch.bindings {
+            use_slot(slot, index);
         }
+    }
+    for (operand, _) in &program.fetches {
+        use_slot(operand.slot, program.dispatches.len());
+    }
+    lives.into_iter().flatten().collect()
+}
+
+/// The most bytes alive at one moment.
+fn lower_bound(moments: usize, lives: &[Life]) -> u64 {
+    let alive = |moment: usize| {
+        let lives = lives.iter();
+        let alive = lives.filter(|life| (life.first..=life.last).contains(&moment));
+        alive.map(|life| life.bytes).sum()
+    };
+    (0..=moments).map(alive).max().unwrap_or(0)
+}
+
+/// Device memory that a planned tape works with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryUse {
+    /// Bytes of the buffers that the intermediate values share.
+    pub intermediate: u64,
+    /// The most bytes of intermediate values that are alive during one dispatch: no way to share buffers needs less.
+    pub lower_bound: u64,
+    /// Bytes of the persistent buffers that it reads or overwrites: parameters, gradients, moments, tables.
+    pub persistent: u64,
+    /// Bytes of the inputs and of the kernels' parameters.
+    pub inputs: u64,
+}
+
+impl MemoryUse {
+    /// All bytes together: the most that the tape ever needs, since its buffers exist from its first run on.
+    pub fn total(&self) -> u64 {
+        self.intermediate + self.persistent + self.inputs
+    }
+}
+
+/// Adds up what a program needs.
+pub(super) fn total(
+    program: &Program,
+    assignment: &Assignment,
+    inputs: &[Option<&Buffer>],
+) -> MemoryUse {
+    let mut persistent = HashMap::new();
+    for slot in &program.slots {
+        if let Slot::External { buffer, .. } = slot {
+            persistent.insert(buffer.id(), buffer.bytes());
+        }
+    }
+    MemoryUse {
+        intermediate: assignment.sizes.iter().sum(),
+        lower_bound: assignment.lower_bound,
+        persistent: persistent.values().sum(),
+        inputs: inputs.iter().flatten().map(|buffer| buffer.bytes()).sum(),
     }
 }

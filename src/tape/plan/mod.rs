@@ -17,10 +17,13 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 pub use lowering::{Cost, Dispatch, Lowering, Operand};
+pub use memory::MemoryUse;
 pub use profile::KernelTime;
-use replay::Plan;
+pub(crate) use profile::{DeviceTimes, Stretches, kernel_times, length};
+pub(crate) use replay::Plan;
 
 use super::graph::Graph;
 use super::signature::Signature;
@@ -28,6 +31,7 @@ use crate::error::Result;
 use crate::gpu::Device;
 use crate::gpu::readback::Landing;
 use crate::gpu::stats::count;
+use crate::profile::{Laps, Phase};
 
 /// Which fusions the planner may use. All are on by default; `SHADEGRAD_FUSE=off` in the environment turns all off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,15 +109,24 @@ impl PlanCache {
     }
 }
 
-/// Runs a recorded tape: finds or makes its plan, uploads the inputs, submits.
+/// Runs a recorded tape: finds or makes its plan, uploads the inputs, submits. `began` is when it was made, if somebody
+/// wants to know.
 pub(super) fn run(
     device: &Device,
     graph: &mut Graph,
     training: bool,
     landing: &Rc<Landing>,
+    began: Option<Instant>,
 ) -> Result<()> {
+    let mut laps = began.map(Laps::since);
+    let mut lap = |phase| laps.iter_mut().for_each(|laps| laps.lap(phase));
+    lap(Phase::Record);
     let plan = find(device, graph, training)?;
-    plan.submit(device, &graph.upload, landing)
+    lap(Phase::Plan);
+    match laps {
+        None => plan.submit(device, &graph.upload, landing),
+        Some(laps) => profile::submit(device, plan, &graph.upload, landing, laps),
+    }
 }
 
 /// Runs a recorded tape with every dispatch timed.
@@ -124,6 +137,11 @@ pub(super) fn profile(
 ) -> Result<Vec<KernelTime>> {
     let plan = find(device, graph, training)?;
     profile::run(device, &plan, &graph.upload)
+}
+
+/// Plans a recorded tape, and adds up what it needs.
+pub(super) fn memory(device: &Device, graph: &mut Graph, training: bool) -> Result<MemoryUse> {
+    Ok(find(device, graph, training)?.memory)
 }
 
 fn find(device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>> {

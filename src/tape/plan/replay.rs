@@ -1,15 +1,17 @@
 //! A finished plan: pipelines and bind groups in order, and how a step is submitted with them.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::lowering::{Cost, Dispatch, Program, Slot};
-use super::memory;
+use super::memory::{self, MemoryUse};
+use super::profile::Queries;
 use crate::error::{Error, Result};
 use crate::gpu::Device;
 use crate::gpu::arena::{Buffer, Watch};
 use crate::gpu::kernel::{Access, Pipeline};
-use crate::gpu::readback::{Landing, Ring};
+use crate::gpu::readback::{Landing, Readback, Ring};
 use crate::gpu::stats::count;
 use crate::tape::graph::Graph;
 
@@ -23,6 +25,9 @@ pub(crate) struct Plan {
     _held: Vec<Buffer>,
     /// The persistent buffers that bind groups refer to.
     external: Vec<Watch>,
+    pub memory: MemoryUse,
+    /// Distinct pipelines among those of the steps.
+    pub pipelines: usize,
 }
 
 /// One dispatch, ready to be encoded.
@@ -35,11 +40,17 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
-        let [x, y, z] = self.grid;
-        pass.set_pipeline(&self.pipeline.raw);
-        pass.set_bind_group(0, &self.bind_group, &[]);
-        pass.dispatch_workgroups(x, y, z);
+    pub fn encode_all(steps: &[Step], pass: &mut wgpu::ComputePass<'_>) {
+        let mut current: Option<&Arc<Pipeline>> = None;
+        for step in steps {
+            let [x, y, z] = step.grid;
+            if current.is_none_or(|current| !Arc::ptr_eq(current, &step.pipeline)) {
+                pass.set_pipeline(&step.pipeline.raw);
+                current = Some(&step.pipeline);
+            }
+            pass.set_bind_group(0, &step.bind_group, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
     }
 }
 
@@ -51,7 +62,7 @@ struct Copy {
 }
 
 impl Plan {
-    pub fn build(device: &Device, graph: &Graph, program: Program) -> Result<Plan> {
+    pub(super) fn build(device: &Device, graph: &Graph, program: Program) -> Result<Plan> {
         let assignment = memory::assign(&program);
         let pooled = {
             let mut arena = device.shared.arena.lock().unwrap();
@@ -138,7 +149,14 @@ impl Plan {
             _ => None,
         });
         let readback_bytes = graph.fetches.last().map_or(0, |(_, range)| range.end);
+        let distinct: HashSet<*const Pipeline> = pipelines.iter().map(Arc::as_ptr).collect();
         Ok(Plan {
+            memory: memory::total(
+                &program,
+                &assignment,
+                &[upload.as_ref(), Some(&params.buffer)],
+            ),
+            pipelines: distinct.len(),
             steps,
             copies,
             ring: Ring::new(device, readback_bytes as u64)?,
@@ -163,14 +181,27 @@ impl Plan {
 
     /// Uploads this step's data and submits the plan's commands, once, without waiting.
     pub fn submit(&self, device: &Device, upload: &[u8], landing: &Rc<Landing>) -> Result<()> {
-        let shared = &device.shared;
         self.upload(device, upload);
-        let mut encoder = shared.wgpu.create_command_encoder(&Default::default());
-        if !self.steps.is_empty() {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for step in &self.steps {
-                step.encode(&mut pass);
-            }
+        let (commands, readback) = self.encode(device, &self.steps, None)?;
+        device.submit(commands)?;
+        count(&device.shared.counters.dispatches, self.steps.len() as u64);
+        self.land(readback, landing);
+        Ok(())
+    }
+
+    /// Encodes some of the steps, timed if there are queries, and the copies of the results.
+    pub(super) fn encode(
+        &self,
+        device: &Device,
+        steps: &[Step],
+        queries: Option<&Queries>,
+    ) -> Result<(wgpu::CommandBuffer, Option<Readback>)> {
+        let wgpu = &device.shared.wgpu;
+        let mut encoder = wgpu.create_command_encoder(&Default::default());
+        match queries {
+            Some(queries) => queries.encode(&mut encoder, steps),
+            None if steps.is_empty() => {}
+            None => Step::encode_all(steps, &mut encoder.begin_compute_pass(&Default::default())),
         }
         let readback = self.ring.take(device)?;
         for copy in &self.copies {
@@ -180,13 +211,15 @@ impl Plan {
                 .buffer();
             encoder.copy_buffer_to_buffer(&copy.from, copy.start, to, copy.to, copy.bytes);
         }
-        device.submit(encoder.finish())?;
-        count(&shared.counters.dispatches, self.steps.len() as u64);
+        Ok((encoder.finish(), readback))
+    }
+
+    /// Sends the results on their way, their copies having been submitted.
+    pub fn land(&self, readback: Option<Readback>, landing: &Rc<Landing>) {
         if let Some(readback) = readback {
             readback.map();
             landing.launch(readback, self.ring.clone());
         }
-        Ok(())
     }
 }
 
@@ -216,7 +249,7 @@ fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipelin
         })
         .collect();
     let mut distinct: Vec<&(&crate::gpu::Kernel, Vec<Access>)> = Vec::new();
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     for key in &keys {
         if seen.insert(key) {
             distinct.push(key);

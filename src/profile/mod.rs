@@ -1,0 +1,316 @@
+//! Where the time of a step goes: on the device kernel by kernel, and on the host.
+//!
+//! A [`Profiler`] watches a device while a program goes on as usual; what comes out is a [`Profile`], to be printed as a
+//! table and to be written as a trace for [Perfetto](https://ui.perfetto.dev). A device that nobody profiles pays for
+//! none of it.
+//!
+//! ```
+//! # fn main() -> shadegrad::Result<()> {
+//! use shadegrad::profile::Profiler;
+//! use shadegrad::{Device, Tape};
+//!
+//! let device = Device::new()?;
+//! let step = || -> shadegrad::Result<()> {
+//!     let tape = Tape::inference(&device);
+//!     let x = tape.input([64, 64], &[0.5f32; 64 * 64]);
+//!     let _y = tape.fetch::<f32>(x.matmul(x).softmax());
+//!     tape.run()
+//! };
+//! step()?; // compiles the kernels
+//! let profiler = Profiler::start(&device);
+//! for _ in 0..6 {
+//!     step()?;
+//! }
+//! let profile = profiler.finish()?;
+//! println!("{}", profile.table(None));
+//! assert_eq!(profile.tapes()[0].kernels.len(), 2);
+//! # let directory = std::env::temp_dir().join("shadegrad-profile-example.json");
+//! profile.write_trace(&directory)?;
+//! # std::fs::remove_file(directory).unwrap();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Timing dispatches one by one costs something, so runs of a tape take turns: one is timed as a whole, on a device that
+//! has finished everything before; the next dispatch by dispatch. Times of kernels are medians over the latter, all
+//! others over the former. A profile should hold ten runs or more, after one that has compiled the kernels.
+
+mod recorder;
+mod table;
+mod trace;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(crate) use recorder::{Laps, Phase, Recorder, Run, Span};
+pub use table::Table;
+
+use crate::error::{Error, Result};
+use crate::gpu::Device;
+use crate::tape::{KernelTime, MemoryUse, Plan, Stretches, kernel_times, length};
+
+/// Watches everything that tapes do on a device, until it is finished or dropped. See the [module](self).
+pub struct Profiler {
+    device: Device,
+}
+
+impl Profiler {
+    /// Begins to watch. Tapes that are being recorded already are not seen.
+    ///
+    /// # Panics
+    ///
+    /// If another profiler is watching the device.
+    #[track_caller]
+    pub fn start(device: &Device) -> Profiler {
+        assert!(
+            device.shared.recorder.begin(),
+            "profile: another profiler is watching the device"
+        );
+        Profiler {
+            device: device.clone(),
+        }
+    }
+
+    /// Waits for the device, and gives what was seen.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceLost`], [`Error::Readback`].
+    pub fn finish(self) -> Result<Profile> {
+        self.device.wait()?;
+        let Some(recording) = self.device.shared.recorder.end() else {
+            unreachable!("only this profiler ends what it began");
+        };
+        let runs = recording.runs.into_iter();
+        let runs = runs
+            .map(|run| {
+                let stretches = run.device.read(&self.device)?;
+                Ok((run, stretches))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let runs = on_one_clock(recording.began, runs);
+        Ok(Profile {
+            adapter: self.device.description().to_string(),
+            timed_by: match self.device.has_timestamps() {
+                true => TimedBy::Timestamps,
+                false => TimedBy::Waiting,
+            },
+            tapes: tapes(&runs),
+            began: recording.began,
+            waits: recording.waits,
+            runs,
+        })
+    }
+}
+
+impl Drop for Profiler {
+    fn drop(&mut self) {
+        self.device.shared.recorder.end();
+    }
+}
+
+/// How device times were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TimedBy {
+    /// By timestamp queries within the submissions.
+    Timestamps,
+    /// By waiting on the host, since the adapter has no timestamps: every time includes a submission and a wait.
+    Waiting,
+}
+
+/// What a [`Profiler`] saw.
+pub struct Profile {
+    adapter: String,
+    timed_by: TimedBy,
+    tapes: Vec<TapeProfile>,
+    began: Instant,
+    waits: Vec<Span>,
+    runs: Vec<TimedRun>,
+}
+
+/// What was seen of all tapes of one structure, such as the steps of a training.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TapeProfile {
+    /// How many of them ran.
+    pub runs: usize,
+    /// The dispatches in order, with median times; those of one kernel are added up in [`Profile::table`]. Empty if
+    /// there were fewer than two runs.
+    pub kernels: Vec<KernelTime>,
+    /// The median time that the device was busy with one.
+    pub device_time: Duration,
+    /// What one costs the host.
+    pub host: HostTime,
+    /// How many dispatches one makes.
+    pub dispatches: usize,
+    /// Distinct pipelines among them.
+    pub pipelines: usize,
+    /// What one needs.
+    pub memory: MemoryUse,
+}
+
+/// Median times that one tape costs the host, none of which is spent waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HostTime {
+    /// Recording, from the tape's making to [`Tape::run`](crate::Tape::run), and whatever the program does in between.
+    pub record: Duration,
+    /// Finding the plan.
+    pub plan: Duration,
+    /// Uploading the inputs and encoding the commands.
+    pub encode: Duration,
+    /// Handing them to the driver.
+    pub submit: Duration,
+}
+
+impl HostTime {
+    /// All of it.
+    pub fn total(&self) -> Duration {
+        self.record + self.plan + self.encode + self.submit
+    }
+}
+
+impl Profile {
+    /// What was seen of each structure, the one that took the device longest first.
+    pub fn tapes(&self) -> &[TapeProfile] {
+        &self.tapes
+    }
+
+    /// How device times were found.
+    pub fn timed_by(&self) -> TimedBy {
+        self.timed_by
+    }
+
+    /// The adapter's line, as [`AdapterDescription`](crate::gpu::AdapterDescription) displays it.
+    pub fn adapter(&self) -> &str {
+        &self.adapter
+    }
+
+    /// Writes a trace in Chrome's event format, which [Perfetto](https://ui.perfetto.dev) opens: what the host did, and
+    /// when the device worked on it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`].
+    pub fn write_trace(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let write = || -> std::io::Result<()> {
+            let file = std::io::BufWriter::new(std::fs::File::create(path)?);
+            trace::write(self, file)
+        };
+        write().map_err(|source| Error::File {
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+/// A run with all its times.
+struct TimedRun {
+    plan: Arc<Plan>,
+    spans: Vec<Span>,
+    each: bool,
+    /// When the device was at it, in nanoseconds since profiling began.
+    device: Vec<[f64; 2]>,
+}
+
+/// Puts the device's times on the host's clock. How the two are related is not known, but no run can begin before it was
+/// submitted: the device's clock is set so that the one that came closest began that very moment.
+fn on_one_clock(began: Instant, runs: Vec<(Run, Stretches)>) -> Vec<TimedRun> {
+    let since = |instant: Instant| instant.duration_since(began).as_nanos() as f64;
+    let offset = runs
+        .iter()
+        .filter_map(|(run, stretches)| {
+            let submit = run.spans.iter().find(|span| span.phase == Phase::Submit)?;
+            match stretches {
+                Stretches::Device(stretches) => Some(since(submit.start) - stretches.first()?[0]),
+                Stretches::Host(_) => None,
+            }
+        })
+        .fold(f64::NEG_INFINITY, f64::max);
+    let timed = runs.into_iter().map(|(run, stretches)| TimedRun {
+        plan: run.plan,
+        spans: run.spans,
+        each: run.device.each,
+        device: match stretches {
+            Stretches::Device(stretches) => {
+                let shifted = stretches
+                    .iter()
+                    .map(|stretch| stretch.map(|at| at + offset));
+                shifted.collect()
+            }
+            Stretches::Host(stretches) => {
+                let stretches = stretches.iter();
+                stretches.map(|stretch| stretch.map(since)).collect()
+            }
+        },
+    });
+    timed.collect()
+}
+
+/// Sums up the runs of each plan.
+fn tapes(runs: &[TimedRun]) -> Vec<TapeProfile> {
+    let mut plans: Vec<&Arc<Plan>> = Vec::new();
+    for run in runs {
+        if !plans.iter().any(|plan| Arc::ptr_eq(plan, &run.plan)) {
+            plans.push(&run.plan);
+        }
+    }
+    let mut tapes: Vec<TapeProfile> = plans
+        .into_iter()
+        .map(|plan| {
+            let runs: Vec<&TimedRun> = runs
+                .iter()
+                .filter(|run| Arc::ptr_eq(&run.plan, plan))
+                .collect();
+            tape(plan, &runs)
+        })
+        .collect();
+    tapes.sort_by_key(|tape| std::cmp::Reverse(tape.device_time * tape.runs as u32));
+    tapes
+}
+
+fn tape(plan: &Plan, runs: &[&TimedRun]) -> TapeProfile {
+    let time = |run: &&TimedRun, index: usize| {
+        let [start, end] = *run.device.get(index)?;
+        Some(length(start, end))
+    };
+    let (each, whole): (Vec<&TimedRun>, Vec<&TimedRun>) = runs.iter().partition(|run| run.each);
+    let kernels = match each.is_empty() {
+        true => Vec::new(),
+        false => {
+            let dispatches = 0..plan.steps.len();
+            let times =
+                dispatches.map(|index| median(each.iter().filter_map(|run| time(run, index))));
+            kernel_times(plan, times.collect())
+        }
+    };
+    let phase = |phase: Phase| {
+        let spans = whole.iter().flat_map(|run| &run.spans);
+        let spans = spans.filter(|span| span.phase == phase);
+        median(spans.map(|span| span.end - span.start))
+    };
+    TapeProfile {
+        runs: runs.len(),
+        kernels,
+        device_time: median(whole.iter().filter_map(|run| time(run, 0))),
+        host: HostTime {
+            record: phase(Phase::Record),
+            plan: phase(Phase::Plan),
+            encode: phase(Phase::Encode),
+            submit: phase(Phase::Submit),
+        },
+        dispatches: plan.steps.len(),
+        pipelines: plan.pipelines,
+        memory: plan.memory,
+    }
+}
+
+/// The middle one, or the later of the two in the middle; zero if there are none.
+fn median(times: impl Iterator<Item = Duration>) -> Duration {
+    let mut times: Vec<Duration> = times.collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
