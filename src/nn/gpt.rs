@@ -44,10 +44,10 @@ use crate::tape::Var;
 /// | `blocks.{i}.attended` | `[B, T, d_model]` | the stream with that added |
 /// | `blocks.{i}.norm2` | `[B, T, d_model]` | the stream, normalised |
 /// | `blocks.{i}.ffn.up`, or `.gate_up` with SwiGLU | `[B, T, d_ff]`, or twice that | before the activation |
-/// | `blocks.{i}.ffn.hidden` | `[B, T, d_ff]` | behind the activation |
+/// | `blocks.{i}.ffn.hidden` | `[B, T, d_ff]` | after the activation |
 /// | `blocks.{i}.ffn` | `[B, T, d_model]` | what is added to the stream |
 /// | `blocks.{i}` | `[B, T, d_model]` | the stream with that added, as it leaves the block |
-/// | `norm` | `[B, T, d_model]` | the stream behind the last block, normalised |
+/// | `norm` | `[B, T, d_model]` | the stream after the last block, normalised |
 /// | `logits` | `[B, T, vocab_size]` | the logits |
 ///
 /// ```

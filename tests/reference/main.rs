@@ -3,5 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod names_series;
 mod trace;
+mod visualize;
 mod walkthrough;
