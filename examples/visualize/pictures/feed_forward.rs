@@ -34,8 +34,8 @@ pub fn histograms(s: &Subject) -> Result<Picture> {
     };
     let kind = match s.config.ffn {
         FeedForwardKind::Relu => "ReLU",
-        FeedForwardKind::Gelu | FeedForwardKind::GeluTanh => "GELU",
         FeedForwardKind::Swiglu => "SwiGLU",
+        _ => "GELU",
     };
     let different = match is_gated(s) {
         true => {

@@ -249,12 +249,10 @@ pub fn activations(s: &Subject) -> Result<Picture> {
     let own = match s.config.ffn {
         FeedForwardKind::Relu => "this model uses ReLU",
         FeedForwardKind::Gelu => "this model uses GELU",
-        FeedForwardKind::GeluTanh => {
-            "this model uses GELU in its approximation by tanh, which looks the same"
-        }
         FeedForwardKind::Swiglu => {
             "this model uses SwiGLU: SiLU of one projection, multiplied by another"
         }
+        _ => "this model uses GELU in its approximation by tanh, which looks the same",
     };
     let caption = format!(
         "ReLU makes everything below 0 exactly 0, while GELU dips to {} and SiLU to {} before they come back to 0; {own}.",
