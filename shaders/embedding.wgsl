@@ -9,6 +9,9 @@ struct Params {
     vocabulary: u32,                 // rows of the table
     weight_offset: u32, weight_row: u32, weight_column: u32,   // in units of what `weight` loads
     ids_offset: u32,
+    first: u32,                      // the index of the table's first row
+    is_part: u32,                    // whether rows that the table does not hold are zero; else they are its last
+    unused: vec2<u32>,
     operands: array<vec4<u32>, 7>,   // of the epilogue: offset, strides of batch, row and column
 }
 
@@ -37,18 +40,21 @@ fn embedding(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let index = group.x + group.y * groups.x;
+    let tile = group.x + group.y * groups.x;
     let tiles = (p.n + 4u * LANES - 1u) / (4u * LANES);
-    let column = (index % tiles * LANES + lane) * 4u;
+    let column = (tile % tiles * LANES + lane) * 4u;
     if (column >= p.n) { return; }
-    let first = index / tiles * ROWS;
+    let first = tile / tiles * ROWS;
     let end = min(first + ROWS, p.count);
     // Integer division is dear on software adapters: batch and row are found once and then counted.
     var batch = first / p.rows;
     var row = first % p.rows;
     for (var place = first; place < end; place++) {
-        let id = min(ids[p.ids_offset + place], p.vocabulary - 1u);
-        store4(batch, row, column, load4(p.weight_offset + id * p.weight_row, column));
+        // An index below the first row wraps around to one far beyond the last.
+        let index = ids[p.ids_offset + place] - p.first;
+        let value = load4(p.weight_offset + min(index, p.vocabulary - 1u) * p.weight_row, column);
+        let is_missing = p.is_part == 1u && index >= p.vocabulary;
+        store4(batch, row, column, select(value, vec4<f32>(0.0), is_missing));
         row++;
         if (row == p.rows) {
             row = 0u;

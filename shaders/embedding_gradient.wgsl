@@ -17,13 +17,16 @@ struct Params {
     first: u32,             // the first place that `walk` goes to
     end: u32,               // the place that it stops before
     clears: u32,            // whether `walk` clears the table first
+    first_row: u32,         // the index of the table's first row
+    is_part: u32,           // whether rows that the table does not hold get nothing; else they are its last
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-// Indices past the table's end count as its last one, as in the forward pass.
-fn clamped(id: u32) -> u32 {
-    return min(id, p.vocabulary - 1u);
+// The row that an index names: the last one if it is past the table's end, as in the forward pass; one past the last if the
+// table is a part that does not hold it. (An index below the first row wraps around.)
+fn row_of(id: u32) -> u32 {
+    return min(id - p.first_row, p.vocabulary - 1u + p.is_part);
 }
 
 //:begin element
@@ -66,7 +69,10 @@ fn walk(
     }
     let origin = p.gradient_offset / WIDTH + column;
     for (var place = p.first; place < p.end; place++) {
-        table[to + clamped(ids[p.ids_offset + place]) * width] += terms[origin + place * width];
+        let row = row_of(ids[p.ids_offset + place]);
+        if (row < p.vocabulary) {
+            table[to + row * width] += terms[origin + place * width];
+        }
     }
 }
 
@@ -93,7 +99,7 @@ fn direct(
     var sum0 = vec4<f32>(0.0);
     var sum1 = vec4<f32>(0.0);
     for (var place = 0u; place < p.places; place++) {
-        let is_mine = vec4<bool>(clamped(ids[p.ids_offset + place]) == row);
+        let is_mine = vec4<bool>(row_of(ids[p.ids_offset + place]) == row);
         let base = place * p.width;
         let g0 = vec4<f32>(
             gradient[base + c0.x], gradient[base + c0.y], gradient[base + c0.z], gradient[base + c0.w]);
@@ -132,10 +138,10 @@ fn sort_blocks(
     let place = index * 64u + lane;
     let start = index * 64u / BLOCK * BLOCK;
     let end = min(start + BLOCK, p.places);
-    let id = clamped(unsorted[p.ids_offset + min(place, p.places - 1u)]);
+    let id = row_of(unsorted[p.ids_offset + min(place, p.places - 1u)]);
     var rank = 0u;
     for (var other = start; other < end; other++) {
-        let other_id = clamped(unsorted[p.ids_offset + other]);
+        let other_id = row_of(unsorted[p.ids_offset + other]);
         rank += select(0u, 1u, other_id < id || (other_id == id && other < place));
     }
     if (place < p.places) { blocks[start + rank] = vec2<u32>(id, place); }

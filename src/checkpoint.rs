@@ -315,7 +315,7 @@ fn parse(header: &str) -> Result<Header, String> {
 }
 
 /// Why a file is no whole safetensors file, in words that say what to do about it.
-fn what_is_wrong(bytes: &[u8], error: &SafeTensorError) -> String {
+pub(crate) fn what_is_wrong(bytes: &[u8], error: &SafeTensorError) -> String {
     // The file begins with the length of a JSON object that begins right after.
     let length = bytes
         .first_chunk::<8>()
@@ -386,11 +386,19 @@ fn temporary(target: &Path) -> io::Result<PathBuf> {
 
 /// Replaces a file's contents as one step: written beside it, flushed to the disk, renamed over it.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_with(path, |file| file.write_all(bytes))
+}
+
+/// [`replace`] with contents that are written piece by piece.
+pub(crate) fn replace_with(
+    path: &Path,
+    contents: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
     let target = target(path)?;
     let temporary = temporary(&target)?;
     let write = || {
         let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
+        contents(&mut file)?;
         file.sync_all()?;
         drop(file);
         fs::rename(&temporary, &target)

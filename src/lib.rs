@@ -27,6 +27,7 @@
 //! | [`optim`] | AdamW, SGD, clipping, schedules |
 //! | [`data`], [`sampling`] | tokenizers and batches, choosing the next token |
 //! | [`checkpoint`] | complete training state in a safetensors file |
+//! | [`hugging_face`] | GPT-2 from and to the directories of the `transformers` library |
 //! | [`gpu`] | devices, tensors, kernels, results on their way back |
 //! | [`profile`] | where the time of a step goes, as a table and as a trace |
 //! | [`check`](mod@check) | the gradient checker, also for operations of your own |
@@ -38,6 +39,7 @@ pub mod checkpoint;
 pub mod data;
 mod error;
 pub mod gpu;
+pub mod hugging_face;
 pub mod nn;
 pub mod ops;
 pub mod optim;

@@ -178,3 +178,92 @@ fn tables_are_matrices() {
     let ids = tape.input(Shape::SCALAR, &[0u32]);
     tape.input([6], &[0.0f32; 6]).embedding(ids);
 }
+
+/// Rows from `first` on are what the table holds; elsewhere is zero.
+fn part_rows(weight: &[f64], ids: &[u32], first: usize, width: usize) -> Vec<f64> {
+    let held = first..first + weight.len() / width;
+    let row = |&id: &u32| match held.contains(&(id as usize)) {
+        true => weight[(id as usize - first) * width..][..width].to_vec(),
+        false => vec![0.0; width],
+    };
+    ids.iter().flat_map(row).collect()
+}
+
+#[test]
+fn parts_of_a_table() {
+    let mut random = Random::new(6);
+    for device in [device(), portable_device()] {
+        for (rows, first, width) in [(5, 3, 4), (4, 0, 3), (1, 6, 8)] {
+            let mut ids = random.indices(14, 12);
+            ids.extend([0, 11, u32::MAX]);
+            let weight = random.values(rows * width, -1.0, 1.0);
+            let inputs = [([rows, width].into(), weight)];
+            let _ = check::gradient(
+                device,
+                &inputs,
+                |x| x[0].embedding_part(x[0].tape().input([ids.len()], &ids), first),
+                |x| part_rows(&x[0], &ids, first, width),
+            )
+            .unwrap();
+            let _ = check::second_gradient(
+                device,
+                &inputs,
+                |x| x[0].embedding_part(x[0].tape().input([ids.len()], &ids), first),
+                |x| part_rows(&x[0], &ids, first, width),
+            )
+            .unwrap();
+        }
+    }
+}
+
+/// Parts together are the table, gradients included, also where the gradient clears first and where it sorts.
+#[test]
+fn parts_add_up_to_the_table() {
+    let mut random = Random::new(8);
+    for device in [device(), portable_device()] {
+        for (places, vocabulary, width) in [(40, 30, 4), (1030, 5000, 2)] {
+            let weight = random.values(vocabulary * width, -1.0, 1.0);
+            let factors = random.values(places * width, -1.0, 1.0);
+            let ids = random.indices(places, vocabulary);
+            let cut = vocabulary / 3;
+            let run = |is_split: bool| {
+                let tape = Tape::training(device);
+                let ids = tape.input([places], &ids);
+                let (low, high) = weight.split_at(cut * width);
+                let tables = match is_split {
+                    true => vec![(0, low), (cut, high)],
+                    false => vec![(0, weight.as_slice())],
+                };
+                let tables = tables.into_iter().map(|(first, values)| {
+                    (first, tape.variable([values.len() / width, width], values))
+                });
+                let tables: Vec<_> = tables.collect();
+                let out = match tables.as_slice() {
+                    [(_, whole)] => whole.embedding(ids),
+                    parts => {
+                        let rows = parts
+                            .iter()
+                            .map(|(first, part)| part.embedding_part(ids, *first));
+                        rows.reduce(|sum, rows| sum + rows).unwrap()
+                    }
+                };
+                let loss = (out * tape.input([places, width], &factors)).sum_all();
+                let gradients = tape.backward(loss);
+                let fetched = tables
+                    .iter()
+                    .map(|(_, table)| gradients.of(*table).unwrap());
+                let fetched: Vec<_> = fetched
+                    .map(|gradient| tape.fetch::<f32>(gradient))
+                    .collect();
+                let out = tape.fetch::<f32>(out);
+                tape.run().unwrap();
+                let gradients: Vec<f32> = fetched
+                    .iter()
+                    .flat_map(|part| part.get().unwrap())
+                    .collect();
+                (out.get().unwrap(), gradients)
+            };
+            assert_eq!(run(true), run(false));
+        }
+    }
+}

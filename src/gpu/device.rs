@@ -220,6 +220,14 @@ impl Device {
         self.poll(wgpu::PollType::wait_indefinitely())
     }
 
+    /// Sends written values on their way and waits until they have arrived, so that what wgpu keeps of them on the host
+    /// can be reused.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.shared.queue.submit([]);
+        count(&self.shared.counters.submits, 1);
+        self.wait()
+    }
+
     /// Gives the device up: all further calls fail with [`Error::DeviceLost`]. For tests of what a program does then.
     pub fn destroy(&self) {
         self.shared.wgpu.destroy();

@@ -1,31 +1,96 @@
 //! Lookup tables.
 
 use super::linear::INIT_STD;
-use super::{Init, Parameter, ParameterBuilder};
+use super::{BLOCK, Init, Parameter, ParameterBuilder};
 use crate::tape::Var;
 
+const INIT: Init = Init::Normal { std: INIT_STD };
+
 /// One vector per token: ids `[…]` → `[…, width]`. The parameter is `weight` `[count, width]`.
+///
+/// A table of more bytes than the builder's [limit](ParameterBuilder::with_parameter_limit) is split by rows into as few
+/// parameters as can be, `weight.0`, `weight.1`, …: GPT-2's takes 154 MB, and some adapters bind 128 MiB at most.
 #[derive(Clone, Debug)]
 pub struct Embedding {
-    weight: Parameter,
+    parts: Vec<Parameter>,
 }
 
 impl Embedding {
     /// Normally distributed with a standard deviation of [`INIT_STD`](super::INIT_STD).
     pub fn new(builder: &mut ParameterBuilder, count: usize, width: usize) -> Embedding {
+        // Storage is padded to a multiple of `BLOCK` elements.
+        let limit = builder.parameter_limit() / (4 * BLOCK as u64) * BLOCK as u64;
+        let most_rows = usize::try_from(limit / width as u64).unwrap_or(usize::MAX);
+        if count <= most_rows {
+            return Embedding::whole(builder, count, width);
+        }
+        let rows = count.div_ceil(count.div_ceil(most_rows.max(1)));
+        let parts = (0..count).step_by(rows).enumerate().map(|(part, first)| {
+            let rows = rows.min(count - first);
+            builder.parameter(format!("weight.{part}"), [rows, width], INIT)
+        });
         Embedding {
-            weight: builder.parameter("weight", [count, width], Init::Normal { std: INIT_STD }),
+            parts: parts.collect(),
         }
     }
 
-    /// The table, `[count, width]`. Giving it to an output projection ties the two.
+    /// A table in one parameter, whatever its size.
+    pub(super) fn whole(builder: &mut ParameterBuilder, count: usize, width: usize) -> Embedding {
+        Embedding {
+            parts: vec![builder.parameter("weight", [count, width], INIT)],
+        }
+    }
+
+    /// The table, `[count, width]`.
+    ///
+    /// # Panics
+    ///
+    /// If it is split.
+    #[track_caller]
     pub fn weight(&self) -> &Parameter {
-        &self.weight
+        match self.parts.as_slice() {
+            [weight] => weight,
+            parts => panic!("embedding: the table is split into {} parts", parts.len()),
+        }
+    }
+
+    /// The parts of the table, one after the other; usually it is the only one.
+    pub fn parts(&self) -> &[Parameter] {
+        &self.parts
     }
 
     /// The rows that `ids` (`U32`) name.
     #[track_caller]
     pub fn forward<'t>(&self, ids: Var<'t>) -> Var<'t> {
-        self.weight.on(ids.tape()).embedding(ids)
+        let tape = ids.tape();
+        if let [weight] = self.parts.as_slice() {
+            return weight.on(tape).embedding(ids);
+        }
+        let mut first = 0;
+        let rows = self.parts.iter().map(|part| {
+            let rows = part.on(tape).embedding_part(ids, first);
+            first += part.shape().dim(0);
+            rows
+        });
+        let rows = rows.reduce(|sum, rows| sum + rows);
+        rows.expect("a table has a part at least")
+    }
+
+    /// How much `x` is like each row: `x·weightᵀ`, `[…, width] → […, count]`. The output head of a model with tied
+    /// weights.
+    ///
+    /// # Panics
+    ///
+    /// If `x` has fewer than two axes or another last extent.
+    #[track_caller]
+    pub fn project<'t>(&self, x: Var<'t>) -> Var<'t> {
+        let product = |part: &Parameter| x.matmul(part.on(x.tape()).transpose());
+        match self.parts.as_slice() {
+            [weight] => product(weight),
+            parts => {
+                let products: Vec<Var<'t>> = parts.iter().map(product).collect();
+                Var::concat(&products, x.shape().rank() - 1)
+            }
+        }
     }
 }

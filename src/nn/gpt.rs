@@ -27,6 +27,9 @@ use crate::tape::Var;
 /// | `norm.weight` | `[d_model]` | always |
 /// | `head.weight` | `[d_model, vocab_size]` | without tied weights |
 ///
+/// A token embedding larger than the builder's [limit](ParameterBuilder::with_parameter_limit) is split into several
+/// parameters, see [`Embedding`].
+///
 /// With `bias`, every linear layer but the head and every layer norm has a `bias` beside its `weight`.
 ///
 /// What a [trace](crate::Tape::trace) finds, in the order of computation:
@@ -134,7 +137,7 @@ impl Gpt {
     /// If the parameters have not been built yet.
     #[track_caller]
     pub fn device(&self) -> &Device {
-        self.token_embedding.weight().tensor().device()
+        self.token_embedding.parts()[0].tensor().device()
     }
 
     /// The vectors behind the last block, before the final norm: `U32 [B, T] → [B, T, d_model]`, with `T` up to the
@@ -170,13 +173,12 @@ impl Gpt {
     /// If `hidden` has another last extent or fewer than two axes.
     #[track_caller]
     pub fn head<'t>(&self, hidden: Var<'t>) -> Var<'t> {
-        let tape = hidden.tape();
-        let weight = match &self.head {
-            Some(weight) => weight.on(tape),
-            None => self.token_embedding.weight().on(tape).transpose(),
-        };
         let normed = self.norm.forward(hidden).tap("norm");
-        normed.matmul(weight).tap("logits")
+        let logits = match &self.head {
+            Some(weight) => normed.matmul(weight.on(hidden.tape())),
+            None => self.token_embedding.project(normed),
+        };
+        logits.tap("logits")
     }
 
     /// A logit for every token that may follow each position: `U32 [B, T] → [B, T, vocab_size]`.

@@ -151,6 +151,7 @@ pub struct ParameterBuilder {
     constants: Vec<Constant>,
     names: HashSet<String>,
     segment_limit: u64,
+    parameter_limit: u64,
 }
 
 impl ParameterBuilder {
@@ -163,6 +164,7 @@ impl ParameterBuilder {
             constants: Vec::new(),
             names: HashSet::new(),
             segment_limit: u64::MAX,
+            parameter_limit: u64::MAX,
         }
     }
 
@@ -171,6 +173,27 @@ impl ParameterBuilder {
     pub fn with_segment_limit(mut self, bytes: u64) -> ParameterBuilder {
         self.segment_limit = bytes;
         self
+    }
+
+    /// Lets layers that can do so split parameters of more than `bytes` into several: see
+    /// [`Embedding`](super::Embedding). The limit belongs to the model, like its sizes: names in checkpoints depend on it.
+    /// [`ParameterBuilder::parameter_limit_of`] is what an adapter needs.
+    pub fn with_parameter_limit(mut self, bytes: u64) -> ParameterBuilder {
+        self.parameter_limit = bytes;
+        self
+    }
+
+    /// The most bytes that one parameter may have on a device.
+    pub fn parameter_limit_of(device: &Device) -> u64 {
+        let limits = device.limits();
+        limits
+            .max_storage_buffer_binding_size
+            .min(limits.max_buffer_size)
+    }
+
+    /// The most bytes that a parameter is to have.
+    pub(super) fn parameter_limit(&self) -> u64 {
+        self.parameter_limit
     }
 
     /// Makes the parameters of a part of the model: all names get the prefix `name.`.
@@ -235,21 +258,33 @@ impl ParameterBuilder {
     /// [`Error::Limit`] if one parameter is larger than the adapter lets a kernel bind, [`Error::OutOfMemory`],
     /// [`Error::DeviceLost`].
     pub fn build(self, device: &Device) -> Result<Parameters> {
-        let limits = device.limits();
-        let largest = limits
-            .max_storage_buffer_binding_size
-            .min(limits.max_buffer_size);
-        let places = Places::of(&self.parameters, self.segment_limit, largest)?;
-        let shapes: Vec<Shape> = self.parameters.iter().map(Parameter::shape).collect();
-        let storage = FlatTensors::zeros(device, &places, &shapes)?;
-        for (parameter, tensor) in self.parameters.iter().zip(storage.parts()) {
+        let seed = self.seed;
+        let parameters = self.build_zeroed(device)?;
+        for parameter in &parameters {
             let Inner {
                 name, shape, init, ..
             } = &*parameter.inner;
             // New storage is zero already.
             if *init != Init::Zeros {
-                tensor.write(&init.values(self.seed, name, shape.elements()))?;
+                let values = init.values(seed, name, shape.elements());
+                parameter.tensor().write(&values)?;
             }
+        }
+        Ok(parameters)
+    }
+
+    /// [`ParameterBuilder::build`] for values that are loaded next: all parameters are zero, and the host neither draws
+    /// nor holds any.
+    ///
+    /// # Errors
+    ///
+    /// As [`ParameterBuilder::build`].
+    pub fn build_zeroed(self, device: &Device) -> Result<Parameters> {
+        let largest = ParameterBuilder::parameter_limit_of(device);
+        let places = Places::of(&self.parameters, self.segment_limit, largest)?;
+        let shapes: Vec<Shape> = self.parameters.iter().map(Parameter::shape).collect();
+        let storage = FlatTensors::zeros(device, &places, &shapes)?;
+        for (parameter, tensor) in self.parameters.iter().zip(storage.parts()) {
             let fresh = parameter.inner.tensor.set(tensor.clone()).is_ok();
             assert!(fresh, "only a builder fills its parameters");
         }

@@ -30,7 +30,7 @@ impl Positions {
         heads: usize,
     ) -> Positions {
         match kind {
-            PositionKind::Learned => Positions::Learned(Embedding::new(builder, context, width)),
+            PositionKind::Learned => Positions::Learned(Embedding::whole(builder, context, width)),
             PositionKind::Sinusoidal => {
                 let table = sinusoidal_table(context, width);
                 Positions::Sinusoidal(builder.constant([context, width], table))

@@ -23,7 +23,26 @@ fn rows_of(ids: Shape, width: usize) -> Shape {
 
 /// `weight`, `ids` → the rows.
 #[derive(Clone, Debug, Hash)]
-struct Embedding;
+struct Embedding {
+    part: Option<Part>,
+}
+
+/// That a table is a part of a larger one: it begins with the row of this index, and the places of rows that are not in it
+/// give zeros and get no gradient.
+#[derive(Clone, Copy, Debug, Hash)]
+struct Part {
+    first: usize,
+}
+
+impl Part {
+    /// For the kernels: the index of the first row, and whether it is a part at all.
+    fn words(part: Option<Part>) -> [u32; 2] {
+        match part {
+            Some(Part { first }) => [first as u32, 1],
+            None => [0, 0],
+        }
+    }
+}
 
 impl Operation for Embedding {
     fn name(&self) -> &'static str {
@@ -41,9 +60,10 @@ impl Operation for Embedding {
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
         let (weight, ids, gradient) = (node.input(0), node.input(1), node.gradient(0));
         let vocabulary = weight.shape().dim(0);
+        let part = self.part;
         let sums = || {
             node.tape()
-                .record(EmbeddingGradient { vocabulary }, &[gradient, ids])
+                .record(EmbeddingGradient { vocabulary, part }, &[gradient, ids])
         };
         vec![node.wants(0).then(sums), None]
     }
@@ -92,6 +112,8 @@ impl Operation for Embedding {
                 .read(&weight)
                 .read(&ids)
                 .params(&params)
+                .params(&Part::words(self.part))
+                .params(&[0; 2])
                 .epilogue(&epilogue)
                 .groups(ids.elements().div_ceil(rows) * width.div_ceil(4 * lanes))
                 .cost(0, read + epilogue.bytes),
@@ -113,6 +135,7 @@ fn load4(base: u32, column: u32) -> vec4<f32> {
 #[derive(Clone, Debug, Hash)]
 struct EmbeddingGradient {
     vocabulary: usize,
+    part: Option<Part>,
 }
 
 /// Up to this many pairs of a row and a place, every row of the table looks at every place; beyond, sorting pays.
@@ -142,8 +165,11 @@ impl Operation for EmbeddingGradient {
 
     /// It is linear in `dout`, and its transpose is the embedding.
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        let ids = node.input(1);
-        vec![Some(node.gradient(0).embedding(ids)), None]
+        let (ids, part) = (node.input(1), self.part);
+        let rows = node
+            .tape()
+            .record(Embedding { part }, &[node.gradient(0), ids]);
+        vec![Some(rows), None]
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
@@ -152,6 +178,7 @@ impl Operation for EmbeddingGradient {
             ids: cx.contiguous(&cx.input(1)),
             output: cx.output(0),
             vocabulary: self.vocabulary,
+            part: self.part,
         };
         match cx.class() {
             AdapterClass::Software => sums.walked(cx),
@@ -174,6 +201,7 @@ struct Sums {
     ids: Operand,
     output: Operand,
     vocabulary: usize,
+    part: Option<Part>,
 }
 
 impl Sums {
@@ -181,7 +209,7 @@ impl Sums {
         self.gradient.shape().last()
     }
 
-    /// Starts a dispatch; `more` are the last four of the parameters, which most kernels do without.
+    /// Starts a dispatch; `more` are those of the parameters that most kernels do without.
     fn dispatch(&self, kernel: Kernel, more: [usize; 4]) -> Dispatch {
         let params = [
             self.ids.elements(),
@@ -194,6 +222,7 @@ impl Sums {
         Dispatch::new(kernel)
             .params(&params.map(|word| word as u32))
             .params(&more.map(|word| word as u32))
+            .params(&Part::words(self.part))
     }
 
     fn cost(&self) -> (u64, u64) {
@@ -322,6 +351,23 @@ impl<'t> Var<'t> {
     /// If this is no matrix of type `F32`, or `ids` is not of type `U32` or has more axes than fit.
     #[track_caller]
     pub fn embedding(self, ids: Var<'t>) -> Var<'t> {
+        self.rows(ids, None)
+    }
+
+    /// [`Var::embedding`] from a part of a table: this holds the rows from index `first` on, and where an index names a
+    /// row that it does not hold, the result is zero. So the sum over the parts of a table is its embedding; a table that
+    /// is larger than a kernel can bind is split like that.
+    ///
+    /// # Panics
+    ///
+    /// As [`Var::embedding`].
+    #[track_caller]
+    pub fn embedding_part(self, ids: Var<'t>, first: usize) -> Var<'t> {
+        self.rows(ids, Some(Part { first }))
+    }
+
+    #[track_caller]
+    fn rows(self, ids: Var<'t>, part: Option<Part>) -> Var<'t> {
         let (weight, ids_type) = (self.tensor_type(), ids.tensor_type());
         assert!(
             weight.dtype == DType::F32 && weight.shape.rank() == 2,
@@ -335,6 +381,6 @@ impl<'t> Var<'t> {
             ids_type.dtype,
             ids_type.shape
         );
-        self.tape.record(Embedding, &[self, ids])
+        self.tape.record(Embedding { part }, &[self, ids])
     }
 }
