@@ -10,6 +10,7 @@ use super::arena::Buffer;
 use super::stats::count;
 use super::{Device, Element};
 use crate::error::{Error, Result};
+use crate::shape::Shape;
 
 /// Not asked for: the device may copy into the buffer.
 const UNMAPPED: u8 = 0;
@@ -111,9 +112,9 @@ pub(crate) struct Ring {
     resting: Arc<Mutex<Vec<Staging>>>,
 }
 
-/// So many results may be under way before a plan makes another staging buffer: a program that looks at its losses three
-/// steps late needs four.
-const MADE_AT_ONCE: usize = 4;
+/// So many results may be under way before a plan makes another staging buffer: a program that looks at its losses four
+/// steps late needs five.
+const MADE_AT_ONCE: usize = 5;
 
 /// Larger results get their staging buffers one by one.
 const MOST_BYTES_AT_ONCE: u64 = 64 << 10;
@@ -191,7 +192,7 @@ impl Landing {
         }
     }
 
-    fn bytes(&self, what: &str, range: std::ops::Range<usize>) -> Result<Vec<u8>> {
+    fn bytes(&self, shape: Shape, range: std::ops::Range<usize>) -> Result<Vec<u8>> {
         let mut state = self.state.borrow_mut();
         if let LandingState::Flying(readback, _) = &*state {
             let bytes = readback.wait();
@@ -209,7 +210,7 @@ impl Landing {
             _ => "reading failed before",
         };
         Err(Error::Readback {
-            what: what.to_owned(),
+            what: format!("value of shape {shape}"),
             reason: reason.to_owned(),
         })
     }
@@ -230,7 +231,7 @@ impl Drop for Landing {
 pub struct Fetch<E: Element> {
     pub(crate) landing: Rc<Landing>,
     pub(crate) range: std::ops::Range<usize>,
-    pub(crate) what: String,
+    pub(crate) shape: Shape,
     pub(crate) element: PhantomData<E>,
 }
 
@@ -250,7 +251,7 @@ impl<E: Element> Fetch<E> {
     ///
     /// [`Error::Readback`] if the tape has not run, [`Error::DeviceLost`].
     pub fn get(&self) -> Result<Vec<E>> {
-        let bytes = self.landing.bytes(&self.what, self.range.clone())?;
+        let bytes = self.landing.bytes(self.shape, self.range.clone())?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 

@@ -1,5 +1,7 @@
 //! Reverse-mode differentiation: walk the list backwards, let every operation append its own gradient.
 
+use smallvec::SmallVec;
+
 use super::{NodeId, Tape, ValueId, Var};
 use crate::ops::TensorType;
 use crate::shape::Shape;
@@ -8,10 +10,10 @@ use crate::shape::Shape;
 pub struct Backward<'t> {
     tape: &'t Tape,
     name: &'static str,
-    inputs: Vec<Var<'t>>,
-    wanted: Vec<bool>,
-    outputs: Vec<Var<'t>>,
-    gradients: Vec<Option<Var<'t>>>,
+    inputs: SmallVec<[Var<'t>; 8]>,
+    wanted: SmallVec<[bool; 8]>,
+    outputs: SmallVec<[Var<'t>; 4]>,
+    gradients: SmallVec<[Option<Var<'t>>; 4]>,
 }
 
 impl<'t> Backward<'t> {

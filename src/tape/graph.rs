@@ -1,9 +1,12 @@
 //! The list itself: nodes, the values they produce, and the signature that grows with it.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::rc::Rc;
+
+use smallvec::SmallVec;
 
 use super::plan::Fusion;
 use super::signature::Signature;
@@ -74,10 +77,74 @@ pub(crate) struct Graph {
     pub boundaries: Vec<NodeId>,
 }
 
+/// A tape's storage is taken over by the next tape of the same thread, unless its uploads were larger than this.
+const MOST_SPARE_BYTES: usize = 1 << 20;
+
+/// Training keeps one tape at a time, evaluation one more.
+const MOST_SPARE: usize = 4;
+
+thread_local! {
+    /// Empty, but with room.
+    static SPARE: RefCell<Vec<Graph>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Inputs start at multiples of this many bytes, so that kernels may read them as vec4.
 const UPLOAD_ALIGNMENT: usize = 16;
 
 impl Graph {
+    /// An empty graph, with the room that an earlier one left.
+    pub fn take() -> Graph {
+        let spare = SPARE.try_with(|spare| spare.borrow_mut().pop());
+        spare.ok().flatten().unwrap_or_default()
+    }
+
+    /// Empties the graph and keeps its room for the next one: recording a step allocates next to nothing then.
+    pub fn give_back(self) {
+        let Graph {
+            mut nodes,
+            mut values,
+            mut edges,
+            mut tensors,
+            mut bound,
+            mut upload,
+            mut fetches,
+            mut signature,
+            mut boundaries,
+            fusion: _,
+            random_streams: _,
+            random_key: _,
+        } = self;
+        nodes.clear();
+        values.clear();
+        edges.clear();
+        tensors.clear();
+        bound.clear();
+        upload.clear();
+        upload.shrink_to(MOST_SPARE_BYTES);
+        fetches.clear();
+        signature.clear();
+        boundaries.clear();
+        let empty = Graph {
+            nodes,
+            values,
+            edges,
+            tensors,
+            bound,
+            upload,
+            fetches,
+            signature,
+            boundaries,
+            ..Graph::default()
+        };
+        // A thread that is ending has no place for it.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < MOST_SPARE {
+                spare.push(empty);
+            }
+        });
+    }
+
     pub fn inputs(&self, node: NodeId) -> &[ValueId] {
         let range = &self.nodes[node.index()].inputs;
         &self.edges[range.start as usize..range.end as usize]
@@ -175,7 +242,7 @@ impl Graph {
 
     #[track_caller]
     pub fn push_operation(&mut self, operation: impl Operation, inputs: &[ValueId]) -> Range<u32> {
-        let types: Vec<TensorType> = inputs.iter().map(|&id| self.ty(id)).collect();
+        let types: SmallVec<[TensorType; 8]> = inputs.iter().map(|&id| self.ty(id)).collect();
         // Called on the type itself: through `dyn` the caller's location would be lost.
         let outputs = operation.outputs(&types);
         let signature = &mut self.signature;

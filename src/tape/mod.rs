@@ -25,6 +25,8 @@ pub use signature::Signature;
 pub use trace::Trace;
 pub use var::Var;
 
+use smallvec::SmallVec;
+
 use crate::error::Result;
 use crate::gpu::readback::Landing;
 use crate::gpu::{DType, Device, Element, Fetch, Tensor};
@@ -77,7 +79,7 @@ impl Tape {
         Tape {
             device: device.clone(),
             training,
-            graph: RefCell::default(),
+            graph: RefCell::new(Graph::take()),
             landing: Landing::new(),
             began: device.shared.recorder.now(),
             tracer: trace::Tracer::default(),
@@ -209,7 +211,7 @@ impl Tape {
             "{}: an input was recorded on another tape",
             operation.name()
         );
-        let ids: Vec<ValueId> = inputs.iter().map(|var| var.id).collect();
+        let ids: SmallVec<[ValueId; 8]> = inputs.iter().map(|var| var.id).collect();
         self.graph.borrow_mut().push_operation(operation, &ids)
     }
 
@@ -230,7 +232,7 @@ impl Tape {
         Fetch {
             landing: self.landing.clone(),
             range,
-            what: format!("value of shape {shape}"),
+            shape,
             element: PhantomData,
         }
     }
@@ -265,7 +267,7 @@ impl Tape {
     pub fn run(self) -> Result<()> {
         plan::run(
             &self.device,
-            &mut self.graph.into_inner(),
+            &mut self.graph.borrow_mut(),
             self.training,
             &self.landing,
             self.began,
@@ -279,7 +281,7 @@ impl Tape {
     ///
     /// As [`Tape::run`].
     pub fn profile(self) -> Result<Vec<KernelTime>> {
-        plan::profile(&self.device, &mut self.graph.into_inner(), self.training)
+        plan::profile(&self.device, &mut self.graph.borrow_mut(), self.training)
     }
 
     /// Plans the tape like [`Tape::run`], without running it, and says how much device memory it works with.
@@ -288,7 +290,7 @@ impl Tape {
     ///
     /// As [`Tape::run`].
     pub fn memory(self) -> Result<MemoryUse> {
-        plan::memory(&self.device, &mut self.graph.into_inner(), self.training)
+        plan::memory(&self.device, &mut self.graph.borrow_mut(), self.training)
     }
 
     pub(crate) fn var(&self, id: ValueId) -> Var<'_> {
@@ -355,6 +357,12 @@ impl Tape {
             shape,
             dtype: DType::F32,
         }
+    }
+}
+
+impl Drop for Tape {
+    fn drop(&mut self) {
+        self.graph.take().give_back();
     }
 }
 

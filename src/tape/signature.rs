@@ -11,6 +11,13 @@ pub struct Signature {
     bytes: Vec<u8>,
 }
 
+impl Signature {
+    /// Forgets everything but the room for it.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+    }
+}
+
 impl Hasher for Signature {
     fn write(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);

@@ -1,13 +1,15 @@
 //! What the table's gradient rules are given.
 
-use super::Pointwise;
+use smallvec::SmallVec;
+
+use super::{MOST_ATTRIBUTES, Pointwise};
 use crate::tape::{Backward, Var, sum_to};
 
 /// The arguments of a row's gradient rule. A rule gives gradients of the broadcast shape; summing over broadcast axes
 /// is done for it.
 pub struct Rule<'t> {
-    inputs: Vec<Var<'t>>,
-    attributes: Vec<f32>,
+    inputs: SmallVec<[Var<'t>; 4]>,
+    attributes: [f32; MOST_ATTRIBUTES],
     /// The operation's result.
     pub out: Var<'t>,
     /// The gradient that arrived at the result.
@@ -38,8 +40,8 @@ impl<'t> Rule<'t> {
 
 pub(super) fn backward<'t>(operation: &Pointwise, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
     let rule = Rule {
-        inputs: node.inputs().to_vec(),
-        attributes: operation.attributes().to_vec(),
+        inputs: SmallVec::from_slice(node.inputs()),
+        attributes: operation.attributes,
         out: node.output(0),
         grad: node.gradient(0),
     };

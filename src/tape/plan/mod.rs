@@ -147,15 +147,15 @@ pub(super) fn memory(device: &Device, graph: &mut Graph, training: bool) -> Resu
 fn find(device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>> {
     device.check()?;
     (training, graph.fusion).hash(&mut graph.signature);
-    let signature = std::mem::take(&mut graph.signature);
     let shared = &device.shared;
-    let cached = shared.plans.lock().unwrap().get(&signature);
+    let cached = shared.plans.lock().unwrap().get(&graph.signature);
     if let Some(plan) = cached {
         count(&shared.counters.replays, 1);
         return Ok(plan);
     }
     count(&shared.counters.plans, 1);
     let plan = Arc::new(make(device, graph)?);
+    let signature = graph.signature.clone();
     shared.plans.lock().unwrap().insert(signature, plan.clone());
     shared.arena.lock().unwrap().trim();
     Ok(plan)
