@@ -135,7 +135,7 @@ impl HeatMap<'_> {
                 area.draw(&PathElement::new([(to, top), (to, bottom + 5)], INK))?;
             }
         } else {
-            let x_needed = self.x_names.and_then(widest).unwrap_or(22) + 6;
+            let x_needed = self.x_names.and_then(widest).unwrap_or(24) + 3;
             for (column, name) in names(self.x_names, columns, cell_w, x_needed) {
                 let at = (middle(&x_at, column), bottom + 5);
                 write(area, &name, at, LABEL, (HPos::Center, VPos::Top))?;

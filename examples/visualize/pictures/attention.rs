@@ -121,7 +121,9 @@ pub fn heads(s: &Subject) -> Result<Picture> {
         said(strongest[1]),
         said(strongest[2])
     );
-    let size = (40 + 250 * heads as u32, 60 + 276 * layers as u32);
+    // As large as needed for a label per row, as far as that goes.
+    let side = (62 + 18 * length as u32).clamp(250, 420);
+    let size = (40 + side * heads as u32, 60 + (side + 26) * layers as u32);
     picture(
         "attention_heads",
         "Attention weights of all heads",
@@ -153,7 +155,7 @@ pub fn heads(s: &Subject) -> Result<Picture> {
 
 /// The weights of every position as bars.
 pub fn distributions(s: &Subject) -> Result<Picture> {
-    const COLUMNS: usize = 4;
+    let columns = if s.tokens.len() > 10 { 3 } else { 4 };
     let (layer, head) = (s.focus.layer, s.focus.head);
     let weights = of_head(s, layer, "attention.weights", head);
     let entropy = |row: &[f64]| -> f64 {
@@ -170,7 +172,7 @@ pub fn distributions(s: &Subject) -> Result<Picture> {
         ((last + 1) as f64).log2(),
         percent(largest(weights[last]))
     );
-    let rows = weights.len().div_ceil(COLUMNS);
+    let rows = weights.len().div_ceil(columns);
     let title = format!("Attention of every position, layer {layer}, head {head}");
     picture(
         "attention_bars",
@@ -178,7 +180,7 @@ pub fn distributions(s: &Subject) -> Result<Picture> {
         (1200, 60 + 230 * rows as u32),
         caption,
         |area| {
-            let areas = grid(area, rows, COLUMNS);
+            let areas = grid(area, rows, columns);
             for (position, (area, weights)) in areas.iter().zip(&weights).enumerate() {
                 Chart {
                     title: format!("position {position}: {}", s.text[position]),
