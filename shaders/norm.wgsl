@@ -1,14 +1,13 @@
 // LayerNorm and RMSNorm, forward and backward, for any width on any adapter.
 //
-// LANES invocations, a team, share a row: lane l takes columns 4·(b·LANES + l) and the three after it for every block b,
-// and a row is read again for every pass over it. A team takes its rows one after the other. The gradients of weight and
-// bias are summed over a team's rows first, then over the teams by `parameters…`. norm_subgroup8.wgsl, which keeps rows
-// in registers, is the faster twin.
+// A team of lanes shares a row, see team.wgsl: lane l takes columns 4·(b·LANES + l) and the three after it for every block
+// b. The first KEPT blocks stay in registers, so that up to 4,096 columns are read once; those beyond are read again for
+// every pass. A team takes its rows one after the other. The gradients of weight and bias are summed over the rows of a
+// workgroup first, then over the workgroups by `parameters…`. norm_subgroup8.wgsl is the twin for software adapters.
 //
-// The blocks operands, team and epilogue are replaced when a kernel is made, and the entry points not called are cut out.
+// The blocks operands and epilogue are replaced when a kernel is made, and the entry points not called are cut out.
 
-const LANES: u32 = 8u;
-const TEAMS: u32 = 8u;           // in a workgroup
+const KEPT: u32 = 4u;            // blocks in registers: at most 4, and no more than a row has
 const LAYER_NORM: bool = false;  // false: RMSNorm, without mean
 const BIAS: bool = false;
 
@@ -21,7 +20,7 @@ struct Params {
     weight_at: vec2<u32>,
     bias_at: vec2<u32>,
     dy_at: vec2<u32>,
-    teams: u32,                     // that have rows, and leave a partial sum
+    parts: u32,                     // workgroups that have rows: each leaves partial sums
     epsilon: f32,
     dweight_offset: u32,
     dbias_offset: u32,
@@ -57,65 +56,72 @@ fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
 }
 //:end epilogue
 
-//:begin team
-var<workgroup> exchange: array<vec2<f32>, LANES * TEAMS>;
-fn sums_over_team(value: vec2<f32>, local: u32) -> vec2<f32> {
-    workgroupBarrier();  // what the exchange before left has been read
-    exchange[local] = value;
-    workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if (local % LANES < half) { exchange[local] += exchange[local + half]; }
-        workgroupBarrier();
-    }
-    return exchange[local - local % LANES];
-}
-//:end team
-
 fn column(b: u32, lane: u32) -> u32 { return (b * LANES + lane) * 4u; }
 fn inside(column: u32) -> vec4<bool> { return vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.n); }
 fn only(value: vec4<f32>, column: u32) -> vec4<f32> { return select(vec4<f32>(0.0), value, inside(column)); }
 fn total(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 
+// What a lane keeps of a row.
+struct Blocks { b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32> }
+
 //:begin forward
 @group(0) @binding(1) var<storage, read_write> statistics: array<vec2<f32>>;  // of each row: 1/σ, mean
+
+fn block(row: u32, b: u32, lane: u32) -> vec4<f32> {
+    let at = column(b, lane);
+    return only(x4(row, at), at);
+}
+
+fn squared(x: vec4<f32>, b: u32, lane: u32, mean: f32) -> vec4<f32> {
+    let centred = only(x - mean, column(b, lane));
+    return centred * centred;
+}
+
+fn put_y(row: u32, b: u32, lane: u32, x: vec4<f32>, mean: f32, rstd: f32) {
+    let at = column(b, lane);
+    var value = (x - mean) * rstd * weight4(0u, at);
+    if (BIAS) { value += bias4(0u, at); }
+    if (row < p.rows && at < p.n) { store4(0u, row, at, value); }
+}
 
 @compute @workgroup_size(LANES * TEAMS)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    place: Place,
 ) {
-    let lane = local % LANES;
-    let team = (group.x + group.y * groups.x) * TEAMS + local / LANES;
+    let lane = lane_of(place);
+    let team = (group.x + group.y * groups.x) * TEAMS + team_of(place);
     let scale = 1.0 / f32(p.n);
     // Every team makes as many rounds, so that barriers stay uniform; those past the end store nothing.
     for (var i = 0u; i < p.rows_per_team; i++) {
         let row = team * p.rows_per_team + i;
         let source = min(row, p.rows - 1u);
+        var r = Blocks();
+        if (KEPT > 0u) { r.b0 = block(source, 0u, lane); }
+        if (KEPT > 1u) { r.b1 = block(source, 1u, lane); }
+        if (KEPT > 2u) { r.b2 = block(source, 2u, lane); }
+        if (KEPT > 3u) { r.b3 = block(source, 3u, lane); }
         var mean = 0.0;
         if (LAYER_NORM) {
-            var sum = vec4<f32>(0.0);
-            for (var b = 0u; b < p.blocks; b++) {
-                let at = column(b, lane);
-                sum += only(x4(source, at), at);
-            }
-            mean = sums_over_team(vec2<f32>(total(sum), 0.0), local).x * scale;
+            var sum = (r.b0 + r.b1) + (r.b2 + r.b3);
+            for (var b = KEPT; b < p.blocks; b++) { sum += block(source, b, lane); }
+            mean = sums_over_team(vec2<f32>(total(sum), 0.0), place).x * scale;
         }
         // The variance of the centred values: as accurate as can be.
         var squares = vec4<f32>(0.0);
-        for (var b = 0u; b < p.blocks; b++) {
-            let at = column(b, lane);
-            let centred = only(x4(source, at) - mean, at);
-            squares += centred * centred;
-        }
-        let variance = sums_over_team(vec2<f32>(total(squares), 0.0), local).x * scale;
+        if (KEPT > 0u) { squares += squared(r.b0, 0u, lane, mean); }
+        if (KEPT > 1u) { squares += squared(r.b1, 1u, lane, mean); }
+        if (KEPT > 2u) { squares += squared(r.b2, 2u, lane, mean); }
+        if (KEPT > 3u) { squares += squared(r.b3, 3u, lane, mean); }
+        for (var b = KEPT; b < p.blocks; b++) { squares += squared(x4(source, column(b, lane)), b, lane, mean); }
+        let variance = sums_over_team(vec2<f32>(total(squares), 0.0), place).x * scale;
         let rstd = inverseSqrt(variance + p.epsilon);
-        for (var b = 0u; b < p.blocks; b++) {
-            let at = column(b, lane);
-            var value = (x4(source, at) - mean) * rstd * weight4(0u, at);
-            if (BIAS) { value += bias4(0u, at); }
-            if (row < p.rows && at < p.n) { store4(0u, row, at, value); }
-        }
+        if (KEPT > 0u) { put_y(row, 0u, lane, r.b0, mean, rstd); }
+        if (KEPT > 1u) { put_y(row, 1u, lane, r.b1, mean, rstd); }
+        if (KEPT > 2u) { put_y(row, 2u, lane, r.b2, mean, rstd); }
+        if (KEPT > 3u) { put_y(row, 3u, lane, r.b3, mean, rstd); }
+        for (var b = KEPT; b < p.blocks; b++) { put_y(row, b, lane, x4(source, column(b, lane)), mean, rstd); }
         if (row < p.rows && lane == 0u) { statistics[row] = vec2<f32>(rstd, mean); }
     }
 }
@@ -123,71 +129,149 @@ fn forward(
 
 //:begin backward
 @group(0) @binding(1) var<storage, read> saved: array<vec2<f32>>;             // the statistics
-@group(0) @binding(5) var<storage, read_write> partial_sums: array<f32>;  // [teams, 2, n]: of weight, of bias
+@group(0) @binding(5) var<storage, read_write> partial_sums: array<f32>;  // [parts, 2, n]: of weight, of bias
 
-fn put_partial(team: u32, which: u32, column: u32, value: vec4<f32>) {
-    let at = (team * 2u + which) * p.n + column;
+// A block of x̂ = (x − mean)/σ and of dy, which is zero in rows and columns past the end.
+struct Terms { h: vec4<f32>, d: vec4<f32> }
+
+fn terms(row: u32, b: u32, lane: u32) -> Terms {
+    let source = min(row, p.rows - 1u);
+    let at = column(b, lane);
+    let s = saved[source];
+    let d = select(vec4<f32>(0.0), dy4(source, at), row < p.rows);
+    return Terms((x4(source, at) - s.y) * s.x, only(d, at));
+}
+
+// dx = 1/σ · (g − mean(g) − x̂·mean(g·x̂)) with g = dy·weight; RMSNorm has no mean of g.
+fn put_dx(row: u32, b: u32, lane: u32, g: vec4<f32>, h: vec4<f32>, means: vec2<f32>) {
+    let at = column(b, lane);
+    var value = g - h * means.y;
+    if (LAYER_NORM) { value -= means.x; }
+    if (row < p.rows && at < p.n) { store4(0u, row, at, value * saved[row].x); }
+}
+
+fn put_partial(part: u32, which: u32, column: u32, value: vec4<f32>) {
+    let at = (part * 2u + which) * p.n + column;
     partial_sums[at] = value.x;
     if (column + 1u < p.n) { partial_sums[at + 1u] = value.y; }
     if (column + 2u < p.n) { partial_sums[at + 2u] = value.z; }
     if (column + 3u < p.n) { partial_sums[at + 3u] = value.w; }
 }
 
-// dx = 1/σ · (g − mean(g) − x̂·mean(g·x̂)) with g = dy·weight and x̂ = (x − mean)/σ; RMSNorm has no means of x and g.
+var<workgroup> of_teams: array<vec4<f32>, LANES * TEAMS>;
+
+// What the first team gets is the sum over all teams. For uniform control flow only.
+fn over_teams(value: vec4<f32>, place: Place) -> vec4<f32> {
+    if (TEAMS == 1u) { return value; }
+    let lane = lane_of(place);
+    workgroupBarrier();
+    of_teams[team_of(place) * LANES + lane] = value;
+    workgroupBarrier();
+    var sum = of_teams[lane];
+    for (var team = 1u; team < TEAMS; team++) { sum += of_teams[team * LANES + lane]; }
+    return sum;
+}
+
+fn put_sums(part: u32, b: u32, dweight: vec4<f32>, dbias: vec4<f32>, place: Place) {
+    let at = column(b, lane_of(place));
+    let is_mine = team_of(place) == 0u && part < p.parts && at < p.n;
+    let weight_sum = over_teams(dweight, place);
+    if (is_mine) { put_partial(part, 0u, at, weight_sum); }
+    if (BIAS) {
+        let bias_sum = over_teams(dbias, place);
+        if (is_mine) { put_partial(part, 1u, at, bias_sum); }
+    }
+}
+
 @compute @workgroup_size(LANES * TEAMS)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    place: Place,
 ) {
-    let lane = local % LANES;
-    let team = (group.x + group.y * groups.x) * TEAMS + local / LANES;
+    let lane = lane_of(place);
+    let part = group.x + group.y * groups.x;
+    let start = (part * TEAMS + team_of(place)) * p.rows_per_team;
     let scale = 1.0 / f32(p.n);
+    var w = Blocks();
+    var dw = Blocks();
+    var db = Blocks();
+    if (KEPT > 0u) { w.b0 = weight4(0u, column(0u, lane)); }
+    if (KEPT > 1u) { w.b1 = weight4(0u, column(1u, lane)); }
+    if (KEPT > 2u) { w.b2 = weight4(0u, column(2u, lane)); }
+    if (KEPT > 3u) { w.b3 = weight4(0u, column(3u, lane)); }
     for (var i = 0u; i < p.rows_per_team; i++) {
-        let row = team * p.rows_per_team + i;
-        let source = min(row, p.rows - 1u);
-        let s = saved[source];
-        var g_sum = vec4<f32>(0.0);
-        var gx_sum = vec4<f32>(0.0);
-        for (var b = 0u; b < p.blocks; b++) {
-            let at = column(b, lane);
-            let g = only(dy4(source, at) * weight4(0u, at), at);
-            g_sum += g;
-            gx_sum += g * ((x4(source, at) - s.y) * s.x);
+        let row = start + i;
+        var g = Blocks();
+        var h = Blocks();
+        if (KEPT > 0u) {
+            let t = terms(row, 0u, lane);
+            g.b0 = t.d * w.b0;
+            h.b0 = t.h;
+            dw.b0 += t.d * t.h;
+            db.b0 += t.d;
         }
-        let means = sums_over_team(vec2<f32>(total(g_sum), total(gx_sum)), local) * scale;
-        for (var b = 0u; b < p.blocks; b++) {
-            let at = column(b, lane);
-            var value = dy4(source, at) * weight4(0u, at) - (x4(source, at) - s.y) * s.x * means.y;
-            if (LAYER_NORM) { value -= means.x; }
-            if (row < p.rows && at < p.n) { store4(0u, row, at, value * s.x); }
+        if (KEPT > 1u) {
+            let t = terms(row, 1u, lane);
+            g.b1 = t.d * w.b1;
+            h.b1 = t.h;
+            dw.b1 += t.d * t.h;
+            db.b1 += t.d;
+        }
+        if (KEPT > 2u) {
+            let t = terms(row, 2u, lane);
+            g.b2 = t.d * w.b2;
+            h.b2 = t.h;
+            dw.b2 += t.d * t.h;
+            db.b2 += t.d;
+        }
+        if (KEPT > 3u) {
+            let t = terms(row, 3u, lane);
+            g.b3 = t.d * w.b3;
+            h.b3 = t.h;
+            dw.b3 += t.d * t.h;
+            db.b3 += t.d;
+        }
+        var g_sum = (g.b0 + g.b1) + (g.b2 + g.b3);
+        var gh_sum = (g.b0 * h.b0 + g.b1 * h.b1) + (g.b2 * h.b2 + g.b3 * h.b3);
+        for (var b = KEPT; b < p.blocks; b++) {
+            let t = terms(row, b, lane);
+            let term = t.d * weight4(0u, column(b, lane));
+            g_sum += term;
+            gh_sum += term * t.h;
+        }
+        let means = sums_over_team(vec2<f32>(total(g_sum), total(gh_sum)), place) * scale;
+        if (KEPT > 0u) { put_dx(row, 0u, lane, g.b0, h.b0, means); }
+        if (KEPT > 1u) { put_dx(row, 1u, lane, g.b1, h.b1, means); }
+        if (KEPT > 2u) { put_dx(row, 2u, lane, g.b2, h.b2, means); }
+        if (KEPT > 3u) { put_dx(row, 3u, lane, g.b3, h.b3, means); }
+        for (var b = KEPT; b < p.blocks; b++) {
+            let t = terms(row, b, lane);
+            put_dx(row, b, lane, t.d * weight4(0u, column(b, lane)), t.h, means);
         }
     }
-    if (team >= p.teams) { return; }
-    let start = team * p.rows_per_team;
-    let end = min(start + p.rows_per_team, p.rows);
-    for (var b = 0u; b < p.blocks; b++) {
-        let at = column(b, lane);
-        if (at >= p.n) { break; }
+    if (KEPT > 0u) { put_sums(part, 0u, dw.b0, db.b0, place); }
+    if (KEPT > 1u) { put_sums(part, 1u, dw.b1, db.b1, place); }
+    if (KEPT > 2u) { put_sums(part, 2u, dw.b2, db.b2, place); }
+    if (KEPT > 3u) { put_sums(part, 3u, dw.b3, db.b3, place); }
+    for (var b = KEPT; b < p.blocks; b++) {
         var dweight = vec4<f32>(0.0);
         var dbias = vec4<f32>(0.0);
-        for (var row = start; row < end; row++) {
-            let s = saved[row];
-            let d = dy4(row, at);
-            dweight += d * ((x4(row, at) - s.y) * s.x);
-            dbias += d;
+        for (var i = 0u; i < p.rows_per_team; i++) {
+            let t = terms(start + i, b, lane);
+            dweight += t.d * t.h;
+            dbias += t.d;
         }
-        put_partial(team, 0u, at, dweight);
-        if (BIAS) { put_partial(team, 1u, at, dbias); }
+        put_sums(part, b, dweight, dbias, place);
     }
 }
 //:end backward
 
-// --- The second stage: the partial sums of all teams ---
+// --- The second stage: the partial sums of all workgroups ---
 
 //:begin parameters
 const COLUMNS: u32 = 8u;  // of a workgroup
-const PARTS: u32 = 1u;    // into which the teams are divided
+const PARTS: u32 = 1u;    // into which the partial sums are divided
 
 @group(0) @binding(1) var<storage, read> partial_in: array<f32>;
 @group(0) @binding(2) var<storage, read_write> dweight_out: array<f32>;
@@ -199,9 +283,9 @@ var<workgroup> parts: array<vec2<f32>, COLUMNS * PARTS>;
 fn added(group: u32, local: u32) -> vec2<f32> {
     let at = min(group * COLUMNS + local % COLUMNS, p.n - 1u);
     var sum = vec2<f32>(0.0);
-    for (var team = local / COLUMNS; team < p.teams; team += PARTS) {
-        sum.x += partial_in[team * 2u * p.n + at];
-        if (BIAS) { sum.y += partial_in[(team * 2u + 1u) * p.n + at]; }
+    for (var part = local / COLUMNS; part < p.parts; part += PARTS) {
+        sum.x += partial_in[part * 2u * p.n + at];
+        if (BIAS) { sum.y += partial_in[(part * 2u + 1u) * p.n + at]; }
     }
     if (PARTS > 1u) {
         parts[local] = sum;

@@ -1,14 +1,14 @@
 // Softmax and log-softmax over rows, and their gradients.
 //
-// LANES invocations, a team, share a row: lane l takes columns 4·(b·LANES + l) and the three after it for every block b.
-// A row is read again for every pass over it; between passes the team exchanges maximum and sum. The maximum is
-// subtracted before exponentiating, so nothing overflows. A row without any finite element gives zeros.
+// A team of lanes shares a row, see team.wgsl: lane l takes columns 4·(b·LANES + l) and the three after it for every block
+// b. The first KEPT blocks stay in registers, so that up to 4,096 columns are read once; those beyond are read once more
+// to be stored. The maximum is subtracted before exponentiating, so nothing overflows. A row without any finite element
+// gives zeros.
 //
-// The blocks operands, team and epilogue are replaced when a kernel is made, and the other direction is cut out.
+// The blocks operands and epilogue are replaced when a kernel is made, and the other direction is cut out.
 
-const LANES: u32 = 8u;
-const TEAMS: u32 = 8u;  // in a workgroup
-const LOG: u32 = 0u;    // 1: log-softmax
+const KEPT: u32 = 4u;  // blocks in registers: at most 4, and no more than a row has
+const LOG: u32 = 0u;   // 1: log-softmax
 
 struct Params {
     n: u32,                        // columns
@@ -41,97 +41,131 @@ fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
 }
 //:end epilogue
 
-//:begin team
-var<workgroup> exchange: array<f32, LANES * TEAMS>;
-fn sum_over_team(value: f32, local: u32) -> f32 {
-    workgroupBarrier();  // what the exchange before left has been read
-    exchange[local] = value;
-    workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if (local % LANES < half) { exchange[local] += exchange[local + half]; }
-        workgroupBarrier();
-    }
-    return exchange[local - local % LANES];
-}
-fn max_over_team(value: f32, local: u32) -> f32 {
-    workgroupBarrier();
-    exchange[local] = value;
-    workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if (local % LANES < half) { exchange[local] = max(exchange[local], exchange[local + half]); }
-        workgroupBarrier();
-    }
-    return exchange[local - local % LANES];
-}
-//:end team
-
 fn column(b: u32, lane: u32) -> u32 { return (b * LANES + lane) * 4u; }
 fn inside(column: u32) -> vec4<bool> { return vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.n); }
 fn only(value: vec4<f32>, column: u32) -> vec4<f32> { return select(vec4<f32>(0.0), value, inside(column)); }
 fn total(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 
+// What a lane keeps of a row.
+struct Blocks { b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32> }
+
 //:begin forward
+fn max4(v: vec4<f32>) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+
+// e^(x − top), zero past the end.
+fn share(x: vec4<f32>, b: u32, lane: u32, top: f32) -> vec4<f32> { return only(exp(x - top), column(b, lane)); }
+
+fn put_y(row: u32, b: u32, lane: u32, x: vec4<f32>, top: f32, denominator: f32) {
+    let at = column(b, lane);
+    var v = x - top;
+    if (LOG == 1u) { v -= log(denominator); } else { v = exp(v) / denominator; }
+    if (row < p.rows && at < p.n) { store4(0u, row, at, v); }
+}
+
 @compute @workgroup_size(LANES * TEAMS)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    place: Place,
 ) {
-    let lane = local % LANES;
-    let team = (group.x + group.y * groups.x) * TEAMS + local / LANES;
+    let lane = lane_of(place);
+    let team = (group.x + group.y * groups.x) * TEAMS + team_of(place);
     // Every team makes as many rounds, so that barriers stay uniform; those past the end store nothing.
     for (var i = 0u; i < p.rows_per_team; i++) {
         let row = team * p.rows_per_team + i;
         let source = min(row, p.rows - 1u);
-        var most = x4(source, column(0u, lane));
-        for (var b = 1u; b < p.blocks; b++) { most = max(most, x4(source, column(b, lane))); }
-        let top = max(max_over_team(max(max(most.x, most.y), max(most.z, most.w)), local), -3.0e38);
-        var sum = vec4<f32>(0.0);
-        for (var b = 0u; b < p.blocks; b++) {
-            let at = column(b, lane);
-            sum += only(exp(x4(source, at) - top), at);
+        var r = Blocks();
+        var most = -3.0e38;
+        if (KEPT > 0u) { r.b0 = x4(source, column(0u, lane)); most = max(most, max4(r.b0)); }
+        if (KEPT > 1u) { r.b1 = x4(source, column(1u, lane)); most = max(most, max4(r.b1)); }
+        if (KEPT > 2u) { r.b2 = x4(source, column(2u, lane)); most = max(most, max4(r.b2)); }
+        if (KEPT > 3u) { r.b3 = x4(source, column(3u, lane)); most = max(most, max4(r.b3)); }
+        // The blocks beyond in one pass: when the maximum rises, the sum so far is rescaled.
+        var sum = 0.0;
+        for (var b = KEPT; b < p.blocks; b++) {
+            let x = x4(source, column(b, lane));
+            let higher = max(most, max4(x));
+            sum = sum * exp(most - higher) + total(share(x, b, lane, higher));
+            most = higher;
         }
+        let top = max_over_team(most, place);
+        sum *= exp(most - top);
+        if (KEPT > 0u) { sum += total(share(r.b0, 0u, lane, top)); }
+        if (KEPT > 1u) { sum += total(share(r.b1, 1u, lane, top)); }
+        if (KEPT > 2u) { sum += total(share(r.b2, 2u, lane, top)); }
+        if (KEPT > 3u) { sum += total(share(r.b3, 3u, lane, top)); }
         // At least 1, from the maximum itself, unless nothing is finite.
-        let denominator = max(sum_over_team(total(sum), local), 1.0e-30);
-        for (var b = 0u; b < p.blocks; b++) {
-            let at = column(b, lane);
-            var v = x4(source, at) - top;
-            if (LOG == 1u) { v -= log(denominator); } else { v = exp(v) / denominator; }
-            if (row < p.rows && at < p.n) { store4(0u, row, at, v); }
+        let denominator = max(sums_over_team(vec2<f32>(sum, 0.0), place).x, 1.0e-30);
+        if (KEPT > 0u) { put_y(row, 0u, lane, r.b0, top, denominator); }
+        if (KEPT > 1u) { put_y(row, 1u, lane, r.b1, top, denominator); }
+        if (KEPT > 2u) { put_y(row, 2u, lane, r.b2, top, denominator); }
+        if (KEPT > 3u) { put_y(row, 3u, lane, r.b3, top, denominator); }
+        for (var b = KEPT; b < p.blocks; b++) {
+            put_y(row, b, lane, x4(source, column(b, lane)), top, denominator);
         }
     }
 }
 //:end forward
 
 //:begin backward
+fn term(gradient: vec4<f32>, y: vec4<f32>, b: u32, lane: u32) -> vec4<f32> {
+    if (LOG == 1u) { return only(gradient, column(b, lane)); }
+    return only(gradient * y, column(b, lane));
+}
+
 // softmax:      dx = y·(g − Σ g·y)
 // log-softmax:  dx = g − exp(y)·Σ g
+fn put_dx(row: u32, b: u32, lane: u32, gradient: vec4<f32>, y: vec4<f32>, sum: f32) {
+    let at = column(b, lane);
+    var v: vec4<f32>;
+    if (LOG == 1u) { v = gradient - exp(y) * sum; } else { v = y * (gradient - sum); }
+    if (row < p.rows && at < p.n) { store4(0u, row, at, v); }
+}
+
 @compute @workgroup_size(LANES * TEAMS)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    place: Place,
 ) {
-    let lane = local % LANES;
-    let team = (group.x + group.y * groups.x) * TEAMS + local / LANES;
+    let lane = lane_of(place);
+    let team = (group.x + group.y * groups.x) * TEAMS + team_of(place);
     for (var i = 0u; i < p.rows_per_team; i++) {
         let row = team * p.rows_per_team + i;
         let source = min(row, p.rows - 1u);
+        var g = Blocks();
+        var y = Blocks();
         var sum = vec4<f32>(0.0);
-        for (var b = 0u; b < p.blocks; b++) {
-            let at = column(b, lane);
-            var term = x4(source, at);
-            if (LOG == 0u) { term *= result4(source, at); }
-            sum += only(term, at);
+        if (KEPT > 0u) {
+            g.b0 = x4(source, column(0u, lane));
+            y.b0 = result4(source, column(0u, lane));
+            sum += term(g.b0, y.b0, 0u, lane);
         }
-        let s = sum_over_team(total(sum), local);
-        for (var b = 0u; b < p.blocks; b++) {
-            let at = column(b, lane);
-            let gradient = x4(source, at);
-            let result = result4(source, at);
-            var v: vec4<f32>;
-            if (LOG == 1u) { v = gradient - exp(result) * s; } else { v = result * (gradient - s); }
-            if (row < p.rows && at < p.n) { store4(0u, row, at, v); }
+        if (KEPT > 1u) {
+            g.b1 = x4(source, column(1u, lane));
+            y.b1 = result4(source, column(1u, lane));
+            sum += term(g.b1, y.b1, 1u, lane);
+        }
+        if (KEPT > 2u) {
+            g.b2 = x4(source, column(2u, lane));
+            y.b2 = result4(source, column(2u, lane));
+            sum += term(g.b2, y.b2, 2u, lane);
+        }
+        if (KEPT > 3u) {
+            g.b3 = x4(source, column(3u, lane));
+            y.b3 = result4(source, column(3u, lane));
+            sum += term(g.b3, y.b3, 3u, lane);
+        }
+        for (var b = KEPT; b < p.blocks; b++) {
+            sum += term(x4(source, column(b, lane)), result4(source, column(b, lane)), b, lane);
+        }
+        let s = sums_over_team(vec2<f32>(total(sum), 0.0), place).x;
+        if (KEPT > 0u) { put_dx(row, 0u, lane, g.b0, y.b0, s); }
+        if (KEPT > 1u) { put_dx(row, 1u, lane, g.b1, y.b1, s); }
+        if (KEPT > 2u) { put_dx(row, 2u, lane, g.b2, y.b2, s); }
+        if (KEPT > 3u) { put_dx(row, 3u, lane, g.b3, y.b3, s); }
+        for (var b = KEPT; b < p.blocks; b++) {
+            put_dx(row, b, lane, x4(source, column(b, lane)), result4(source, column(b, lane)), s);
         }
     }
 }

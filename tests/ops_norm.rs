@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Random, assert_close, device, portable_device, wide};
+use common::{Random, assert_close, device, gpu_device, portable_device, wide};
 use shadegrad::{Device, Shape, Tape, Var, check};
 
 const EPSILON: f64 = 1e-2;
@@ -155,6 +155,16 @@ fn widths_in_portable_kernels() {
     for [rows, width] in SHAPES {
         for norm in Norm::ALL {
             compare(portable_device(), norm, rows, width);
+        }
+    }
+}
+
+/// Rows that a whole workgroup shares, in registers and beyond.
+#[test]
+fn widths_with_subgroups() {
+    for [rows, width] in [[37, 516], [3, 1000], [2, 4099]] {
+        for norm in [Norm::Layer, Norm::Rms] {
+            compare(gpu_device(), norm, rows, width);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Random, assert_close, device, portable_device, wide};
+use common::{Random, assert_close, device, gpu_device, portable_device, wide};
 use shadegrad::{Device, Shape, Tape, Var, check};
 
 fn softmax(row: &[f64]) -> Vec<f64> {
@@ -111,6 +111,14 @@ fn row_lengths_in_portable_kernels() {
         [2, 9000],
     ] {
         compare(portable_device(), rows, columns, 4.0);
+    }
+}
+
+/// Rows that a whole workgroup shares, in registers and beyond.
+#[test]
+fn row_lengths_with_subgroups() {
+    for (rows, columns) in [(5, 516), (3, 1027), (2, 4100)] {
+        compare(gpu_device(), rows, columns, 4.0);
     }
 }
 

@@ -16,6 +16,7 @@ use shadegrad::{Device, Tape, Var};
 const PRELUDES: &[(&str, &str)] = &[
     ("philox.wgsl", "fn random_words("),
     ("attention.wgsl", "fn row_at("),
+    ("team.wgsl", "fn sums_over_team("),
 ];
 
 /// A file of sections, each of which replaces the blocks `a` and `b` of another file.

@@ -194,6 +194,12 @@ impl Device {
         features.contains(wgpu::Features::TIMESTAMP_QUERY)
     }
 
+    /// Whether kernels may use subgroup operations, whatever the size of subgroups.
+    pub(crate) fn has_subgroups(&self) -> bool {
+        let features = self.shared.wgpu.features();
+        features.contains(wgpu::Features::SUBGROUP)
+    }
+
     /// The limits this device was opened with.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.shared.limits

@@ -6,7 +6,7 @@
 
 use std::hash::Hash;
 
-use super::rows::{Rows, Sharing, grid, load};
+use super::rows::{Rows, Sharing, TEAM, grid, load};
 use super::{Operation, Role, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var, sum_to};
@@ -96,7 +96,7 @@ impl Operation for Norm {
         let third = if bias { 2 } else { 1 };
         let inputs = [0, 1, third].map(|index| Rows::of(cx, cx.input(index), width));
         let statistics = cx.output(1);
-        let sharing = Sharing::of(cx, rows, width, usize::MAX);
+        let sharing = Sharing::of(cx, rows, width);
         let epilogue = cx.epilogue(5);
         let [x, weight, third] = inputs;
         let kernel = Form::of(cx, self.name(), "forward", width)
@@ -107,7 +107,7 @@ impl Operation for Norm {
             .flag("BIAS", bias);
         let mut params = sharing.params.to_vec();
         params.extend([x.place(), weight.place(), third.place(), [0; 2]].concat());
-        params.extend([sharing.busy_teams as u32, self.epsilon.to_bits(), 0, 0]);
+        params.extend([sharing.groups as u32, self.epsilon.to_bits(), 0, 0]);
         cx.dispatch(
             Dispatch::new(kernel)
                 .write(&statistics)
@@ -204,14 +204,14 @@ impl Operation for NormBackward {
     fn lower(&self, cx: &mut Lowering<'_>) {
         let [_, rows, width] = grid(cx.input(0).shape());
         let [x, weight, dy] = [0, 1, 3].map(|index| Rows::of(cx, cx.input(index), width));
-        let sharing = Sharing::of(cx, rows, width, 256);
-        let partial = cx.temp([sharing.busy_teams, 2, width], DType::F32);
+        let sharing = Sharing::summing(cx, rows, width);
+        let partial = cx.temp([sharing.groups, 2, width], DType::F32);
         let outputs: Vec<Operand> = (1..=1 + usize::from(self.bias))
             .map(|index| cx.output(index))
             .collect();
         let mut params = sharing.params.to_vec();
         params.extend([x.place(), weight.place(), [0; 2], dy.place()].concat());
-        params.extend([sharing.busy_teams as u32, 0]);
+        params.extend([sharing.groups as u32, 0]);
         params.extend([&outputs[0], &outputs[outputs.len() - 1]].map(Operand::offset));
 
         let epilogue = cx.epilogue(6);
@@ -243,7 +243,7 @@ impl Operation for NormBackward {
 }
 
 impl NormBackward {
-    /// The second stage: the partial sums of all teams.
+    /// The second stage: the partial sums of all workgroups.
     fn add_up(
         &self,
         cx: &mut Lowering<'_>,
@@ -264,6 +264,7 @@ impl NormBackward {
         let kernel = Kernel::builtin("norm_parameters", PORTABLE, entry)
             .block("forward", "")
             .block("backward", "")
+            .prelude(TEAM)
             .constant("COLUMNS", columns)
             .constant("PARTS", parts)
             .flag("BIAS", self.bias);

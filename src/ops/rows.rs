@@ -2,8 +2,7 @@
 //! read it.
 //!
 //! `LANES` invocations, a *team*, share a row; lane `l` takes columns `4·(b·LANES + l)` and the three after it for every
-//! block `b`. The team combines what its lanes have in a fixed tree: by shuffles where subgroups have exactly eight
-//! lanes, else through workgroup memory.
+//! block `b`. The team combines what its lanes have in a fixed order: by subgroup operations or through workgroup memory.
 
 use crate::gpu::{AdapterClass, Kernel};
 use crate::shape::Shape;
@@ -48,15 +47,19 @@ impl Rows {
     }
 }
 
+/// Rows' partial sums are worth writing for so many rows, and for so many workgroups at most.
+const ROWS_SUMMED: usize = 16;
+const MOST_SUMS: usize = 1024;
+
 /// How invocations share the rows: the text and the sizes that depend on it.
 pub(super) struct Sharing {
     /// Invocations to a row.
     lanes: usize,
     /// Teams of so many to a workgroup.
     teams: usize,
-    subgroup8: bool,
-    /// Teams that have rows.
-    pub busy_teams: usize,
+    /// Blocks of a row that stay in registers.
+    kept: usize,
+    team: &'static str,
     /// Workgroups.
     pub groups: usize,
     /// What the kernels' parameters start with: columns, rows, rows of a team, blocks of a row.
@@ -64,60 +67,72 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
-    /// With at most `most_teams` on a GPU, where there are otherwise as many as rows.
-    pub fn of(cx: &Lowering<'_>, rows: usize, columns: usize, most_teams: usize) -> Sharing {
+    /// With a team for every row, on GPUs.
+    pub fn of(cx: &Lowering<'_>, rows: usize, columns: usize) -> Sharing {
+        Sharing::with(cx, rows, columns, |_| 1)
+    }
+
+    /// For kernels that leave partial sums over the rows of a workgroup: enough rows to each for the sums to weigh
+    /// little.
+    pub fn summing(cx: &Lowering<'_>, rows: usize, columns: usize) -> Sharing {
+        Sharing::with(cx, rows, columns, |teams| {
+            let enough = ROWS_SUMMED.div_ceil(teams);
+            rows.div_ceil(MOST_SUMS * teams).max(enough)
+        })
+    }
+
+    fn with(
+        cx: &Lowering<'_>,
+        rows: usize,
+        columns: usize,
+        rows_per_team: impl Fn(usize) -> usize,
+    ) -> Sharing {
         let quads = columns.div_ceil(4);
+        let device = cx.device();
         let (lanes, teams, rows_per_team) = match cx.class() {
             // A team is a vector register. Several teams a thread even out what the threads get.
             AdapterClass::Software => (8, 1, rows.div_ceil(16)),
             AdapterClass::Gpu => {
                 let lanes = [8, 32, 128].into_iter().find(|lanes| quads <= 4 * lanes);
                 let lanes = lanes.unwrap_or(256);
-                (lanes, (64 / lanes).max(1), rows.div_ceil(most_teams))
+                let teams = (128 / lanes).max(1);
+                (lanes, teams, rows_per_team(teams))
             }
         };
-        let busy_teams = rows.div_ceil(rows_per_team);
-        let words = [columns, rows, rows_per_team, quads.div_ceil(lanes)];
+        let blocks = quads.div_ceil(lanes);
+        let team = if device.has_subgroups_of(8) {
+            include_str!("../../shaders/team_subgroup8.wgsl")
+        } else if teams == 1 && device.has_subgroups() {
+            include_str!("../../shaders/team_subgroups.wgsl")
+        } else {
+            TEAM
+        };
+        let words = [columns, rows, rows_per_team, blocks];
         Sharing {
             lanes,
             teams,
-            subgroup8: lanes * teams == 8 && cx.device().has_subgroups_of(8),
-            busy_teams,
-            groups: busy_teams.div_ceil(teams),
+            // Unrolled for llvmpipe, kernels compile for seconds to save a third of the time.
+            kept: match cx.class() {
+                AdapterClass::Software => 0,
+                AdapterClass::Gpu => blocks.min(4),
+            },
+            team,
+            groups: rows.div_ceil(rows_per_team).div_ceil(teams),
             params: words.map(|word| word as u32),
         }
     }
 
     pub fn kernel(&self, kernel: Kernel) -> Kernel {
-        let kernel = kernel
+        kernel
+            .prelude(self.team)
             .constant("LANES", self.lanes)
-            .constant("TEAMS", self.teams);
-        if self.subgroup8 {
-            kernel.block("team", SUBGROUP8)
-        } else {
-            kernel
-        }
+            .constant("TEAMS", self.teams)
+            .constant("KEPT", self.kept)
     }
 }
 
-/// The block `team` for subgroups of eight lanes; the portable one is the default in the shader.
-const SUBGROUP8: &str = "\
-fn sum_over_team(value: f32, local: u32) -> f32 {
-    let a = value + subgroupShuffleXor(value, 1u);
-    let b = a + subgroupShuffleXor(a, 2u);
-    return b + subgroupShuffleXor(b, 4u);
-}
-fn sums_over_team(value: vec2<f32>, local: u32) -> vec2<f32> {
-    let a = value + subgroupShuffleXor(value, 1u);
-    let b = a + subgroupShuffleXor(a, 2u);
-    return b + subgroupShuffleXor(b, 4u);
-}
-fn max_over_team(value: f32, local: u32) -> f32 {
-    let a = max(value, subgroupShuffleXor(value, 1u));
-    let b = max(a, subgroupShuffleXor(a, 2u));
-    return max(b, subgroupShuffleXor(b, 4u));
-}
-";
+/// What kernels that work row by row begin with, in the portable form.
+pub(super) const TEAM: &str = include_str!("../../shaders/team.wgsl");
 
 /// Declares an operand and how four columns of it are loaded. Columns past the end repeat the last ones.
 pub(super) fn load(name: &str, binding: usize, vector: bool) -> String {

@@ -115,7 +115,7 @@ fn lower(cx: &mut Lowering<'_>, log: bool, entry: &'static str) {
     let inputs: Vec<Rows> = (0..cx.input_count())
         .map(|index| Rows::of(cx, cx.input(index), columns))
         .collect();
-    let sharing = Sharing::of(cx, rows, columns, usize::MAX);
+    let sharing = Sharing::of(cx, rows, columns);
     let vector = columns.is_multiple_of(4) && inputs.iter().all(Rows::is_aligned);
     let loads: String = ["x", "result"]
         .iter()

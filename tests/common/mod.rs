@@ -10,6 +10,7 @@ use shadegrad::{AdapterClass, Device, DeviceOptions, Shape};
 
 static DEVICE: OnceLock<Device> = OnceLock::new();
 static PORTABLE_DEVICE: OnceLock<Device> = OnceLock::new();
+static GPU_DEVICE: OnceLock<Device> = OnceLock::new();
 
 /// The device that all tests of this process share, held to WebGPU's default limits, so that wgpu refuses any kernel that
 /// needs more. The first call prints the adapter's line.
@@ -40,6 +41,20 @@ pub fn portable_device() -> &'static Device {
     })
 }
 
+/// A third device, with the kernel variants that GPUs with subgroup operations get. Shared too.
+///
+/// # Panics
+///
+/// As [`device`].
+pub fn gpu_device() -> &'static Device {
+    GPU_DEVICE.get_or_init(|| {
+        open(DeviceOptions {
+            class: Some(AdapterClass::Gpu),
+            ..DeviceOptions::default()
+        })
+    })
+}
+
 fn open(options: DeviceOptions) -> Device {
     let options = DeviceOptions {
         limits: Some(wgpu::Limits::default()),
@@ -55,7 +70,8 @@ fn open(options: DeviceOptions) -> Device {
 /// Waits for the shared devices when the process ends. They are never dropped, and a driver that is still compiling then
 /// would meet its libraries half taken down: Mesa's llvmpipe crashes in LLVM.
 extern "C" fn settle() {
-    for device in [DEVICE.get(), PORTABLE_DEVICE.get()].into_iter().flatten() {
+    let devices = [DEVICE.get(), PORTABLE_DEVICE.get(), GPU_DEVICE.get()];
+    for device in devices.into_iter().flatten() {
         // A lost device has nothing under way, and nobody is left to tell.
         let _ = device.wait();
     }
