@@ -190,4 +190,4 @@ macro_rules! variants {
     )+};
 }
 
-variants! { series gelu_untied gpt2 sinusoidal rotary ignored_smoothed }
+variants! { series gelu_untied gpt2 sinusoidal rotary ignored_smoothed attention_only }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use indicatif::HumanCount;
-use shadegrad::nn::GptConfig;
+use shadegrad::nn::{FeedForwardKind, GptConfig};
 
 use super::args::{FileArgs, TrainingArgs};
 use super::progress;
@@ -17,14 +17,16 @@ pub fn describe(config: &GptConfig, training: &TrainingArgs, batch_size: usize, 
         d_model,
         n_heads,
         n_layers,
-        d_ff,
         norm,
-        ffn,
         positions,
         ..
     } = config;
+    let ffn = match config.ffn {
+        FeedForwardKind::None => "attention only".to_owned(),
+        ffn => format!("{ffn} {}", config.d_ff),
+    };
     say!(
-        "model: {} parameters · layers {n_layers}, width {d_model}, heads {n_heads}, {ffn} {d_ff}, {norm}, {positions} \
+        "model: {} parameters · layers {n_layers}, width {d_model}, heads {n_heads}, {ffn}, {norm}, {positions} \
          positions, context {context}, {} head{}",
         HumanCount(config.parameter_count() as u64),
         if config.tie_weights { "tied" } else { "own" },

@@ -1,17 +1,20 @@
 //! One layer of a decoder.
 
-use super::config::GptConfig;
+use super::config::{FeedForwardKind, GptConfig, NormPlacement};
 use super::{FeedForward, MultiHeadAttention, Norm, ParameterBuilder, Positions};
 use crate::tape::Var;
 
-/// A pre-norm decoder block: `x + attention(norm1(x))`, then `x + ffn(norm2(x))`. Xiong et al. 2020, "On Layer
-/// Normalization in the Transformer Architecture".
+/// A decoder block: `x + attention(norm1(x))`, then `x + ffn(norm2(x))`. Xiong et al. 2020, "On Layer Normalization in the
+/// Transformer Architecture".
+///
+/// With [`NormPlacement::After`] it is `x + norm1(attention(x))` and so on; with [`FeedForwardKind::None`] the second part
+/// is not there.
 #[derive(Clone, Debug)]
 pub struct DecoderBlock {
     norm1: Norm,
     attention: MultiHeadAttention,
-    norm2: Norm,
-    ffn: FeedForward,
+    ffn: Option<(Norm, FeedForward)>,
+    placement: NormPlacement,
     dropout: f32,
 }
 
@@ -32,16 +35,18 @@ impl DecoderBlock {
         let std = config.residual_std();
         let norm =
             |b: &mut ParameterBuilder| Norm::new(b, config.norm, d_model, bias, config.norm_eps);
+        let ffn = |b: &mut ParameterBuilder| {
+            FeedForward::with_down_std(b, config.ffn, d_model, config.d_ff, bias, std)
+        };
         DecoderBlock {
             norm1: builder.scope("norm1", norm),
             attention: builder.scope("attention", |b| {
                 let heads = config.n_heads;
                 MultiHeadAttention::with_out_std(b, d_model, heads, bias, dropout, std)
             }),
-            norm2: builder.scope("norm2", norm),
-            ffn: builder.scope("ffn", |b| {
-                FeedForward::with_down_std(b, config.ffn, d_model, config.d_ff, bias, std)
-            }),
+            ffn: (config.ffn != FeedForwardKind::None)
+                .then(|| (builder.scope("norm2", norm), builder.scope("ffn", ffn))),
+            placement: config.norm_placement,
             dropout,
         }
     }
@@ -54,14 +59,26 @@ impl DecoderBlock {
     #[track_caller]
     pub fn forward<'t>(&self, x: Var<'t>, positions: &Positions) -> Var<'t> {
         let tape = x.tape();
+        let before = |norm: &Norm, name: &str, x: Var<'t>| match self.placement {
+            NormPlacement::Before => norm.forward(x).tap(name),
+            NormPlacement::After => x,
+        };
+        let after = |norm: &Norm, name: &str, x: Var<'t>| match self.placement {
+            NormPlacement::Before => x,
+            NormPlacement::After => norm.forward(x).tap(name),
+        };
         // Each sum, being the only reader of a product, runs in that product's epilogue.
-        let normed = self.norm1.forward(x).tap("norm1");
+        let input = before(&self.norm1, "norm1", x);
         let attended = tape.scope("attention", || {
-            let attended = self.attention.forward(normed, positions);
+            let attended = self.attention.forward(input, positions);
             attended.dropout(self.dropout)
         });
-        let x = (x + attended).tap("attended");
-        let normed = self.norm2.forward(x).tap("norm2");
-        x + tape.scope("ffn", || self.ffn.forward(normed).dropout(self.dropout))
+        let x = (x + after(&self.norm1, "norm1", attended)).tap("attended");
+        let Some((norm, ffn)) = &self.ffn else {
+            return x;
+        };
+        let input = before(norm, "norm2", x);
+        let fed = tape.scope("ffn", || ffn.forward(input).dropout(self.dropout));
+        x + after(norm, "norm2", fed)
     }
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::linear::INIT_STD;
+use super::position::SINUSOIDAL_BASE;
 use crate::error::{Error, Result};
 use crate::ops::attention::MAX_HEAD_DIM;
 
@@ -61,6 +62,24 @@ named!(
     RmsNorm = "rms_norm"
 );
 
+/// Where a residual branch has its normalisation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormPlacement {
+    /// At its beginning: `x + f(norm(x))`.
+    #[default]
+    Before,
+    /// At its end: `x + norm(f(x))`.
+    After,
+}
+
+named!(
+    NormPlacement,
+    "norm_placement",
+    Before = "before",
+    After = "after"
+);
+
 /// Which activation the feed-forward layers have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -73,6 +92,8 @@ pub enum FeedForwardKind {
     GeluTanh,
     /// [`Var::swiglu`](crate::Var::swiglu)
     Swiglu,
+    /// There are no feed-forward layers: blocks are attention only, without `norm2` and `ffn`.
+    None,
 }
 
 named!(
@@ -81,7 +102,8 @@ named!(
     Relu = "relu",
     Gelu = "gelu",
     GeluTanh = "gelu_tanh",
-    Swiglu = "swiglu"
+    Swiglu = "swiglu",
+    None = "none"
 );
 
 /// Which [`Positions`](super::Positions).
@@ -144,12 +166,18 @@ pub struct GptConfig {
     pub norm: NormKind,
     /// What normalisations add to variance or mean square.
     pub norm_eps: f32,
+    /// Where in a block they stand.
+    #[serde(default)]
+    pub norm_placement: NormPlacement,
     /// The activation of the feed-forward layers.
     pub ffn: FeedForwardKind,
-    /// The extent of the hidden feed-forward vectors.
+    /// The extent of the hidden feed-forward vectors; no matter where there are none.
     pub d_ff: usize,
     /// How the model knows the order of its tokens.
     pub positions: PositionKind,
+    /// The base of sinusoidal positions; no matter for other ones.
+    #[serde(default = "sinusoidal_base")]
+    pub sinusoidal_base: f32,
     /// Whether linear layers and layer norms have biases. The output head never has one.
     pub bias: bool,
     /// Whether the output head is the token embedding transposed, rather than a parameter of its own.
@@ -160,6 +188,11 @@ pub struct GptConfig {
     /// in GPT-2.
     #[serde(default)]
     pub scale_residual_init: bool,
+}
+
+/// [`SINUSOIDAL_BASE`] for configurations that do not say.
+fn sinusoidal_base() -> f32 {
+    SINUSOIDAL_BASE
 }
 
 fn impossible(name: &str, value: impl ToString, expected: impl Into<String>) -> Error {
@@ -182,9 +215,11 @@ impl GptConfig {
             n_layers: 4,
             norm: NormKind::RmsNorm,
             norm_eps: 1e-6,
+            norm_placement: NormPlacement::Before,
             ffn: FeedForwardKind::Swiglu,
             d_ff: 85,
             positions: PositionKind::Learned,
+            sinusoidal_base: SINUSOIDAL_BASE,
             bias: false,
             tie_weights: true,
             dropout: 0.0,
@@ -204,7 +239,14 @@ impl GptConfig {
             ("d_model", self.d_model, MOST),
             ("n_heads", self.n_heads, MOST),
             ("n_layers", self.n_layers, MOST_LAYERS),
-            ("d_ff", self.d_ff, MOST),
+            (
+                "d_ff",
+                match self.ffn {
+                    FeedForwardKind::None => 1,
+                    _ => self.d_ff,
+                },
+                MOST,
+            ),
         ];
         for (name, value, most) in sizes {
             if !(1..=most).contains(&value) {
@@ -232,6 +274,10 @@ impl GptConfig {
         }
         if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
             return Err(impossible("norm_eps", self.norm_eps, "a positive number"));
+        }
+        if !(self.sinusoidal_base > 0.0 && self.sinusoidal_base.is_finite()) {
+            let base = self.sinusoidal_base;
+            return Err(impossible("sinusoidal_base", base, "a positive number"));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(impossible("dropout", self.dropout, "0 or more, below 1"));
@@ -266,11 +312,12 @@ impl GptConfig {
             NormKind::LayerNorm => d + bias * d,
             NormKind::RmsNorm => d,
         };
-        let up = match self.ffn {
-            FeedForwardKind::Swiglu => 2 * hidden,
-            _ => hidden,
+        let ffn = match self.ffn {
+            FeedForwardKind::None => 0,
+            FeedForwardKind::Swiglu => norm + linear(d, 2 * hidden) + linear(hidden, d),
+            _ => norm + linear(d, hidden) + linear(hidden, d),
         };
-        let block = 2 * norm + linear(d, 3 * d) + linear(d, d) + linear(d, up) + linear(hidden, d);
+        let block = norm + linear(d, 3 * d) + linear(d, d) + ffn;
         let positions = match self.positions {
             PositionKind::Learned => context * d,
             PositionKind::Sinusoidal | PositionKind::Rotary => 0,

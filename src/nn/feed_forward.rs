@@ -18,6 +18,11 @@ pub struct FeedForward {
 
 impl FeedForward {
     /// A hidden layer of `hidden` between vectors of extent `width`.
+    ///
+    /// # Panics
+    ///
+    /// If the kind is [`FeedForwardKind::None`].
+    #[track_caller]
     pub fn new(
         builder: &mut ParameterBuilder,
         kind: FeedForwardKind,
@@ -29,6 +34,11 @@ impl FeedForward {
     }
 
     /// Like [`FeedForward::new`], the weights of `down` starting with another standard deviation.
+    ///
+    /// # Panics
+    ///
+    /// As [`FeedForward::new`].
+    #[track_caller]
     pub fn with_down_std(
         builder: &mut ParameterBuilder,
         kind: FeedForwardKind,
@@ -38,6 +48,7 @@ impl FeedForward {
         std: f32,
     ) -> FeedForward {
         let columns = match kind {
+            FeedForwardKind::None => panic!("feed-forward: the kind `none` has no layers"),
             FeedForwardKind::Swiglu => 2 * hidden,
             _ => hidden,
         };
@@ -63,6 +74,7 @@ impl FeedForward {
             FeedForwardKind::Gelu => up.gelu(),
             FeedForwardKind::GeluTanh => up.gelu_tanh(),
             FeedForwardKind::Swiglu => up.swiglu(),
+            FeedForwardKind::None => unreachable!("it was refused"),
         };
         self.down.forward(hidden.tap("hidden"))
     }

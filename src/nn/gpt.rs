@@ -1,6 +1,6 @@
 //! A decoder-only transformer.
 
-use super::config::GptConfig;
+use super::config::{GptConfig, PositionKind};
 use super::linear::INIT_STD;
 use super::{DecoderBlock, Embedding, Init, Norm, Parameter, ParameterBuilder, Positions};
 use crate::error::Result;
@@ -18,12 +18,13 @@ use crate::tape::Var;
 /// | --- | --- | --- |
 /// | `token_embedding.weight` | `[vocab_size, d_model]` | always |
 /// | `position_embedding.weight` | `[context, d_model]` | with learned positions |
-/// | `blocks.{i}.norm1.weight`, `.norm2.weight` | `[d_model]` | always |
+/// | `blocks.{i}.norm1.weight` | `[d_model]` | always |
 /// | `blocks.{i}.attention.qkv.weight` | `[d_model, 3·d_model]` | always |
 /// | `blocks.{i}.attention.out.weight` | `[d_model, d_model]` | always |
-/// | `blocks.{i}.ffn.up.weight` | `[d_model, d_ff]` | without SwiGLU |
+/// | `blocks.{i}.norm2.weight` | `[d_model]` | with feed-forward layers |
+/// | `blocks.{i}.ffn.up.weight` | `[d_model, d_ff]` | with feed-forward layers other than SwiGLU |
 /// | `blocks.{i}.ffn.gate_up.weight` | `[d_model, 2·d_ff]` | with SwiGLU |
-/// | `blocks.{i}.ffn.down.weight` | `[d_ff, d_model]` | always |
+/// | `blocks.{i}.ffn.down.weight` | `[d_ff, d_model]` | with feed-forward layers |
 /// | `norm.weight` | `[d_model]` | always |
 /// | `head.weight` | `[d_model, vocab_size]` | without tied weights |
 ///
@@ -39,13 +40,13 @@ use crate::tape::Var;
 /// | `token_embedding` | `[B, T, d_model]` | the tokens' vectors |
 /// | `position_embedding` | `[T, d_model]` | the positions' vectors, unless they are rotary |
 /// | `embedded` | `[B, T, d_model]` | their sum: the residual stream as it enters the first block |
-/// | `blocks.{i}.norm1` | `[B, T, d_model]` | the stream, normalised |
+/// | `blocks.{i}.norm1` | `[B, T, d_model]` | the stream, normalised; or what attention made of it |
 /// | `blocks.{i}.attention.scores` | `[B, n_heads, T, T]` | scaled products of queries and keys, before the mask |
 /// | `blocks.{i}.attention.weights` | `[B, n_heads, T, T]` | what the mask and softmax make of them |
 /// | `blocks.{i}.attention.heads` | `[B, T, d_model]` | the values, weighted, of all heads |
 /// | `blocks.{i}.attention` | `[B, T, d_model]` | what is added to the stream |
 /// | `blocks.{i}.attended` | `[B, T, d_model]` | the stream with that added |
-/// | `blocks.{i}.norm2` | `[B, T, d_model]` | the stream, normalised |
+/// | `blocks.{i}.norm2` | `[B, T, d_model]` | the same for the feed-forward layers; these have no entries if there are none |
 /// | `blocks.{i}.ffn.up`, or `.gate_up` with SwiGLU | `[B, T, d_ff]`, or twice that | before the activation |
 /// | `blocks.{i}.ffn.hidden` | `[B, T, d_ff]` | after the activation |
 /// | `blocks.{i}.ffn` | `[B, T, d_model]` | what is added to the stream |
@@ -102,8 +103,11 @@ impl Gpt {
         let token_embedding = builder.scope("token_embedding", |b| {
             Embedding::new(b, vocab_size, d_model)
         });
-        let positions = builder.scope("position_embedding", |b| {
-            Positions::new(b, config.positions, context, d_model, n_heads)
+        let positions = builder.scope("position_embedding", |b| match config.positions {
+            PositionKind::Sinusoidal => {
+                Positions::sinusoidal(b, context, d_model, config.sinusoidal_base)
+            }
+            kind => Positions::new(b, kind, context, d_model, n_heads),
         });
         let blocks = (0..config.n_layers)
             .map(|i| builder.scope(format!("blocks.{i}"), |b| DecoderBlock::new(b, config)))

@@ -44,7 +44,7 @@ mod position;
 
 pub use attention::MultiHeadAttention;
 pub use block::DecoderBlock;
-pub use config::{FeedForwardKind, GptConfig, NormKind, PositionKind};
+pub use config::{FeedForwardKind, GptConfig, NormKind, NormPlacement, PositionKind};
 pub use constant::Constant;
 pub use embedding::Embedding;
 pub use feed_forward::FeedForward;
@@ -54,4 +54,4 @@ pub use norm::{LayerNorm, Norm, RmsNorm};
 
 pub(crate) use parameter::BLOCK;
 pub use parameter::{FlatTensors, Init, Parameter, ParameterBuilder, Parameters};
-pub use position::{Positions, ROTARY_BASE};
+pub use position::{Positions, ROTARY_BASE, SINUSOIDAL_BASE};

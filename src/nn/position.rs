@@ -8,6 +8,9 @@ use crate::tape::Var;
 /// The base of the rotary angles, as published.
 pub const ROTARY_BASE: f64 = 10_000.0;
 
+/// The base of sinusoidal positions, as published.
+pub const SINUSOIDAL_BASE: f32 = 10_000.0;
+
 /// Positions that are added to the token embeddings, or that turn queries and keys.
 #[derive(Clone, Debug)]
 pub enum Positions {
@@ -32,8 +35,7 @@ impl Positions {
         match kind {
             PositionKind::Learned => Positions::Learned(Embedding::whole(builder, context, width)),
             PositionKind::Sinusoidal => {
-                let table = sinusoidal_table(context, width);
-                Positions::Sinusoidal(builder.constant([context, width], table))
+                Positions::sinusoidal(builder, context, width, SINUSOIDAL_BASE)
             }
             PositionKind::Rotary => {
                 let head_dim = width / heads;
@@ -41,6 +43,18 @@ impl Positions {
                 Positions::Rotary(builder.constant([context, head_dim], table))
             }
         }
+    }
+
+    /// Sinusoidal positions up to `context` for vectors of extent `width`, whose slowest wave has nearly `base` times the
+    /// length of the quickest.
+    pub fn sinusoidal(
+        builder: &mut ParameterBuilder,
+        context: usize,
+        width: usize,
+        base: f32,
+    ) -> Positions {
+        let table = sinusoidal_table(context, width, f64::from(base));
+        Positions::Sinusoidal(builder.constant([context, width], table))
     }
 
     /// Token embeddings `[…, T, width]` with the positions `0..T` added, if they are of a kind that is added.
@@ -84,14 +98,14 @@ fn first_rows(table: Var<'_>, rows: usize) -> Var<'_> {
     table.slice(0, 0..rows)
 }
 
-/// `[positions, width]` in row-major order: `sin(t/10000^(2i/width))` at column `2i`, the cosine of the same at
+/// `[positions, width]` in row-major order: `sin(t/base^(2i/width))` at column `2i`, the cosine of the same at
 /// `2i + 1`. Computed in `f64`.
-fn sinusoidal_table(positions: usize, width: usize) -> Vec<f32> {
+fn sinusoidal_table(positions: usize, width: usize, base: f64) -> Vec<f32> {
     let mut table = Vec::with_capacity(positions * width);
     for t in 0..positions {
         table.extend((0..width).map(|column| {
             let exponent = (column - column % 2) as f64 / width as f64;
-            let angle = t as f64 / 10_000f64.powf(exponent);
+            let angle = t as f64 / base.powf(exponent);
             let value = if column % 2 == 0 {
                 angle.sin()
             } else {

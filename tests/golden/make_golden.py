@@ -58,6 +58,11 @@ VARIANTS = {
     "ignored_smoothed": (
         config("layer_norm", "relu", "learned", bias=False, tie_weights=False, n_heads=1), 0.1, 0.3
     ),
+    # the attention-only model of the GPT-2 notebook
+    "attention_only": (
+        config("layer_norm", "none", "sinusoidal", bias=True, tie_weights=False, n_layers=3)
+        | {"norm_placement": "after", "sinusoidal_base": 100.0}, 0.0, 0.0
+    ),
 }
 
 
@@ -87,10 +92,10 @@ def silu(x):
     return x / (1 + torch.exp(-x))
 
 
-def sinusoidal(length, d, dtype):
-    """pe[t, 2i] = sin(t / 10000^(2i/d)), pe[t, 2i+1] = cos(the same)"""
+def sinusoidal(length, d, dtype, base=10000.0):
+    """pe[t, 2i] = sin(t / base^(2i/d)), pe[t, 2i+1] = cos(the same)"""
     t = torch.arange(length, dtype=torch.float64)[:, None]
-    angle = t / 10000 ** (torch.arange(0, d, 2, dtype=torch.float64) / d)
+    angle = t / base ** (torch.arange(0, d, 2, dtype=torch.float64) / d)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).reshape(length, d).to(dtype)
 
 
@@ -156,16 +161,22 @@ class Gpt:
             hidden = activation(self.linear(f"{name}.up", x))
         return self.linear(f"{name}.down", hidden)
 
+    def branch(self, x, norm, layer):
+        if self.cfg.get("norm_placement", "before") == "after":
+            return self.norm(norm, layer(x))
+        return layer(self.norm(norm, x))
+
     def logits(self, tokens):
         length = tokens.shape[1]
         x = self.params["token_embedding.weight"][tokens]
         if self.cfg["positions"] == "learned":
             x = x + self.params["position_embedding.weight"][:length]
         elif self.cfg["positions"] == "sinusoidal":
-            x = x + sinusoidal(length, self.cfg["d_model"], x.dtype)
+            x = x + sinusoidal(length, self.cfg["d_model"], x.dtype, self.cfg.get("sinusoidal_base", 10000.0))
         for i in range(self.cfg["n_layers"]):
-            x = x + self.attention(f"blocks.{i}.attention", self.norm(f"blocks.{i}.norm1", x))
-            x = x + self.feed_forward(f"blocks.{i}.ffn", self.norm(f"blocks.{i}.norm2", x))
+            x = x + self.branch(x, f"blocks.{i}.norm1", lambda y: self.attention(f"blocks.{i}.attention", y))
+            if self.cfg["ffn"] != "none":
+                x = x + self.branch(x, f"blocks.{i}.norm2", lambda y: self.feed_forward(f"blocks.{i}.ffn", y))
         x = self.norm("norm", x)
         if self.cfg["tie_weights"]:
             return x @ self.params["token_embedding.weight"].T
@@ -192,6 +203,8 @@ def parameter_shapes(cfg):
         norm(f"blocks.{i}.norm1")
         linear(f"blocks.{i}.attention.qkv", d, 3 * d)
         linear(f"blocks.{i}.attention.out", d, d)
+        if cfg["ffn"] == "none":
+            continue
         norm(f"blocks.{i}.norm2")
         if cfg["ffn"] == "swiglu":
             linear(f"blocks.{i}.ffn.gate_up", d, 2 * d_ff)
