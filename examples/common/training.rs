@@ -82,6 +82,24 @@ pub struct Options {
 }
 
 impl Options {
+    /// A course that is watched by its progress alone, and evaluated once at its end on one batch per split.
+    pub fn plain(training: &TrainingArgs) -> Options {
+        Options {
+            total: training.steps,
+            lr: training.lr,
+            schedule: training.schedule(),
+            seed: training.seed,
+            eval_interval: 0,
+            eval_iters: 1,
+            final_eval_iters: 1,
+            checkpoint_interval: 0,
+            log_interval: training.steps.div_ceil(20),
+            sample_interval: 0,
+            perplexity: false,
+            profile: false,
+        }
+    }
+
     /// The course that the flags ask for, without samples and perplexity.
     pub fn new(
         training: &TrainingArgs,
@@ -89,19 +107,15 @@ impl Options {
         files: &FileArgs,
         program: &ProgramArgs,
     ) -> Options {
+        let plain = Options::plain(training);
         Options {
-            total: training.steps,
-            lr: training.lr,
-            schedule: training.schedule(),
-            seed: training.seed,
             eval_interval: evaluation.eval_interval,
             eval_iters: evaluation.eval_iters,
             final_eval_iters: evaluation.final_eval_iters,
             checkpoint_interval: files.checkpoint_interval,
-            log_interval: program.log_interval.unwrap_or(training.steps.div_ceil(20)),
-            sample_interval: 0,
-            perplexity: false,
+            log_interval: program.log_interval.unwrap_or(plain.log_interval),
             profile: files.profile.is_some(),
+            ..plain
         }
     }
 }
