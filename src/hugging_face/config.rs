@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::nn::{FeedForwardKind, GptConfig, NormKind, PositionKind};
+use crate::nn::{FeedForwardKind, GptConfig, NormKind, NormPlacement, PositionKind};
 
 /// The activations by the library's names. Those that several names have are written by the first.
 const ACTIVATIONS: [(&str, FeedForwardKind); 5] = [
@@ -116,6 +116,7 @@ impl Gpt2Config {
             n_layers: self.n_layer,
             norm: NormKind::LayerNorm,
             norm_eps: self.layer_norm_epsilon,
+            norm_placement: NormPlacement::Before,
             ffn,
             d_ff: self.n_inner.unwrap_or(self.n_embd.saturating_mul(4)),
             positions: PositionKind::Learned,
@@ -123,6 +124,7 @@ impl Gpt2Config {
             tie_weights: self.tie_word_embeddings,
             dropout: self.resid_pdrop,
             scale_residual_init: true,
+            ..GptConfig::new(self.vocab_size)
         };
         match config.validate() {
             Ok(()) => Ok(config),
@@ -139,6 +141,9 @@ impl Gpt2Config {
         };
         if config.norm != NormKind::LayerNorm {
             return Err(format!("no {}", config.norm));
+        }
+        if config.norm_placement != NormPlacement::Before {
+            return Err("no norms behind its branches".to_owned());
         }
         if config.positions != PositionKind::Learned {
             return Err(format!("no {} positions", config.positions));
