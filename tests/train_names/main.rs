@@ -1,6 +1,8 @@
 //! The example programs that train, from outside: what they refuse, what they write, and that a run is the same run
-//! whenever and however often it is interrupted. All but `text` are about `train_names`.
+//! whenever and however often it is interrupted. All but `echo` and `text` are about
+//! `train_names`.
 
+mod echo;
 #[cfg(unix)]
 mod interrupts;
 mod refusals;
