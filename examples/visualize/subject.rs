@@ -40,6 +40,18 @@ impl Source {
         };
         let config = serde_json::from_value(checkpoint.metadata.config.clone())
             .map_err(|error| refuse(format!("it is not of a Gpt ({error})")))?;
+        let setting = |name| {
+            checkpoint
+                .metadata
+                .config
+                .get(name)
+                .and_then(|v| v.as_str())
+        };
+        if setting("ffn") == Some("none") || setting("norm_placement") == Some("after") {
+            let reason =
+                "the pictures are of blocks that normalise first and have a feed-forward part";
+            return Err(refuse(reason.to_owned()).into());
+        }
         let vocabulary = checkpoint.metadata.vocabulary.clone();
         let tokenizer = CharTokenizer::from_vocabulary(vocabulary).map_err(|error| {
             refuse(format!(

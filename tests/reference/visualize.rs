@@ -228,5 +228,11 @@ fn what_cannot_be_drawn_costs_one_line() {
     refused("axb", &[], "'x'");
     refused("ab", &["--layer", "2"], "layers 0 to 1");
     refused("ab", &["--head", "9"], "heads 0 to 1");
+    let attention_only = GptConfig {
+        ffn: FeedForwardKind::None,
+        ..small()
+    };
+    save(&attention_only, &folder.checkpoint());
+    refused("ab", &[], "have a feed-forward part");
     assert!(!out.exists());
 }
