@@ -1,8 +1,10 @@
 //! The example programs that train, from outside: what they refuse, what they write, and that a run is the same run
-//! whenever and however often it is interrupted. All but `echo` and `text` are about
+//! whenever and however often it is interrupted. All but `echo`, `gpt2` and `text` are about
 //! `train_names`.
 
 mod echo;
+#[cfg(feature = "tokenizers")]
+mod gpt2;
 #[cfg(unix)]
 mod interrupts;
 mod refusals;

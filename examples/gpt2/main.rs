@@ -1,0 +1,194 @@
+//! Reads, continues and measures text with a GPT-2 from a directory of Hugging Face's `transformers` library:
+//! `config.json`, `model.safetensors`, and `tokenizer.json` or `vocab.json` with `merges.txt`.
+//!
+//! ```sh
+//! cargo run --release --example gpt2 --features tokenizers -- tokenize models/gpt2 " Ralph"
+//! cargo run --release --example gpt2 --features tokenizers -- generate models/gpt2 "I am an amazing" --temperature 0
+//! cargo run --release --example gpt2 --features tokenizers -- top models/gpt2 "take over the world"
+//! cargo run --release --example gpt2 --features tokenizers -- perplexity models/gpt2 book.txt
+//! ```
+
+#[macro_use]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod measure;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use common::args::{DeviceArgs, SamplingArgs};
+use common::settings::require;
+use common::{Result, program};
+use shadegrad::data::read_text;
+use shadegrad::hugging_face::{Gpt2Files, Tokenizer};
+use shadegrad::nn::Gpt;
+use shadegrad::sampling::Sampler;
+
+/// Reads, continues and measures text with a GPT-2 from a directory of the transformers library.
+#[derive(Debug, Parser)]
+#[command(name = "gpt2", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the tokens of a text and their ids
+    Tokenize {
+        #[command(flatten)]
+        input: Input,
+    },
+    /// Continue a text
+    Generate {
+        #[command(flatten)]
+        input: Input,
+        /// Tokens to add at most; the end-of-text token ends the text earlier
+        #[arg(long, default_value_t = 50)]
+        tokens: usize,
+        /// Decides what is drawn
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+        #[command(flatten)]
+        sampling: SamplingArgs,
+        #[command(flatten)]
+        device: DeviceArgs,
+    },
+    /// Print the most likely next tokens at every position of a text, with their probabilities
+    Top {
+        #[command(flatten)]
+        input: Input,
+        /// How many tokens at each position
+        #[arg(long, default_value_t = 5)]
+        count: usize,
+        #[command(flatten)]
+        device: DeviceArgs,
+    },
+    /// Measure how well the model predicts a text file, in windows that overlap
+    Perplexity {
+        /// The model's directory
+        model: PathBuf,
+        /// The text, in UTF-8
+        file: PathBuf,
+        /// Tokens between the starts of two windows [default: half of the model's context]
+        #[arg(long)]
+        stride: Option<usize>,
+        #[command(flatten)]
+        device: DeviceArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Input {
+    /// The model's directory
+    model: PathBuf,
+    /// The text
+    text: String,
+}
+
+fn main() -> ExitCode {
+    program::run(|| {
+        run(Cli::parse().command)?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Tokenize { input } => {
+            let tokenizer = Tokenizer::open(&input.model)?;
+            let ids = tokenizer.encode(&input.text)?;
+            say!("{:?}", tokenizer.strings(&ids)?);
+            say!("{ids:?}");
+            Ok(())
+        }
+        Command::Generate {
+            input,
+            tokens,
+            seed,
+            sampling,
+            device,
+        } => {
+            let mut sampler = Sampler::new(sampling.config(), seed)?;
+            let model = Model::open(&input.model, &device)?;
+            let prompt = model.prompt(&input.text)?;
+            let end = model.files.end_of_text();
+            let next = model.gpt.generate(&prompt, tokens, &mut sampler, end)?;
+            say!("{}", model.tokenizer.decode(&[prompt, next].concat())?);
+            Ok(())
+        }
+        Command::Top {
+            input,
+            count,
+            device,
+        } => {
+            require(count >= 1, "count", &count, "at least 1")?;
+            let model = Model::open(&input.model, &device)?;
+            let tokens = model.prompt(&input.text)?;
+            measure::top(&model, &tokens, count)
+        }
+        Command::Perplexity {
+            model,
+            file,
+            stride,
+            device,
+        } => {
+            let text = read_text(&file)?;
+            let model = Model::open(&model, &device)?;
+            let context = model.gpt.config().context;
+            let stride = stride.unwrap_or(context.div_ceil(2));
+            let expected = format!("1 to {}, one less than the model's context", context - 1);
+            require((1..context).contains(&stride), "stride", &stride, &expected)?;
+            let tokens = model.tokenizer.encode(&text)?;
+            if tokens.len() < 2 {
+                return Err(format!("{}: two tokens at least are needed", file.display()).into());
+            }
+            let loss = measure::mean_loss(&model, &tokens, stride)?;
+            say!(
+                "{} tokens · windows of {context}, {stride} apart · loss {loss:.4} nats per token · perplexity {:.3}",
+                tokens.len(),
+                loss.exp()
+            );
+            Ok(())
+        }
+    }
+}
+
+/// A loaded model with its tokenizer.
+struct Model {
+    files: Gpt2Files,
+    tokenizer: Tokenizer,
+    gpt: Gpt,
+}
+
+impl Model {
+    fn open(directory: &Path, device: &DeviceArgs) -> Result<Model> {
+        let files = Gpt2Files::open(directory)?;
+        let tokenizer = Tokenizer::open(directory)?;
+        let (known, has) = (tokenizer.vocab_size(), files.config().vocab_size);
+        if known > has {
+            return Err(format!(
+                "{}: the tokenizer has {known} tokens, the model only {has}: they are not of one model",
+                directory.display()
+            )
+            .into());
+        }
+        let device = program::open_device(device)?;
+        let (gpt, _) = files.load(&device)?;
+        Ok(Model {
+            files,
+            tokenizer,
+            gpt,
+        })
+    }
+
+    fn prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let tokens = self.tokenizer.encode(text)?;
+        match tokens.is_empty() {
+            true => Err("the text is empty, at least one token is needed".into()),
+            false => Ok(tokens),
+        }
+    }
+}
