@@ -2,7 +2,8 @@
 
 use std::hash::Hash;
 
-use super::kernels::{self, Problem};
+use super::problem::Problem;
+use super::{backward, forward};
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
 use crate::tape::{Backward, Lowering, Signature, Tape, Var};
@@ -68,7 +69,7 @@ impl Operation for Fused {
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        kernels::forward(cx, &self.problem);
+        forward::forward(cx, &self.problem);
     }
 }
 
@@ -104,7 +105,7 @@ impl Operation for FusedGradient {
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        kernels::backward(cx, &self.problem, self.wants_queries, self.wants_keys);
+        backward::backward(cx, &self.problem, self.wants_queries, self.wants_keys);
     }
 }
 
@@ -134,6 +135,6 @@ impl Operation for Weights {
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        kernels::weights(cx, &self.problem);
+        forward::weights(cx, &self.problem);
     }
 }

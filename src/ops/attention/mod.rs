@@ -11,14 +11,17 @@
 //! Two forms share the kernels: [`Var::packed_attention`] reads q, k and v where a packed projection has written them,
 //! and [`attention`] takes three tensors, which may be views of anything.
 
+mod backward;
+mod forward;
 mod fused;
-mod kernels;
+mod launch;
+mod problem;
 mod text;
 
 use crate::gpu::DType;
 use crate::tape::Var;
 use fused::{Fused, Weights};
-use kernels::{Dropout, MaskKind, Problem};
+use problem::{Dropout, MaskKind, Problem};
 
 /// The largest head size: a row of one head is held in registers.
 pub const MAX_HEAD_DIM: usize = 128;

@@ -1,0 +1,198 @@
+//! The backward pass.
+
+use super::forward::{Family, Tiling, family, operand_bytes};
+use super::launch::{Launch, packed_rows, result_rows, with_dense_rows};
+use super::problem::Problem;
+use super::text::Operands;
+use crate::gpu::{DType, Kernel};
+use crate::tape::{Dispatch, Lowering, Operand};
+
+/// Contexts up to this length have their gradient computed in one dispatch by the subgroup kernels, if packed.
+const SHORT: usize = 64;
+/// Larger heads take too long to compile as one kernel.
+const SMALL_HEAD: usize = 32;
+
+/// Gradients of q, k and v.
+pub(super) fn backward(
+    cx: &mut Lowering<'_>,
+    problem: &Problem,
+    wants_queries: bool,
+    wants_keys: bool,
+) {
+    let mut launch = Launch::of(cx, problem, 3);
+    let first = problem.operand_count();
+    launch.out = Some(result_rows(cx.input(first), problem));
+    let lse = cx.input(first + 1);
+    launch.lse = Some(cx.contiguous(&lse));
+    let dout = cx.input(first + 2);
+    launch.dout = Some(result_rows(with_dense_rows(cx, dout), problem));
+    let gradient = cx.output(0);
+    launch.gradients = if problem.is_packed {
+        [0, 1, 2].map(|part| packed_rows(gradient, problem, part).at)
+    } else {
+        let [_, k, v] = problem.gradient_ranges();
+        let offset = gradient.layout.offset;
+        [
+            problem.dense_rows(problem.queries, offset),
+            problem.dense_rows(problem.keys, offset + k.start),
+            problem.dense_rows(problem.keys, offset + v.start),
+        ]
+    };
+    let family = family(cx);
+    let is_short = problem.queries <= SHORT && problem.head_dim <= SMALL_HEAD;
+    let is_single = matches!(family, Family::Subgroup8) && problem.is_packed && is_short;
+    if is_single {
+        single_backward(cx, &launch, &gradient);
+        return;
+    }
+    let statistics = statistics(cx, &launch);
+    for (is_wanted, entry, rows) in [
+        (wants_queries, "queries", problem.queries),
+        (wants_keys, "keys", problem.keys),
+    ] {
+        if is_wanted {
+            half_backward(cx, &launch, family, &statistics, &gradient, entry, rows);
+        }
+    }
+}
+
+/// All gradients of a packed operand in one dispatch.
+fn single_backward(cx: &mut Lowering<'_>, launch: &Launch<'_>, gradient: &Operand) {
+    let problem = launch.problem;
+    let (Some(out), Some(lse), Some(dout)) = (launch.out, launch.lse, launch.dout) else {
+        unreachable!("backward has them all");
+    };
+    let source = include_str!("../../../shaders/attention_subgroup8_backward.wgsl");
+    let kernel = Kernel::builtin("attention_gradient", source, "backward");
+    let operands = Operands::new(problem.head_dim, None, launch.is_vector())
+        .shuffles()
+        .read_rows("qkv", &["q", "k", "v"])
+        .read_rows("dout", &["dout"])
+        .write_rows("gradient")
+        .read_rows("out", &["out"])
+        .buffer("lse", "read", "f32")
+        .text(
+            "fn statistics_of(head: Head, i: u32, upstream: Row) -> vec2<f32> {\n    \
+             let delta = dot_rows(upstream, load_out(row_at(p.out, head, i)));\n    \
+             return vec2<f32>(lse[p.lse_offset + head.index * p.queries + i], delta);\n}",
+        );
+    let tiles = problem.queries.div_ceil(8);
+    let groups = tiles * problem.heads_in_all();
+    let dispatch = Dispatch::new(launch.kernel(kernel, operands, false))
+        .read(&launch.q.operand)
+        .read(&dout.operand)
+        .write(gradient)
+        .read(&out.operand)
+        .read(&lse);
+    let bytes = 2 * gradient.bytes() + out.operand.bytes() + dout.operand.bytes() + lse.bytes();
+    cx.dispatch(
+        launch
+            .bind(dispatch, false)
+            .params(&launch.params(tiles, groups))
+            .groups(groups)
+            .cost(10 * problem.head_dim as u64 * problem.pairs(), bytes),
+    );
+}
+
+/// The random key, and log-sum-exp and `D` of every query.
+fn statistics(cx: &mut Lowering<'_>, launch: &Launch<'_>) -> Operand {
+    let problem = launch.problem;
+    let (Some(out), Some(lse), Some(dout)) = (launch.out, launch.lse, launch.dout) else {
+        unreachable!("backward has them all");
+    };
+    let rows = problem.heads_in_all() * problem.queries;
+    let statistics = cx.temp([4 + 2 * rows], DType::U32);
+    let source = include_str!("../../../shaders/attention_statistics.wgsl");
+    let operands = Operands::new(problem.head_dim, None, launch.is_vector())
+        .read_rows("out", &["out"])
+        .read_rows("dout", &["dout"]);
+    let mut kernel = Kernel::builtin("attention_statistics", source, "statistics_of_rows")
+        .prelude(include_str!("../../../shaders/attention.wgsl"))
+        .block("operands", &operands.finish());
+    let mut dispatch_key = None;
+    if let Some(key) = &launch.key {
+        kernel = kernel.block(
+            "key",
+            "@group(0) @binding(5) var<storage, read> random_key: array<u32>;\n\
+             fn key_word(n: u32) -> u32 { return random_key[p.key_offset + n]; }\n",
+        );
+        dispatch_key = Some(key);
+    }
+    let mut dispatch = Dispatch::new(kernel)
+        .read(&out.operand)
+        .read(&dout.operand)
+        .read(&lse)
+        .write(&statistics);
+    if let Some(key) = dispatch_key {
+        dispatch = dispatch.read(key);
+    }
+    let bytes = out.operand.bytes() + dout.operand.bytes() + 3 * lse.bytes();
+    let flops = 2 * out.operand.elements() as u64;
+    cx.dispatch(
+        dispatch
+            .params(&launch.params(1, rows))
+            .groups(rows.div_ceil(64))
+            .cost(flops, bytes),
+    );
+    statistics
+}
+
+/// The gradient of q (`entry` is `queries`), or of k and v (`keys`).
+fn half_backward(
+    cx: &mut Lowering<'_>,
+    launch: &Launch<'_>,
+    family: Family,
+    statistics: &Operand,
+    gradient: &Operand,
+    entry: &'static str,
+    rows: usize,
+) {
+    let problem = launch.problem;
+    let head_dim = problem.head_dim;
+    let dout = launch.dout.expect("backward has it");
+    let is_vector = launch.is_vector();
+    let (kernel, operands, tile) = match family {
+        Family::Subgroup8 => {
+            let source = include_str!("../../../shaders/attention_subgroup8_backward.wgsl");
+            let kernel = Kernel::builtin("attention_gradient", source, entry);
+            let operands = Operands::new(head_dim, None, is_vector).shuffles().text(
+                "fn statistics_of(head: Head, i: u32, upstream: Row) -> vec2<f32> {\n    \
+                 let at = 4u + 2u * (head.index * p.queries + i);\n    \
+                 return vec2<f32>(bitcast<f32>(statistics[at]), bitcast<f32>(statistics[at + 1u]));\n}",
+            );
+            (kernel, operands, 8)
+        }
+        Family::Tiled => {
+            let tiling = Tiling::of(head_dim, rows);
+            let source = include_str!("../../../shaders/attention_tiled_backward.wgsl");
+            let kernel = Kernel::builtin("attention_gradient", source, entry);
+            let operands = Operands::new(head_dim, Some(tiling.split), is_vector).tiles();
+            (tiling.apply(kernel, head_dim), operands, tiling.rows)
+        }
+    };
+    let operands = operands
+        .read_rows("q", &["q"])
+        .read_rows("k", &["k"])
+        .read_rows("v", &["v"])
+        .read_rows("dout", &["dout"])
+        .write_rows("gradient")
+        .buffer("statistics", "read", "u32");
+    let tiles = rows.div_ceil(tile);
+    let groups = tiles * problem.heads_in_all();
+    let dispatch = Dispatch::new(launch.kernel(kernel, operands, true))
+        .read(&launch.q.operand)
+        .read(&launch.k.operand)
+        .read(&launch.v.operand)
+        .read(&dout.operand)
+        .write(gradient)
+        .read(statistics);
+    let products = if entry == "queries" { 6 } else { 8 };
+    let bytes = operand_bytes(problem) + dout.operand.bytes() + 4 * (rows * head_dim) as u64;
+    cx.dispatch(
+        launch
+            .bind(dispatch, true)
+            .params(&launch.params(tiles, groups))
+            .groups(groups)
+            .cost(products * head_dim as u64 * problem.pairs(), bytes),
+    );
+}

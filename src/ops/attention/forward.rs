@@ -1,0 +1,160 @@
+//! The forward pass: which kernel runs, how work is shared out, and the weights on request.
+
+use super::launch::{Launch, Rows, result_rows, separate_rows, with_dense_rows};
+use super::problem::Problem;
+use super::text::Operands;
+use crate::gpu::Kernel;
+use crate::tape::{Dispatch, Lowering};
+
+/// Which kernels to run.
+#[derive(Clone, Copy)]
+pub(super) enum Family {
+    Subgroup8,
+    Tiled,
+}
+
+pub(super) fn family(cx: &Lowering<'_>) -> Family {
+    if cx.device().has_subgroups_of(8) {
+        Family::Subgroup8
+    } else {
+        Family::Tiled
+    }
+}
+
+/// How the tiled kernels share out work: rows of a workgroup, invocations a row.
+pub(super) struct Tiling {
+    pub rows: usize,
+    pub split: usize,
+}
+
+impl Tiling {
+    /// At most eight vec4s of each operand's row an invocation, about 64 invocations, and no more rows than there are.
+    pub fn of(head_dim: usize, rows: usize) -> Tiling {
+        let chunks = head_dim.div_ceil(4);
+        let split = chunks.div_ceil(8);
+        let most = (64 / split).next_power_of_two().min(64);
+        let most = if most * split > 64 { most / 2 } else { most };
+        let rows = rows.next_power_of_two().clamp(8, most);
+        // Few rows: share them among more invocations.
+        let split = split.max(chunks.min(32 / rows));
+        Tiling { rows, split }
+    }
+
+    pub fn apply(&self, kernel: Kernel, head_dim: usize) -> Kernel {
+        let slice = head_dim.div_ceil(4).div_ceil(self.split);
+        kernel
+            .constant("ROWS", self.rows)
+            .constant("SPLIT", self.split)
+            .constant("SLICE", slice)
+    }
+}
+
+/// Result and log-sum-exps.
+pub(super) fn forward(cx: &mut Lowering<'_>, problem: &Problem) {
+    let mut launch = Launch::of(cx, problem, 0);
+    let out = result_rows(cx.output(0), problem);
+    let lse = cx.output(1);
+    launch.out = Some(out);
+    launch.lse = Some(lse);
+    let head_dim = problem.head_dim;
+    let is_vector = launch.is_vector();
+    let (kernel, operands, rows) = match family(cx) {
+        Family::Subgroup8 => {
+            let source = include_str!("../../../shaders/attention_subgroup8.wgsl");
+            let kernel = Kernel::builtin("attention", source, "forward");
+            (
+                kernel,
+                Operands::new(head_dim, None, is_vector).shuffles(),
+                8,
+            )
+        }
+        Family::Tiled => {
+            let tiling = Tiling::of(head_dim, problem.queries);
+            let source = include_str!("../../../shaders/attention_tiled.wgsl");
+            let kernel = Kernel::builtin("attention", source, "forward");
+            let operands = Operands::new(head_dim, Some(tiling.split), is_vector).tiles();
+            (tiling.apply(kernel, head_dim), operands, tiling.rows)
+        }
+    };
+    let operands = operands
+        .read_rows("q", &["q"])
+        .read_rows("k", &["k"])
+        .read_rows("v", &["v"])
+        .write_rows("out")
+        .buffer("lse", "read_write", "f32");
+    let tiles = problem.queries.div_ceil(rows);
+    let groups = tiles * problem.heads_in_all();
+    let bytes = operand_bytes(problem) + out.operand.bytes() + lse.bytes();
+    let dispatch = Dispatch::new(launch.kernel(kernel, operands, false))
+        .read(&launch.q.operand)
+        .read(&launch.k.operand)
+        .read(&launch.v.operand)
+        .write(&out.operand)
+        .write(&lse);
+    cx.dispatch(
+        launch
+            .bind(dispatch, false)
+            .params(&launch.params(tiles, groups))
+            .groups(groups)
+            .cost(4 * problem.head_dim as u64 * problem.pairs(), bytes),
+    );
+}
+
+/// The bytes of q, k and v.
+pub(super) fn operand_bytes(problem: &Problem) -> u64 {
+    let [_, _, values] = problem.gradient_ranges();
+    4 * values.end as u64
+}
+
+/// The weights before dropout.
+pub(super) fn weights(cx: &mut Lowering<'_>, problem: &Problem) {
+    let [q, k] = [0, 1].map(|index| {
+        let input = cx.input(index);
+        separate_rows(with_dense_rows(cx, input), [0, 1, 2])
+    });
+    let lse = cx.input(2);
+    let lse = cx.contiguous(&lse);
+    let output = cx.output(0);
+    let without_dropout = Problem {
+        dropout: None,
+        ..*problem
+    };
+    let launch = Launch {
+        problem: &without_dropout,
+        q,
+        k,
+        v: k,
+        out: Some(Rows {
+            operand: output,
+            at: [output.offset(), 0, 0, 0],
+        }),
+        dout: None,
+        gradients: [[0; 4]; 3],
+        lse: Some(lse),
+        mask: problem.mask.map(|_| cx.input(3)),
+        key: None,
+    };
+    let source = include_str!("../../../shaders/attention_weights.wgsl");
+    let operands = Operands::new(problem.head_dim, None, launch.is_vector())
+        .read_rows("q", &["q"])
+        .read_rows("k", &["k"])
+        .buffer("lse", "read", "f32")
+        .buffer("weights", "read_write", "f32");
+    let kernel = Kernel::builtin("attention_weights", source, "weights_of_pairs");
+    let dispatch = Dispatch::new(launch.kernel(kernel, operands, false))
+        .read(&q.operand)
+        .read(&k.operand)
+        .read(&lse)
+        .write(&output);
+    let elements = output.elements();
+    cx.dispatch(
+        launch
+            .bind(dispatch, false)
+            .params(&launch.params(1, elements))
+            .groups(elements.div_ceil(64))
+            .cost(
+                2 * problem.head_dim as u64 * elements as u64,
+                q.operand.bytes() + k.operand.bytes() + output.bytes(),
+            ),
+    );
+}

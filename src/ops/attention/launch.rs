@@ -1,0 +1,224 @@
+//! Where the rows of an attention problem lie, and the kernels' parameters, bindings and text that follow from it.
+
+use super::problem::{MaskKind, Problem};
+use super::text::Operands;
+use crate::gpu::Kernel;
+use crate::tape::{Dispatch, Lowering, Operand};
+
+/// Block `dropout` of `shaders/attention.wgsl`: which weights are kept, from random words, so that forward and backward
+/// agree without a mask in memory. `key_word` reads the tape's random key.
+const DROPOUT: &str = "\
+alias DropoutKey = vec4<u32>;
+fn dropout_key() -> DropoutKey {
+    return vec4<u32>(key_word(0u), key_word(1u), key_word(2u), key_word(3u));
+}
+fn kept_weights(key: DropoutKey, head: Head, i: u32, j: u32) -> u32 {
+    let block = (head.index * p.queries + i) * ((p.keys + 7u) / 8u * 2u) + j / 4u;
+    let threshold = vec4<u32>(p.dropout_threshold);
+    let low = vec4<u32>(random_words(key, p.stream, block) >= threshold);
+    let high = vec4<u32>(random_words(key, p.stream, block + 1u) >= threshold);
+    let bits = low * vec4<u32>(1u, 2u, 4u, 8u) + high * vec4<u32>(16u, 32u, 64u, 128u);
+    return bits.x | bits.y | bits.z | bits.w;
+}
+fn dropped(weight: f32, kept: u32, e: u32) -> f32 {
+    return select(0.0, weight * p.dropout_scale, ((kept >> e) & 1u) != 0u);
+}
+";
+
+/// Offset and strides of batch, head and row, in elements.
+pub(super) type Strides = [u32; 4];
+
+/// An operand, and where its rows lie.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub operand: Operand,
+    pub at: Strides,
+}
+
+/// The operand, or a copy of it in which the elements of a row lie in sequence.
+pub(super) fn with_dense_rows(cx: &mut Lowering<'_>, operand: Operand) -> Operand {
+    let is_dense = operand.shape().last() == 1 || operand.layout.strides().last() == Some(&1);
+    if is_dense {
+        operand
+    } else {
+        cx.contiguous_copy(&operand)
+    }
+}
+
+/// Rows of an operand `[B, T, parts·H·Dh]`, part number `part`.
+pub(super) fn packed_rows(operand: Operand, problem: &Problem, part: usize) -> Rows {
+    let layout = operand.layout;
+    let &[batch, row, _] = layout.strides() else {
+        unreachable!("packed operands have three axes");
+    };
+    let offset = layout.offset + part * problem.heads * problem.head_dim;
+    let at = [offset, batch, problem.head_dim, row].map(|word| word as u32);
+    Rows { operand, at }
+}
+
+/// Rows of an operand whose axes are batch, head, row and element, in this order if `axes` is `[0, 1, 2]`.
+pub(super) fn separate_rows(operand: Operand, axes: [usize; 3]) -> Rows {
+    let strides = operand.layout.strides();
+    let [batch, head, row] = axes.map(|axis| strides[axis] as u32);
+    let at = [operand.offset(), batch, head, row];
+    Rows { operand, at }
+}
+
+/// Rows of a result or of its gradient: `[B, T, D]` or `[B, T, H, Dh]`.
+pub(super) fn result_rows(operand: Operand, problem: &Problem) -> Rows {
+    if problem.is_packed {
+        packed_rows(operand, problem, 0)
+    } else {
+        separate_rows(operand, [0, 2, 1])
+    }
+}
+
+/// What a kernel is made for.
+pub(super) struct Launch<'p> {
+    pub problem: &'p Problem,
+    pub q: Rows,
+    pub k: Rows,
+    pub v: Rows,
+    pub out: Option<Rows>,
+    pub dout: Option<Rows>,
+    pub gradients: [Strides; 3],
+    pub lse: Option<Operand>,
+    pub mask: Option<Operand>,
+    pub key: Option<Operand>,
+}
+
+impl<'p> Launch<'p> {
+    /// From the inputs of an operation: operands, `between` others, mask, random key.
+    pub fn of(cx: &mut Lowering<'_>, problem: &'p Problem, between: usize) -> Launch<'p> {
+        let [q, k, v] = if problem.is_packed {
+            let input = cx.input(0);
+            let packed = with_dense_rows(cx, input);
+            [0, 1, 2].map(|part| packed_rows(packed, problem, part))
+        } else {
+            [0, 1, 2].map(|index| {
+                let input = cx.input(index);
+                separate_rows(with_dense_rows(cx, input), [0, 1, 2])
+            })
+        };
+        let mut next = problem.operand_count() + between;
+        let mut input = |is_there: bool| {
+            is_there.then(|| {
+                next += 1;
+                cx.input(next - 1)
+            })
+        };
+        Launch {
+            problem,
+            q,
+            k,
+            v,
+            out: None,
+            dout: None,
+            gradients: [[0; 4]; 3],
+            lse: None,
+            mask: input(problem.mask.is_some()),
+            key: input(problem.dropout.is_some()),
+        }
+    }
+
+    /// Whether rows of all the operands can be loaded by vec4.
+    pub fn is_vector(&self) -> bool {
+        let rows = [
+            Some(self.q),
+            Some(self.k),
+            Some(self.v),
+            self.out,
+            self.dout,
+        ];
+        let operands = rows.iter().flatten().map(|rows| &rows.at);
+        let strides = operands.chain(&self.gradients).flatten();
+        self.problem.head_dim.is_multiple_of(4) && strides.into_iter().all(|n| n.is_multiple_of(4))
+    }
+
+    /// The kernels' parameters, for `tiles` workgroups a head, or `groups` of something else in all.
+    pub fn params(&self, tiles: usize, groups: usize) -> Vec<u32> {
+        let problem = self.problem;
+        let (probability, stream) = problem
+            .dropout
+            .map_or((0.0, 0), |d| (f32::from_bits(d.probability), d.stream));
+        let offset = |operand: Option<Operand>| operand.map_or(0, |operand| operand.offset());
+        let mut words = vec![
+            problem.queries as u32,
+            problem.keys as u32,
+            problem.heads as u32,
+            problem.reach() as i32 as u32,
+            problem.scale().to_bits(),
+            tiles as u32,
+            groups as u32,
+            offset(self.lse),
+            offset(self.mask),
+            offset(self.key),
+            stream,
+            (f64::from(probability) * 4_294_967_296.0).round() as u32,
+            (1.0 / (1.0 - probability)).to_bits(),
+            0,
+            0,
+            0,
+        ];
+        let at = |rows: Option<Rows>| rows.map_or([0; 4], |rows| rows.at);
+        words.extend([self.q.at, self.k.at, self.v.at].concat());
+        words.extend([at(self.out), at(self.dout)].concat());
+        words.extend(self.gradients.concat());
+        if let Some(mask) = self.mask {
+            let weights = problem.weights_shape();
+            let layout = mask.layout.broadcast_to(weights);
+            let layout = layout.expect("masks broadcast to the weights");
+            words.extend(layout.strides().iter().map(|&stride| stride as u32));
+        } else {
+            words.extend([0; 4]);
+        }
+        words
+    }
+
+    /// The kernel with mask and dropout put in, from `operands` on which both may bind more. The random key is at the
+    /// start of the statistics where there are some.
+    pub fn kernel(&self, kernel: Kernel, mut operands: Operands, with_statistics: bool) -> Kernel {
+        let mut kernel = kernel.prelude(include_str!("../../../shaders/attention.wgsl"));
+        if let Some(kind) = self.problem.mask {
+            let (element, value) = match kind {
+                MaskKind::Additive => ("f32", "select(score + m, UNSEEN, m <= UNSEEN)"),
+                // The sign bit of −0 does not count.
+                MaskKind::BooleanF32 => ("u32", "select(UNSEEN, score, (m << 1u) != 0u)"),
+                MaskKind::BooleanU32 => ("u32", "select(UNSEEN, score, m != 0u)"),
+            };
+            operands = operands.buffer("mask", "read", element);
+            let text = format!(
+                "fn masked(score: f32, seen: bool, head: Head, i: u32, j: u32) -> f32 {{\n    \
+                 if (!seen) {{ return UNSEEN; }}\n    \
+                 let m = mask[p.mask_offset + row_at(vec4<u32>(0u, p.mask.xyz), head, i) + j * p.mask.w];\n    \
+                 return {value};\n}}\n"
+            );
+            kernel = kernel.block("mask", &text);
+        }
+        if self.problem.dropout.is_some() {
+            operands = if with_statistics {
+                operands.text("fn key_word(n: u32) -> u32 { return statistics[n]; }")
+            } else {
+                operands
+                    .buffer("random_key", "read", "u32")
+                    .text("fn key_word(n: u32) -> u32 { return random_key[p.key_offset + n]; }")
+            };
+            kernel = kernel
+                .prelude(include_str!("../../../shaders/philox.wgsl"))
+                .block("dropout", DROPOUT);
+        }
+        kernel.block("operands", &operands.finish())
+    }
+
+    /// Binds mask and random key behind the rest, as [`Launch::kernel`] declares them.
+    pub fn bind(&self, mut dispatch: Dispatch, with_statistics: bool) -> Dispatch {
+        for operand in self
+            .mask
+            .iter()
+            .chain(self.key.iter().filter(|_| !with_statistics))
+        {
+            dispatch = dispatch.read(operand);
+        }
+        dispatch
+    }
+}
