@@ -3,13 +3,16 @@
 // A "row" is one query or one key of one head: HEAD_DIM elements in sequence. Where rows lie is given by an offset and
 // the strides of batch, head and row, so that q, k and v may be parts of one packed projection, or views of anything.
 //
-// Blocks mask and dropout are replaced when a kernel is made; as they stand there is neither.
+// Blocks slope, mask and dropout are replaced when a kernel is made; as they stand there is nothing of the kind.
 
 struct Params {
     queries: u32,           // rows of q
     keys: u32,              // rows of k and v
     heads: u32,
-    reach: i32,             // query i sees keys 0 .. i + reach
+    reach: i32,             // query i sees keys up to i + reach, that one excluded,
+    window: i32,            // and no more than so many
+    ahead: i32,             // query i stands at position i + reach - 1 - ahead among the keys
+    share: u32,             // heads that share one head of k and v
     scale: f32,
     tiles: u32,             // workgroups of one head
     groups: u32,            // workgroups of all heads
@@ -22,6 +25,7 @@ struct Params {
     pad0: u32,
     pad1: u32,
     pad2: u32,
+    pad3: u32,
     // offset and strides of batch, head and row
     q: vec4<u32>,
     k: vec4<u32>,
@@ -40,31 +44,47 @@ struct Params {
 const UNSEEN: f32 = -1.0e30;
 const LOWEST: f32 = -0.5e30;
 
-// The head that a workgroup works on.
+//:begin slope
+fn slope_of(head: u32) -> f32 { return 0.0; }
+//:end slope
+
+// The head that an invocation works on.
 struct Head {
     batch: u32,
     head: u32,
-    index: u32, // of all heads of all batches
+    key_head: u32, // of k and v
+    index: u32,    // of all heads of all batches
     tile: u32,
+    slope: f32,    // of the linear bias
 }
 
-fn head_of(group: u32) -> Head {
-    let index = group / p.tiles;
-    return Head(index / p.heads, index % p.heads, index, group % p.tiles);
+fn head_at(index: u32, tile: u32) -> Head {
+    let batch = index / p.heads;
+    let head = index % p.heads;
+    return Head(batch, head, head / p.share, index, tile, slope_of(head));
 }
+
+fn head_of(group: u32) -> Head { return head_at(group / p.tiles, group % p.tiles); }
+
+// For workgroups that own keys: the first of the heads that share them. Their indices follow each other.
+fn first_sharing(group: u32) -> u32 { return group / p.tiles * p.share; }
 
 fn row_at(place: vec4<u32>, head: Head, row: u32) -> u32 {
     return place.x + head.batch * place.y + head.head * place.z + row * place.w;
 }
 
-// How many keys query i sees, by causality alone.
-fn seen_keys(i: u32) -> u32 {
-    return u32(clamp(i32(i) + p.reach, 0, i32(p.keys)));
+fn key_row_at(place: vec4<u32>, head: Head, row: u32) -> u32 {
+    return place.x + head.batch * place.y + head.key_head * place.z + row * place.w;
 }
 
-// The first query that sees key j.
-fn first_query(j: u32) -> u32 {
-    return u32(max(i32(j) + 1 - p.reach, 0));
+// Causality and window let query i see the keys first_key .. end_key, and key j the queries first_query .. end_query.
+fn first_key(head: Head, i: u32) -> u32 {
+    return u32(clamp(i32(i) + p.reach - p.window, 0, i32(p.keys)));
+}
+fn end_key(head: Head, i: u32) -> u32 { return u32(clamp(i32(i) + p.reach, 0, i32(p.keys))); }
+fn first_query(head: Head, j: u32) -> u32 { return u32(max(i32(j) + 1 - p.reach, 0)); }
+fn end_query(head: Head, j: u32) -> u32 {
+    return u32(clamp(i32(j) + 1 - p.reach + p.window, 0, i32(p.queries)));
 }
 
 //:begin mask
@@ -76,7 +96,11 @@ fn masked(score: f32, seen: bool, head: Head, i: u32, j: u32) -> f32 {
 //:begin dropout
 alias DropoutKey = u32;
 fn dropout_key() -> DropoutKey { return 0u; }
-// Bit e says whether the weight of query i for key j + e is kept; j is a multiple of 8.
+// Bit e says whether the weight of query i for key j + e is kept; j is a multiple of 4, there are four bits.
 fn kept_weights(key: DropoutKey, head: Head, i: u32, j: u32) -> u32 { return 0u; }
 fn dropped(weight: f32, kept: u32, e: u32) -> f32 { return weight; }
 //:end dropout
+
+fn kept_eight(key: DropoutKey, head: Head, i: u32, j: u32) -> u32 {
+    return kept_weights(key, head, i, j) | (kept_weights(key, head, i, j + 4u) << 4u);
+}

@@ -28,8 +28,7 @@ fn statistics_of_rows(
     if (index < 4u) { statistics[index] = key_word(index); }
     if (index >= p.groups) { return; }
     let i = index % p.queries;
-    let head_index = index / p.queries;
-    let head = Head(head_index / p.heads, head_index % p.heads, head_index, 0u);
+    let head = head_at(index / p.queries, 0u);
     let upstream = load_dout(row_at(p.dout, head, i));
     let delta = dot_rows(upstream, load_out(row_at(p.out, head, i)));
     statistics[4u + 2u * index] = bitcast<u32>(lse[p.lse_offset + index]);

@@ -44,20 +44,21 @@ fn forward(
     let i = min(first + lane, p.queries - 1u);
     let query = scaled(load_q(row_at(p.q, head, i)), p.scale);
     let dropout = dropout_key();
-    let seen = seen_keys(i);
-    let keys = seen_keys(min(first + 7u, p.queries - 1u));
+    let start = first_key(head, i);
+    let seen = end_key(head, i) - start;
+    let keys = end_key(head, min(first + 7u, p.queries - 1u));
     var acc = zero_row();
     var top = LOWEST;
     var sum = 0.0;
-    for (var j0 = 0u; j0 < keys; j0 += 8u) {
+    for (var j0 = first_key(head, first) / 8u * 8u; j0 < keys; j0 += 8u) {
         let own = min(j0 + lane, p.keys - 1u);
-        let key = load_k(row_at(p.k, head, own));
-        let value = load_v(row_at(p.v, head, own));
-        let kept = kept_weights(dropout, head, i, j0);
+        let key = load_k(key_row_at(p.k, head, own));
+        let value = load_v(key_row_at(p.v, head, own));
+        let kept = kept_eight(dropout, head, i, j0);
         let count = min(8u, keys - j0);
         for (var e = 0u; e < count; e++) {
             let j = j0 + e;
-            let score = masked(dot_rows(query, row_of_lane(key, e)), j < seen, head, i, j);
+            let score = masked(dot_rows(query, row_of_lane(key, e)), j - start < seen, head, i, j);
             let next = max(top, score);
             let shrink = exp(top - next);
             let weight = exp(score - next);

@@ -52,23 +52,24 @@ fn query_side(head: Head, lane: u32, own: Own, is_whole: bool) {
     let first = head.tile * 8u;
     let i = min(first + lane, p.queries - 1u);
     let dropout = dropout_key();
-    let seen = seen_keys(i);
-    let keys = seen_keys(min(first + 7u, p.queries - 1u));
+    let start = first_key(head, i);
+    let seen = end_key(head, i) - start;
+    let keys = end_key(head, min(first + 7u, p.queries - 1u));
     var dq = zero_row();
-    for (var j0 = 0u; j0 < keys; j0 += 8u) {
+    for (var j0 = first_key(head, first) / 8u * 8u; j0 < keys; j0 += 8u) {
         var key = own.key;
         var value = own.value;
         for (var is_other = !is_whole || j0 != first; is_other; is_other = false) {
             let row = min(j0 + lane, p.keys - 1u);
-            key = load_k(row_at(p.k, head, row));
-            value = load_v(row_at(p.v, head, row));
+            key = load_k(key_row_at(p.k, head, row));
+            value = load_v(key_row_at(p.v, head, row));
         }
-        let kept = kept_weights(dropout, head, i, j0);
+        let kept = kept_eight(dropout, head, i, j0);
         let count = min(8u, keys - j0);
         for (var e = 0u; e < count; e++) {
             let j = j0 + e;
             let key_j = row_of_lane(key, e);
-            let score = masked(dot_rows(own.query, key_j) * p.scale, j < seen, head, i, j);
+            let score = masked(dot_rows(own.query, key_j) * p.scale, j - start < seen, head, i, j);
             let weight = exp(min(score - own.about.x, 0.0));
             let dweight = dropped(dot_rows(own.upstream, row_of_lane(value, e)), kept, e);
             dq = plus_scaled(dq, weight * (dweight - own.about.y), key_j);
@@ -79,41 +80,47 @@ fn query_side(head: Head, lane: u32, own: Own, is_whole: bool) {
     }
 }
 
-fn key_side(head: Head, lane: u32, own: Own, is_whole: bool) {
-    let first = head.tile * 8u;
+// `owner` is the first of the heads that share the keys.
+fn key_side(owner: Head, lane: u32, own: Own, is_whole: bool) {
+    let first = owner.tile * 8u;
     let j = min(first + lane, p.keys - 1u);
     let dropout = dropout_key();
-    let sees_first = first_query(j);
+    let start = first_query(owner, j);
+    let seen = end_query(owner, j) - start;
+    let queries = end_query(owner, min(first + 7u, p.keys - 1u));
     var dk = zero_row();
     var dv = zero_row();
-    for (var i0 = first_query(first) / 8u * 8u; i0 < p.queries; i0 += 8u) {
-        var query = own.query;
-        var upstream = own.upstream;
-        var about = own.about;
-        let row = min(i0 + lane, p.queries - 1u);
-        for (var is_other = !is_whole || i0 != first; is_other; is_other = false) {
-            query = load_q(row_at(p.q, head, row));
-            upstream = load_dout(row_at(p.dout, head, row));
-            about = statistics_of(head, row, upstream);
-        }
-        let kept = kept_weights(dropout, head, row, first);
-        let count = min(8u, p.queries - i0);
-        for (var e = 0u; e < count; e++) {
-            let i = i0 + e;
-            let query_i = row_of_lane(query, e);
-            let upstream_i = row_of_lane(upstream, e);
-            let about_i = subgroupShuffle(about, e);
-            let kept_i = subgroupShuffle(kept, e);
-            let score = masked(dot_rows(own.key, query_i) * p.scale, i >= sees_first, head, i, j);
-            let weight = exp(min(score - about_i.x, 0.0));
-            let dweight = dropped(dot_rows(own.value, upstream_i), kept_i, lane);
-            dv = plus_scaled(dv, dropped(weight, kept_i, lane), upstream_i);
-            dk = plus_scaled(dk, weight * (dweight - about_i.y), query_i);
+    for (var n = 0u; n < p.share; n++) {
+        let head = head_at(owner.index + n, 0u);
+        for (var i0 = first_query(head, first) / 8u * 8u; i0 < queries; i0 += 8u) {
+            var query = own.query;
+            var upstream = own.upstream;
+            var about = own.about;
+            let row = min(i0 + lane, p.queries - 1u);
+            for (var is_other = !is_whole || i0 != first; is_other; is_other = false) {
+                query = load_q(row_at(p.q, head, row));
+                upstream = load_dout(row_at(p.dout, head, row));
+                about = statistics_of(head, row, upstream);
+            }
+            let kept = kept_eight(dropout, head, row, first);
+            let count = min(8u, queries - i0);
+            for (var e = 0u; e < count; e++) {
+                let i = i0 + e;
+                let query_i = row_of_lane(query, e);
+                let upstream_i = row_of_lane(upstream, e);
+                let about_i = subgroupShuffle(about, e);
+                let kept_i = subgroupShuffle(kept, e);
+                let score = masked(dot_rows(own.key, query_i) * p.scale, i - start < seen, head, i, j);
+                let weight = exp(min(score - about_i.x, 0.0));
+                let dweight = dropped(dot_rows(own.value, upstream_i), kept_i, lane);
+                dv = plus_scaled(dv, dropped(weight, kept_i, lane), upstream_i);
+                dk = plus_scaled(dk, weight * (dweight - about_i.y), query_i);
+            }
         }
     }
     if (first + lane < p.keys) {
-        store_gradient(row_at(p.dk, head, j), scaled(dk, p.scale));
-        store_gradient(row_at(p.dv, head, j), dv);
+        store_gradient(key_row_at(p.dk, owner, j), scaled(dk, p.scale));
+        store_gradient(key_row_at(p.dv, owner, j), dv);
     }
 }
 
@@ -126,8 +133,8 @@ fn as_query(head: Head, lane: u32) -> Own {
 
 fn as_key(head: Head, lane: u32, own: Own) -> Own {
     let j = min(head.tile * 8u + lane, p.keys - 1u);
-    let key = load_k(row_at(p.k, head, j));
-    let value = load_v(row_at(p.v, head, j));
+    let key = load_k(key_row_at(p.k, head, j));
+    let value = load_v(key_row_at(p.v, head, j));
     return Own(own.query, own.upstream, own.about, key, value);
 }
 
@@ -165,7 +172,7 @@ fn keys(
 ) {
     let index = group.x + group.y * groups.x;
     if (index >= p.groups) { return; }
-    let head = head_of(index);
+    let head = head_at(first_sharing(index), index % p.tiles);
     let none = Own(zero_row(), zero_row(), vec2<f32>(), zero_row(), zero_row());
     key_side(head, lane, as_key(head, lane, none), false);
 }

@@ -66,17 +66,18 @@ fn forward(
     let i = min(first + r, p.queries - 1u);
     let query = scaled(load_q(row_at(p.q, head, i), part * SLICE), p.scale);
     let dropout = dropout_key();
-    let seen = seen_keys(i);
-    let keys = seen_keys(min(first + ROWS, p.queries) - 1u);
+    let start = first_key(head, i);
+    let seen = end_key(head, i) - start;
+    let keys = end_key(head, min(first + ROWS, p.queries) - 1u);
     var acc = zero_row();
     var top = LOWEST;
     var sum = 0.0;
-    for (var j0 = 0u; j0 < keys; j0 += TILE) {
+    for (var j0 = first_key(head, first) / TILE * TILE; j0 < keys; j0 += TILE) {
         workgroupBarrier(); // the tile before has been read
         for (var t = lane; t < TILE * CHUNKS; t += THREADS) {
             let j = min(j0 + t / CHUNKS, p.keys - 1u);
-            first_tile[t] = chunk_k(row_at(p.k, head, j), t % CHUNKS);
-            second_tile[t] = chunk_v(row_at(p.v, head, j), t % CHUNKS);
+            first_tile[t] = chunk_k(key_row_at(p.k, head, j), t % CHUNKS);
+            second_tile[t] = chunk_v(key_row_at(p.v, head, j), t % CHUNKS);
         }
         workgroupBarrier();
         for (var e = 0u; e < TILE; e++) {
@@ -84,16 +85,16 @@ fn forward(
         }
         if (SPLIT > 1u) { workgroupBarrier(); }
         let a = vec4<f32>(
-            masked(product(0u, r), j0 < seen, head, i, j0),
-            masked(product(1u, r), j0 + 1u < seen, head, i, j0 + 1u),
-            masked(product(2u, r), j0 + 2u < seen, head, i, j0 + 2u),
-            masked(product(3u, r), j0 + 3u < seen, head, i, j0 + 3u),
+            masked(product(0u, r), j0 - start < seen, head, i, j0),
+            masked(product(1u, r), j0 + 1u - start < seen, head, i, j0 + 1u),
+            masked(product(2u, r), j0 + 2u - start < seen, head, i, j0 + 2u),
+            masked(product(3u, r), j0 + 3u - start < seen, head, i, j0 + 3u),
         );
         let b = vec4<f32>(
-            masked(product(4u, r), j0 + 4u < seen, head, i, j0 + 4u),
-            masked(product(5u, r), j0 + 5u < seen, head, i, j0 + 5u),
-            masked(product(6u, r), j0 + 6u < seen, head, i, j0 + 6u),
-            masked(product(7u, r), j0 + 7u < seen, head, i, j0 + 7u),
+            masked(product(4u, r), j0 + 4u - start < seen, head, i, j0 + 4u),
+            masked(product(5u, r), j0 + 5u - start < seen, head, i, j0 + 5u),
+            masked(product(6u, r), j0 + 6u - start < seen, head, i, j0 + 6u),
+            masked(product(7u, r), j0 + 7u - start < seen, head, i, j0 + 7u),
         );
         let next = max(top, max(largest(a), largest(b)));
         let shrink = exp(top - next);
@@ -101,7 +102,7 @@ fn forward(
         let wb = exp(b - next);
         top = next;
         sum = sum * shrink + (total(wa) + total(wb));
-        let kept = kept_weights(dropout, head, i, j0);
+        let kept = kept_eight(dropout, head, i, j0);
         let at = part * SLICE;
         acc = scaled(acc, shrink);
         acc = plus_scaled(acc, dropped(wa.x, kept, 0u), row_of_second(at));

@@ -76,15 +76,16 @@ fn queries(
     let upstream = load_dout(row_at(p.dout, head, i), part * SLICE);
     let about = statistics_of(head, i);
     let dropout = dropout_key();
-    let seen = seen_keys(i);
-    let keys = seen_keys(min(first + ROWS, p.queries) - 1u);
+    let start = first_key(head, i);
+    let seen = end_key(head, i) - start;
+    let keys = end_key(head, min(first + ROWS, p.queries) - 1u);
     var dq = zero_row();
-    for (var j0 = 0u; j0 < keys; j0 += TILE) {
+    for (var j0 = first_key(head, first) / TILE * TILE; j0 < keys; j0 += TILE) {
         workgroupBarrier(); // the tile before has been read
         for (var t = lane; t < TILE * CHUNKS; t += THREADS) {
             let j = min(j0 + t / CHUNKS, p.keys - 1u);
-            first_tile[t] = chunk_k(row_at(p.k, head, j), t % CHUNKS);
-            second_tile[t] = chunk_v(row_at(p.v, head, j), t % CHUNKS);
+            first_tile[t] = chunk_k(key_row_at(p.k, head, j), t % CHUNKS);
+            second_tile[t] = chunk_v(key_row_at(p.v, head, j), t % CHUNKS);
         }
         workgroupBarrier();
         for (var e = 0u; e < TILE; e++) {
@@ -93,11 +94,11 @@ fn queries(
                 vec2<f32>(dot_rows(query, row_of_first(at)), dot_rows(upstream, row_of_second(at)));
         }
         if (SPLIT > 1u) { workgroupBarrier(); }
-        let kept = kept_weights(dropout, head, i, j0);
+        let kept = kept_eight(dropout, head, i, j0);
         for (var e = 0u; e < TILE; e++) {
             let j = j0 + e;
             let product = products(e, r);
-            let score = masked(product.x * p.scale, j < seen, head, i, j);
+            let score = masked(product.x * p.scale, j - start < seen, head, i, j);
             let weight = exp(min(score - about.x, 0.0));
             let dweight = dropped(product.y, kept, e);
             dq = plus_scaled(dq, weight * (dweight - about.y), row_of_first(e * CHUNKS + part * SLICE));
@@ -116,54 +117,59 @@ fn keys(
 ) {
     let index = group.x + group.y * groups.x;
     if (index >= p.groups) { return; }
-    let head = head_of(index);
-    let first = head.tile * ROWS;
+    let owner = head_at(first_sharing(index), index % p.tiles);
+    let first = owner.tile * ROWS;
     let r = lane % ROWS;
     let part = lane / ROWS;
     let j = min(first + r, p.keys - 1u);
-    let key = load_k(row_at(p.k, head, j), part * SLICE);
-    let value = load_v(row_at(p.v, head, j), part * SLICE);
+    let key = load_k(key_row_at(p.k, owner, j), part * SLICE);
+    let value = load_v(key_row_at(p.v, owner, j), part * SLICE);
     let dropout = dropout_key();
-    let sees_first = first_query(j);
+    let start = first_query(owner, j);
+    let seen = end_query(owner, j) - start;
+    let queries = end_query(owner, min(first + ROWS, p.keys) - 1u);
     var dk = zero_row();
     var dv = zero_row();
-    for (var i0 = first_query(first) / TILE * TILE; i0 < p.queries; i0 += TILE) {
-        workgroupBarrier(); // the tile before has been read
-        for (var t = lane; t < TILE * CHUNKS; t += THREADS) {
-            let i = min(i0 + t / CHUNKS, p.queries - 1u);
-            first_tile[t] = chunk_q(row_at(p.q, head, i), t % CHUNKS);
-            second_tile[t] = chunk_dout(row_at(p.dout, head, i), t % CHUNKS);
-        }
-        for (var t = lane; t < TILE; t += THREADS) {
-            about_tile[t] = statistics_of(head, min(i0 + t, p.queries - 1u));
-        }
-        for (var t = lane; t < TILE * ROWS / 8u; t += THREADS) {
-            let i = min(i0 + t % TILE, p.queries - 1u);
-            kept_tile[t] = kept_weights(dropout, head, i, first + t / TILE * 8u);
-        }
-        workgroupBarrier();
-        for (var e = 0u; e < TILE; e++) {
-            let at = e * CHUNKS + part * SLICE;
-            parts[e * THREADS + lane] =
-                vec2<f32>(dot_rows(key, row_of_first(at)), dot_rows(value, row_of_second(at)));
-        }
-        if (SPLIT > 1u) { workgroupBarrier(); }
-        for (var e = 0u; e < TILE; e++) {
-            let i = i0 + e;
-            let at = e * CHUNKS + part * SLICE;
-            let about = about_tile[e];
-            let kept = kept_tile[r / 8u * TILE + e];
-            let product = products(e, r);
-            let seen = i >= sees_first && i < p.queries;
-            let score = masked(product.x * p.scale, seen, head, min(i, p.queries - 1u), j);
-            let weight = exp(min(score - about.x, 0.0));
-            let dweight = dropped(product.y, kept, r % 8u);
-            dv = plus_scaled(dv, dropped(weight, kept, r % 8u), row_of_second(at));
-            dk = plus_scaled(dk, weight * (dweight - about.y), row_of_first(at));
+    for (var n = 0u; n < p.share; n++) {
+        let head = head_at(owner.index + n, 0u);
+        for (var i0 = first_query(head, first) / TILE * TILE; i0 < queries; i0 += TILE) {
+            workgroupBarrier(); // the tile before has been read
+            for (var t = lane; t < TILE * CHUNKS; t += THREADS) {
+                let i = min(i0 + t / CHUNKS, p.queries - 1u);
+                first_tile[t] = chunk_q(row_at(p.q, head, i), t % CHUNKS);
+                second_tile[t] = chunk_dout(row_at(p.dout, head, i), t % CHUNKS);
+            }
+            for (var t = lane; t < TILE; t += THREADS) {
+                about_tile[t] = statistics_of(head, min(i0 + t, p.queries - 1u));
+            }
+            for (var t = lane; t < TILE * ROWS / 8u; t += THREADS) {
+                let i = min(i0 + t % TILE, p.queries - 1u);
+                kept_tile[t] = kept_eight(dropout, head, i, first + t / TILE * 8u);
+            }
+            workgroupBarrier();
+            for (var e = 0u; e < TILE; e++) {
+                let at = e * CHUNKS + part * SLICE;
+                parts[e * THREADS + lane] =
+                    vec2<f32>(dot_rows(key, row_of_first(at)), dot_rows(value, row_of_second(at)));
+            }
+            if (SPLIT > 1u) { workgroupBarrier(); }
+            for (var e = 0u; e < TILE; e++) {
+                let i = i0 + e;
+                let at = e * CHUNKS + part * SLICE;
+                let about = about_tile[e];
+                let kept = kept_tile[r / 8u * TILE + e];
+                let product = products(e, r);
+                let is_seen = i - start < seen;
+                let score = masked(product.x * p.scale, is_seen, head, min(i, p.queries - 1u), j);
+                let weight = exp(min(score - about.x, 0.0));
+                let dweight = dropped(product.y, kept, r % 8u);
+                dv = plus_scaled(dv, dropped(weight, kept, r % 8u), row_of_second(at));
+                dk = plus_scaled(dk, weight * (dweight - about.y), row_of_first(at));
+            }
         }
     }
     if (first + r < p.keys) {
-        store_gradient(row_at(p.dk, head, j), part * SLICE, scaled(dk, p.scale));
-        store_gradient(row_at(p.dv, head, j), part * SLICE, dv);
+        store_gradient(key_row_at(p.dk, owner, j), part * SLICE, scaled(dk, p.scale));
+        store_gradient(key_row_at(p.dv, owner, j), part * SLICE, dv);
     }
 }

@@ -24,10 +24,10 @@ fn weights_of_pairs(
     let j = index % p.keys;
     let row = index / p.keys;
     let i = row % p.queries;
-    let head_index = row / p.queries;
-    let head = Head(head_index / p.heads, head_index % p.heads, head_index, 0u);
-    let product = dot_rows(load_q(row_at(p.q, head, i)), load_k(row_at(p.k, head, j)));
-    let score = masked(product * p.scale, j < seen_keys(i), head, i, j);
+    let head = head_at(row / p.queries, 0u);
+    let product = dot_rows(load_q(row_at(p.q, head, i)), load_k(key_row_at(p.k, head, j)));
+    let seen = j >= first_key(head, i) && j < end_key(head, i);
+    let score = masked(product * p.scale, seen, head, i, j);
     // A query that sees nothing has a log-sum-exp of zero, so that its weights are zero.
     weights[p.out.x + index] = exp(min(score - lse[p.lse_offset + row], 0.0));
 }

@@ -44,6 +44,50 @@ impl Size {
 /// What a query gets for a key beside the scores: `None` hides the key; else what is added to the scaled score.
 type Bias = Vec<Option<f64>>;
 
+/// Slopes of linear biases for `heads` heads, as the paper's text gives them.
+fn slopes(heads: usize) -> Vec<f64> {
+    let whole = heads.next_power_of_two();
+    if whole == heads {
+        let ratio = (-8.0 / heads as f64).exp2();
+        return (1..=heads).map(|h| ratio.powi(h as i32)).collect();
+    }
+    let mut all = slopes(whole / 2);
+    all.extend(slopes(whole).into_iter().step_by(2));
+    all.truncate(heads);
+    all
+}
+
+/// Causality, window and linear biases.
+fn config_bias(size: Size, config: &Attention) -> Bias {
+    let slopes = slopes(size.heads);
+    (0..size.weights())
+        .map(|index| {
+            let (row, j) = (index / size.keys, (index % size.keys) as i64);
+            let i = (row % size.queries + size.keys) as i64 - size.queries as i64;
+            let window = config.window.map_or(i64::MAX, |window| window as i64);
+            let is_seen = (!config.causal || j <= i) && (i - j).abs() < window;
+            let slope = slopes[row / size.queries % size.heads];
+            let bias = -slope * (i - j).abs() as f64;
+            is_seen.then_some(if config.alibi { bias } else { 0.0 })
+        })
+        .collect()
+}
+
+/// Heads of keys or values, `[B, Hkv, …]`, repeated for all the heads that share them.
+fn repeat_heads(values: &[f64], share: usize, head: usize) -> Vec<f64> {
+    values.chunks(head).flat_map(|x| x.repeat(share)).collect()
+}
+
+/// The way back: sums over the heads that share keys or values.
+fn sum_heads(values: &[f64], share: usize, head: usize) -> Vec<f64> {
+    let sum = |group: &[f64]| -> Vec<f64> {
+        (0..head)
+            .map(|e| group.iter().skip(e).step_by(head).sum())
+            .collect()
+    };
+    values.chunks(share * head).flat_map(sum).collect()
+}
+
 fn causal_bias(size: Size, causal: bool) -> Bias {
     (0..size.weights())
         .map(|index| {
@@ -132,13 +176,12 @@ fn by_position<T: Copy>(values: &[T], heads: usize, rows: usize, dim: usize) -> 
         .collect()
 }
 
-/// Puts three `[B, T, D]` side by side.
-fn pack<T: Copy>(parts: [&[T]; 3], width: usize) -> Vec<T> {
-    let rows = parts[0].len() / width;
+/// Puts three `[rows, …]` side by side.
+fn pack<T: Copy>(parts: [&[T]; 3], rows: usize) -> Vec<T> {
     (0..rows)
         .flat_map(|row| {
             parts
-                .map(|part| &part[row * width..(row + 1) * width])
+                .map(|part| &part[row * part.len() / rows..(row + 1) * part.len() / rows])
                 .concat()
         })
         .collect()
@@ -303,49 +346,71 @@ impl Case {
     }
 
     fn bias(&self) -> Bias {
-        let mut bias = causal_bias(self.size, self.config.causal);
+        let mut bias = config_bias(self.size, &self.config);
         if let Some(mask) = &self.mask {
             mask.apply(&mut bias, self.size);
         }
         bias
     }
 
+    /// Heads of q, k and v.
+    fn heads(&self) -> [usize; 3] {
+        let shared = self.config.n_kv_heads;
+        [self.size.heads, shared, shared]
+    }
+
+    fn share(&self) -> usize {
+        self.size.heads / self.config.n_kv_heads
+    }
+
     /// Random q, k, v and weights of the result, `[B, H, T, Dh]`.
     fn operands(&self) -> [Vec<f32>; 4] {
         let mut random = Random::new(self.seed);
         let s = self.size;
-        let width = s.batch * s.heads * s.head_dim;
-        [s.queries, s.keys, s.keys, s.queries].map(|rows| random.values(rows * width, -1.5, 1.5))
+        let [q, k, v] = self.heads();
+        [
+            (s.queries, q),
+            (s.keys, k),
+            (s.keys, v),
+            (s.queries, s.heads),
+        ]
+        .map(|(rows, heads)| random.values(s.batch * heads * rows * s.head_dim, -1.5, 1.5))
     }
 
     fn expected(&self, [q, k, v, w]: &[Vec<f32>; 4], factors: &[f64]) -> Reference {
-        let [q, k, v] = [q, k, v].map(|x| inner(x));
-        reference(
+        let (share, head) = (self.share(), self.size.keys * self.size.head_dim);
+        let q = inner(q);
+        let [k, v] = [k, v].map(|x| repeat_heads(&inner(x), share, head));
+        let mut r = reference(
             self.size,
             [&q, &k, &v],
             &self.bias(),
             factors,
             self.scale(),
             &wide(w),
-        )
+        );
+        r.dk = sum_heads(&r.dk, share, head);
+        r.dv = sum_heads(&r.dv, share, head);
+        r
     }
 
     /// Result and gradient of the packed form, both `[B, T, …]`.
     fn run_packed(&self, [q, k, v, w]: &[Vec<f32>; 4]) -> (Vec<f32>, Vec<f32>) {
         let s = self.size;
-        let width = s.heads * s.head_dim;
-        let arrange = |x: &Vec<f32>| by_position(x, s.heads, s.queries, s.head_dim);
-        let parts = [q, k, v].map(arrange);
-        let data = pack([&parts[0], &parts[1], &parts[2]], width);
+        let arrange = |x: &Vec<f32>, heads| by_position(x, heads, s.queries, s.head_dim);
+        let [hq, hk, hv] = self.heads();
+        let parts = [arrange(q, hq), arrange(k, hk), arrange(v, hv)];
+        let rows = s.batch * s.queries;
+        let data = pack([&parts[0], &parts[1], &parts[2]], rows);
         let tape = Tape::training(self.device);
         tape.set_seed(7, 3);
-        let x = tape.variable([s.batch, s.queries, 3 * width], &data);
+        let x = tape.variable([s.batch, s.queries, data.len() / rows], &data);
         let qkv = x * GAIN as f32 + SHIFT as f32;
         let out = match &self.mask {
             Some(mask) => qkv.masked_packed_attention(mask.on(&tape), &self.config),
             None => qkv.packed_attention(&self.config),
         };
-        let dx = gradient(&tape, out, &arrange(w), &[x])[0];
+        let dx = gradient(&tape, out, &arrange(w, s.heads), &[x])[0];
         let (out, dx) = (tape.fetch::<f32>(out), tape.fetch::<f32>(dx));
         tape.run().unwrap();
         (out.get().unwrap(), dx.get().unwrap())
@@ -361,10 +426,12 @@ impl Case {
     fn compare_packed(&self, out: &[f32], dx: &[f32], expected: &Reference) {
         let s = self.size;
         let name = self.name("packed");
-        let arrange = |x: &Vec<f64>| by_position(x, s.heads, s.queries, s.head_dim);
-        assert_close(&name, out, &arrange(&expected.out), 2e-5, 2e-5);
-        let parts = [&expected.dq, &expected.dk, &expected.dv].map(arrange);
-        let expected = pack([&parts[0], &parts[1], &parts[2]], s.heads * s.head_dim);
+        let arrange = |x: &Vec<f64>, heads| by_position(x, heads, s.queries, s.head_dim);
+        assert_close(&name, out, &arrange(&expected.out, s.heads), 2e-5, 2e-5);
+        let [hq, hk, hv] = self.heads();
+        let Reference { dq, dk, dv, .. } = expected;
+        let parts = [arrange(dq, hq), arrange(dk, hk), arrange(dv, hv)];
+        let expected = pack([&parts[0], &parts[1], &parts[2]], s.batch * s.queries);
         let name = format!("gradient, {name}");
         assert_close(&name, dx, &outer(&expected), 3e-5, 3e-5);
     }
@@ -376,7 +443,8 @@ impl Case {
         let expected = self.expected(&operands, &vec![1.0; s.weights()]);
         let [q, k, v, w] = &operands;
         let tape = Tape::training(self.device);
-        let extents = [s.queries, s.keys, s.keys].map(|rows| [s.batch, s.heads, rows, s.head_dim]);
+        let rows = [s.queries, s.keys, s.keys];
+        let extents = [0, 1, 2].map(|n| [s.batch, self.heads()[n], rows[n], s.head_dim]);
         let variables = [(q, 0), (k, 1), (v, 2)].map(|(data, operand)| {
             let data = layout.arrange(data, 9.0, extents[operand]);
             tape.variable(layout.shape(extents[operand]), &data)
@@ -436,6 +504,80 @@ fn packed_contexts() {
             }
         }
     }
+}
+
+/// Shared heads of keys and values, windows and linear biases, each alone and all together, packed and separate; with
+/// few rows and many, which different kernels take.
+#[test]
+fn shared_heads_windows_and_linear_biases() {
+    let kinds: [fn(usize) -> Attention; 7] = [
+        |heads| Attention::causal(heads).with_kv_heads(heads / 3),
+        |heads| Attention::full(heads).with_kv_heads(1),
+        |heads| Attention::causal(heads).with_window(5),
+        |heads| Attention::full(heads).with_window(3),
+        |heads| Attention::causal(heads).with_alibi(),
+        |heads| Attention::full(heads).with_alibi(),
+        |heads| {
+            let config = Attention::causal(heads).with_kv_heads(2);
+            config.with_window(9).with_alibi()
+        },
+    ];
+    for (n, kind) in kinds.into_iter().enumerate() {
+        for device in devices() {
+            for (queries, keys) in [(13, 13), (41, 41), (6, 19), (37, 50), (19, 6)] {
+                let case = Case {
+                    device,
+                    size: Size::new(2, 6, queries, keys, 8),
+                    config: kind(6),
+                    mask: None,
+                    seed: 700 + n as u64,
+                };
+                if queries == keys {
+                    case.check_packed();
+                } else {
+                    case.check_separate(Layout::ALL[n % 4]);
+                }
+            }
+        }
+    }
+}
+
+/// The same under a mask, with dropout's kernels left out: masks meet windows and biases in one function.
+#[test]
+fn kinds_under_masks() {
+    let mut random = Random::new(11);
+    for (n, context) in [11, 45].into_iter().enumerate() {
+        let size = Size::new(2, 4, context, context, 8);
+        for device in devices() {
+            Case {
+                device,
+                size,
+                config: Attention::causal(4)
+                    .with_kv_heads(2)
+                    .with_window(7)
+                    .with_alibi(),
+                mask: Some(TestMask::draw(&mut random, size, n == 0, DType::F32)),
+                seed: 800 + n as u64,
+            }
+            .check_packed();
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "attention: 6 heads cannot share 4 heads of keys and values")]
+fn heads_that_do_not_divide() {
+    let tape = Tape::training(device());
+    tape.full([1, 2, 14 * 8], 0.0)
+        .packed_attention(&Attention::causal(6).with_kv_heads(4));
+}
+
+#[test]
+#[should_panic(expected = "attention: a window of 0 shows no key")]
+fn empty_window() {
+    let tape = Tape::training(device());
+    tape.full([1, 2, 24], 0.0)
+        .packed_attention(&Attention::causal(1).with_window(0));
 }
 
 /// More workgroups than one dimension of a grid can have.
@@ -760,7 +902,7 @@ fn reference_gradients() {
 
 #[test]
 #[should_panic(
-    expected = "packed_attention: [2, 5, 25] is not [B, T, 3·D] with D divisible by 2 heads"
+    expected = "packed_attention: [2, 5, 25] is not [B, T, (H + 2·Hkv)·Dh] for 2 heads, 2 of keys and values"
 )]
 fn packed_shape() {
     let tape = Tape::training(device());

@@ -1,6 +1,6 @@
 //! The backward pass.
 
-use super::forward::{Family, Tiling, family, operand_bytes};
+use super::forward::{Family, Tiling, family, operand_bytes, wide8};
 use super::launch::{Launch, packed_rows, result_rows, with_dense_rows};
 use super::problem::Problem;
 use super::text::Operands;
@@ -32,16 +32,16 @@ pub(super) fn backward(
     } else {
         let [_, k, v] = problem.gradient_ranges();
         let offset = gradient.layout.offset;
+        let (heads, kv_heads) = (problem.heads, problem.kv_heads);
         [
-            problem.dense_rows(problem.queries, offset),
-            problem.dense_rows(problem.keys, offset + k.start),
-            problem.dense_rows(problem.keys, offset + v.start),
+            problem.dense_rows(heads, problem.queries, offset),
+            problem.dense_rows(kv_heads, problem.keys, offset + k.start),
+            problem.dense_rows(kv_heads, problem.keys, offset + v.start),
         ]
     };
-    let family = family(cx);
     let is_short = problem.queries <= SHORT && problem.head_dim <= SMALL_HEAD;
-    let is_single = matches!(family, Family::Subgroup8) && problem.is_packed && is_short;
-    if is_single {
+    let is_alone = problem.is_packed && problem.share() == 1;
+    if cx.device().has_subgroups_of(8) && is_alone && is_short {
         single_backward(cx, &launch, &gradient);
         return;
     }
@@ -51,7 +51,7 @@ pub(super) fn backward(
         (wants_keys, "keys", problem.keys),
     ] {
         if is_wanted {
-            half_backward(cx, &launch, family, &statistics, &gradient, entry, rows);
+            half_backward(cx, &launch, &statistics, &gradient, entry, rows);
         }
     }
 }
@@ -141,7 +141,6 @@ fn statistics(cx: &mut Lowering<'_>, launch: &Launch<'_>) -> Operand {
 fn half_backward(
     cx: &mut Lowering<'_>,
     launch: &Launch<'_>,
-    family: Family,
     statistics: &Operand,
     gradient: &Operand,
     entry: &'static str,
@@ -151,34 +150,34 @@ fn half_backward(
     let head_dim = problem.head_dim;
     let dout = launch.dout.expect("backward has it");
     let is_vector = launch.is_vector();
-    let (kernel, operands, tile) = match family {
+    let (kernel, operands, tile) = match family(cx, rows) {
+        Family::Wide8 => wide_half(launch, entry),
         Family::Subgroup8 => {
             let source = include_str!("../../../shaders/attention_subgroup8_backward.wgsl");
             let kernel = Kernel::builtin("attention_gradient", source, entry);
-            let operands = Operands::new(head_dim, None, is_vector).shuffles().text(
-                "fn statistics_of(head: Head, i: u32, upstream: Row) -> vec2<f32> {\n    \
-                 let at = 4u + 2u * (head.index * p.queries + i);\n    \
-                 return vec2<f32>(bitcast<f32>(statistics[at]), bitcast<f32>(statistics[at + 1u]));\n}",
-            );
-            (kernel, operands, 8)
+            let operands = Operands::new(head_dim, None, is_vector)
+                .shuffles()
+                .text(&STATISTICS_OF.replace("i: u32", "i: u32, upstream: Row"));
+            (kernel, half_operands(operands), 8)
         }
         Family::Tiled => {
             let tiling = Tiling::of(head_dim, rows);
             let source = include_str!("../../../shaders/attention_tiled_backward.wgsl");
             let kernel = Kernel::builtin("attention_gradient", source, entry);
             let operands = Operands::new(head_dim, Some(tiling.split), is_vector).tiles();
-            (tiling.apply(kernel, head_dim), operands, tiling.rows)
+            (
+                tiling.apply(kernel, head_dim),
+                half_operands(operands),
+                tiling.rows,
+            )
         }
     };
-    let operands = operands
-        .read_rows("q", &["q"])
-        .read_rows("k", &["k"])
-        .read_rows("v", &["v"])
-        .read_rows("dout", &["dout"])
-        .write_rows("gradient")
-        .buffer("statistics", "read", "u32");
     let tiles = rows.div_ceil(tile);
-    let groups = tiles * problem.heads_in_all();
+    let groups = tiles
+        * match entry {
+            "queries" => problem.heads_in_all(),
+            _ => problem.kv_heads_in_all(),
+        };
     let dispatch = Dispatch::new(launch.kernel(kernel, operands, true))
         .read(&launch.q.operand)
         .read(&launch.k.operand)
@@ -195,4 +194,37 @@ fn half_backward(
             .groups(groups)
             .cost(products * head_dim as u64 * problem.pairs(), bytes),
     );
+}
+
+const STATISTICS_OF: &str = "\
+fn statistics_of(head: Head, i: u32) -> vec2<f32> {
+    let at = 4u + 2u * (head.index * p.queries + i);
+    return vec2<f32>(bitcast<f32>(statistics[at]), bitcast<f32>(statistics[at + 1u]));
+}
+";
+
+/// The bindings of the kernels that take rows one by one.
+fn half_operands(operands: Operands) -> Operands {
+    operands
+        .read_rows("q", &["q"])
+        .read_rows("k", &["k"])
+        .read_rows("v", &["v"])
+        .read_rows("dout", &["dout"])
+        .write_rows("gradient")
+        .buffer("statistics", "read", "u32")
+}
+
+/// Kernel, block `operands` and rows of a workgroup for many rows, on subgroups of eight.
+fn wide_half(launch: &Launch<'_>, entry: &'static str) -> (Kernel, Operands, usize) {
+    let head_dim = launch.problem.head_dim;
+    let blocks = wide8(head_dim, if entry == "queries" { 3 } else { 4 });
+    let source = include_str!("../../../shaders/attention_wide8_backward.wgsl");
+    let kernel = Kernel::builtin("attention_gradient", source, entry);
+    let operands = blocks.operands(head_dim, launch.is_vector());
+    let operands = blocks
+        .gradients(operands)
+        .buffer("statistics", "read", "u32")
+        .text(STATISTICS_OF);
+    let operands = blocks.key_side(blocks.about_queries(operands));
+    (blocks.apply(kernel), operands, 8 * blocks.rows)
 }

@@ -1,25 +1,54 @@
 //! The forward pass: which kernel runs, how work is shared out, and the weights on request.
 
+use super::blocks::Blocks;
 use super::launch::{Launch, Rows, result_rows, separate_rows, with_dense_rows};
 use super::problem::Problem;
 use super::text::Operands;
 use crate::gpu::Kernel;
-use crate::tape::{Dispatch, Lowering};
+use crate::tape::{Dispatch, Lowering, Operand};
 
-/// Which kernels to run.
-#[derive(Clone, Copy)]
+/// Which kernels to run: for software adapters with subgroups of eight lanes, or for any device; for few rows, or for
+/// many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     Subgroup8,
+    Wide8,
     Tiled,
 }
 
-pub(super) fn family(cx: &Lowering<'_>) -> Family {
-    if cx.device().has_subgroups_of(8) {
-        Family::Subgroup8
-    } else {
-        Family::Tiled
+/// More rows than this are taken in blocks.
+const FEW_ROWS: usize = 32;
+
+pub(super) fn family(cx: &Lowering<'_>, rows: usize) -> Family {
+    match (cx.device().has_subgroups_of(8), rows > FEW_ROWS) {
+        (true, false) => Family::Subgroup8,
+        (true, true) => Family::Wide8,
+        (false, _) => Family::Tiled,
     }
 }
+
+/// How the wide kernels for subgroups of eight share out work: `most` is how many vec4s the blocks of an invocation may
+/// have in all, of which there are `blocks`.
+pub(super) fn wide8(head_dim: usize, blocks: usize) -> Blocks {
+    let chunks = head_dim.div_ceil(4);
+    // A block of four rows of 64 elements takes 8 KiB of a core's first cache.
+    let rows = if 4 * chunks * blocks <= MOST_REGISTERS {
+        4
+    } else {
+        2
+    };
+    let parts = chunks.div_ceil(8).next_power_of_two();
+    Blocks {
+        rows,
+        chunks,
+        slice: chunks.div_ceil(parts),
+        step: 8 / parts,
+        parts,
+    }
+}
+
+/// vec4s a lane may hold in blocks: 24 KiB of a subgroup's.
+const MOST_REGISTERS: usize = 192;
 
 /// How the tiled kernels share out work: rows of a workgroup, invocations a row.
 pub(super) struct Tiling {
@@ -58,7 +87,11 @@ pub(super) fn forward(cx: &mut Lowering<'_>, problem: &Problem) {
     launch.lse = Some(lse);
     let head_dim = problem.head_dim;
     let is_vector = launch.is_vector();
-    let (kernel, operands, rows) = match family(cx) {
+    let (kernel, operands, rows) = match family(cx, problem.queries) {
+        Family::Wide8 => {
+            wide_forward(cx, &launch, out, lse);
+            return;
+        }
         Family::Subgroup8 => {
             let source = include_str!("../../../shaders/attention_subgroup8.wgsl");
             let kernel = Kernel::builtin("attention", source, "forward");
@@ -82,10 +115,30 @@ pub(super) fn forward(cx: &mut Lowering<'_>, problem: &Problem) {
         .read_rows("v", &["v"])
         .write_rows("out")
         .buffer("lse", "read_write", "f32");
-    let tiles = problem.queries.div_ceil(rows);
+    let kernel = launch.kernel(kernel, operands, false);
+    dispatch_forward(
+        cx,
+        &launch,
+        kernel,
+        out,
+        lse,
+        problem.queries.div_ceil(rows),
+    );
+}
+
+/// Runs a kernel with `tiles` workgroups a head.
+fn dispatch_forward(
+    cx: &mut Lowering<'_>,
+    launch: &Launch<'_>,
+    kernel: Kernel,
+    out: Rows,
+    lse: Operand,
+    tiles: usize,
+) {
+    let problem = launch.problem;
     let groups = tiles * problem.heads_in_all();
     let bytes = operand_bytes(problem) + out.operand.bytes() + lse.bytes();
-    let dispatch = Dispatch::new(launch.kernel(kernel, operands, false))
+    let dispatch = Dispatch::new(kernel)
         .read(&launch.q.operand)
         .read(&launch.k.operand)
         .read(&launch.v.operand)
@@ -98,6 +151,28 @@ pub(super) fn forward(cx: &mut Lowering<'_>, problem: &Problem) {
             .groups(groups)
             .cost(4 * problem.head_dim as u64 * problem.pairs(), bytes),
     );
+}
+
+/// The same for many queries, on subgroups of eight.
+fn wide_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Operand) {
+    let problem = launch.problem;
+    let blocks = wide8(problem.head_dim, 2);
+    let source = include_str!("../../../shaders/attention_wide8.wgsl");
+    let kernel = Kernel::builtin("attention", source, "forward");
+    let operands = blocks.operands(problem.head_dim, launch.is_vector());
+    let operands = operands.read_rows("q", &["q"]);
+    let operands = blocks
+        .load(operands, "q", "row_at", "p.queries")
+        .read_rows("k", &["k"])
+        .read_rows("v", &["v"])
+        .write_chunks("out");
+    let operands = blocks
+        .store(operands, "out", "out", "row_at", "p.queries")
+        .buffer("lse", "read_write", "f32");
+    let operands = blocks.store_lse(operands);
+    let kernel = launch.kernel(blocks.apply(kernel), operands, false);
+    let tiles = problem.queries.div_ceil(8 * blocks.rows);
+    dispatch_forward(cx, launch, kernel, out, lse, tiles);
 }
 
 /// The bytes of q, k and v.

@@ -59,9 +59,12 @@ impl Operation for Fused {
         }
         for (index, range) in p.gradient_ranges().into_iter().enumerate() {
             if node.wants(index) {
-                let rows = if index == 0 { p.queries } else { p.keys };
+                let (rows, heads) = match index {
+                    0 => (p.queries, p.heads),
+                    _ => (p.keys, p.kv_heads),
+                };
                 let part = gradient.slice(0, range);
-                let part = part.reshape([p.batch, rows, p.heads, p.head_dim]);
+                let part = part.reshape([p.batch, rows, heads, p.head_dim]);
                 gradients[index] = Some(part.permute(&[0, 2, 1, 3]));
             }
         }

@@ -14,14 +14,22 @@ fn dropout_key() -> DropoutKey {
 }
 fn kept_weights(key: DropoutKey, head: Head, i: u32, j: u32) -> u32 {
     let block = (head.index * p.queries + i) * ((p.keys + 7u) / 8u * 2u) + j / 4u;
-    let threshold = vec4<u32>(p.dropout_threshold);
-    let low = vec4<u32>(random_words(key, p.stream, block) >= threshold);
-    let high = vec4<u32>(random_words(key, p.stream, block + 1u) >= threshold);
-    let bits = low * vec4<u32>(1u, 2u, 4u, 8u) + high * vec4<u32>(16u, 32u, 64u, 128u);
+    let words = random_words(key, p.stream, block);
+    let bits = vec4<u32>(words >= vec4<u32>(p.dropout_threshold)) * vec4<u32>(1u, 2u, 4u, 8u);
     return bits.x | bits.y | bits.z | bits.w;
 }
 fn dropped(weight: f32, kept: u32, e: u32) -> f32 {
     return select(0.0, weight * p.dropout_scale, ((kept >> e) & 1u) != 0u);
+}
+";
+
+/// Block `slope`: those of the linear bias, `2^(−8(h+1)/n)` for head `h` of `n`, a power of two. For other numbers of
+/// heads the paper takes the slopes of the power of two below, then every other slope of the power of two above.
+const SLOPE: &str = "\
+fn slope_of(head: u32) -> f32 {
+    let whole = 1u << firstLeadingBit(p.heads);
+    let step = select(2u * (head - whole) + 1u, 2u * (head + 1u), head < whole);
+    return exp2(-4.0 * f32(step) / f32(whole));
 }
 ";
 
@@ -45,13 +53,14 @@ pub(super) fn with_dense_rows(cx: &mut Lowering<'_>, operand: Operand) -> Operan
     }
 }
 
-/// Rows of an operand `[B, T, parts·H·Dh]`, part number `part`.
+/// Rows of an operand `[B, T, …]` of heads behind one another: q's, k's or v's, as `part` says.
 pub(super) fn packed_rows(operand: Operand, problem: &Problem, part: usize) -> Rows {
     let layout = operand.layout;
     let &[batch, row, _] = layout.strides() else {
         unreachable!("packed operands have three axes");
     };
-    let offset = layout.offset + part * problem.heads * problem.head_dim;
+    let heads_before = [0, problem.heads, problem.heads + problem.kv_heads][part];
+    let offset = layout.offset + heads_before * problem.head_dim;
     let at = [offset, batch, problem.head_dim, row].map(|word| word as u32);
     Rows { operand, at }
 }
@@ -147,6 +156,9 @@ impl<'p> Launch<'p> {
             problem.keys as u32,
             problem.heads as u32,
             problem.reach() as i32 as u32,
+            problem.span() as u32,
+            problem.ahead() as i32 as u32,
+            problem.share() as u32,
             problem.scale().to_bits(),
             tiles as u32,
             groups as u32,
@@ -156,6 +168,7 @@ impl<'p> Launch<'p> {
             stream,
             (f64::from(probability) * 4_294_967_296.0).round() as u32,
             (1.0 / (1.0 - probability)).to_bits(),
+            0,
             0,
             0,
             0,
@@ -175,23 +188,37 @@ impl<'p> Launch<'p> {
         words
     }
 
-    /// The kernel with mask and dropout put in, from `operands` on which both may bind more. The random key is at the
-    /// start of the statistics where there are some.
+    /// The kernel with mask, bias and dropout put in, from `operands` on which they may bind more. The random key is
+    /// at the start of the statistics where there are some.
     pub fn kernel(&self, kernel: Kernel, mut operands: Operands, with_statistics: bool) -> Kernel {
         let mut kernel = kernel.prelude(include_str!("../../../shaders/attention.wgsl"));
-        if let Some(kind) = self.problem.mask {
+        let problem = self.problem;
+        let score = if problem.alibi {
+            kernel = kernel.block("slope", SLOPE);
+            "score - head.slope * f32(abs(i32(i) + p.reach - 1 - p.ahead - i32(j)))"
+        } else {
+            "score"
+        };
+        if let Some(kind) = problem.mask {
             let (element, value) = match kind {
-                MaskKind::Additive => ("f32", "select(score + m, UNSEEN, m <= UNSEEN)"),
+                MaskKind::Additive => ("f32", "select(biased + m, UNSEEN, m <= UNSEEN)"),
                 // The sign bit of −0 does not count.
-                MaskKind::BooleanF32 => ("u32", "select(UNSEEN, score, (m << 1u) != 0u)"),
-                MaskKind::BooleanU32 => ("u32", "select(UNSEEN, score, m != 0u)"),
+                MaskKind::BooleanF32 => ("u32", "select(UNSEEN, biased, (m << 1u) != 0u)"),
+                MaskKind::BooleanU32 => ("u32", "select(UNSEEN, biased, m != 0u)"),
             };
             operands = operands.buffer("mask", "read", element);
             let text = format!(
                 "fn masked(score: f32, seen: bool, head: Head, i: u32, j: u32) -> f32 {{\n    \
                  if (!seen) {{ return UNSEEN; }}\n    \
+                 let biased = {score};\n    \
                  let m = mask[p.mask_offset + row_at(vec4<u32>(0u, p.mask.xyz), head, i) + j * p.mask.w];\n    \
                  return {value};\n}}\n"
+            );
+            kernel = kernel.block("mask", &text);
+        } else if problem.alibi {
+            let text = format!(
+                "fn masked(score: f32, seen: bool, head: Head, i: u32, j: u32) -> f32 {{\n    \
+                 return select(UNSEEN, {score}, seen);\n}}\n"
             );
             kernel = kernel.block("mask", &text);
         }

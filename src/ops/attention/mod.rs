@@ -12,6 +12,7 @@
 //! and [`attention`] takes three tensors, which may be views of anything.
 
 mod backward;
+mod blocks;
 mod forward;
 mod fused;
 mod launch;
@@ -21,7 +22,7 @@ mod text;
 use crate::gpu::DType;
 use crate::tape::Var;
 use fused::{Fused, Weights};
-use problem::{Dropout, MaskKind, Problem};
+use problem::{Dropout, LONGEST, MaskKind, Problem};
 
 /// The largest head size: a row of one head is held in registers.
 pub const MAX_HEAD_DIM: usize = 128;
@@ -31,9 +32,22 @@ pub const MAX_HEAD_DIM: usize = 128;
 pub struct Attention {
     /// The number of heads.
     pub n_heads: usize,
+    /// The number of heads of keys and values, which divides `n_heads`: query heads `h·n_heads/n_kv_heads …` share head
+    /// `h`. As many as `n_heads` is multi-head attention, one is multi-query attention (Shazeer 2019), what is between
+    /// is grouped-query attention (Ainslie et al. 2023).
+    pub n_kv_heads: usize,
     /// Whether queries see only keys up to their own position. The last query is aligned with the last key: query `i`
     /// of `Tq` sees keys `0..=i + Tk − Tq` of `Tk`.
     pub causal: bool,
+    /// How far queries see: a query at position `i` sees keys `i − window + 1 ..= i` of those that it sees anyway, and
+    /// without causality as far ahead too. Positions are counted so that the last query is aligned with the last key.
+    /// Keys outside the window are not visited. Beltagy et al. 2020, "Longformer".
+    pub window: Option<usize>,
+    /// Whether the linear biases of Press et al. 2022, "Train Short, Test Long" (ALiBi), are added to the scaled scores:
+    /// `−slope·|i − j|` for a query at position `i` and a key at `j`. The slope of head `h` of `n` is `2^(−8(h+1)/n)` if
+    /// `n` is a power of two; else the heads take those of the power of two below `n`, then every other one of the power
+    /// of two above.
+    pub alibi: bool,
     /// What scores are multiplied by; `None` is `1/√head_dim`. It is part of the tape's structure.
     pub scale: Option<f32>,
     /// The probability with which a weight is dropped, on training tapes; the others grow by `1/(1 − p)`. It is part of
@@ -47,7 +61,10 @@ impl Attention {
     pub fn causal(n_heads: usize) -> Attention {
         Attention {
             n_heads,
+            n_kv_heads: n_heads,
             causal: true,
+            window: None,
+            alibi: false,
             scale: None,
             dropout: 0.0,
         }
@@ -64,6 +81,27 @@ impl Attention {
     /// The same with dropout of the weights.
     pub fn with_dropout(self, dropout: f32) -> Attention {
         Attention { dropout, ..self }
+    }
+
+    /// The same with fewer heads of keys and values.
+    pub fn with_kv_heads(self, n_kv_heads: usize) -> Attention {
+        Attention { n_kv_heads, ..self }
+    }
+
+    /// The same with a window.
+    pub fn with_window(self, window: usize) -> Attention {
+        Attention {
+            window: Some(window),
+            ..self
+        }
+    }
+
+    /// The same with linear biases.
+    pub fn with_alibi(self) -> Attention {
+        Attention {
+            alibi: true,
+            ..self
+        }
     }
 
     /// The same with another scale.
@@ -96,7 +134,7 @@ impl<'t> Mask<'t> {
     }
 }
 
-/// Multi-head attention of `q: [B, H, Tq, Dh]` to `k, v: [B, H, Tk, Dh]`, giving `[B, H, Tq, Dh]`.
+/// Multi-head attention of `q: [B, H, Tq, Dh]` to `k, v: [B, Hkv, Tk, Dh]`, giving `[B, H, Tq, Dh]`.
 ///
 /// The operands may be views with any strides; only elements of one row must lie in sequence, or else a copy is made.
 /// The result and the gradients lie in memory as `[B, T, H, Dh]`, so that
@@ -153,16 +191,17 @@ fn separate<'t>(
     let fits = sq.rank() == 4
         && sk == sv
         && sk.rank() == 4
-        && sq.dims()[..2] == sk.dims()[..2]
+        && sq.dim(0) == sk.dim(0)
         && sq.last() == sk.last();
     assert!(
         fits,
-        "attention: queries {sq}, keys {sk} and values {sv} are not [B, H, Tq, Dh], [B, H, Tk, Dh] and [B, H, Tk, Dh]"
+        "attention: queries {sq}, keys {sk} and values {sv} are not [B, H, Tq, Dh], [B, Hkv, Tk, Dh] and [B, Hkv, Tk, Dh]"
     );
-    assert_eq!(
-        sq.dim(1),
+    assert!(
+        [sq.dim(1), sk.dim(1)] == [config.n_heads, config.n_kv_heads],
+        "attention: queries {sq} and keys {sk} have not the configured {} and {} heads",
         config.n_heads,
-        "attention: queries {sq} have not the configured number of heads"
+        config.n_kv_heads
     );
     let problem = Problem {
         is_packed: false,
@@ -178,15 +217,15 @@ fn separate<'t>(
 }
 
 impl<'t> Var<'t> {
-    /// Multi-head self-attention of a packed projection: `[B, T, 3·D] → [B, T, D]`, where the last axis is q, k and v
-    /// behind one another, each `n_heads` heads of `D / n_heads`. They are read in place, and their gradient is written
+    /// Multi-head self-attention of a packed projection: `[B, T, (H + 2·Hkv)·Dh] → [B, T, H·Dh]`, where the last axis
+    /// is q, k and v behind one another: `n_heads` heads of q, `n_kv_heads` of k and of v. They are read in place, and their gradient is written
     /// as one packed tensor.
     ///
     /// The gradient cannot be differentiated again; for second derivatives compose [`Var::matmul`] and softmax.
     ///
     /// # Panics
     ///
-    /// If the shape is not `[B, T, 3·D]` with `D` divisible by `n_heads`, the head size passes [`MAX_HEAD_DIM`], or the
+    /// If the last axis is not divisible by `n_heads + 2·n_kv_heads`, the head size passes [`MAX_HEAD_DIM`], or the
     /// dropout is not in `0.0..1.0`.
     #[track_caller]
     pub fn packed_attention(self, config: &Attention) -> Var<'t> {
@@ -206,10 +245,11 @@ impl<'t> Var<'t> {
     #[track_caller]
     fn packed(self, mask: Option<Mask<'t>>, config: &Attention) -> Var<'t> {
         let shape = self.shape();
-        let heads = config.n_heads;
+        let (heads, kv_heads) = (config.n_heads, config.n_kv_heads);
+        let slots = heads + 2 * kv_heads;
         assert!(
-            shape.rank() == 3 && heads > 0 && shape.last().is_multiple_of(3 * heads),
-            "packed_attention: {shape} is not [B, T, 3·D] with D divisible by {heads} heads"
+            shape.rank() == 3 && heads > 0 && shape.last().is_multiple_of(slots),
+            "packed_attention: {shape} is not [B, T, (H + 2·Hkv)·Dh] for {heads} heads, {kv_heads} of keys and values"
         );
         let problem = Problem {
             is_packed: true,
@@ -217,7 +257,7 @@ impl<'t> Var<'t> {
             heads,
             queries: shape.dim(1),
             keys: shape.dim(1),
-            head_dim: shape.last() / (3 * heads),
+            head_dim: shape.last() / slots,
             ..Problem::of(config)
         };
         record(&[self], problem, mask, config).0
@@ -233,6 +273,22 @@ fn record<'t>(
     config: &Attention,
 ) -> (Var<'t>, Var<'t>, Problem) {
     let tape = operands[0].tape();
+    assert!(
+        (1..=problem.heads).contains(&problem.kv_heads)
+            && problem.heads.is_multiple_of(problem.kv_heads),
+        "attention: {} heads cannot share {} heads of keys and values",
+        problem.heads,
+        problem.kv_heads
+    );
+    assert!(
+        problem.window != Some(0),
+        "attention: a window of 0 shows no key; leave it out for no window"
+    );
+    assert!(
+        problem.queries.max(problem.keys) <= LONGEST
+            && problem.window.is_none_or(|window| window <= LONGEST),
+        "attention: contexts and windows have at most {LONGEST} positions"
+    );
     assert!(
         problem.head_dim <= MAX_HEAD_DIM,
         "attention: head size {} is larger than {MAX_HEAD_DIM}",
@@ -281,22 +337,24 @@ fn trace<'t>(operands: &[Var<'t>], lse: Var<'t>, mask: Option<Mask<'t>>, problem
     let &Problem {
         batch,
         heads,
+        kv_heads,
         queries,
+        keys,
         head_dim,
         ..
     } = problem;
     let (q, k) = if problem.is_packed {
-        let parts = operands[0].reshape([batch, queries, 3, heads, head_dim]);
-        let part = |index| {
-            let part = parts.slice(2, index..index + 1);
-            let part = part.reshape([batch, queries, heads, head_dim]);
-            part.permute(&[0, 2, 1, 3])
-        };
-        (part(0), part(1))
+        let slots = operands[0].reshape([batch, queries, heads + 2 * kv_heads, head_dim]);
+        let part = |range| slots.slice(2, range).permute(&[0, 2, 1, 3]);
+        (part(0..heads), part(heads..heads + kv_heads))
     } else {
         (operands[0], operands[1])
     };
-    (q.matmul(k.transpose()) * problem.scale()).tap("scores");
+    let shared = k
+        .reshape([batch, kv_heads, 1, keys, head_dim])
+        .broadcast_to([batch, kv_heads, problem.share(), keys, head_dim])
+        .reshape([batch, heads, keys, head_dim]);
+    (q.matmul(shared.transpose()) * problem.scale()).tap("scores");
     weights(q, k, lse, mask, *problem).tap("weights");
 }
 

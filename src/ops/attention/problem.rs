@@ -12,10 +12,14 @@ pub(super) struct Problem {
     pub is_packed: bool,
     pub batch: usize,
     pub heads: usize,
+    /// Heads of keys and values; divides `heads`.
+    pub kv_heads: usize,
     pub queries: usize,
     pub keys: usize,
     pub head_dim: usize,
     pub causal: bool,
+    pub window: Option<usize>,
+    pub alibi: bool,
     pub scale: Option<u32>,
     pub dropout: Option<Dropout>,
     pub mask: Option<MaskKind>,
@@ -36,6 +40,12 @@ pub(super) enum MaskKind {
     Additive,
 }
 
+/// A span that no context reaches.
+const WITHOUT_WINDOW: i64 = 1 << 30;
+
+/// The longest context: the kernels' arithmetic on positions is done in 32 bits, with sign.
+pub(super) const LONGEST: usize = 1 << 29;
+
 impl Problem {
     /// What the attributes say; the extents are still to be filled in.
     pub fn of(config: &Attention) -> Problem {
@@ -43,10 +53,13 @@ impl Problem {
             is_packed: false,
             batch: 1,
             heads: config.n_heads,
+            kv_heads: config.n_kv_heads,
             queries: 1,
             keys: 1,
             head_dim: 1,
             causal: config.causal,
+            window: config.window,
+            alibi: config.alibi,
             scale: config.scale.map(f32::to_bits),
             dropout: None,
             mask: None,
@@ -64,8 +77,9 @@ impl Problem {
 
     /// Where the gradients of separate q, k and v lie in their flat tensor.
     pub fn gradient_ranges(&self) -> [Range<usize>; 3] {
-        let width = self.batch * self.heads * self.head_dim;
-        let (q, k) = (width * self.queries, width * self.keys);
+        let row = self.batch * self.head_dim;
+        let q = row * self.heads * self.queries;
+        let k = row * self.kv_heads * self.keys;
         [0..q, q..q + k, q + k..q + 2 * k]
     }
 
@@ -73,19 +87,46 @@ impl Problem {
         self.batch * self.heads
     }
 
-    /// Query `i` sees keys `0..i + reach`.
+    pub fn kv_heads_in_all(&self) -> usize {
+        self.batch * self.kv_heads
+    }
+
+    /// How many heads share one head of keys and values.
+    pub fn share(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Query `i` sees keys up to `i + reach`, that one excluded.
     pub fn reach(&self) -> i64 {
-        let (queries, keys) = (self.queries as i64, self.keys as i64);
-        if self.causal {
-            keys - queries + 1
-        } else {
-            keys
+        let shift = self.keys as i64 - self.queries as i64;
+        match (self.causal, self.window) {
+            (true, _) => shift + 1,
+            (false, Some(window)) => shift + window as i64,
+            (false, None) => self.keys as i64,
         }
+    }
+
+    /// How many keys before that end a query sees at most.
+    pub fn span(&self) -> i64 {
+        match (self.causal, self.window) {
+            (_, None) => WITHOUT_WINDOW,
+            (true, Some(window)) => window as i64,
+            (false, Some(window)) => 2 * window as i64 - 1,
+        }
+    }
+
+    /// How far the last key that query `i` may see is ahead of its own position `i + keys − queries`.
+    pub fn ahead(&self) -> i64 {
+        self.reach() - 1 - (self.keys as i64 - self.queries as i64)
     }
 
     /// How many pairs of query and key there are to compute.
     pub fn pairs(&self) -> u64 {
-        let seen = |i: i64| (i + self.reach()).clamp(0, self.keys as i64) as u64;
+        let keys = self.keys as i64;
+        let seen = |i: i64| {
+            let end = i + self.reach();
+            (end.clamp(0, keys) - (end - self.span()).clamp(0, keys)) as u64
+        };
         self.heads_in_all() as u64 * (0..self.queries as i64).map(seen).sum::<u64>()
     }
 
@@ -96,8 +137,8 @@ impl Problem {
     }
 
     /// Offset and strides of rows of `heads` heads behind one another, dense, from element `offset`: `[B, rows, H, Dh]`.
-    pub fn dense_rows(&self, rows: usize, offset: usize) -> [u32; 4] {
-        let row = self.heads * self.head_dim;
+    pub fn dense_rows(&self, heads: usize, rows: usize, offset: usize) -> [u32; 4] {
+        let row = heads * self.head_dim;
         [offset, rows * row, self.head_dim, row].map(|word| word as u32)
     }
 }

@@ -126,10 +126,19 @@ impl Operands {
         format!("vec4<f32>({})", elements.join(", "))
     }
 
+    /// Whether parts of rows are made of whole chunks, none of them past a row's end.
+    fn is_whole(&self) -> bool {
+        self.is_vector && (self.head_dim / 4).is_multiple_of(self.chunks)
+    }
+
     /// `chunk_<name>` and `load_<name>` for parts of rows: which chunks they are, only the invocation knows.
     fn guarded_load(&mut self, buffer: &str, name: &str) {
         let head_dim = self.head_dim;
-        if self.is_vector {
+        if self.is_whole() {
+            self.line(&format!(
+                "fn chunk_{name}(at: u32, chunk: u32) -> vec4<f32> {{ return {buffer}[at / 4u + chunk]; }}"
+            ));
+        } else if self.is_vector {
             self.line(&format!(
                 "fn chunk_{name}(at: u32, chunk: u32) -> vec4<f32> {{\n    \
                  if (chunk < {}u) {{ return {buffer}[at / 4u + chunk]; }}\n    \
@@ -163,6 +172,32 @@ impl Operands {
         }
         text.push('}');
         self.line(&text);
+        self
+    }
+
+    /// The next storage binding, to which chunks of rows are stored by `store_chunk_<name>`.
+    pub fn write_chunks(mut self, name: &str) -> Operands {
+        self = self.rows_buffer(name, "read_write");
+        let head_dim = self.head_dim;
+        let text = if self.is_vector {
+            format!(
+                "    if (chunk < {}u) {{ {name}[at / 4u + chunk] = a; }}\n",
+                head_dim / 4
+            )
+        } else {
+            ["x", "y", "z", "w"]
+                .into_iter()
+                .enumerate()
+                .map(|(e, part)| {
+                    format!(
+                        "    if (4u * chunk + {e}u < {head_dim}u) {{ {name}[at + 4u * chunk + {e}u] = a.{part}; }}\n"
+                    )
+                })
+                .collect()
+        };
+        self.line(&format!(
+            "fn store_chunk_{name}(at: u32, chunk: u32, a: vec4<f32>) {{\n{text}}}"
+        ));
         self
     }
 
