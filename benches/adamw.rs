@@ -1,0 +1,43 @@
+//! The optimizer's kernels: the norm of the whole gradient, and the update.
+
+use shadegrad::Tape;
+use shadegrad::nn::{Init, ParameterBuilder};
+use shadegrad::optim::{AdamW, AdamWConfig, Optimizer};
+
+use crate::harness::{Session, Size};
+
+pub fn benches(session: &mut Session) {
+    // As many parameters as the models of the steps.
+    let sizes = [
+        (Size::Tiny, "50k", 50_688),
+        (Size::Small, "10M", 10_745_088),
+        (Size::Large, "124M", 124_439_808),
+    ];
+    for (size, name, count) in sizes {
+        for kernel in ["clip", "update"] {
+            session.some_kernels(size, &format!("adamw/{name}/{kernel}"), |device| {
+                let mut builder = ParameterBuilder::new(1);
+                // In parts, because no binding may pass the adapter's limit.
+                let most = 1 << 23;
+                for start in (0..count).step_by(most) {
+                    let name = format!("part{start}");
+                    builder.parameter(&name, [most.min(count - start)], Init::Ones);
+                }
+                let config = AdamWConfig {
+                    clip_norm: Some(1.0),
+                    ..AdamWConfig::default()
+                };
+                let mut optimizer = AdamW::new(&builder.build(device)?, config)?;
+                let record = move |tape: &Tape| {
+                    // No gradient: that costs the least, and is not counted.
+                    optimizer.step(tape, tape.scalar(1f32), 1e-3);
+                };
+                let counts = move |_, found: &shadegrad::tape::KernelTime| match kernel {
+                    "clip" => found.name.contains("norm"),
+                    _ => found.name == "adamw",
+                };
+                Ok((record, counts))
+            });
+        }
+    }
+}
