@@ -69,7 +69,7 @@ impl Operation for Matmul {
         let flops = 2 * (batch * rows * columns * depth) as u64;
         let bytes = a.operand.bytes() + b.operand.bytes() + epilogue.bytes;
         cx.dispatch(
-            Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
+            Dispatch::new(kernel.block("epilogue", &epilogue.wgsl_by_rows))
                 .read(&a.operand)
                 .read(&b.operand)
                 .params(&sizes.params)

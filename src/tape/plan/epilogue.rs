@@ -29,6 +29,10 @@ pub(crate) const MOST_OPERANDS: usize = 7;
 /// `column + 3`, leaving out those past the end; `column` is a multiple of four and in range, and so is the row.
 pub(crate) struct Epilogue {
     pub wgsl: String,
+    /// The same for kernels that store rows one after the other, through `cursor(batch, row, column)` and
+    /// `store_next(&cursor, column, value)` instead of `store4`. Places are kept from row to row: llvmpipe gathers a
+    /// parameter anew wherever one is read.
+    pub wgsl_by_rows: String,
     /// Bytes that the epilogue reads and writes.
     pub bytes: u64,
     leaves: Vec<Operand>,
@@ -86,6 +90,11 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
         .map(|layout| Pack::of(layout.offset, layout.strides()))
         .collect();
     let vector = grid[2].is_multiple_of(4) && packs.iter().all(|&pack| pack != Pack::Single);
+    // What is the same for all rows is loaded once.
+    let is_fixed: Vec<bool> = layouts[..expression.leaves.len()]
+        .iter()
+        .map(|layout| vector && layout.strides()[1] == 0)
+        .collect();
     let mut params = Vec::new();
     for (layout, pack) in layouts.iter().zip(&packs) {
         let unit = if vector && *pack == Pack::Quad { 4 } else { 1 };
@@ -97,8 +106,10 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
         );
         params.push(layout.strides()[2] as u32);
     }
+    let declarations = declarations(&expression, &packs, vector, first_binding);
     Epilogue {
-        wgsl: text(&expression, &packs, vector, first_binding),
+        wgsl: declarations.clone() + &store_text(&expression, &packs, vector),
+        wgsl_by_rows: declarations + &cursor_text(&expression, &packs, vector, &is_fixed),
         bytes: expression.operands().map(touched_bytes).sum(),
         leaves: expression.leaves.clone(),
         outputs: expression
@@ -110,7 +121,13 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
     }
 }
 
-fn text(expression: &Expression, packs: &[Pack], vector: bool, first_binding: usize) -> String {
+/// What both forms need: bindings, and the functions that are applied.
+fn declarations(
+    expression: &Expression,
+    packs: &[Pack],
+    vector: bool,
+    first_binding: usize,
+) -> String {
     let mut text = String::new();
     let leaves = expression.leaves.len();
     writeln!(
@@ -139,16 +156,14 @@ fn text(expression: &Expression, packs: &[Pack], vector: bool, first_binding: us
         .unwrap();
     }
     expression.functions(&mut text);
-    let place = |index: usize| {
-        let column = match (vector, packs[index]) {
-            (true, Pack::Quad) => " + column / 4u".to_owned(),
-            (true, _) => String::new(),
-            (false, _) => format!(" + column * p.operands[{index}].w"),
-        };
-        format!(
-            "p.operands[{index}].x + batch * p.operands[{index}].y + row * p.operands[{index}].z{column}"
-        )
-    };
+    text
+}
+
+/// `store4`, see [`Epilogue`].
+fn store_text(expression: &Expression, packs: &[Pack], vector: bool) -> String {
+    let mut text = String::new();
+    let leaves = expression.leaves.len();
+    let place = |index: usize| place(packs, vector, index);
     let name = if vector { "store4" } else { "store1" };
     writeln!(
         text,
@@ -172,5 +187,80 @@ fn text(expression: &Expression, packs: &[Pack], vector: bool, first_binding: us
              if (column + 3u < p.n) { store1(batch, row, column + 3u, value.w); }\n}\n",
         );
     }
+    text
+}
+
+/// Where an operand's element for `batch`, `row` and `column` lies.
+fn place(packs: &[Pack], vector: bool, index: usize) -> String {
+    let column = match (vector, packs[index]) {
+        (true, Pack::Quad) => " + column / 4u".to_owned(),
+        (true, _) => String::new(),
+        (false, _) => format!(" + column * p.operands[{index}].w"),
+    };
+    format!(
+        "p.operands[{index}].x + batch * p.operands[{index}].y + row * p.operands[{index}].z{column}"
+    )
+}
+
+/// `cursor` and `store_next`, see [`Epilogue::wgsl_by_rows`]. `is_fixed` says of leaves whether they are the same in all rows.
+fn cursor_text(expression: &Expression, packs: &[Pack], vector: bool, is_fixed: &[bool]) -> String {
+    let leaves = expression.leaves.len();
+    let fixed = |index: usize| index < leaves && is_fixed[index];
+    let count = packs.len();
+    let (mut fields, mut values, mut steps) = (Vec::new(), Vec::new(), String::new());
+    for index in 0..count {
+        let place = place(packs, vector, index);
+        if fixed(index) {
+            // Only vectors are kept, see the caller.
+            let ty = format!("vec4<{}>", expression.leaves[index].dtype.wgsl());
+            fields.push(format!("fixed{index}: {ty}"));
+            values.push(format!("{ty}(in{index}[{place}])"));
+            continue;
+        }
+        fields.extend([format!("place{index}: u32"), format!("row{index}: u32")]);
+        values.extend([place, format!("p.operands[{index}].z")]);
+        if !vector {
+            fields.push(format!("column{index}: u32"));
+            values.push(format!("p.operands[{index}].w"));
+        }
+        writeln!(steps, "    (*c).place{index} += (*c).row{index};").unwrap();
+    }
+    fields.push("columns: u32".to_owned());
+    values.push("p.n".to_owned());
+    let (fields, values) = (fields.join(", "), values.join(",\n        "));
+    let mut text = String::new();
+    writeln!(text, "struct Cursor {{ {fields} }}").unwrap();
+    writeln!(
+        text,
+        "fn cursor(batch: u32, row: u32, column: u32) -> Cursor {{\n    return Cursor({values});\n}}"
+    )
+    .unwrap();
+    let at = |index: usize| match vector {
+        true => format!("c.place{index}"),
+        false => format!("c.place{index} + e * c.column{index}"),
+    };
+    writeln!(text, "fn store_at(c: Cursor, e: u32, value: T) {{").unwrap();
+    expression.statements(&mut text, "value", |leaf| match fixed(leaf) {
+        true => format!("T(c.fixed{leaf})"),
+        false => format!("T(in{leaf}[{}])", at(leaf)),
+    });
+    for (index, (step, _)) in expression.outputs.iter().enumerate() {
+        let index = leaves + index;
+        writeln!(text, "    out{index}[{}] = v{step};", at(index)).unwrap();
+    }
+    let calls = match vector {
+        true => "    store_at(*c, 0u, value);\n",
+        false => {
+            "    store_at(*c, 0u, value.x);\n    \
+             if (column + 1u < (*c).columns) { store_at(*c, 1u, value.y); }\n    \
+             if (column + 2u < (*c).columns) { store_at(*c, 2u, value.z); }\n    \
+             if (column + 3u < (*c).columns) { store_at(*c, 3u, value.w); }\n"
+        }
+    };
+    writeln!(
+        text,
+        "}}\nfn store_next(c: ptr<function, Cursor>, column: u32, value: vec4<f32>) {{\n{calls}{steps}}}"
+    )
+    .unwrap();
     text
 }
