@@ -4,7 +4,8 @@
 // A row belongs to the 8 lanes; lane l holds columns 32b + 4l .. 32b + 4l + 3 of every block b. One vec4 load then brings
 // 32 contiguous values, the weight stays in registers for all rows of the team, and the sum over the lanes is three
 // shuffles (one instruction each there; subgroupAdd is a loop). The row is read once and written once. Backward adds up
-// the gradients of weight and bias over the team's rows in registers, one partial row a team.
+// the gradients of weight and bias over the team's rows in registers, one partial row a team. As in the matrix product,
+// parameters are read before the loop, and places are carried from row to row.
 //
 // The blocks operands and epilogue are replaced when a kernel is made, and the other direction is cut out.
 
@@ -37,25 +38,38 @@ alias Row = array<vec4<f32>, BLOCKS>;
 @group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;  // forward
 @group(0) @binding(4) var<storage, read> dy: array<vec4<f32>>;    // backward
-fn x4(row: u32, column: u32) -> vec4<f32> {
-    return x[(p.x_at.x + row * p.x_at.y + min(column, p.n - 4u)) / 4u];
+fn x_place(row: u32, column: u32) -> vec4<u32> {
+    return vec4<u32>((p.x_at.x + row * p.x_at.y + min(column, p.n - 4u)) / 4u);
 }
-fn weight4(row: u32, column: u32) -> vec4<f32> {
-    return weight[(p.weight_at.x + row * p.weight_at.y + min(column, p.n - 4u)) / 4u];
+fn x_step() -> u32 { return p.x_at.y / 4u; }
+fn x_load(place: vec4<u32>) -> vec4<f32> { return x[place.x]; }
+fn weight_place(row: u32, column: u32) -> vec4<u32> {
+    return vec4<u32>((p.weight_at.x + row * p.weight_at.y + min(column, p.n - 4u)) / 4u);
 }
-fn bias4(row: u32, column: u32) -> vec4<f32> {
-    return bias[(p.bias_at.x + row * p.bias_at.y + min(column, p.n - 4u)) / 4u];
+fn weight_step() -> u32 { return p.weight_at.y / 4u; }
+fn weight_load(place: vec4<u32>) -> vec4<f32> { return weight[place.x]; }
+fn bias_place(row: u32, column: u32) -> vec4<u32> {
+    return vec4<u32>((p.bias_at.x + row * p.bias_at.y + min(column, p.n - 4u)) / 4u);
 }
-fn dy4(row: u32, column: u32) -> vec4<f32> {
-    return dy[(p.dy_at.x + row * p.dy_at.y + min(column, p.n - 4u)) / 4u];
+fn bias_step() -> u32 { return p.bias_at.y / 4u; }
+fn bias_load(place: vec4<u32>) -> vec4<f32> { return bias[place.x]; }
+fn dy_place(row: u32, column: u32) -> vec4<u32> {
+    return vec4<u32>((p.dy_at.x + row * p.dy_at.y + min(column, p.n - 4u)) / 4u);
 }
+fn dy_step() -> u32 { return p.dy_at.y / 4u; }
+fn dy_load(place: vec4<u32>) -> vec4<f32> { return dy[place.x]; }
 //:end operands
 
 //:begin epilogue
 @group(0) @binding(6) var<storage, read_write> out0: array<vec4<f32>>;
-fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
+struct Cursor { place0: u32, row0: u32 }
+fn cursor(batch: u32, row: u32, column: u32) -> Cursor {
     let o = p.operands[0];
-    out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
+    return Cursor(o.x + batch * o.y + row * o.z + column / 4u, o.z);
+}
+fn store_next(c: ptr<function, Cursor>, column: u32, value: vec4<f32>) {
+    out0[(*c).place0] = value;
+    (*c).place0 += (*c).row0;
 }
 //:end epilogue
 
@@ -67,8 +81,10 @@ fn over_lanes(v: vec2<f32>) -> vec2<f32> {
 
 fn total(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 fn column(b: u32, lane: u32) -> u32 { return b * 32u + lane * 4u; }
-fn inside(column: u32) -> vec4<bool> { return vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.n); }
-fn only(value: vec4<f32>, column: u32) -> vec4<f32> { return select(vec4<f32>(0.0), value, inside(column)); }
+// Zero past the end: `left` columns are there from this one on.
+fn only(value: vec4<f32>, left: i32) -> vec4<f32> {
+    return select(vec4<f32>(0.0), value, vec4<i32>(left) > vec4<i32>(0, 1, 2, 3));
+}
 
 //:begin forward
 @group(0) @binding(1) var<storage, read_write> statistics: array<vec2<f32>>;  // of each row: 1/σ, mean
@@ -81,34 +97,45 @@ fn forward(
 ) {
     let team = group.x + group.y * groups.x;
     if (team >= p.teams) { return; }
+    let n = p.n;
+    let epsilon = p.epsilon;
+    let first = team * p.rows_per_team;
+    let end = min(first + p.rows_per_team, p.rows);
+    let x_next = x_step();
     var w: Row;
     var c: Row;
+    var x_at: array<vec4<u32>, BLOCKS>;
+    var out_at: array<Cursor, BLOCKS>;
     for (var b = 0u; b < BLOCKS; b++) {
-        w[b] = weight4(0u, column(b, lane));
-        if (BIAS) { c[b] = bias4(0u, column(b, lane)); }
+        w[b] = weight_load(weight_place(0u, column(b, lane)));
+        if (BIAS) { c[b] = bias_load(bias_place(0u, column(b, lane))); }
+        x_at[b] = x_place(first, column(b, lane));
+        out_at[b] = cursor(0u, first, min(column(b, lane), n - 1u));
     }
-    let scale = 1.0 / f32(p.n);
-    let end = min((team + 1u) * p.rows_per_team, p.rows);
-    for (var row = team * p.rows_per_team; row < end; row++) {
+    let scale = 1.0 / f32(n);
+    for (var row = first; row < end; row++) {
         var r: Row;
         var s = vec4<f32>(0.0);
         for (var b = 0u; b < BLOCKS; b++) {
-            r[b] = only(x4(row, column(b, lane)), column(b, lane));
+            r[b] = only(x_load(x_at[b]), i32(n - column(b, lane)));
             s += r[b];
+            x_at[b] += x_next;
         }
         var mean = 0.0;
         if (LAYER_NORM) { mean = over_lanes(vec2<f32>(total(s), 0.0)).x * scale; }
         // Two passes over registers: the variance is of the centred values, as accurate as can be.
         var q = vec4<f32>(0.0);
         for (var b = 0u; b < BLOCKS; b++) {
-            r[b] = only(r[b] - mean, column(b, lane));
+            r[b] = only(r[b] - mean, i32(n - column(b, lane)));
             q += r[b] * r[b];
         }
-        let rstd = inverseSqrt(over_lanes(vec2<f32>(total(q), 0.0)).x * scale + p.epsilon);
+        let rstd = inverseSqrt(over_lanes(vec2<f32>(total(q), 0.0)).x * scale + epsilon);
         for (var b = 0u; b < BLOCKS; b++) {
             var v = r[b] * rstd * w[b];
             if (BIAS) { v += c[b]; }
-            if (column(b, lane) < p.n) { store4(0u, row, column(b, lane), v); }
+            var at = out_at[b];
+            if (column(b, lane) < n) { store_next(&at, column(b, lane), v); }
+            out_at[b] = at;
         }
         if (lane == 0u) { statistics[row] = vec2<f32>(rstd, mean); }
     }
@@ -127,25 +154,37 @@ fn backward(
 ) {
     let team = group.x + group.y * groups.x;
     if (team >= p.teams) { return; }
+    let n = p.n;
+    let first = team * p.rows_per_team;
+    let end = min(first + p.rows_per_team, p.rows);
+    let x_next = x_step();
+    let dy_next = dy_step();
     var w: Row;
     var dw: Row;
     var db: Row;
+    var x_at: array<vec4<u32>, BLOCKS>;
+    var dy_at: array<vec4<u32>, BLOCKS>;
+    var out_at: array<Cursor, BLOCKS>;
     for (var b = 0u; b < BLOCKS; b++) {
-        w[b] = weight4(0u, column(b, lane));
+        w[b] = weight_load(weight_place(0u, column(b, lane)));
         dw[b] = vec4<f32>(0.0);
         db[b] = vec4<f32>(0.0);
+        x_at[b] = x_place(first, column(b, lane));
+        dy_at[b] = dy_place(first, column(b, lane));
+        out_at[b] = cursor(0u, first, min(column(b, lane), n - 1u));
     }
-    let scale = 1.0 / f32(p.n);
-    let end = min((team + 1u) * p.rows_per_team, p.rows);
-    for (var row = team * p.rows_per_team; row < end; row++) {
+    let scale = 1.0 / f32(n);
+    for (var row = first; row < end; row++) {
         let st = saved[row];
         var h: Row;
         var g: Row;
         var s = vec4<f32>(0.0);
         var q = vec4<f32>(0.0);
         for (var b = 0u; b < BLOCKS; b++) {
-            h[b] = (x4(row, column(b, lane)) - st.y) * st.x;
-            let d = only(dy4(row, column(b, lane)), column(b, lane));
+            h[b] = (x_load(x_at[b]) - st.y) * st.x;
+            let d = only(dy_load(dy_at[b]), i32(n - column(b, lane)));
+            x_at[b] += x_next;
+            dy_at[b] += dy_next;
             dw[b] += d * h[b];
             if (BIAS) { db[b] += d; }
             g[b] = d * w[b];
@@ -157,7 +196,9 @@ fn backward(
         for (var b = 0u; b < BLOCKS; b++) {
             var v = g[b] - h[b] * sums.y;
             if (LAYER_NORM) { v -= sums.x; }
-            if (column(b, lane) < p.n) { store4(0u, row, column(b, lane), v * st.x); }
+            var at = out_at[b];
+            if (column(b, lane) < n) { store_next(&at, column(b, lane), v * st.x); }
+            out_at[b] = at;
         }
     }
     for (var b = 0u; b < BLOCKS; b++) {

@@ -6,10 +6,10 @@
 
 use std::hash::Hash;
 
-use super::rows::{Rows, Sharing, TEAM, grid, load};
+use super::rows::{Rows, Sharing, TEAM, grid, load, load_by_rows};
 use super::{Operation, Role, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var, sum_to};
+use crate::tape::{Backward, Dispatch, Epilogue, Lowering, Operand, Signature, Tape, Var, sum_to};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,9 +100,7 @@ impl Operation for Norm {
         let epilogue = cx.epilogue(5);
         let [x, weight, third] = inputs;
         let kernel = Form::of(cx, self.name(), "forward", width)
-            .kernel(&sharing)
-            .block("operands", &loads("bias", width, [&x, &weight, &third]))
-            .block("epilogue", &epilogue.wgsl)
+            .kernel(&sharing, &epilogue, width, "bias", [&x, &weight, &third])
             .flag("LAYER_NORM", self.kind == Kind::Layer)
             .flag("BIAS", bias);
         let mut params = sharing.params.to_vec();
@@ -216,9 +214,7 @@ impl Operation for NormBackward {
 
         let epilogue = cx.epilogue(6);
         let kernel = Form::of(cx, self.name(), "backward", width)
-            .kernel(&sharing)
-            .block("operands", &loads("dy", width, [&x, &weight, &dy]))
-            .block("epilogue", &epilogue.wgsl)
+            .kernel(&sharing, &epilogue, width, "dy", [&x, &weight, &dy])
             .flag("LAYER_NORM", self.kind == Kind::Layer)
             .flag("BIAS", self.bias);
         cx.dispatch(
@@ -313,23 +309,29 @@ impl Form {
         }
     }
 
-    fn kernel(self, sharing: &Sharing) -> Kernel {
-        if self.portable {
-            sharing.kernel(self.kernel)
+    /// With its operands, `x`, weight and a third, and the epilogue.
+    fn kernel(
+        self,
+        sharing: &Sharing,
+        epilogue: &Epilogue,
+        width: usize,
+        third: &str,
+        operands: [&Rows; 3],
+    ) -> Kernel {
+        let vector = width.is_multiple_of(4) && operands.iter().all(|rows| rows.is_aligned());
+        let (kernel, load, epilogue): (_, fn(&str, usize, bool) -> String, _) = if self.portable {
+            (sharing.kernel(self.kernel), load, &epilogue.wgsl)
         } else {
-            self.kernel
-        }
+            (self.kernel, load_by_rows, &epilogue.wgsl_by_rows)
+        };
+        let names = ["x", "weight", third];
+        let loads: String = names
+            .iter()
+            .zip(2..)
+            .map(|(name, binding)| load(name, binding, vector))
+            .collect();
+        kernel.block("operands", &loads).block("epilogue", epilogue)
     }
-}
-
-/// The block `operands`: `x`, weight and a third.
-fn loads(third: &str, width: usize, operands: [&Rows; 3]) -> String {
-    let vector = width.is_multiple_of(4) && operands.iter().all(|operand| operand.is_aligned());
-    ["x", "weight", third]
-        .iter()
-        .zip(2..)
-        .map(|(name, binding)| load(name, binding, vector))
-        .collect()
 }
 
 impl<'t> Var<'t> {

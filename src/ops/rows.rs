@@ -156,3 +156,34 @@ pub(super) fn load(name: &str, binding: usize, vector: bool) -> String {
          return {value};\n}}\n"
     )
 }
+
+/// Like [`load`], for kernels that go from row to row: `x_place` says where four columns are, `x_step` how far on they
+/// are in the next row, and `x_load` loads them.
+pub(super) fn load_by_rows(name: &str, binding: usize, vector: bool) -> String {
+    let (element, place, step, value) = if vector {
+        (
+            "vec4<f32>",
+            "vec4<u32>((at + min(column, last - 3u)) / 4u)",
+            " / 4u",
+            format!("{name}[place.x]"),
+        )
+    } else {
+        let one = |axis: char| format!("{name}[place.{axis}]");
+        let [x, y, z, w] = ['x', 'y', 'z', 'w'].map(one);
+        (
+            "f32",
+            "at + min(vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last))",
+            "",
+            format!("vec4<f32>({x}, {y}, {z}, {w})"),
+        )
+    };
+    format!(
+        "@group(0) @binding({binding}) var<storage, read> {name}: array<{element}>;\n\
+         fn {name}_place(row: u32, column: u32) -> vec4<u32> {{\n    \
+         let at = p.{name}_at.x + row * p.{name}_at.y;\n    \
+         let last = p.n - 1u;\n    \
+         return {place};\n}}\n\
+         fn {name}_step() -> u32 {{ return p.{name}_at.y{step}; }}\n\
+         fn {name}_load(place: vec4<u32>) -> vec4<f32> {{ return {value}; }}\n"
+    )
+}

@@ -5,7 +5,7 @@
 //! writes both halves of the packed gradient in place, where slices would pad and add.
 
 use super::{Operation, TensorType};
-use crate::gpu::Kernel;
+use crate::gpu::{AdapterClass, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
 
@@ -42,7 +42,7 @@ impl Operation for Swiglu {
     fn lower(&self, cx: &mut Lowering<'_>) {
         let packed = cx.contiguous(&cx.input(0));
         let hidden = cx.output(0);
-        let (kernel, params, groups) = variant("swiglu", &[packed, hidden]);
+        let (kernel, params, groups) = variant(cx.class(), "swiglu", &[packed, hidden]);
         cx.dispatch(
             Dispatch::new(kernel)
                 .read(&packed)
@@ -96,8 +96,11 @@ impl Operation for SwigluBackward {
         let packed = cx.contiguous(&cx.input(0));
         let hidden_gradient = cx.contiguous(&cx.input(1));
         let output = cx.output(0);
-        let (kernel, params, groups) =
-            variant("swiglu_backward", &[packed, hidden_gradient, output]);
+        let (kernel, params, groups) = variant(
+            cx.class(),
+            "swiglu_backward",
+            &[packed, hidden_gradient, output],
+        );
         cx.dispatch(
             Dispatch::new(kernel)
                 .read(&packed)
@@ -113,31 +116,48 @@ impl Operation for SwigluBackward {
     }
 }
 
+/// An invocation's loops may run 65,535 iterations in all on llvmpipe: this many leave room for the loop over rows.
+const MOST_ITERATIONS: usize = 1 << 15;
+
 /// The kernel, its parameters and the number of groups. The operands are the packed rows, `h` or its gradient, and the
 /// packed gradient if there is one.
-fn variant(name: &'static str, operands: &[Operand]) -> (Kernel, Vec<u32>, usize) {
+fn variant(
+    class: AdapterClass,
+    name: &'static str,
+    operands: &[Operand],
+) -> (Kernel, Vec<u32>, usize) {
     let hidden = operands[1];
     let half = hidden.shape().last();
     let aligned = |operand: &Operand| operand.layout.offset.is_multiple_of(4);
-    let is_forward = operands.len() == 2;
-    let quads = is_forward && half >= 3 && aligned(&hidden) && hidden.elements().is_multiple_of(4);
-    let kernel = |entry| Kernel::builtin(name, include_str!("../../shaders/swiglu.wgsl"), entry);
-    // Elements per invocation, and per element of the kernel's arrays.
-    let (kernel, taken, unit) = if half.is_multiple_of(4) && operands.iter().all(aligned) {
-        let vectors = kernel(name).block("element", "alias T = vec4<f32>;\n");
-        (vectors.block("quads", ""), 4, 4)
-    } else if quads {
-        (kernel("swiglu_quads"), 4, 1)
-    } else {
-        (kernel(name), 1, 1)
+    let is_vector = half.is_multiple_of(4) && operands.iter().all(aligned);
+    let unit = if is_vector { 4 } else { 1 };
+    let source = match class {
+        AdapterClass::Software => include_str!("../../shaders/swiglu_rows.wgsl"),
+        AdapterClass::Gpu => include_str!("../../shaders/swiglu.wgsl"),
     };
-    let count = hidden.elements() / taken;
+    let mut kernel = Kernel::builtin(name, source, name);
+    if is_vector {
+        kernel = kernel.block("element", "alias T = vec4<f32>;\n");
+    }
+    let rows = hidden.elements() / half.max(1);
     let half = half / unit;
-    let mut params = vec![count as u32, half as u32];
-    params.extend(operands.iter().map(|o| o.offset() / unit as u32));
-    params.resize(5, 0);
-    params.push((1.0 / half as f32).to_bits());
-    (kernel, params, count.div_ceil(64))
+    let (mut params, groups) = match class {
+        AdapterClass::Software => {
+            // Several teams a thread even out what the threads get.
+            let most = (MOST_ITERATIONS / (half.div_ceil(8) + 1)).max(1);
+            let rows_per_team = rows.div_ceil(16).clamp(1, most);
+            let words = [rows, rows_per_team, half];
+            (words.to_vec(), rows.div_ceil(rows_per_team))
+        }
+        AdapterClass::Gpu => {
+            let count = rows * half;
+            (vec![count, half], count.div_ceil(64))
+        }
+    };
+    params.extend(operands.iter().map(|o| o.offset() as usize / unit));
+    params.resize(6, 0);
+    let params = params.into_iter().map(|word| word as u32).collect();
+    (kernel, params, groups)
 }
 
 impl<'t> Var<'t> {

@@ -19,7 +19,7 @@ pub(crate) use backward::sum_to;
 pub use backward::{Backward, Gradients};
 pub(crate) use graph::{Graph, NodeId, Source, Value, ValueId};
 pub use plan::{Cost, Dispatch, Fusion, KernelTime, Lowering, MemoryUse, Operand};
-pub(crate) use plan::{DeviceTimes, Plan, PlanCache, Stretches};
+pub(crate) use plan::{DeviceTimes, Epilogue, Plan, PlanCache, Stretches};
 pub(crate) use plan::{kernel_times, length};
 pub use signature::Signature;
 pub use trace::Trace;

@@ -19,6 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub(crate) use epilogue::Epilogue;
 pub use lowering::{Cost, Dispatch, Lowering, Operand};
 pub use memory::MemoryUse;
 pub use profile::KernelTime;
