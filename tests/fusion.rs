@@ -7,10 +7,10 @@ use std::sync::{Mutex, PoisonError};
 
 use common::{Random, assert_close, assert_close_f32, device};
 use shadegrad::tape::Fusion;
-use shadegrad::{Tape, Var};
+use shadegrad::{AdapterClass, Tape, Var};
 
 /// Every flag alone, and all together.
-const FUSIONS: [Fusion; 4] = [
+const FUSIONS: [Fusion; 5] = [
     Fusion::ON,
     Fusion {
         pointwise: true,
@@ -22,6 +22,10 @@ const FUSIONS: [Fusion; 4] = [
     },
     Fusion {
         forward_assign: true,
+        ..Fusion::OFF
+    },
+    Fusion {
+        side_by_side: true,
         ..Fusion::OFF
     },
 ];
@@ -321,4 +325,38 @@ fn the_forward_pass_does_not_wait_for_the_backward_pass() {
         let y = (0..6).fold(x, |y, _| y + y.matmul(w).silu().matmul(w));
         with_gradients(tape, (y * y).sum_all(), &[x, w], &[y])
     });
+}
+
+#[test]
+fn gradients_of_both_factors_share_a_dispatch() {
+    let mut random = Random::new(5);
+    // One and several tiles, rows that are multiples of four and that are not.
+    for [rows, depth, columns] in [[512, 32, 96], [70, 33, 85], [5, 3, 2]] {
+        let x = random.values(rows * depth, -1.0, 1.0);
+        let w = random.values(depth * columns, -1.0, 1.0);
+        let upstream = random.values(rows * columns, -1.0, 1.0);
+        let record = |fusion| {
+            run_with(fusion, |tape| {
+                let x = tape.variable([rows, depth], &x);
+                let w = tape.variable([depth, columns], &w);
+                let product = x.matmul(w);
+                let upstream = tape.input([rows, columns], &upstream);
+                let gradients = tape.backward_from(product, upstream);
+                vec![gradients.of(x).unwrap(), gradients.of(w).unwrap()]
+            })
+        };
+        let (apart, dispatches_apart) = record(Fusion::OFF);
+        let (paired, dispatches_paired) = record(Fusion {
+            side_by_side: true,
+            ..Fusion::OFF
+        });
+        assert_eq!(apart, paired, "the same arithmetic, so the same bits");
+        assert_eq!(dispatches_apart, 2);
+        // On GPUs dispatches overlap by themselves.
+        let expected = match device().class() {
+            AdapterClass::Software => 1,
+            AdapterClass::Gpu => 2,
+        };
+        assert_eq!(dispatches_paired, expected);
+    }
 }

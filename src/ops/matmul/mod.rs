@@ -75,7 +75,8 @@ impl Operation for Matmul {
                 .params(&sizes.params)
                 .epilogue(&epilogue)
                 .groups(groups)
-                .cost(flops, bytes),
+                .cost(flops, bytes)
+                .may_pair(),
         );
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::analysis::{Analysis, tensor_of};
 use super::epilogue::{self, Epilogue};
 use super::pointwise;
+use super::side_by_side;
 use super::units::Unit;
 use crate::gpu::arena::Buffer;
 use crate::gpu::kernel::Access;
@@ -93,6 +94,7 @@ pub struct Dispatch {
     pub(super) params: Vec<u32>,
     pub(super) grid: [u32; 3],
     pub(super) cost: Cost,
+    pub(super) may_pair: bool,
 }
 
 impl Dispatch {
@@ -104,6 +106,7 @@ impl Dispatch {
             params: Vec::new(),
             grid: [1; 3],
             cost: Cost::default(),
+            may_pair: false,
         }
     }
 
@@ -144,6 +147,14 @@ impl Dispatch {
     /// States the cost.
     pub fn cost(mut self, flops: u64, bytes: u64) -> Dispatch {
         self.cost = Cost { flops, bytes };
+        self
+    }
+
+    /// Allows the planner to run this beside another such dispatch, as one. The kernel has workgroups of eight and no
+    /// workgroup memory, its parameters are `p: Params`, its entry point takes `group`, `groups` and the subgroup's lane,
+    /// and no member of a struct is called like something at the outermost level.
+    pub(crate) fn may_pair(mut self) -> Dispatch {
+        self.may_pair = true;
         self
     }
 
@@ -191,6 +202,9 @@ pub(super) fn lower(
         let operand = lowerer.operand(*value);
         let dense = lowerer.contiguous(&operand);
         lowerer.program.fetches.push((dense, range.clone()));
+    }
+    if graph.fusion.side_by_side {
+        side_by_side::pair(&mut lowerer.program);
     }
     lowerer.program
 }

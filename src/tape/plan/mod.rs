@@ -11,6 +11,7 @@ mod memory;
 mod pointwise;
 mod profile;
 mod replay;
+mod side_by_side;
 mod units;
 
 use std::collections::HashMap;
@@ -43,6 +44,8 @@ pub struct Fusion {
     pub epilogue: bool,
     /// A value that is only assigned to a persistent tensor is computed in place there.
     pub forward_assign: bool,
+    /// On software adapters, matrix products that don't depend on one another run as one dispatch.
+    pub side_by_side: bool,
 }
 
 impl Fusion {
@@ -51,12 +54,14 @@ impl Fusion {
         pointwise: false,
         epilogue: false,
         forward_assign: false,
+        side_by_side: false,
     };
     /// Every fusion on.
     pub const ON: Fusion = Fusion {
         pointwise: true,
         epilogue: true,
         forward_assign: true,
+        side_by_side: true,
     };
 }
 

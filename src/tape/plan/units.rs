@@ -12,7 +12,7 @@ use crate::shape::Shape;
 use crate::tape::graph::{Graph, NodeId, Source, ValueId};
 
 /// WebGPU guarantees eight storage buffers in a stage; one is left for what a kernel may need beside its operands.
-const MOST_BINDINGS: usize = 7;
+pub(super) const MOST_BINDINGS: usize = 7;
 
 /// Larger generated kernels cost more to compile than they save.
 const MOST_POINTWISE: usize = 48;
