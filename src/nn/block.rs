@@ -1,7 +1,10 @@
 //! One layer of a decoder.
 
+use super::attention::CausalSelfAttention;
 use super::config::{FeedForwardKind, GptConfig, NormPlacement};
-use super::{FeedForward, MultiHeadAttention, Norm, ParameterBuilder, Positions};
+use super::kv_cache::Places;
+use super::{FeedForward, Norm, ParameterBuilder, Positions};
+use crate::gpu::Tensor;
 use crate::tape::Var;
 
 /// A decoder block: `x + attention(norm1(x))`, then `x + ffn(norm2(x))`. Xiong et al. 2020, "On Layer Normalization in the
@@ -12,7 +15,7 @@ use crate::tape::Var;
 #[derive(Clone, Debug)]
 pub struct DecoderBlock {
     norm1: Norm,
-    attention: MultiHeadAttention,
+    attention: CausalSelfAttention,
     ffn: Option<(Norm, FeedForward)>,
     placement: NormPlacement,
     dropout: f32,
@@ -42,7 +45,7 @@ impl DecoderBlock {
             norm1: builder.scope("norm1", norm),
             attention: builder.scope("attention", |b| {
                 let heads = config.n_heads;
-                MultiHeadAttention::with_out_std(b, d_model, heads, bias, dropout, std)
+                CausalSelfAttention::with_out_std(b, d_model, heads, bias, dropout, std)
             }),
             ffn: (config.ffn != FeedForwardKind::None)
                 .then(|| (builder.scope("norm2", norm), builder.scope("ffn", ffn))),
@@ -58,6 +61,31 @@ impl DecoderBlock {
     /// If `x` is not of that shape.
     #[track_caller]
     pub fn forward<'t>(&self, x: Var<'t>, positions: &Positions) -> Var<'t> {
+        self.with_attention(x, |input| self.attention.forward(input, positions))
+    }
+
+    /// Like [`DecoderBlock::forward`] for tokens that stand at `places` and see what `cache`, a layer of a
+    /// [`KvCache`](super::KvCache), holds; their keys and values are added to it.
+    #[track_caller]
+    pub(super) fn forward_cached<'t>(
+        &self,
+        x: Var<'t>,
+        positions: &Positions,
+        places: &Places<'t>,
+        cache: &Tensor,
+    ) -> Var<'t> {
+        let attention = &self.attention;
+        self.with_attention(x, |input| {
+            attention.forward_cached(input, positions, places, cache)
+        })
+    }
+
+    #[track_caller]
+    fn with_attention<'t>(
+        &self,
+        x: Var<'t>,
+        attention: impl FnOnce(Var<'t>) -> Var<'t>,
+    ) -> Var<'t> {
         let tape = x.tape();
         let before = |norm: &Norm, name: &str, x: Var<'t>| match self.placement {
             NormPlacement::Before => norm.forward(x).tap(name),
@@ -69,10 +97,7 @@ impl DecoderBlock {
         };
         // Each sum, being the only reader of a product, runs in that product's epilogue.
         let input = before(&self.norm1, "norm1", x);
-        let attended = tape.scope("attention", || {
-            let attended = self.attention.forward(input, positions);
-            attended.dropout(self.dropout)
-        });
+        let attended = tape.scope("attention", || attention(input).dropout(self.dropout));
         let x = (x + after(&self.norm1, "norm1", attended)).tap("attended");
         let Some((norm, ffn)) = &self.ffn else {
             return x;

@@ -1,19 +1,19 @@
 //! Text from a trained model.
 
-use super::Gpt;
+use super::kv_cache::rounded_length;
+use super::{Gpt, KvCache};
 use crate::data::check_tokens;
 use crate::error::{Error, Result};
 use crate::sampling::Sampler;
 use crate::tape::Tape;
 
-/// Windows are padded to a power of two, at least this: so few lengths occur, and one plan serves many of them.
-const SHORTEST_WINDOW: usize = 16;
-
 impl Gpt {
     /// Continues `prompt` by up to `most` tokens, each drawn by `sampler` from the model's logits. `stop` ends the text
     /// when it is drawn. The answer is what was drawn, without the prompt and without `stop`.
     ///
-    /// The model sees the last [`context`](super::GptConfig::context) tokens at most.
+    /// The model sees the last [`context`](super::GptConfig::context) tokens at most. Within them a token costs one
+    /// position, by a [`KvCache`] that the model keeps for the next call; beyond them, where every position changes with
+    /// each token, the whole window.
     ///
     /// # Errors
     ///
@@ -88,12 +88,52 @@ impl Gpt {
             check_tokens(prompt, self.config().vocab_size)?;
             texts.push(prompt.to_vec());
         }
+        if texts.is_empty() || most == 0 {
+            return Ok(vec![Vec::new(); texts.len()]);
+        }
+        let context = self.config().context;
+        let longest = texts.iter().map(Vec::len).max().unwrap_or(1);
+        let capacity = rounded_length(longest.saturating_add(most).min(context), context);
+        let kept = self.generation_cache(texts.len(), capacity)?;
+        let mut cache = kept.first(texts.len());
+        self.continue_texts(&mut texts, most, samplers, stop, &mut cache)?;
+        if let Ok(mut cache) = self.cache.lock() {
+            *cache = Some(kept);
+        }
+        let prompts = prompts.iter().map(|prompt| prompt.as_ref().len());
+        Ok(texts
+            .iter()
+            .zip(prompts)
+            .map(|(text, prompt)| text[prompt..].to_vec())
+            .collect())
+    }
+
+    /// Adds up to `most` tokens to each text. `cache` is an empty one with a place for each.
+    fn continue_texts(
+        &self,
+        texts: &mut [Vec<u32>],
+        most: usize,
+        samplers: &mut [Sampler],
+        stop: Option<u32>,
+        cache: &mut KvCache,
+    ) -> Result<()> {
+        let context = self.config().context;
         let mut open = vec![true; texts.len()];
         for _ in 0..most {
             if !open.contains(&true) {
                 break;
             }
-            let logits = self.next_logits(&texts)?;
+            let mut windows: Vec<&[u32]> = Vec::with_capacity(texts.len());
+            for (text, &open) in texts.iter().zip(&open) {
+                // What follows a text that has ended is of no interest: its last token is enough.
+                let length = if open { context } else { 1 };
+                windows.push(&text[text.len().saturating_sub(length)..]);
+                if open && text.len() > context {
+                    // The window moves, all positions in it change, and what is cached is of no use.
+                    cache.clear();
+                }
+            }
+            let logits = self.next_logits(&windows, cache)?;
             for (row, logits) in logits.chunks(self.config().vocab_size).enumerate() {
                 if !open[row] {
                     continue;
@@ -106,36 +146,48 @@ impl Gpt {
                 }
             }
         }
-        let prompts = prompts.iter().map(|prompt| prompt.as_ref().len());
-        Ok(texts
-            .iter()
-            .zip(prompts)
-            .map(|(text, prompt)| text[prompt..].to_vec())
-            .collect())
+        Ok(())
     }
 
-    /// The logits for the token after each text, `[texts, vocab_size]` in row-major order.
-    fn next_logits(&self, texts: &[Vec<u32>]) -> Result<Vec<f32>> {
-        let context = self.config().context;
-        let windows: Vec<&[u32]> = texts
-            .iter()
-            .map(|text| &text[text.len().saturating_sub(context)..])
-            .collect();
+    /// A cache with room for so much: the last generation's, if it will do.
+    fn generation_cache(&self, batch: usize, capacity: usize) -> Result<KvCache> {
+        // While it is out, another generation makes its own.
+        let kept = self.cache.lock().ok().and_then(|mut kept| kept.take());
+        match kept {
+            Some(cache) if cache.batch() >= batch && cache.capacity() >= capacity => Ok(cache),
+            _ => self.kv_cache(batch, capacity),
+        }
+    }
+
+    /// The logits for the token after each window, `[windows, vocab_size]` in row-major order. Tokens that `cache` does
+    /// not hold are added to it.
+    fn next_logits(&self, windows: &[&[u32]], cache: &mut KvCache) -> Result<Vec<f32>> {
         let longest = windows.iter().map(|window| window.len()).max().unwrap_or(1);
-        let length = longest
-            .next_power_of_two()
-            .max(SHORTEST_WINDOW)
-            .min(context);
-        // Attention is causal: what pads a window behind its last token does not reach that token.
+        let mut rows = windows.iter().zip(cache.lengths());
+        let is_next = rows.all(|(window, &cached)| window.len() <= cached + 1);
+        let length = if is_next {
+            for (row, window) in windows.iter().enumerate() {
+                cache.truncate(row, window.len() - 1);
+            }
+            1
+        } else {
+            cache.clear();
+            rounded_length(longest, self.config().context)
+        };
+        // What pads a window behind its last token does not reach that token.
         let mut tokens = vec![0; windows.len() * length];
         let mut last = Vec::with_capacity(windows.len());
         for (row, window) in windows.iter().enumerate() {
+            let new = &window[cache.lengths()[row]..];
             let start = row * length;
-            tokens[start..start + window.len()].copy_from_slice(window);
-            last.push((start + window.len() - 1) as u32);
+            tokens[start..start + new.len()].copy_from_slice(new);
+            last.push((start + new.len() - 1) as u32);
         }
         let tape = Tape::inference(self.device());
-        let hidden = self.hidden(tape.input([windows.len(), length], &tokens));
+        let hidden = self.cached_hidden(tape.input([windows.len(), length], &tokens), cache);
+        for (row, window) in windows.iter().enumerate() {
+            cache.truncate(row, window.len());
+        }
         let rows = hidden.reshape([windows.len() * length, self.config().d_model]);
         let logits = self.head(rows.embedding(tape.input([windows.len()], &last)));
         let logits = tape.fetch::<f32>(logits);

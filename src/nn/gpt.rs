@@ -1,9 +1,11 @@
 //! A decoder-only transformer.
 
+use std::sync::{Arc, Mutex};
+
 use super::config::{GptConfig, PositionKind};
 use super::linear::INIT_STD;
-use super::{DecoderBlock, Embedding, Init, Norm, Parameter, ParameterBuilder, Positions};
-use crate::error::Result;
+use super::{DecoderBlock, Embedding, Init, KvCache, Norm, Parameter, ParameterBuilder, Positions};
+use crate::error::{Error, Result};
 use crate::gpu::Device;
 use crate::ops::CrossEntropy;
 use crate::tape::Var;
@@ -82,6 +84,8 @@ pub struct Gpt {
     norm: Norm,
     /// `None` if the weights are tied.
     head: Option<Parameter>,
+    /// Of the last generation, if none is under way: a new one would mean new plans.
+    pub(super) cache: Arc<Mutex<Option<KvCache>>>,
 }
 
 impl Gpt {
@@ -126,6 +130,7 @@ impl Gpt {
             blocks,
             norm,
             head,
+            cache: Arc::default(),
         })
     }
 
@@ -168,6 +173,103 @@ impl Gpt {
             let forward = || block.forward(x, &self.positions);
             tape.scope(format_args!("blocks.{i}"), forward)
         })
+    }
+
+    /// An empty [`KvCache`] for `batch` texts of up to `capacity` tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] unless both are at least 1 and the capacity is at most the context;
+    /// [`Error::Limit`] or [`Error::OutOfMemory`] where it does not fit the device.
+    ///
+    /// # Panics
+    ///
+    /// If the parameters have not been built yet.
+    pub fn kv_cache(&self, batch: usize, capacity: usize) -> Result<KvCache> {
+        let &GptConfig {
+            context,
+            n_layers,
+            d_model,
+            ..
+        } = &self.config;
+        for (name, value, most) in [
+            ("batch", batch, usize::MAX),
+            ("capacity", capacity, context),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Err(Error::InvalidArgument {
+                    name: name.to_owned(),
+                    value: value.to_string(),
+                    expected: format!("1 to {most}"),
+                });
+            }
+        }
+        KvCache::new(self.device(), n_layers, batch, capacity, d_model)
+    }
+
+    /// [`Gpt::hidden`] for the next `T` tokens of the texts in `cache`, which see what went before, and are added to it:
+    /// they count as seen from here on, so the tape must be run.
+    ///
+    /// Texts of different lengths may be padded to one `T`: padding behind a text does not reach it. Afterwards
+    /// [`KvCache::truncate`] takes it from the cache.
+    ///
+    /// # Panics
+    ///
+    /// If `tokens` is not `[cache.batch(), T]`, there is no room for so many, or the cache is one of another model.
+    #[track_caller]
+    pub fn cached_hidden<'t>(&self, tokens: Var<'t>, cache: &mut KvCache) -> Var<'t> {
+        let (shape, tape) = (tokens.shape(), tokens.tape());
+        let batch = cache.batch();
+        assert!(
+            shape.rank() == 2 && shape.dim(0) == batch,
+            "gpt: tokens of shape {shape} are not [{batch}, T] for a cache of {batch} texts"
+        );
+        let fits = cache.capacity() <= self.config.context
+            && cache.layers().len() == self.blocks.len()
+            && cache.layers()[0].shape().last() == 2 * self.config.d_model;
+        assert!(fits, "gpt: the cache was made for another model");
+        let places = cache.extend(tape, shape.dim(1));
+        let embedded = self.token_embedding.forward(tokens).tap("token_embedding");
+        let embedded = self.positions.add_at(embedded, places.ids);
+        let x = embedded.dropout(self.config.dropout).tap("embedded");
+        let layers = self.blocks.iter().zip(cache.layers()).enumerate();
+        layers.fold(x, |x, (i, (block, layer))| {
+            let forward = || block.forward_cached(x, &self.positions, &places, layer);
+            tape.scope(format_args!("blocks.{i}"), forward)
+        })
+    }
+
+    /// [`Gpt::logits`] for the next tokens of the texts in a cache: see [`Gpt::cached_hidden`].
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
+    /// use shadegrad::{Device, Tape};
+    ///
+    /// let device = Device::new()?;
+    /// let mut builder = ParameterBuilder::new(42);
+    /// let gpt = Gpt::new(&GptConfig { n_layers: 1, ..GptConfig::new(27) }, &mut builder)?;
+    /// builder.build(&device)?;
+    ///
+    /// let mut cache = gpt.kv_cache(1, 16)?;
+    /// for tokens in [&[5, 13, 13][..], &[1], &[0]] {
+    ///     let tape = Tape::inference(&device);
+    ///     let logits = gpt.cached_logits(tape.input([1, tokens.len()], tokens), &mut cache);
+    ///     let logits = tape.fetch::<f32>(logits);
+    ///     tape.run()?;
+    ///     assert_eq!(logits.get()?.len(), tokens.len() * 27);
+    /// }
+    /// assert_eq!(cache.lengths(), [5]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`Gpt::cached_hidden`].
+    #[track_caller]
+    pub fn cached_logits<'t>(&self, tokens: Var<'t>, cache: &mut KvCache) -> Var<'t> {
+        self.head(self.cached_hidden(tokens, cache))
     }
 
     /// The logits for what [`Gpt::hidden`] gives, or for some of its rows: `[…, d_model] → […, vocab_size]`.

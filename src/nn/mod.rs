@@ -37,18 +37,20 @@ mod embedding;
 mod feed_forward;
 mod generate;
 mod gpt;
+mod kv_cache;
 mod linear;
 mod norm;
 mod parameter;
 mod position;
 
-pub use attention::MultiHeadAttention;
+pub use attention::CausalSelfAttention;
 pub use block::DecoderBlock;
 pub use config::{FeedForwardKind, GptConfig, NormKind, NormPlacement, PositionKind};
 pub use constant::Constant;
 pub use embedding::Embedding;
 pub use feed_forward::FeedForward;
 pub use gpt::Gpt;
+pub use kv_cache::KvCache;
 pub use linear::{INIT_STD, Linear};
 pub use norm::{LayerNorm, Norm, RmsNorm};
 

@@ -73,6 +73,18 @@ impl Positions {
         x + first_rows(table, length).tap("position_embedding")
     }
 
+    /// Like [`Positions::add_to`], the tokens `[B, T, width]` standing at the positions `ids` (`U32 [B·T]`).
+    #[track_caller]
+    pub(super) fn add_at<'t>(&self, x: Var<'t>, ids: Var<'t>) -> Var<'t> {
+        let table = match self {
+            Positions::Learned(table) => table.weight().on(x.tape()),
+            Positions::Sinusoidal(table) => table.on(x.tape()),
+            Positions::Rotary(_) => return x,
+        };
+        let rows = table.embedding(ids).reshape(x.shape());
+        x + rows.tap("position_embedding")
+    }
+
     /// Packed projections `[…, T, 3·width]` with queries and keys turned by the positions `0..T`, if they are of a kind
     /// that turns.
     ///
@@ -87,6 +99,20 @@ impl Positions {
         let length = qkv.shape().dim(qkv.shape().rank() - 2);
         let heads = qkv.shape().last() / 3 / table.shape().last();
         qkv.rotary(first_rows(table.on(qkv.tape()), length), 2 * heads)
+    }
+
+    /// Like [`Positions::turn`], the tokens `[B, T, 3·width]` standing at the positions `ids` (`U32 [B·T]`).
+    #[track_caller]
+    pub(super) fn turn_at<'t>(&self, qkv: Var<'t>, ids: Var<'t>) -> Var<'t> {
+        let Positions::Rotary(table) = self else {
+            return qkv;
+        };
+        // Each token is a row with angles of its own.
+        let (shape, rows) = (qkv.shape(), ids.shape().elements());
+        let heads = shape.last() / 3 / table.shape().last();
+        let angles = table.on(qkv.tape()).embedding(ids);
+        let turned = qkv.reshape([rows, shape.last()]).rotary(angles, 2 * heads);
+        turned.reshape(shape)
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) mod rotary;
 mod rows;
 pub(crate) mod softmax;
 pub(crate) mod swiglu;
+mod write_rows;
 
 use std::fmt;
 

@@ -1,0 +1,163 @@
+//! Keys and values of tokens that a model has seen already.
+
+use crate::error::Result;
+use crate::gpu::{DType, Device, Tensor};
+use crate::tape::{Tape, Var};
+
+/// Lengths are rounded up to a power of two, at least this: so few of them occur, and one plan serves many.
+const SHORTEST: usize = 16;
+
+/// `length` rounded up to one of few lengths, `most` being the longest.
+pub(super) fn rounded_length(length: usize, most: usize) -> usize {
+    length.next_power_of_two().max(SHORTEST).min(most)
+}
+
+/// Keys and values of the tokens that a [`Gpt`](super::Gpt) has seen, for several texts side by side. With them, the
+/// next token costs one position of every layer and a look at what went before, instead of the whole text again.
+///
+/// The tensors are made once and filled in place. Which tokens each text has is data: one plan serves all lengths up to a
+/// power of two. [`Gpt::cached_logits`](super::Gpt::cached_logits) shows the use;
+/// [`Gpt::generate`](super::Gpt::generate) does it all.
+#[derive(Debug)]
+pub struct KvCache {
+    /// By layer, `[batch, capacity, 2·width]`: the keys of all heads, then the values.
+    layers: Vec<Tensor>,
+    capacity: usize,
+    lengths: Vec<usize>,
+}
+
+impl KvCache {
+    /// An empty cache for `batch` texts of up to `capacity` tokens, `n_layers` layers and keys of extent `width` in all
+    /// heads together.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Limit`](crate::Error::Limit) or [`Error::OutOfMemory`](crate::Error::OutOfMemory) where it does not fit
+    /// the device.
+    pub fn new(
+        device: &Device,
+        n_layers: usize,
+        batch: usize,
+        capacity: usize,
+        width: usize,
+    ) -> Result<KvCache> {
+        let layer = |_| Tensor::zeros(device, [batch, capacity, 2 * width], DType::F32);
+        Ok(KvCache {
+            layers: (0..n_layers).map(layer).collect::<Result<_>>()?,
+            capacity,
+            lengths: vec![0; batch],
+        })
+    }
+
+    /// How many texts there are.
+    pub fn batch(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// How many tokens each may have.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many tokens each text has now.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// Forgets all tokens of a text but the first `length`.
+    ///
+    /// # Panics
+    ///
+    /// If it has fewer, or there is no such text.
+    #[track_caller]
+    pub fn truncate(&mut self, text: usize, length: usize) {
+        let had = self.lengths[text];
+        assert!(
+            length <= had,
+            "kv_cache: text {text} has {had} tokens, it cannot be cut to {length}"
+        );
+        self.lengths[text] = length;
+    }
+
+    /// Forgets all tokens.
+    pub fn clear(&mut self) {
+        self.lengths.fill(0);
+    }
+
+    /// The device memory that it takes.
+    pub fn bytes(&self) -> u64 {
+        let elements = |layer: &Tensor| 4 * layer.shape().elements() as u64;
+        self.layers.iter().map(elements).sum()
+    }
+
+    /// The first `batch` texts of this cache, sharing its tensors, as an empty cache.
+    pub(super) fn first(&self, batch: usize) -> KvCache {
+        let first = |layer: &Tensor| layer.part(0, layer.shape().with_dim(0, batch));
+        KvCache {
+            layers: self.layers.iter().map(first).collect(),
+            capacity: self.capacity,
+            lengths: vec![0; batch],
+        }
+    }
+
+    pub(super) fn layers(&self) -> &[Tensor] {
+        &self.layers
+    }
+
+    /// Makes room for `tokens` more in every text and puts on the tape where they stand.
+    ///
+    /// # Panics
+    ///
+    /// If a text has no room for so many.
+    #[track_caller]
+    pub(super) fn extend<'t>(&mut self, tape: &'t Tape, tokens: usize) -> Places<'t> {
+        let (batch, starts) = (self.batch(), self.lengths.clone());
+        let longest = starts.iter().max().map_or(0, |longest| longest + tokens);
+        assert!(
+            longest <= self.capacity,
+            "kv_cache: {tokens} more tokens make a text of {longest}, there is room for {}",
+            self.capacity
+        );
+        self.lengths.iter_mut().for_each(|length| *length += tokens);
+        let words: Vec<u32> = starts.iter().map(|&start| start as u32).collect();
+        let ids: Vec<u32> = words
+            .iter()
+            .flat_map(|&start| start..start + tokens as u32)
+            .collect();
+        // Several tokens of new texts see each other only, which needs no mask. A single one goes the way of all others.
+        let seen = (tokens == 1 || longest > tokens).then(|| {
+            let keys = rounded_length(longest, self.capacity);
+            let seen: Vec<u32> = ids
+                .iter()
+                .flat_map(|&id| (0..keys as u32).map(move |key| u32::from(key <= id)))
+                .collect();
+            Seen {
+                keys,
+                mask: tape.input([batch, 1, tokens, keys], &seen),
+            }
+        });
+        Places {
+            starts: tape.input([batch], &words),
+            ids: tape.input([batch * tokens], &ids),
+            seen,
+        }
+    }
+}
+
+/// Where the tokens of a forward pass stand in their texts.
+pub(super) struct Places<'t> {
+    /// Of the first token of each text, `U32 [B]`.
+    pub starts: Var<'t>,
+    /// Of all tokens, `U32 [B·T]`.
+    pub ids: Var<'t>,
+    /// `None` if nothing went before.
+    pub seen: Option<Seen<'t>>,
+}
+
+/// What tokens see of the cache.
+pub(super) struct Seen<'t> {
+    /// The first so many places, which hold all that is to be seen.
+    pub keys: usize,
+    /// Of these, `[B, 1, T, keys]`.
+    pub mask: Var<'t>,
+}

@@ -1,0 +1,104 @@
+//! Rows written into a persistent tensor at places that are data: how caches grow.
+
+use super::{Operation, TensorType};
+use crate::gpu::{DType, Kernel, Tensor};
+use crate::shape::Shape;
+use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+
+/// Inputs: a persistent tensor `[B, C, W]`, which is overwritten in part, rows `[B, T, W]`, and starts `[B]`.
+#[derive(Debug)]
+struct WriteRows;
+
+impl Operation for WriteRows {
+    fn name(&self) -> &'static str {
+        "write_rows"
+    }
+
+    fn identity(&self, _signature: &mut Signature) {}
+
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let [to, rows, starts] = [0, 1, 2].map(|index| inputs[index].shape);
+        let fits = to.rank() == 3
+            && rows == to.with_dim(1, rows.dim(rows.rank().saturating_sub(2)))
+            && rows.dim(1) <= to.dim(1)
+            && starts == Shape::new(&[to.dim(0)]);
+        let types = [0, 1, 2].map(|index| inputs[index].dtype);
+        assert!(
+            fits && types == [DType::F32, DType::F32, DType::U32],
+            "write_rows: rows {rows} from starts {starts} on do not fit into {to}, expected F32 [B, T, W] and U32 [B] for \
+             F32 [B, C, W]"
+        );
+        Vec::new()
+    }
+
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        node.not_differentiable("it changes a tensor, it is not a part of the model")
+    }
+
+    fn mutates(&self) -> &[usize] {
+        &[0]
+    }
+
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let to = cx.input(0);
+        let mut rows = cx.input(1);
+        if rows.layout.strides()[2] != 1 {
+            rows = cx.contiguous_copy(&rows);
+        }
+        let starts = cx.contiguous(&cx.input(2));
+        let [batch_stride, row_stride, _] = [0, 1, 2].map(|axis| rows.layout.strides()[axis]);
+        let params = [
+            rows.elements() as u32,
+            rows.shape().last() as u32,
+            rows.shape().dim(1) as u32,
+            to.shape().dim(1) as u32,
+            to.offset(),
+            rows.offset(),
+            batch_stride as u32,
+            row_stride as u32,
+            starts.offset(),
+        ];
+        let source = include_str!("../../shaders/write_rows.wgsl");
+        cx.dispatch(
+            Dispatch::new(Kernel::builtin("write_rows", source, "write_rows"))
+                .write(&to)
+                .read(&rows)
+                .read(&starts)
+                .params(&params)
+                .groups(rows.elements().div_ceil(64))
+                .cost(0, 2 * rows.bytes() + starts.bytes()),
+        );
+    }
+}
+
+impl Tape {
+    /// Overwrites rows of a persistent tensor when the tape runs, after everything recorded so far that reads it:
+    /// `destination[b, starts[b] + t, :] = rows[b, t, :]` for a destination `[B, C, W]`, `rows` `[B, T, W]` and `starts`
+    /// `U32 [B]`. Rows that would lie beyond the destination are not written.
+    ///
+    /// Where the rows go is data: the same plan serves every place.
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::{DType, Device, Tape, Tensor};
+    ///
+    /// let device = Device::new()?;
+    /// let cache = Tensor::zeros(&device, [2, 3, 1], DType::F32)?;
+    /// let tape = Tape::inference(&device);
+    /// let rows = tape.input([2, 1, 1], &[5.0, 6.0]);
+    /// tape.write_rows(&cache, rows, tape.input([2], &[2, 0]));
+    /// tape.run()?;
+    /// assert_eq!(cache.to_vec::<f32>()?, [0.0, 0.0, 5.0, 6.0, 0.0, 0.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If shapes or element types do not fit, or another device holds the destination.
+    #[track_caller]
+    pub fn write_rows(&self, destination: &Tensor, rows: Var<'_>, starts: Var<'_>) {
+        let destination = self.tensor(destination);
+        self.record_all(WriteRows, &[destination, rows, starts]);
+    }
+}
