@@ -1,5 +1,7 @@
 //! Whole models against files made by PyTorch: see `golden/README.md`.
 
+#[path = "golden/attention.rs"]
+mod attention;
 mod common;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,8 @@ mod common;
 
 use common::{Random, assert_close_f32, device};
 use shadegrad::nn::{
-    FeedForwardKind, Gpt, GptConfig, KvCache, NormKind, ParameterBuilder, Parameters, PositionKind,
+    Encoder, EncoderConfig, FeedForwardKind, Gpt, GptConfig, KvCache, MultiHeadAttention,
+    MultiHeadAttentionConfig, NormKind, ParameterBuilder, Parameters, PositionKind,
 };
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer};
@@ -591,5 +592,72 @@ fn rows_are_written_where_the_data_says() {
         }
         assert_eq!(before.get().unwrap(), [0.0; 24]);
         assert_eq!(after.get().unwrap(), written);
+    }
+}
+
+#[test]
+fn encoders_and_attention_that_make_no_sense_are_refused() {
+    let good = EncoderConfig::new(11);
+    good.validate().unwrap();
+    let json = serde_json::to_string(&good).unwrap();
+    assert_eq!(serde_json::from_str::<EncoderConfig>(&json).unwrap(), good);
+    let bad = [
+        (
+            "d_model",
+            EncoderConfig {
+                d_model: 30,
+                ..good.clone()
+            },
+        ),
+        (
+            "n_layers",
+            EncoderConfig {
+                n_layers: 0,
+                ..good.clone()
+            },
+        ),
+        (
+            "dropout",
+            EncoderConfig {
+                dropout: 1.0,
+                ..good.clone()
+            },
+        ),
+    ];
+    for (name, config) in bad {
+        match Encoder::new(&config, &mut ParameterBuilder::new(0)) {
+            Err(Error::InvalidArgument { name: named, .. }) => assert_eq!(named, name),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    let plain = MultiHeadAttentionConfig::new(16, 4);
+    let bad = [
+        (
+            MultiHeadAttentionConfig {
+                n_heads: 3,
+                ..plain.clone()
+            },
+            "attention: d_model = 16 does not divide into 3 heads",
+        ),
+        (
+            MultiHeadAttentionConfig {
+                n_kv_heads: 3,
+                ..plain.clone()
+            },
+            "attention: 4 heads cannot share 3 heads of keys and values",
+        ),
+        (
+            MultiHeadAttentionConfig {
+                d_source: 12,
+                ..plain
+            },
+            "attention: a packed projection has one extent of inputs, not d_model = 16 and d_source = 12",
+        ),
+    ];
+    for (config, message) in bad {
+        let made = std::panic::catch_unwind(|| {
+            MultiHeadAttention::new(&mut ParameterBuilder::new(0), &config)
+        });
+        assert_eq!(*made.unwrap_err().downcast::<String>().unwrap(), message);
     }
 }
