@@ -27,7 +27,6 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> logits: array<f32>;
 @group(0) @binding(2) var<storage, read> targets: array<u32>;
 @group(0) @binding(3) var<storage, read_write> losses: array<f32>;
 @group(0) @binding(4) var<storage, read_write> gradient: array<f32>;
@@ -37,9 +36,13 @@ fn is_ignored(target_class: u32) -> bool {
     return p.has_ignore == 1u && target_class == p.ignore;
 }
 
+// The block is replaced where the gradient overwrites the logits.
+//:begin logits
+@group(0) @binding(1) var<storage, read> logits: array<f32>;
 fn logit(row: u32, k: u32) -> f32 {
     return logits[p.logits_offset + row * p.logits_row + k * p.logits_class];
 }
+//:end logits
 
 // What is known of a part of a row.
 struct Part {
@@ -180,11 +183,13 @@ fn gradients_by_workgroup(
     let index = group.x + group.y * groups.x;
     let row = min(index, p.rows - 1u);
     let part = join_all(part_of(row, lane, LANES), lane);
-    if (index < p.rows) {
-        let target_class = targets[p.targets_offset + row];
-        if (lane == 0u) { losses[p.losses_offset + row] = loss_of(row, target_class, part); }
-        write_gradient(row, target_class, part, lane, LANES);
+    let target_class = targets[p.targets_offset + row];
+    if (index < p.rows && lane == 0u) {
+        losses[p.losses_offset + row] = loss_of(row, target_class, part);
     }
+    // The gradient may overwrite the logit that the loss is of.
+    storageBarrier();
+    if (index < p.rows) { write_gradient(row, target_class, part, lane, LANES); }
 }
 
 // Both of these run as a single workgroup.

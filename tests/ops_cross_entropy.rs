@@ -284,3 +284,55 @@ fn every_row_has_a_target() {
     let x = tape.input([2, 3], &[0.0f32; 6]);
     x.cross_entropy(tape.input([3], &[0u32; 3]), CrossEntropy::default());
 }
+
+#[test]
+fn the_gradient_takes_the_place_of_logits_that_nobody_else_reads() {
+    const ROWS: usize = 9;
+    let mut random = Random::new(8);
+    // Short rows, and rows that a workgroup shares.
+    for classes in [27, 1003] {
+        let x = random.values(ROWS * 4, -1.0, 1.0);
+        let w = random.values(4 * classes, -3.0, 3.0);
+        let targets = random.indices(ROWS, classes);
+        // The loss and the gradient of w, and whether the logits have another reader.
+        let record = |tape: &Tape, is_shared: bool| {
+            let w = tape.variable([4, classes], &w);
+            let logits = tape.input([ROWS, 4], &x).matmul(w).reshape([3, 3, classes]);
+            let loss = logits.cross_entropy(tape.input([3, 3], &targets), OPTIONS[2]);
+            let gradient = tape.backward(loss).of(w).unwrap();
+            let fetched = (tape.fetch::<f32>(loss), tape.fetch::<f32>(gradient));
+            let logits = is_shared.then(|| tape.fetch::<f32>(logits));
+            (fetched, logits)
+        };
+        let values = |is_shared| {
+            let tape = Tape::training(device());
+            let ((loss, gradient), logits) = record(&tape, is_shared);
+            tape.run().unwrap();
+            if let Some(logits) = logits {
+                let (x, w) = (wide(&x), wide(&w));
+                let expected: Vec<f64> = (0..ROWS * classes)
+                    .map(|i| {
+                        let (row, column) = (i / classes, i % classes);
+                        let terms = (0..4).map(|k| x[row * 4 + k] * w[k * classes + column]);
+                        terms.sum()
+                    })
+                    .collect();
+                assert_close("logits", &logits.get().unwrap(), &expected, 1e-5, 1e-5);
+            }
+            (loss.get().unwrap(), gradient.get().unwrap())
+        };
+        assert_eq!(
+            values(false),
+            values(true),
+            "{classes} classes: the same bits"
+        );
+        let least = |is_shared| {
+            let tape = Tape::training(device());
+            record(&tape, is_shared);
+            tape.memory().unwrap().lower_bound
+        };
+        let logits = 4 * (ROWS * classes) as u64;
+        assert!(least(true) >= 2 * logits);
+        assert!(least(false) < logits + logits / 2 + 4 * (4 * classes) as u64);
+    }
+}

@@ -8,8 +8,8 @@
 //!
 //! as PyTorch's `cross_entropy` has it. Label smoothing: Szegedy et al. 2015, "Rethinking the Inception Architecture for
 //! Computer Vision". The gradient does not wait for the backward pass: the kernel that finds the loss writes it, where
-//! something reads it, already divided by the number of targets that count. Going back from a loss that is not scaled
-//! runs nothing more.
+//! something reads it, already divided by the number of targets that count; over the logits, if nothing else reads those,
+//! so that a large vocabulary's are in memory once. Going back from a loss that is not scaled runs nothing more.
 
 use std::hash::Hash;
 
@@ -84,6 +84,9 @@ impl Operation for Loss {
         let rows = targets.elements();
         let logits = matrix(cx, rows);
         let classes = logits.shape().dim(1);
+        let writes_gradient = cx.is_needed(1);
+        // A gradient as large as the logits is not kept beside them if nobody reads them any more.
+        let over_logits = writes_gradient && cx.put_over_input(1, 0);
         let (output, gradient) = (cx.output(0), cx.output(1));
         let losses = match self.is_mean {
             true => cx.temp([rows], DType::F32),
@@ -127,18 +130,23 @@ impl Operation for Loss {
                     .cost(0, targets.bytes()),
             );
         }
-        let writes_gradient = cx.is_needed(1);
         let variant = Variant::of(cx.class(), classes, writes_gradient);
-        let mut dispatch = Dispatch::new(kernel(variant.entry, variant.lanes))
-            .read(&logits)
+        let mut main = kernel(variant.entry, variant.lanes);
+        // What is bound where the kernel reads nothing.
+        let mut nothing = logits;
+        if over_logits {
+            main = main.block("logits", OVER_LOGITS);
+            nothing = targets;
+        }
+        let mut dispatch = Dispatch::new(main)
+            .read(if over_logits { &nothing } else { &logits })
             .read(&targets)
             .write(&losses)
             .params(&params(&losses))
             .groups(rows.div_ceil(variant.rows));
         let mut bytes = logits.bytes() + targets.bytes() + losses.bytes();
         if writes_gradient {
-            // Something has to be bound where the scale is not counted.
-            let scale = counted.unwrap_or(logits);
+            let scale = counted.unwrap_or(nothing);
             dispatch = dispatch.write(&gradient).read(&scale);
             bytes += gradient.bytes();
         }
@@ -156,6 +164,13 @@ impl Operation for Loss {
         }
     }
 }
+
+/// The block `logits` where the gradient overwrites them: one dispatch binds a buffer once.
+const OVER_LOGITS: &str = "\
+fn logit(row: u32, k: u32) -> f32 {
+    return gradient[p.logits_offset + row * p.logits_row + k * p.logits_class];
+}
+";
 
 /// The logits as `[rows, classes]`, in place where strides allow.
 fn matrix(cx: &mut Lowering<'_>, rows: usize) -> Operand {

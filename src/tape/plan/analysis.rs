@@ -59,6 +59,22 @@ impl Analysis {
         self.views[output.index()].base != output
     }
 
+    /// Whether `node` alone reads the elements of `base`, itself or through views, and nobody fetches them.
+    pub fn is_only_reader(&self, graph: &Graph, base: ValueId, node: NodeId) -> bool {
+        let values = (0..self.views.len()).filter(|&value| self.views[value].base == base);
+        values.into_iter().all(|value| {
+            let others = self.readers[value].iter().filter(|&&reader| reader != node);
+            !self.fetched[value]
+                && others
+                    .into_iter()
+                    .all(|&reader| self.is_view_node(graph, reader))
+        })
+    }
+
+    fn is_view_node(&self, graph: &Graph, node: NodeId) -> bool {
+        graph.outputs(node).len() == 1 && self.is_free_view(graph, node)
+    }
+
     /// Whether the value's elements are produced under its own id, dense.
     pub fn is_own_base(&self, value: ValueId) -> bool {
         self.views[value.index()].base == value

@@ -383,6 +383,28 @@ impl Lowerer<'_> {
         }
     }
 
+    /// Gives an output the place of an input that nothing else reads.
+    fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand> {
+        let input = self.graph.inputs(node)[input];
+        let output = self.graph.outputs(node).nth(output)?;
+        let base = self.analysis.views[input.index()].base;
+        let elements = |value: ValueId| self.graph.ty(value).shape.elements();
+        let (source, target) = (self.operand(input), self.operand(output));
+        let is_transient =
+            |operand: &Operand| matches!(self.program.slots[operand.slot], Slot::Transient { .. });
+        let fits = source.layout.is_contiguous()
+            && elements(base) == elements(output)
+            && source.dtype == target.dtype
+            && is_transient(&source)
+            && is_transient(&target);
+        if !fits || !self.analysis.is_only_reader(self.graph, base, node) {
+            return None;
+        }
+        self.places
+            .insert(output, (source.slot, source.layout.offset));
+        Some(self.operand(output))
+    }
+
     fn place(&mut self, base: ValueId) -> (usize, usize) {
         match self.graph.nodes[self.graph.producer(base).index()].source {
             Source::Upload { offset } => (UPLOAD, offset / 4),
@@ -473,6 +495,7 @@ pub(super) trait Emit {
     fn copy(&mut self, from: &Operand, to: &Operand);
     fn push(&mut self, dispatch: Dispatch);
     fn epilogue(&mut self, unit: &Unit, first_binding: usize) -> Epilogue;
+    fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand>;
 }
 
 impl Emit for Lowerer<'_> {
@@ -493,6 +516,9 @@ impl Emit for Lowerer<'_> {
     }
     fn epilogue(&mut self, unit: &Unit, first_binding: usize) -> Epilogue {
         epilogue::generate(self, unit, first_binding)
+    }
+    fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand> {
+        Lowerer::put_over(self, node, output, input)
     }
 }
 
@@ -525,6 +551,18 @@ impl Lowering<'_> {
     #[track_caller]
     pub fn output(&self, index: usize) -> Operand {
         self.outputs[index].expect("output 0 is stored by the epilogue")
+    }
+
+    /// Has output number `output` computed where input number `input` is, if both are dense and as large and nothing else
+    /// reads that input; says whether that is so. The kernel then binds the output only, for writing, and reads an element
+    /// before it overwrites it.
+    pub fn put_over_input(&mut self, output: usize, input: usize) -> bool {
+        let node = self.unit.root.expect("operations with kernels are roots");
+        let place = self.lowerer.put_over(node, output, input);
+        if place.is_some() {
+            self.outputs[output] = place;
+        }
+        place.is_some()
     }
 
     /// Whether anything reads output number `index`. It has a buffer either way.
