@@ -20,6 +20,7 @@ pub mod program;
 pub mod progress;
 pub mod report;
 pub mod settings;
+pub mod stream;
 pub mod training;
 
 /// What programs end with when something goes wrong: one line, printed after `error: `.

@@ -10,8 +10,14 @@ use super::args::{FileArgs, TrainingArgs};
 use super::progress;
 use super::training::Summary;
 
-/// Prints what is going to be trained, on batches of so many rows.
-pub fn describe(config: &GptConfig, training: &TrainingArgs, batch_size: usize, start: u64) {
+/// Prints what is going to be trained, on batches of so many rows and tokens in a row, which may be fewer than the model
+/// could see.
+pub fn describe(
+    config: &GptConfig,
+    training: &TrainingArgs,
+    [rows, length]: [usize; 2],
+    start: u64,
+) {
     let GptConfig {
         context,
         d_model,
@@ -37,7 +43,7 @@ pub fn describe(config: &GptConfig, training: &TrainingArgs, batch_size: usize, 
         start => format!(", resumed after step {}", HumanCount(start)),
     };
     say!(
-        "training: {} steps of {batch_size} × {context} tokens{from} · AdamW, learning rate {} ({}), warm-up {}, seed {}",
+        "training: {} steps of {rows} × {length} tokens{from} · AdamW, learning rate {} ({}), warm-up {}, seed {}",
         HumanCount(training.steps),
         training.lr,
         format!("{:?}", training.schedule).to_lowercase(),

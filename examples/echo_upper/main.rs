@@ -126,7 +126,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let model = Gpt::new(&config, &mut builder)?;
     let parameters = builder.build(&device)?;
     let mut optimizer = AdamW::new(&parameters, cli.training.optimizer())?;
-    report::describe(&config, &cli.training, cli.batch_size, 0);
+    let shape = [cli.batch_size, config.context];
+    report::describe(&config, &cli.training, shape, 0);
 
     interrupt::install()?;
     let training = Training {

@@ -1,4 +1,4 @@
-//! Reads, continues and measures text with a GPT-2 from a directory of Hugging Face's `transformers` library:
+//! Reads, continues, measures and learns text with a GPT-2 from a directory of Hugging Face's `transformers` library:
 //! `config.json`, `model.safetensors`, and `tokenizer.json` or `vocab.json` with `merges.txt`.
 //!
 //! ```sh
@@ -6,6 +6,7 @@
 //! cargo run --release --example gpt2 --features tokenizers -- generate models/gpt2 "I am an amazing" --temperature 0
 //! cargo run --release --example gpt2 --features tokenizers -- top models/gpt2 "take over the world"
 //! cargo run --release --example gpt2 --features tokenizers -- perplexity models/gpt2 book.txt
+//! cargo run --release --example gpt2 --features tokenizers -- tune models/gpt2 book.txt --out models/tuned
 //! ```
 
 #[macro_use]
@@ -13,6 +14,7 @@
 mod common;
 
 mod measure;
+mod tune;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,7 +28,9 @@ use shadegrad::hugging_face::{Gpt2Files, Tokenizer};
 use shadegrad::nn::Gpt;
 use shadegrad::sampling::Sampler;
 
-/// Reads, continues and measures text with a GPT-2 from a directory of the transformers library.
+use tune::Tune;
+
+/// Reads, continues, measures and learns text with a GPT-2 from a directory of the transformers library.
 #[derive(Debug, Parser)]
 #[command(name = "gpt2", version)]
 struct Cli {
@@ -78,6 +82,8 @@ enum Command {
         #[command(flatten)]
         device: DeviceArgs,
     },
+    /// Train it further on a text file and save it in the same layout
+    Tune(Box<Tune>),
 }
 
 #[derive(Debug, Args)]
@@ -89,20 +95,16 @@ struct Input {
 }
 
 fn main() -> ExitCode {
-    program::run(|| {
-        run(Cli::parse().command)?;
-        Ok(ExitCode::SUCCESS)
-    })
+    program::run(|| run(Cli::parse().command))
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Tokenize { input } => {
             let tokenizer = Tokenizer::open(&input.model)?;
             let ids = tokenizer.encode(&input.text)?;
             say!("{:?}", tokenizer.strings(&ids)?);
             say!("{ids:?}");
-            Ok(())
         }
         Command::Generate {
             input,
@@ -117,7 +119,6 @@ fn run(command: Command) -> Result<()> {
             let end = model.files.end_of_text();
             let next = model.gpt.generate(&prompt, tokens, &mut sampler, end)?;
             say!("{}", model.tokenizer.decode(&[prompt, next].concat())?);
-            Ok(())
         }
         Command::Top {
             input,
@@ -127,7 +128,7 @@ fn run(command: Command) -> Result<()> {
             require(count >= 1, "count", &count, "at least 1")?;
             let model = Model::open(&input.model, &device)?;
             let tokens = model.prompt(&input.text)?;
-            measure::top(&model, &tokens, count)
+            measure::top(&model, &tokens, count)?;
         }
         Command::Perplexity {
             model,
@@ -151,9 +152,25 @@ fn run(command: Command) -> Result<()> {
                 tokens.len(),
                 loss.exp()
             );
-            Ok(())
         }
+        Command::Tune(tune) => return tune.run(),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A model's files with its tokenizer.
+fn open(directory: &Path) -> Result<(Gpt2Files, Tokenizer)> {
+    let files = Gpt2Files::open(directory)?;
+    let tokenizer = Tokenizer::open(directory)?;
+    let (known, has) = (tokenizer.vocab_size(), files.config().vocab_size);
+    if known > has {
+        return Err(format!(
+            "{}: the tokenizer has {known} tokens, the model only {has}: they are not of one model",
+            directory.display()
+        )
+        .into());
+    }
+    Ok((files, tokenizer))
 }
 
 /// A loaded model with its tokenizer.
@@ -165,16 +182,7 @@ struct Model {
 
 impl Model {
     fn open(directory: &Path, device: &DeviceArgs) -> Result<Model> {
-        let files = Gpt2Files::open(directory)?;
-        let tokenizer = Tokenizer::open(directory)?;
-        let (known, has) = (tokenizer.vocab_size(), files.config().vocab_size);
-        if known > has {
-            return Err(format!(
-                "{}: the tokenizer has {known} tokens, the model only {has}: they are not of one model",
-                directory.display()
-            )
-            .into());
-        }
+        let (files, tokenizer) = open(directory)?;
         let device = program::open_device(device)?;
         let (gpt, _) = files.load(&device)?;
         Ok(Model {

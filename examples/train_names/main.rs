@@ -82,7 +82,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     report::describe(
         &config,
         &settings.training,
-        settings.batch.batch_size,
+        [settings.batch.batch_size, settings.batch.context],
         start,
     );
 

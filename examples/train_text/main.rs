@@ -94,7 +94,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     report::describe(
         &config,
         &settings.training,
-        settings.batch.batch_size,
+        [settings.batch.batch_size, settings.batch.context],
         start,
     );
 
@@ -129,7 +129,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
             criterion: CrossEntropy::ignoring(IGNORE_INDEX),
         },
         optimizer: &mut optimizer,
-        data: &data,
+        data: data.stream(),
         options,
         metrics: &mut metrics,
         save: &mut |optimizer| match &cli.files.checkpoint {

@@ -65,6 +65,116 @@ fn tokens_continuations_expectations_and_perplexity() {
     );
 }
 
+/// A number that a line has behind some words.
+fn number(printed: &str, words: &str) -> f64 {
+    let (_, rest) = printed
+        .split_once(words)
+        .unwrap_or_else(|| panic!("{words}: {printed}"));
+    rest.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_model_is_tuned_and_saved_in_the_layout_that_it_came_in() {
+    let folder = Folder::new();
+    folder.write("book.txt", "the cat sat on the mat.\n".repeat(40));
+    let perplexity = |model: &str| {
+        let printed = run(&folder, &["perplexity", model, "book.txt"]).unwrap();
+        number(&printed, "loss ")
+    };
+    let tune = |model: &str, out: &str| {
+        let arguments = [
+            "tune",
+            model,
+            "book.txt",
+            "--out",
+            out,
+            "--steps",
+            "30",
+            "--lr",
+            "0.01",
+            "--context",
+            "16",
+            "--eval-interval",
+            "15",
+            "--save-interval",
+            "20",
+            "--metrics",
+            "metrics.jsonl",
+        ];
+        run(&folder, &arguments).unwrap()
+    };
+    let printed = tune(MODEL, "tuned");
+    assert!(printed.contains("30 steps of 4 × 16 tokens"), "{printed}");
+    assert!(
+        printed.contains("step 15: train loss") && printed.contains("the tuned model: tuned"),
+        "{printed}"
+    );
+    let records = folder.metrics("metrics.jsonl");
+    assert_eq!(records.len(), 30);
+    let losses = |range: std::ops::Range<usize>| -> f64 {
+        let losses = records[range]
+            .iter()
+            .map(|record| record["train_loss"].as_f64().unwrap());
+        losses.sum::<f64>() / 5.0
+    };
+    let (first, last) = (losses(0..5), losses(25..30));
+    assert!(last < 0.5 * first, "{first} → {last}");
+    let (before, after) = (perplexity(MODEL), perplexity("tuned"));
+    assert!(after < 0.5 * before, "{before} → {after}");
+
+    // Everything but the weights' values is as it was.
+    for name in ["config.json", "tokenizer.json"] {
+        let original = std::fs::read(format!("{MODEL}/{name}")).unwrap();
+        assert!(
+            folder.read(&format!("tuned/{name}")) == original,
+            "{name} has changed"
+        );
+    }
+    let original = std::fs::read(format!("{MODEL}/model.safetensors")).unwrap();
+    let tuned = folder.read("tuned/model.safetensors");
+    let (length, _) = SafeTensors::read_metadata(&original).unwrap();
+    let start = 8 + length;
+    assert_eq!(original.len(), tuned.len());
+    assert!(
+        original[..start] == tuned[..start],
+        "the header has changed"
+    );
+
+    // Further, in its own place; another directory is none.
+    tune("tuned", "tuned");
+    assert!(perplexity("tuned") < after);
+    for (arguments, reason) in [
+        (
+            vec!["--out=book.txt", "--context=16"],
+            "error: cannot access book.txt: ",
+        ),
+        (
+            vec!["--out=tuned/config.json/x", "--context=16"],
+            "error: cannot access tuned/config.json/x: ",
+        ),
+        (
+            vec!["--out=new", "--context=65"],
+            "error: --context = 65 is not possible: expected at most 64",
+        ),
+        (
+            vec!["--out=new", "--dropout=1"],
+            "error: --dropout = 1 is not possible",
+        ),
+        (
+            vec!["--out=new", "--metrics=book.txt", "--context=16"],
+            "error: --metrics: book.txt is also the file of the text",
+        ),
+    ] {
+        let error = run(
+            &folder,
+            &[&["tune", MODEL, "book.txt"][..], &arguments].concat(),
+        )
+        .unwrap_err();
+        assert!(error.starts_with(reason), "{error}");
+        assert!(!folder.0.join("new").exists(), "{arguments:?}");
+    }
+}
+
 #[test]
 fn one_line_says_what_is_wrong() {
     let folder = Folder::new();
