@@ -1,5 +1,5 @@
 //! What the training examples share: their flags and settings, the loop, its progress, metrics, loss curves, checkpoints,
-//! Ctrl-C, and output files.
+//! Ctrl-C, and output files; and the ground and the heat maps of the programs that draw what a model does.
 //!
 //! A program brings its data as [`training::Data`] and what it trains as [`training::Model`]; `train_names` is the
 //! shortest whole one.
@@ -10,7 +10,9 @@
 #[macro_use]
 pub mod terminal;
 pub mod args;
+pub mod canvas;
 pub mod checkpoint;
+pub mod heat_map;
 pub mod interrupt;
 pub mod metrics;
 pub mod outputs;

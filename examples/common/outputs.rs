@@ -136,3 +136,17 @@ pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<(
     }
     renamed
 }
+
+/// Writes a text by [`replace`].
+///
+/// # Errors
+///
+/// [`Error::File`] with the system's reason.
+pub fn text(path: &Path, text: &str) -> Result<()> {
+    replace(path, |temporary| {
+        fs::write(temporary, text).map_err(|source| {
+            let path = path.to_owned();
+            Error::File { path, source }.into()
+        })
+    })
+}

@@ -5,6 +5,7 @@
 //! cargo run --release --example gpt2 --features tokenizers -- tokenize models/gpt2 " Ralph"
 //! cargo run --release --example gpt2 --features tokenizers -- generate models/gpt2 "I am an amazing" --temperature 0
 //! cargo run --release --example gpt2 --features tokenizers -- top models/gpt2 "take over the world"
+//! cargo run --release --example gpt2 --features tokenizers -- attention models/gpt2 "A cat sat." --layer 5 --out maps
 //! cargo run --release --example gpt2 --features tokenizers -- perplexity models/gpt2 book.txt
 //! cargo run --release --example gpt2 --features tokenizers -- tune models/gpt2 book.txt --out models/tuned
 //! ```
@@ -13,6 +14,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attention;
 mod measure;
 mod tune;
 
@@ -67,6 +69,19 @@ enum Command {
         /// How many tokens at each position
         #[arg(long, default_value_t = 5)]
         count: usize,
+        #[command(flatten)]
+        device: DeviceArgs,
+    },
+    /// Draw what all heads of a layer look at, as a picture and as a page to hover over
+    Attention {
+        #[command(flatten)]
+        input: Input,
+        /// The layer, counted from 0
+        #[arg(long, default_value_t = 0)]
+        layer: usize,
+        /// Folder for the two files
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
         #[command(flatten)]
         device: DeviceArgs,
     },
@@ -129,6 +144,18 @@ fn run(command: Command) -> Result<ExitCode> {
             let model = Model::open(&input.model, &device)?;
             let tokens = model.prompt(&input.text)?;
             measure::top(&model, &tokens, count)?;
+        }
+        Command::Attention {
+            input,
+            layer,
+            out,
+            device,
+        } => {
+            let model = Model::open(&input.model, &device)?;
+            let last = model.gpt.config().n_layers - 1;
+            require(layer <= last, "layer", &layer, &format!("0 to {last}"))?;
+            let tokens = model.prompt(&input.text)?;
+            attention::draw(&model, &input.model, &tokens, layer, &out)?;
         }
         Command::Perplexity {
             model,

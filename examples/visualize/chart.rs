@@ -3,9 +3,8 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use crate::canvas::{Area, FAINT, INK, LABEL, SUBTITLE, number, text_width, write};
 use crate::common::Result;
-use crate::statistics::range;
+use crate::common::canvas::{Area, FAINT, INK, LABEL, SUBTITLE, number, range, text_width, write};
 
 /// How a series is drawn.
 #[derive(Clone, Copy)]

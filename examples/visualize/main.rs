@@ -12,9 +12,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod canvas;
 mod chart;
-mod heat_map;
 mod pictures;
 mod report;
 mod statistics;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use shadegrad::Error;
 
-use crate::canvas::Picture;
+use crate::common::canvas::Picture;
 use crate::common::{Result, outputs};
 use crate::subject::Subject;
 
@@ -33,18 +33,9 @@ pub fn write(folder: &Path, subject: &Subject, pictures: &[Picture]) -> Result<(
         source,
     })?;
     for picture in pictures {
-        file(&folder.join(format!("{}.svg", picture.name)), &picture.svg)?;
+        outputs::text(&folder.join(format!("{}.svg", picture.name)), &picture.svg)?;
     }
-    file(&folder.join("index.html"), &page(subject, pictures))
-}
-
-fn file(path: &Path, text: &str) -> Result<()> {
-    outputs::replace(path, |temporary| {
-        fs::write(temporary, text).map_err(|source| {
-            let path = path.to_owned();
-            Error::File { path, source }.into()
-        })
-    })
+    outputs::text(&folder.join("index.html"), &page(subject, pictures))
 }
 
 fn page(subject: &Subject, pictures: &[Picture]) -> String {

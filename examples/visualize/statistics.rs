@@ -17,15 +17,6 @@ pub fn deviation(values: &[f64]) -> f64 {
     variance(values).sqrt()
 }
 
-/// The smallest and the largest finite value.
-pub fn range<'a>(values: impl IntoIterator<Item = &'a f64>) -> (f64, f64) {
-    let finite = values.into_iter().filter(|x| x.is_finite());
-    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &x| {
-        (low.min(x), high.max(x))
-    });
-    if low > high { (0.0, 1.0) } else { (low, high) }
-}
-
 /// The share of values that `test` holds for.
 pub fn share(values: &[f64], test: impl Fn(f64) -> bool) -> f64 {
     values.iter().filter(|&&x| test(x)).count() as f64 / values.len() as f64

@@ -176,6 +176,71 @@ fn a_model_is_tuned_and_saved_in_the_layout_that_it_came_in() {
 }
 
 #[test]
+fn attention_is_drawn_as_a_picture_and_as_a_page() {
+    let bytes = std::fs::read(format!("{MODEL}/expected.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let about: Value = serde_json::from_str(&header.metadata().as_ref().unwrap()["about"]).unwrap();
+    let folder = Folder::new();
+    let prompt = about["prompt"].as_str().unwrap();
+    run(
+        &folder,
+        &["attention", MODEL, prompt, "--layer", "1", "--out", "maps"],
+    )
+    .unwrap();
+
+    // The page holds the weights of the library.
+    let page = text(&folder.read("maps/layer_1.html"));
+    let (_, data) = page.split_once(r#"id="data">"#).unwrap();
+    let data: Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+    let weights = expected.tensor("attention").unwrap();
+    let [2, heads, length, _] = *weights.shape() else {
+        panic!("{:?}", weights.shape())
+    };
+    assert_eq!(data["tokens"].as_array().unwrap().len(), length);
+    let all: Vec<f32> = weights
+        .data()
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&b| f32::from_le_bytes(b))
+        .collect();
+    let layer = &all[heads * length * length..];
+    for (i, &expected) in layer.iter().enumerate() {
+        let (head, query, key) = (i / length / length, i / length % length, i % length);
+        match data["heads"][head][query][key].as_f64() {
+            Some(actual) => assert!(
+                (actual - f64::from(expected)).abs() < 2e-4,
+                "{actual} {expected}"
+            ),
+            None => assert!(key > query && expected == 0.0, "{head} {query} {key}"),
+        }
+    }
+    assert!(!page.contains("http"), "the page needs something else");
+
+    // Every head with its title, every token beside and below every head.
+    let picture = text(&folder.read("maps/layer_1.svg"));
+    let count = |text: &str| picture.lines().filter(|line| *line == text).count();
+    for head in 0..heads {
+        assert_eq!(count(&format!("head {head}")), 1);
+    }
+    let first = data["tokens"][0].as_str().unwrap();
+    let same = data["tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|token| *token == first)
+        .count();
+    assert_eq!(count(first), 2 * heads * same);
+
+    // A text that looks like the end of the page is none.
+    let mean = ["attention", MODEL, "a</script>b", "--out", "maps"];
+    run(&folder, &mean).unwrap();
+    let page = text(&folder.read("maps/layer_0.html"));
+    assert_eq!(page.matches("</script>").count(), 2);
+}
+
+#[test]
 fn one_line_says_what_is_wrong() {
     let folder = Folder::new();
     folder.write("book.txt", "Four score and seven years ago");
@@ -185,6 +250,14 @@ fn one_line_says_what_is_wrong() {
             "error: cannot access nowhere/config.json: ",
         ),
         (vec!["top", MODEL, ""], "error: the text is empty"),
+        (
+            vec!["attention", MODEL, "x", "--layer=2", "--out=maps"],
+            "error: --layer = 2 is not possible: expected 0 to 1",
+        ),
+        (
+            vec!["attention", MODEL, &"x".repeat(65), "--out=maps"],
+            "error: the text has 65 tokens, at most 64 can be shown",
+        ),
         (
             vec!["perplexity", MODEL, "none.txt"],
             "error: cannot access none.txt: ",

@@ -1,10 +1,10 @@
 //! Who looks at whom, and what comes of it.
 
 use super::percent;
-use crate::canvas::{BLUE, ORANGE, Picture, grid, number, picture};
 use crate::chart::{Chart, Series};
 use crate::common::Result;
-use crate::heat_map::{HeatMap, Palette};
+use crate::common::canvas::{BLUE, ORANGE, Picture, grid, number, picture};
+use crate::common::heat_map::{HeatMap, Palette};
 use crate::statistics::{mean, variance};
 use crate::subject::Subject;
 

@@ -4,10 +4,10 @@ use shadegrad::nn::{PositionKind, ROTARY_BASE};
 use shadegrad::ops::rotary_table;
 
 use super::percent;
-use crate::canvas::{BLUE, GREEN, ORANGE, Picture, grid, number, picture};
 use crate::chart::{Chart, Mark, Series};
 use crate::common::Result;
-use crate::heat_map::{HeatMap, Palette};
+use crate::common::canvas::{BLUE, GREEN, ORANGE, Picture, grid, number, picture};
+use crate::common::heat_map::{HeatMap, Palette};
 use crate::statistics::{Pca, mean, pca};
 use crate::subject::{Subject, Value};
 

@@ -3,10 +3,10 @@
 use shadegrad::nn::FeedForwardKind;
 
 use super::percent;
-use crate::canvas::{BLUE, GREEN, ORANGE, Picture, grid, number, picture};
 use crate::chart::{Chart, Mark, Series};
 use crate::common::Result;
-use crate::statistics::{deviation, histogram, mean, range, share};
+use crate::common::canvas::{BLUE, GREEN, ORANGE, Picture, grid, number, picture, range};
+use crate::statistics::{deviation, histogram, mean, share};
 use crate::subject::Subject;
 
 /// What the activation gets, `[T, d_ff]`: with SwiGLU the half that SiLU is taken of.

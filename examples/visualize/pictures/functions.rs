@@ -5,11 +5,11 @@ use shadegrad::Tape;
 use shadegrad::nn::{FeedForwardKind, NormKind};
 
 use super::{percent, steps};
-use crate::canvas::{BLUE, GREEN, INK, ORANGE, PURPLE, Picture, number, picture};
 use crate::chart::{Chart, Mark, Series};
 use crate::common::Result;
-use crate::heat_map::{HeatMap, Palette};
-use crate::statistics::{deviation, histogram, mean, range, share};
+use crate::common::canvas::{BLUE, GREEN, INK, ORANGE, PURPLE, Picture, number, picture, range};
+use crate::common::heat_map::{HeatMap, Palette};
+use crate::statistics::{deviation, histogram, mean, share};
 use crate::subject::{Pending, Subject, Value};
 
 const COLORS: [RGBColor; 4] = [BLUE, ORANGE, GREEN, PURPLE];

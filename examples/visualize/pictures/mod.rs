@@ -6,8 +6,8 @@ mod feed_forward;
 mod functions;
 mod stream;
 
-use crate::canvas::Picture;
 use crate::common::Result;
+use crate::common::canvas::Picture;
 use crate::subject::Subject;
 
 /// Draws all of them.

@@ -1,10 +1,10 @@
 //! The residual stream through all layers, and what the model says in the end.
 
 use super::percent;
-use crate::canvas::{BLUE, GREEN, ORANGE, Picture, number, picture};
 use crate::chart::{Chart, Mark, Series};
 use crate::common::Result;
-use crate::heat_map::{HeatMap, Palette};
+use crate::common::canvas::{BLUE, GREEN, ORANGE, Picture, number, picture};
+use crate::common::heat_map::{HeatMap, Palette};
 use crate::statistics::{mean, share};
 use crate::subject::Subject;
 

@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use plotters::style::register_font;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::common::Result;
+use super::Result;
 
 /// A part of a picture.
 pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -109,12 +109,29 @@ pub fn write(
 ///
 /// What the backend reports.
 pub fn write_upwards(area: &Area<'_>, text: &str, at: (i32, i32), size: i32) -> Result<()> {
+    upwards(area, text, at, size, (HPos::Center, VPos::Top))
+}
+
+/// Text that reads upwards and ends below a point.
+///
+/// # Errors
+///
+/// What the backend reports.
+pub fn write_up_to(area: &Area<'_>, text: &str, at: (i32, i32), size: i32) -> Result<()> {
+    upwards(area, text, at, size, (HPos::Right, VPos::Center))
+}
+
+fn upwards(
+    area: &Area<'_>,
+    text: &str,
+    at: (i32, i32),
+    size: i32,
+    (h, v): (HPos, VPos),
+) -> Result<()> {
     let font = ("sans-serif", size)
         .into_font()
         .transform(FontTransform::Rotate270);
-    let style = TextStyle::from(font)
-        .color(&INK)
-        .pos(Pos::new(HPos::Center, VPos::Top));
+    let style = TextStyle::from(font).color(&INK).pos(Pos::new(h, v));
     area.draw_text(text, &style, at)?;
     Ok(())
 }
@@ -139,4 +156,13 @@ pub fn number(value: f64, scale: f64) -> String {
         Some(rest) => format!("−{rest}"),
         None => text,
     }
+}
+
+/// The smallest and the largest finite value.
+pub fn range<'a>(values: impl IntoIterator<Item = &'a f64>) -> (f64, f64) {
+    let finite = values.into_iter().filter(|x| x.is_finite());
+    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &x| {
+        (low.min(x), high.max(x))
+    });
+    if low > high { (0.0, 1.0) } else { (low, high) }
 }

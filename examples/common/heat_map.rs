@@ -3,9 +3,10 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use crate::canvas::{Area, INK, LABEL, SUBTITLE, number, text_width, write, write_upwards};
-use crate::common::Result;
-use crate::statistics::range;
+use super::Result;
+use super::canvas::{
+    Area, INK, LABEL, SUBTITLE, number, range, text_width, write, write_up_to, write_upwards,
+};
 
 /// Which colours stand for numbers.
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -27,6 +28,8 @@ pub struct HeatMap<'a> {
     /// Names of columns and rows, instead of numbers.
     pub x_names: Option<&'a [String]>,
     pub y_names: Option<&'a [String]>,
+    /// Whether the names of columns read upwards, which leaves room for all of them.
+    pub x_upwards: bool,
     pub palette: Palette,
     /// Instead of what the values span.
     pub range: Option<(f64, f64)>,
@@ -62,6 +65,10 @@ impl HeatMap<'_> {
             Some(names) => widest(names).unwrap_or(0),
             None => text_width(&rows.to_string(), LABEL),
         };
+        let x_room = match self.x_names {
+            Some(names) if self.x_upwards => widest(names).unwrap_or(0),
+            _ => LABEL,
+        };
         let described = |text: &str| if text.is_empty() { 0 } else { LABEL + 8 };
         let scale_room = scale.iter().map(|text| text_width(text, LABEL)).max();
 
@@ -77,7 +84,7 @@ impl HeatMap<'_> {
         } else {
             SUBTITLE + 12
         };
-        let bottom = height as i32 - (LABEL + 8) - described(self.x);
+        let bottom = height as i32 - (x_room + 8) - described(self.x);
         let (mut cell_w, mut cell_h) = (
             f64::from(right - left) / f64::from(columns),
             f64::from(bottom - top) / f64::from(rows),
@@ -102,17 +109,14 @@ impl HeatMap<'_> {
                 (HPos::Center, VPos::Top),
             )?;
         }
+        let background = Rectangle::new([(left, top), (right, bottom)], HIDDEN.filled());
+        area.draw(&background)?;
         for (row, values) in (0..).zip(&self.rows) {
-            for (column, &value) in (0..).zip(*values) {
+            for (column, &value) in (0..).zip(*values).filter(|(_, value)| value.is_finite()) {
                 let color = self.color(value, low, high);
                 let corners = [(x_at(column), y_at(row)), (x_at(column + 1), y_at(row + 1))];
                 area.draw(&Rectangle::new(corners, color.filled()))?;
-                if self.numbers
-                    && value.is_finite()
-                    && value != 0.0
-                    && cell_w >= 34.0
-                    && cell_h >= 16.0
-                {
+                if self.numbers && value != 0.0 && cell_w >= 34.0 && cell_h >= 16.0 {
                     self.write_number(area, value, color, corners)?;
                 }
             }
@@ -134,6 +138,11 @@ impl HeatMap<'_> {
                 write(area, name, at, LABEL, (HPos::Center, VPos::Top))?;
                 area.draw(&PathElement::new([(to, top), (to, bottom + 5)], INK))?;
             }
+        } else if self.x_upwards {
+            for (column, name) in names(self.x_names, columns, cell_w, LABEL + 3) {
+                let at = (middle(&x_at, column), bottom + 5);
+                write_up_to(area, &name, at, LABEL)?;
+            }
         } else {
             let x_needed = self.x_names.and_then(widest).unwrap_or(24) + 3;
             for (column, name) in names(self.x_names, columns, cell_w, x_needed) {
@@ -145,7 +154,7 @@ impl HeatMap<'_> {
             let at = (left - 5, middle(&y_at, row));
             write(area, &name, at, LABEL, (HPos::Right, VPos::Center))?;
         }
-        let x_title = ((left + right) / 2, bottom + LABEL + 10);
+        let x_title = ((left + right) / 2, bottom + x_room + 10);
         write(area, self.x, x_title, LABEL + 1, (HPos::Center, VPos::Top))?;
         if !self.y.is_empty() {
             let at = (left - y_room - LABEL - 14, (top + bottom) / 2);
@@ -171,9 +180,6 @@ impl HeatMap<'_> {
     }
 
     fn color(&self, value: f64, low: f64, high: f64) -> RGBColor {
-        if !value.is_finite() {
-            return HIDDEN;
-        }
         match self.palette {
             Palette::Amount => ViridisRGB.get_color_normalized(value, low, high),
             Palette::Sign => DerivedColorMap::new(&[
