@@ -2,6 +2,7 @@
 //! `config.json`, `model.safetensors`, and `tokenizer.json` or `vocab.json` with `merges.txt`.
 //!
 //! ```sh
+//! cargo run --release --example gpt2 --features tokenizers,download -- download gpt2 models/gpt2
 //! cargo run --release --example gpt2 --features tokenizers -- tokenize models/gpt2 " Ralph"
 //! cargo run --release --example gpt2 --features tokenizers -- generate models/gpt2 "I am an amazing" --temperature 0
 //! cargo run --release --example gpt2 --features tokenizers -- top models/gpt2 "take over the world"
@@ -15,6 +16,8 @@
 mod common;
 
 mod attention;
+#[cfg(feature = "download")]
+mod download;
 mod measure;
 mod tune;
 
@@ -25,12 +28,23 @@ use clap::{Args, Parser, Subcommand};
 use common::args::{DeviceArgs, SamplingArgs};
 use common::settings::require;
 use common::{Result, program};
+use indicatif::HumanCount;
 use shadegrad::data::read_text;
 use shadegrad::hugging_face::{Gpt2Files, Tokenizer};
 use shadegrad::nn::Gpt;
 use shadegrad::sampling::Sampler;
 
 use tune::Tune;
+
+#[cfg(not(feature = "download"))]
+mod download {
+    use crate::common::Result;
+
+    /// Says how to build a program that can do this.
+    pub fn fetch(_: &str, _: &str, _: &std::path::Path) -> Result<()> {
+        Err("this program was built without downloads; build it with --features tokenizers,download".into())
+    }
+}
 
 /// Reads, continues, measures and learns text with a GPT-2 from a directory of the transformers library.
 #[derive(Debug, Parser)]
@@ -71,6 +85,16 @@ enum Command {
         count: usize,
         #[command(flatten)]
         device: DeviceArgs,
+    },
+    /// Fetch a model's directory (needs `--features tokenizers,download`)
+    Download {
+        /// The model's name on the site: `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`, or `owner/name`
+        name: String,
+        /// Directory for its files
+        directory: PathBuf,
+        /// The site
+        #[arg(long, value_name = "URL", default_value = "https://huggingface.co")]
+        from: String,
     },
     /// Draw what all heads of a layer look at, as a picture and as a page to hover over
     Attention {
@@ -144,6 +168,25 @@ fn run(command: Command) -> Result<ExitCode> {
             let model = Model::open(&input.model, &device)?;
             let tokens = model.prompt(&input.text)?;
             measure::top(&model, &tokens, count)?;
+        }
+        Command::Download {
+            name,
+            directory,
+            from,
+        } => {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+            let sound = !name.is_empty() && name.chars().all(is_plain) && !name.contains("..");
+            if !sound {
+                return Err(format!("`{name}` is no name of a model").into());
+            }
+            download::fetch(&name, from.trim_end_matches('/'), &directory)?;
+            let (files, tokenizer) = open(&directory)?;
+            say!(
+                "{} parameters, {} tokens: {}",
+                HumanCount(files.config().parameter_count() as u64),
+                HumanCount(tokenizer.vocab_size() as u64),
+                directory.display()
+            );
         }
         Command::Attention {
             input,

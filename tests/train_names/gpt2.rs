@@ -1,5 +1,8 @@
 //! The example `gpt2` on the small model that the `transformers` library saved, against what that library computes.
 
+#[cfg(feature = "download")]
+use std::collections::BTreeSet;
+
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -238,6 +241,120 @@ fn attention_is_drawn_as_a_picture_and_as_a_page() {
     run(&folder, &mean).unwrap();
     let page = text(&folder.read("maps/layer_0.html"));
     assert_eq!(page.matches("</script>").count(), 2);
+}
+
+#[cfg(not(feature = "download"))]
+#[test]
+fn a_program_without_downloads_says_how_to_get_one() {
+    let folder = Folder::new();
+    let error = run(&folder, &["download", "gpt2", "new"]).unwrap_err();
+    assert!(error.contains("--features tokenizers,download"), "{error}");
+}
+
+/// A site for as long as the test lasts: the small model under `tiny`, the same with its weights cut off under `cut`.
+#[cfg(feature = "download")]
+fn site() -> String {
+    use std::io::{BufRead, BufReader, Write};
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let request = lines.next().unwrap_or_default();
+            lines.find(String::is_empty);
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let found = path.strip_prefix('/').and_then(|path| {
+                let (name, file) = path.split_once("/resolve/main/")?;
+                let bytes = std::fs::read(format!("{MODEL}/{file}")).ok();
+                Some((
+                    name,
+                    file,
+                    bytes.filter(|_| ["tiny", "cut"].contains(&name))?,
+                ))
+            });
+            let _ = match found {
+                None => write!(
+                    stream,
+                    "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                ),
+                Some((name, file, bytes)) => {
+                    let sent = match (name, file) {
+                        ("cut", "model.safetensors") => &bytes[..1000],
+                        _ => &bytes[..],
+                    };
+                    let length = bytes.len();
+                    write!(
+                        stream,
+                        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+                    )
+                    .and_then(|()| stream.write_all(sent))
+                }
+            };
+        }
+    });
+    format!("http://{address}")
+}
+
+#[cfg(feature = "download")]
+#[test]
+fn a_model_is_fetched_whole_or_not_at_all() {
+    let folder = Folder::new();
+    let site = site();
+    let fetch = |name: &str, directory: &str, site: &str| {
+        let mut command = folder.command_of("gpt2", &["download", name, directory, "--from", site]);
+        let output = command.env("NO_PROXY", "127.0.0.1").output().unwrap();
+        match output.status.success() {
+            true => Ok(text(&output.stdout)),
+            false => Err(text(&output.stderr)),
+        }
+    };
+    let printed = fetch("tiny", "models/tiny", &site).unwrap();
+    assert!(
+        printed.ends_with("36,736 parameters, 288 tokens: models/tiny\n"),
+        "{printed}"
+    );
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        let original = std::fs::read(format!("{MODEL}/{name}")).unwrap();
+        assert!(
+            folder.read(&format!("models/tiny/{name}")) == original,
+            "{name}"
+        );
+    }
+
+    // A broken connection leaves no half of a file, also none beside.
+    let error = fetch("cut", "cut", &site).unwrap_err();
+    assert!(
+        error.contains("/cut/resolve/main/model.safetensors: "),
+        "{error}"
+    );
+    let left = std::fs::read_dir(folder.0.join("cut")).unwrap();
+    let left: BTreeSet<_> = left
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(
+        left,
+        BTreeSet::from(["config.json", "tokenizer.json"].map(str::to_owned))
+    );
+
+    let error = fetch("none", "none", &site).unwrap_err();
+    assert!(error.contains("has no model `none`"), "{error}");
+    let error = fetch("a b", "none", &site).unwrap_err();
+    assert!(error.contains("`a b` is no name of a model"), "{error}");
+    // Nobody listens at a port that has been let go.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let error = fetch("tiny", "none", &format!("http://127.0.0.1:{port}")).unwrap_err();
+    assert!(
+        error.starts_with("error: cannot reach ")
+            && error.contains("Without a network, get config.json"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
 }
 
 #[test]

@@ -57,6 +57,7 @@ fn program(name: &'static str) -> PathBuf {
             .arg("--target-dir")
             .arg(target)
             .args(cfg!(feature = "tokenizers").then_some("--features=tokenizers"))
+            .args(cfg!(feature = "download").then_some("--features=download"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .expect("cargo runs");
