@@ -65,6 +65,23 @@ fn misuse<T>(text: &str, misuse: impl FnOnce() -> T) {
 }
 
 #[test]
+fn checkpointed_parts_neither_write_nor_read_what_changes() {
+    let tensor = Tensor::new(device(), [2], &[1.0f32, 2.0]).unwrap();
+    let tape = Tape::training(device());
+    misuse("checkpoint: the part overwrites a tensor", || {
+        tape.checkpoint(|tape| tape.assign(&tensor, tape.full([2], 1.0)))
+    });
+    let tape = Tape::training(device());
+    let x = tape.variable([2], &[1.0, 2.0]);
+    let loss = tape.checkpoint(|tape| (x * tape.tensor(&tensor)).sin().sum_all());
+    let _before = tape.backward(loss);
+    tape.assign(&tensor, tape.full([2], 1.0));
+    misuse("backward: a tensor that a checkpointed part reads", || {
+        tape.backward(loss)
+    });
+}
+
+#[test]
 fn misuse_panics_at_the_callers_line() {
     let device = device();
     let (tape, other) = (Tape::training(device), Tape::inference(device));

@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Random, device};
-use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
+use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Report};
 use shadegrad::sampling::{Sampler, SamplingConfig};
@@ -17,23 +17,19 @@ fn loss<'t>(gpt: &Gpt, tape: &'t Tape, random: &mut Random) -> Var<'t> {
     gpt.loss(tokens, targets, CrossEntropy::default())
 }
 
-#[test]
-fn steps_make_nothing_new_and_stay_within_the_budget_of_dispatches() {
+/// Trains twelve steps and gives the kernels of one, once from the third on nothing is made.
+fn train(gpt: &Gpt, parameters: &Parameters) -> BTreeMap<&'static str, usize> {
     let device = device();
-    // Four layers.
-    let mut builder = ParameterBuilder::new(1);
-    let gpt = Gpt::new(&GptConfig::new(27), &mut builder).unwrap();
-    let parameters = builder.build(device).unwrap();
     let config = AdamWConfig {
         clip_norm: Some(1.0),
         ..AdamWConfig::default()
     };
-    let mut optimizer = AdamW::new(&parameters, config).unwrap();
+    let mut optimizer = AdamW::new(parameters, config).unwrap();
     let mut random = Random::new(2);
     let mut reports: Vec<Report> = Vec::new();
     let mut step = |step: u32| {
         let tape = Tape::training(device);
-        let loss = loss(&gpt, &tape, &mut random);
+        let loss = loss(gpt, &tape, &mut random);
         reports.push(optimizer.step(&tape, loss, 1e-4 * step as f32).fetch());
         tape.run().unwrap();
         // Taken a step later, when it has arrived: so two are under way at most.
@@ -60,7 +56,7 @@ fn steps_make_nothing_new_and_stay_within_the_budget_of_dispatches() {
 
     // Which kernels they are.
     let tape = Tape::training(device);
-    let loss = loss(&gpt, &tape, &mut random);
+    let loss = loss(gpt, &tape, &mut random);
     let _report = optimizer.step(&tape, loss, 1e-4).fetch();
     let mut kernels: BTreeMap<&str, usize> = BTreeMap::new();
     for kernel in tape.profile().unwrap() {
@@ -68,7 +64,39 @@ fn steps_make_nothing_new_and_stay_within_the_budget_of_dispatches() {
     }
     println!("{dispatches} dispatches per step: {kernels:?}");
     assert_eq!(kernels.values().sum::<usize>() as u64, dispatches);
+    kernels
+}
+
+/// The least bytes that the intermediate values of a training step need.
+fn least_bytes(gpt: &Gpt, parameters: &Parameters) -> u64 {
+    let mut optimizer = AdamW::new(parameters, AdamWConfig::default()).unwrap();
+    let tape = Tape::training(device());
+    let loss = loss(gpt, &tape, &mut Random::new(3));
+    let _report = optimizer.step(&tape, loss, 1e-4).fetch();
+    tape.memory().unwrap().lower_bound
+}
+
+#[test]
+fn steps_make_nothing_new_and_stay_within_the_budget_of_dispatches() {
+    let device = device();
+    // Four layers.
+    let mut builder = ParameterBuilder::new(1);
+    let mut gpt = Gpt::new(&GptConfig::new(27), &mut builder).unwrap();
+    let parameters = builder.build(device).unwrap();
+    let dispatches = train(&gpt, &parameters).values().sum::<usize>();
     assert!(dispatches <= 90, "{dispatches} dispatches");
+    let kept = least_bytes(&gpt, &parameters);
+
+    // Computing the blocks again saves memory, and costs no more than their forward pass.
+    gpt.set_checkpoint_blocks(true);
+    let with_blocks_again = train(&gpt, &parameters).values().sum::<usize>();
+    let checkpointed = least_bytes(&gpt, &parameters);
+    println!("{kept} bytes, with checkpointed blocks {checkpointed}");
+    assert!(checkpointed * 2 < kept, "{checkpointed} of {kept} bytes");
+    assert!(
+        (1..=10 * 4).contains(&(with_blocks_again - dispatches)),
+        "{with_blocks_again} dispatches instead of {dispatches}"
+    );
 
     // Texts of all lengths within the window run from one plan, those beyond it from another.
     let generate = || {

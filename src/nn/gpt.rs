@@ -86,6 +86,7 @@ pub struct Gpt {
     head: Option<Parameter>,
     /// Of the last generation, if none is under way: a new one would mean new plans.
     pub(super) cache: Arc<Mutex<Option<KvCache>>>,
+    checkpoint_blocks: bool,
 }
 
 impl Gpt {
@@ -131,12 +132,19 @@ impl Gpt {
             norm,
             head,
             cache: Arc::default(),
+            checkpoint_blocks: false,
         })
     }
 
     /// What the model is made of.
     pub fn config(&self) -> &GptConfig {
         &self.config
+    }
+
+    /// Sets whether training [computes every block again](crate::Tape::checkpoint) in the backward pass rather than keeping
+    /// what it computed: less memory, one more forward pass through the blocks, the same results. Off at first.
+    pub fn set_checkpoint_blocks(&mut self, checkpoint_blocks: bool) {
+        self.checkpoint_blocks = checkpoint_blocks;
     }
 
     /// The device that holds the parameters.
@@ -170,7 +178,10 @@ impl Gpt {
         let embedded = self.positions.add_to(embedded);
         let x = embedded.dropout(self.config.dropout).tap("embedded");
         self.blocks.iter().enumerate().fold(x, |x, (i, block)| {
-            let forward = || block.forward(x, &self.positions);
+            let forward = || match self.checkpoint_blocks {
+                true => tape.checkpoint(|_| block.forward(x, &self.positions)),
+                false => block.forward(x, &self.positions),
+            };
             tape.scope(format_args!("blocks.{i}"), forward)
         })
     }

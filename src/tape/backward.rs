@@ -1,9 +1,12 @@
 //! Reverse-mode differentiation: walk the list backwards, let every operation append its own gradient.
 
+use std::rc::Rc;
+
 use smallvec::SmallVec;
 
+use super::checkpoint::Recomputed;
 use super::{NodeId, Tape, ValueId, Var};
-use crate::ops::TensorType;
+use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
 
 /// What an operation's gradient rule is given: the recorded node, and the gradients that have arrived at its outputs.
@@ -122,10 +125,15 @@ impl Tape {
             of_value[of.id.index()] = Some(seed.id);
         }
         let last = self.value(of.id, |value| value.node);
+        let mut recomputed = Recomputed::new(&self.graph.borrow());
         for node in (0..=last.0).rev().map(NodeId) {
-            let Some((operation, backward)) = self.arrived(node, &of_value) else {
+            if !self.has_arrived(node, &of_value) {
                 continue;
-            };
+            }
+            recomputed.reach(&mut self.graph.borrow_mut(), node);
+            let (operation, backward) = self.rule(node, &of_value, &recomputed);
+            // Gradients belong to what was recorded first, also where the rule reads what was recorded again.
+            let inputs: SmallVec<[ValueId; 8]> = self.graph.borrow().inputs(node).into();
             let gradients = operation.backward(&backward);
             assert_eq!(
                 gradients.len(),
@@ -146,7 +154,7 @@ impl Tape {
                     "{}: gradient of input {index} has the wrong shape",
                     operation.name()
                 );
-                let slot = &mut of_value[input.id.index()];
+                let slot = &mut of_value[inputs[index].index()];
                 let sum = match *slot {
                     Some(earlier) => self.var(earlier) + gradient,
                     None => gradient,
@@ -160,33 +168,40 @@ impl Tape {
         }
     }
 
-    /// The rule's arguments for a node that gradients have arrived at.
-    fn arrived<'t>(
+    /// Whether a gradient has arrived at one of an operation's outputs.
+    fn has_arrived(&self, node: NodeId, of_value: &[Option<ValueId>]) -> bool {
+        let graph = self.graph.borrow();
+        let is_there = |id: ValueId| of_value.get(id.index()).copied().flatten().is_some();
+        graph.operation(node).is_some() && graph.outputs(node).any(is_there)
+    }
+
+    /// The operation of a node that gradients have arrived at, and its rule's arguments.
+    fn rule<'t>(
         &'t self,
         node: NodeId,
         of_value: &[Option<ValueId>],
-    ) -> Option<(std::rc::Rc<dyn crate::ops::Operation>, Backward<'t>)> {
+        recomputed: &Recomputed,
+    ) -> (Rc<dyn Operation>, Backward<'t>) {
         let graph = self.graph.borrow();
-        let operation = graph.operation(node)?.clone();
-        let gradient_at = |id: ValueId| of_value.get(id.index()).copied().flatten();
-        if !graph.outputs(node).any(|id| gradient_at(id).is_some()) {
-            return None;
-        }
-        let wants = |id: &ValueId| graph.values[id.index()].needs_gradient;
-        Some((
-            operation.clone(),
-            Backward {
-                tape: self,
-                name: operation.name(),
-                inputs: graph.inputs(node).iter().map(|&id| self.var(id)).collect(),
-                wanted: graph.inputs(node).iter().map(wants).collect(),
-                outputs: graph.outputs(node).map(|id| self.var(id)).collect(),
-                gradients: graph
-                    .outputs(node)
-                    .map(|id| gradient_at(id).map(|id| self.var(id)))
-                    .collect(),
-            },
-        ))
+        let operation = graph.operation(node).expect("leaves have no rule").clone();
+        let var = |id: ValueId| self.var(recomputed.value(id));
+        let gradient = |id: ValueId| of_value.get(id.index()).copied().flatten();
+        let backward = Backward {
+            tape: self,
+            name: operation.name(),
+            inputs: graph.inputs(node).iter().map(|&id| var(id)).collect(),
+            wanted: graph
+                .inputs(node)
+                .iter()
+                .map(|id| graph.values[id.index()].needs_gradient)
+                .collect(),
+            outputs: graph.outputs(node).map(var).collect(),
+            gradients: graph
+                .outputs(node)
+                .map(|id| gradient(id).map(|id| self.var(id)))
+                .collect(),
+        };
+        (operation, backward)
     }
 }
 

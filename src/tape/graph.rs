@@ -75,6 +75,10 @@ pub(crate) struct Graph {
     pub random_key: Option<ValueId>,
     /// Nodes that begin a new phase, such as the first one of a backward pass: kernels do not span phases.
     pub boundaries: Vec<NodeId>,
+    /// Nodes of the checkpointed parts, in order, none within another.
+    pub checkpoints: Vec<Range<u32>>,
+    /// Whether a checkpointed part is being recorded.
+    pub is_checkpointing: bool,
 }
 
 /// A tape's storage is taken over by the next tape of the same thread, unless its uploads were larger than this.
@@ -110,6 +114,8 @@ impl Graph {
             mut fetches,
             mut signature,
             mut boundaries,
+            mut checkpoints,
+            is_checkpointing: _,
             fusion: _,
             random_streams: _,
             random_key: _,
@@ -124,6 +130,7 @@ impl Graph {
         fetches.clear();
         signature.clear();
         boundaries.clear();
+        checkpoints.clear();
         let empty = Graph {
             nodes,
             values,
@@ -134,6 +141,7 @@ impl Graph {
             fetches,
             signature,
             boundaries,
+            checkpoints,
             ..Graph::default()
         };
         // A thread that is ending has no place for it.
@@ -245,6 +253,23 @@ impl Graph {
         let types: SmallVec<[TensorType; 8]> = inputs.iter().map(|&id| self.ty(id)).collect();
         // Called on the type itself: through `dyn` the caller's location would be lost.
         let outputs = operation.outputs(&types);
+        self.push_typed(Rc::new(operation), inputs, &outputs)
+    }
+
+    /// Records a node's operation once more, on other inputs of the same types.
+    pub fn push_again(&mut self, node: NodeId, inputs: &[ValueId]) -> Option<Range<u32>> {
+        let operation = self.operation(node)?.clone();
+        let outputs: SmallVec<[TensorType; 4]> =
+            self.outputs(node).map(|value| self.ty(value)).collect();
+        Some(self.push_typed(operation, inputs, &outputs))
+    }
+
+    fn push_typed(
+        &mut self,
+        operation: Rc<dyn Operation>,
+        inputs: &[ValueId],
+        outputs: &[TensorType],
+    ) -> Range<u32> {
         let signature = &mut self.signature;
         signature.write_u8(2);
         signature.write(operation.name().as_bytes());
@@ -258,9 +283,9 @@ impl Graph {
                 .iter()
                 .any(|id| self.values[id.index()].needs_gradient);
         self.push_node(
-            Source::Operation(Rc::new(operation)),
+            Source::Operation(operation),
             inputs,
-            &outputs,
+            outputs,
             needs_gradient,
         )
     }

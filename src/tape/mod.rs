@@ -1,9 +1,10 @@
 //! The tape: a list of recorded operations, differentiated by walking it backwards, planned once and replayed.
 //!
-//! Reading order: this file (recording), `backward` (reverse mode), then `plan` (how
-//! a list becomes dispatches).
+//! Reading order: this file (recording), `backward` (reverse mode), `checkpoint` (what
+//! reverse mode computes again), then `plan` (how a list becomes dispatches).
 
 mod backward;
+mod checkpoint;
 mod graph;
 mod plan;
 mod signature;

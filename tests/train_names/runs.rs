@@ -371,7 +371,7 @@ fn a_profile_is_printed_and_its_trace_written() {
     ] {
         assert!(printed.contains(text), "`{text}` is missing:\n{printed}");
     }
-    assert!(kernels > 100, "{kernels} dispatches");
+    assert!(kernels > 60, "{kernels} dispatches");
     // One step is too short for a table, but not for the rest.
     let (printed, kernels) = run("1");
     assert!(printed.contains("1 run timed"), "{printed}");
