@@ -192,4 +192,50 @@ macro_rules! variants {
     )+};
 }
 
+#[test]
+fn one_fusion_at_a_time() {
+    let only = [
+        Fusion {
+            pointwise: true,
+            ..Fusion::OFF
+        },
+        Fusion {
+            epilogue: true,
+            ..Fusion::OFF
+        },
+        Fusion {
+            forward_assign: true,
+            ..Fusion::OFF
+        },
+        Fusion {
+            side_by_side: true,
+            ..Fusion::OFF
+        },
+    ];
+    let without = [
+        Fusion {
+            pointwise: false,
+            ..Fusion::ON
+        },
+        Fusion {
+            epilogue: false,
+            ..Fusion::ON
+        },
+        Fusion {
+            forward_assign: false,
+            ..Fusion::ON
+        },
+        Fusion {
+            side_by_side: false,
+            ..Fusion::ON
+        },
+    ];
+    for fusion in only.into_iter().chain(without) {
+        for name in ["series", "gelu_untied"] {
+            println!("{name}, {fusion:?}");
+            Golden::load(name).check_batch(fusion);
+        }
+    }
+}
+
 variants! { series gelu_untied gpt2 sinusoidal rotary ignored_smoothed attention_only }

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::lowering::{Lowerer, Operand};
+use super::dispatch::Operand;
+use super::lowering::Lowerer;
 use super::pointwise::{Expression, Pack, touched_bytes};
 use super::units::Unit;
 use crate::gpu::kernel::Access;

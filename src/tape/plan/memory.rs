@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use super::lowering::{Program, Slot};
+use super::dispatch::{Program, Slot};
 use crate::gpu::arena::Buffer;
 
 /// Which pooled buffer each transient slot gets.

@@ -5,6 +5,7 @@
 //! [`replay`](replay) (pipelines, bind groups, submission).
 
 mod analysis;
+mod dispatch;
 mod epilogue;
 mod lowering;
 mod memory;
@@ -20,8 +21,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use dispatch::{Cost, Dispatch, Operand};
 pub(crate) use epilogue::Epilogue;
-pub use lowering::{Cost, Dispatch, Lowering, Operand};
+pub use lowering::Lowering;
 pub use memory::MemoryUse;
 pub use profile::KernelTime;
 pub(crate) use profile::{DeviceTimes, Stretches, kernel_times, length};
@@ -35,7 +37,8 @@ use crate::gpu::readback::Landing;
 use crate::gpu::stats::count;
 use crate::profile::{Laps, Phase};
 
-/// Which fusions the planner may use. All are on by default; `SHADEGRAD_FUSE=off` in the environment turns all off.
+/// Which fusions the planner may use. All are on by default; `SHADEGRAD_FUSE=off` in the environment turns all off, and
+/// a list such as `SHADEGRAD_FUSE=pointwise,epilogue` all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fusion {
     /// Chains of pointwise operations run as one generated kernel.
@@ -65,13 +68,45 @@ impl Fusion {
     };
 }
 
+impl Fusion {
+    /// The fusions by name: all of them for `on`, none for `off`, else those of a list with commas between.
+    fn named(names: &str) -> std::result::Result<Fusion, String> {
+        match names.trim() {
+            "on" | "" => return Ok(Fusion::ON),
+            "off" => return Ok(Fusion::OFF),
+            _ => {}
+        }
+        let mut fusion = Fusion::OFF;
+        for name in names.split(',').map(str::trim) {
+            match name {
+                "pointwise" => fusion.pointwise = true,
+                "epilogue" => fusion.epilogue = true,
+                "forward_assign" => fusion.forward_assign = true,
+                "side_by_side" => fusion.side_by_side = true,
+                unknown => return Err(unknown.to_owned()),
+            }
+        }
+        Ok(fusion)
+    }
+}
+
 impl Default for Fusion {
-    /// [`Fusion::ON`], unless `SHADEGRAD_FUSE=off` is set in the environment.
+    /// What `SHADEGRAD_FUSE` says in the environment: `on` (as without it), `off`, or the fusions to use, such as
+    /// `pointwise,epilogue`.
+    ///
+    /// # Panics
+    ///
+    /// If it names a fusion that there isn't.
     fn default() -> Fusion {
         static CHOSEN: std::sync::OnceLock<Fusion> = std::sync::OnceLock::new();
-        *CHOSEN.get_or_init(|| match std::env::var("SHADEGRAD_FUSE").as_deref() {
-            Ok("off") => Fusion::OFF,
-            _ => Fusion::ON,
+        *CHOSEN.get_or_init(|| {
+            let names = std::env::var("SHADEGRAD_FUSE").unwrap_or_default();
+            Fusion::named(&names).unwrap_or_else(|unknown| {
+                panic!(
+                    "SHADEGRAD_FUSE: there is no fusion `{unknown}`; there are pointwise, epilogue, forward_assign and \
+                     side_by_side, or on and off"
+                )
+            })
         })
     }
 }
@@ -172,4 +207,24 @@ fn make(device: &Device, graph: &Graph) -> Result<Plan> {
     let units = units::form(graph, &analysis);
     let program = lowering::lower(device, graph, &analysis, &units);
     Plan::build(device, graph, program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Fusion;
+
+    #[test]
+    fn fusions_by_name() {
+        assert_eq!(Fusion::named(""), Ok(Fusion::ON));
+        assert_eq!(Fusion::named("on"), Ok(Fusion::ON));
+        assert_eq!(Fusion::named("off"), Ok(Fusion::OFF));
+        let all = "pointwise, epilogue,forward_assign,side_by_side";
+        assert_eq!(Fusion::named(all), Ok(Fusion::ON));
+        let one = Fusion {
+            epilogue: true,
+            ..Fusion::OFF
+        };
+        assert_eq!(Fusion::named("epilogue"), Ok(one));
+        assert_eq!(Fusion::named("epilog"), Err("epilog".to_owned()));
+    }
 }

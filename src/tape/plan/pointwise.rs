@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::lowering::{Dispatch, Lowerer, Operand};
+use super::dispatch::{Dispatch, Operand};
+use super::lowering::Lowerer;
 use super::units::Unit;
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::ops::Role;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::lowering::{Cost, Dispatch, Program, Slot};
+use super::dispatch::{Cost, Dispatch, Program, Slot};
 use super::memory::{self, MemoryUse};
 use super::profile::Queries;
 use crate::error::{Error, Result};

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fmt::Write;
 
-use super::lowering::{Dispatch, Program, Slot};
+use super::dispatch::{Dispatch, Program, Slot};
 use super::units::MOST_BINDINGS;
 use crate::gpu::Kernel;
 use crate::gpu::kernel::Access;

@@ -1,0 +1,164 @@
+//! What a plan is made of before buffers are assigned: slots, operands that lie in them, and dispatches over them.
+
+use super::epilogue::Epilogue;
+use crate::gpu::arena::Buffer;
+use crate::gpu::kernel::Access;
+use crate::gpu::{DType, Kernel};
+use crate::shape::{Layout, Shape};
+
+/// Where an operand's elements live, before buffers are assigned.
+pub(super) enum Slot {
+    /// Alive from its first to its last dispatch; gets a pooled buffer.
+    Transient { elements: usize },
+    /// A range of a persistent buffer, in bytes.
+    External {
+        buffer: Buffer,
+        start: u64,
+        bytes: u64,
+    },
+    /// The plan's upload buffer.
+    Upload,
+}
+
+/// A tensor as a kernel sees it: a buffer to bind and where the elements lie in it.
+///
+/// Kernels must honour the layout's `offset`, for outputs too. Outputs and temporaries are dense; inputs may have any
+/// strides unless made dense with [`Lowering::contiguous`](super::Lowering::contiguous).
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    pub(super) slot: usize,
+    /// Shape, strides and offset, in elements of the bound buffer.
+    pub layout: Layout,
+    /// The element type.
+    pub dtype: DType,
+}
+
+impl Operand {
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.layout.shape
+    }
+
+    /// The number of elements.
+    pub fn elements(&self) -> usize {
+        self.layout.shape.elements()
+    }
+
+    /// The first element's index, as kernels take it.
+    pub fn offset(&self) -> u32 {
+        self.layout.offset as u32
+    }
+
+    /// The same buffer seen through another layout, which must stay within it.
+    pub fn with_layout(mut self, layout: Layout) -> Operand {
+        self.layout = layout;
+        self
+    }
+
+    /// Whether both lie at the same place of the same buffer.
+    pub(crate) fn is_same_place(&self, other: &Operand) -> bool {
+        self.slot == other.slot && self.layout.offset == other.layout.offset
+    }
+
+    /// The size in bytes, for [`Cost`].
+    pub fn bytes(&self) -> u64 {
+        4 * self.elements() as u64
+    }
+}
+
+/// What a dispatch costs at least, so that profiles and benchmarks can relate time to the hardware's limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Floating-point operations; a multiply-add counts as two.
+    pub flops: u64,
+    /// Bytes that must be read and written, each tensor once.
+    pub bytes: u64,
+}
+
+/// One kernel launch being described.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    pub(super) kernel: Kernel,
+    pub(super) bindings: Vec<(usize, Access)>,
+    pub(super) params: Vec<u32>,
+    pub(super) grid: [u32; 3],
+    pub(super) cost: Cost,
+    pub(super) may_pair: bool,
+}
+
+impl Dispatch {
+    /// Starts describing a launch of `kernel`, by default with a single workgroup.
+    pub fn new(kernel: Kernel) -> Dispatch {
+        Dispatch {
+            kernel,
+            bindings: Vec::new(),
+            params: Vec::new(),
+            grid: [1; 3],
+            cost: Cost::default(),
+            may_pair: false,
+        }
+    }
+
+    /// Binds an operand as the next storage binding, `var<storage, read>`.
+    pub fn read(mut self, operand: &Operand) -> Dispatch {
+        self.bindings.push((operand.slot, Access::Read));
+        self
+    }
+
+    /// Binds an operand as the next storage binding, `var<storage, read_write>`.
+    pub fn write(mut self, operand: &Operand) -> Dispatch {
+        self.bindings.push((operand.slot, Access::Write));
+        self
+    }
+
+    /// Appends words to the uniform parameters (binding 0). Floats go in by `f32::to_bits`.
+    pub fn params(mut self, words: &[u32]) -> Dispatch {
+        self.params.extend_from_slice(words);
+        self
+    }
+
+    /// The number of workgroups in a grid folded to two dimensions when it passes the limit of 65,535 in one: the
+    /// kernel's group index is `workgroup_id.x + workgroup_id.y * num_workgroups.x`, and groups beyond the count must
+    /// do nothing.
+    pub fn groups(mut self, count: usize) -> Dispatch {
+        let most = 65_535;
+        let height = count.div_ceil(most).max(1);
+        self.grid = [count.div_ceil(height).max(1) as u32, height as u32, 1];
+        self
+    }
+
+    /// The grid of workgroups, none of which may pass 65,535.
+    pub fn grid(mut self, x: usize, y: usize, z: usize) -> Dispatch {
+        self.grid = [x as u32, y as u32, z as u32];
+        self
+    }
+
+    /// States the cost.
+    pub fn cost(mut self, flops: u64, bytes: u64) -> Dispatch {
+        self.cost = Cost { flops, bytes };
+        self
+    }
+
+    /// Allows the planner to run this beside another such dispatch, as one. The kernel has workgroups of eight and no
+    /// workgroup memory, its parameters are `p: Params`, its entry point takes `group`, `groups` and the subgroup's lane,
+    /// and no member of a struct is called like something at the outermost level.
+    pub(crate) fn may_pair(mut self) -> Dispatch {
+        self.may_pair = true;
+        self
+    }
+
+    /// Binds everything that a generated epilogue reads and writes, and appends its parameters.
+    pub(crate) fn epilogue(mut self, epilogue: &Epilogue) -> Dispatch {
+        self.bindings.extend(epilogue.bindings());
+        self.params.extend(epilogue.params());
+        self
+    }
+}
+
+/// A planned tape before buffers are assigned.
+pub(super) struct Program {
+    pub slots: Vec<Slot>,
+    pub dispatches: Vec<Dispatch>,
+    /// What goes back to the host: the source, and the range of the readback in bytes.
+    pub fetches: Vec<(Operand, std::ops::Range<usize>)>,
+}
