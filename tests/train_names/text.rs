@@ -114,3 +114,39 @@ fn a_text_is_trained_on_with_samples_on_the_way_and_resumed_to_the_same_bits() {
     let errors = text(&command.output().unwrap().stderr);
     assert!(errors.contains("--filename FILE"), "{errors}");
 }
+
+/// With the tokenizer of the small GPT-2, of which the checkpoint holds no copy: a resumed run reads the file again.
+#[cfg(feature = "tokenizers")]
+#[test]
+fn byte_pairs_of_gpt2_are_trained_on_and_resumed_to_the_same_bits() {
+    let folder = folder();
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gpt2_tiny");
+    let tokenizer = std::fs::read_to_string(format!("{golden}/tokenizer.json")).unwrap();
+    folder.write("tokenizer.json", &tokenizer);
+    let train = |arguments: &[&str]| {
+        let (success, printed, errors) = run(
+            &folder,
+            &[
+                &["--schedule", "constant", "--tokenizer", "tokenizer.json"],
+                arguments,
+            ]
+            .concat(),
+        );
+        assert!(success, "{arguments:?}: {errors}");
+        printed
+    };
+    let whole = train(&["--steps", "6", "--checkpoint", "whole", "--prompt", "the c"]);
+    for expected in ["byte-pair tokens (", "sample 1", "\n  the c"] {
+        assert!(whole.contains(expected), "`{expected}` expected\n{whole}");
+    }
+    train(&["--steps", "3", "--checkpoint", "half"]);
+    train(&["--steps", "6", "--resume", "half", "--checkpoint", "half"]);
+    assert!(
+        folder.read("whole") == folder.read("half"),
+        "the checkpoints differ"
+    );
+
+    folder.write("tokenizer.json", "{}");
+    let (success, _, errors) = run(&folder, &["--tokenizer", "tokenizer.json"]);
+    assert!(!success && errors.contains("tokenizer.json"), "{errors}");
+}
