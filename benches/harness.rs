@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Bencher, Criterion, SamplingMode};
 use shadegrad::optim::Report;
-use shadegrad::tape::KernelTime;
+use shadegrad::tape::{Fusion, KernelTime};
 use shadegrad::{AdapterClass, Device, Error, Result, Shape, Tape, Tensor, Var};
 
 use crate::table::{Line, Table, Work};
@@ -295,6 +295,11 @@ impl<const N: usize, F: for<'t> Fn([Var<'t>; N]) -> Var<'t>> Problem<N, F> {
     }
 
     fn forward<'t>(&self, tape: &'t Tape) -> ([Var<'t>; N], Var<'t>) {
+        // A product and its gradient could share a dispatch here, and then nothing would tell them apart.
+        tape.set_fusion(Fusion {
+            side_by_side: false,
+            ..Fusion::default()
+        });
         let leaves = std::array::from_fn(|index| tape.tensor_variable(&self.inputs[index]));
         let value = (self.function)(leaves);
         tape.assign(&self.output, value);
