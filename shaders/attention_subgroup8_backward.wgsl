@@ -55,6 +55,8 @@ fn query_side(head: Head, lane: u32, own: Own, is_whole: bool) {
     let start = first_key(head, i);
     let seen = end_key(head, i) - start;
     let keys = end_key(head, min(first + 7u, p.queries - 1u));
+    // Read here, it is not read again for every pair.
+    let scale = p.scale;
     var dq = zero_row();
     for (var j0 = first_key(head, first) / 8u * 8u; j0 < keys; j0 += 8u) {
         var key = own.key;
@@ -69,14 +71,14 @@ fn query_side(head: Head, lane: u32, own: Own, is_whole: bool) {
         for (var e = 0u; e < count; e++) {
             let j = j0 + e;
             let key_j = row_of_lane(key, e);
-            let score = masked(dot_rows(own.query, key_j) * p.scale, j - start < seen, head, i, j);
+            let score = masked(dot_rows(own.query, key_j) * scale, j - start < seen, head, i, j);
             let weight = exp(min(score - own.about.x, 0.0));
             let dweight = dropped(dot_rows(own.upstream, row_of_lane(value, e)), kept, e);
             dq = plus_scaled(dq, weight * (dweight - own.about.y), key_j);
         }
     }
     if (first + lane < p.queries) {
-        store_gradient(row_at(p.dq, head, i), scaled(dq, p.scale));
+        store_gradient(row_at(p.dq, head, i), scaled(dq, scale));
     }
 }
 
@@ -88,9 +90,11 @@ fn key_side(owner: Head, lane: u32, own: Own, is_whole: bool) {
     let start = first_query(owner, j);
     let seen = end_query(owner, j) - start;
     let queries = end_query(owner, min(first + 7u, p.keys - 1u));
+    let scale = p.scale;
+    let share = p.share;
     var dk = zero_row();
     var dv = zero_row();
-    for (var n = 0u; n < p.share; n++) {
+    for (var n = 0u; n < share; n++) {
         let head = head_at(owner.index + n, 0u);
         for (var i0 = first_query(head, first) / 8u * 8u; i0 < queries; i0 += 8u) {
             var query = own.query;
@@ -110,7 +114,7 @@ fn key_side(owner: Head, lane: u32, own: Own, is_whole: bool) {
                 let upstream_i = row_of_lane(upstream, e);
                 let about_i = subgroupShuffle(about, e);
                 let kept_i = subgroupShuffle(kept, e);
-                let score = masked(dot_rows(own.key, query_i) * p.scale, i - start < seen, head, i, j);
+                let score = masked(dot_rows(own.key, query_i) * scale, i - start < seen, head, i, j);
                 let weight = exp(min(score - about_i.x, 0.0));
                 let dweight = dropped(dot_rows(own.value, upstream_i), kept_i, lane);
                 dv = plus_scaled(dv, dropped(weight, kept_i, lane), upstream_i);
@@ -119,7 +123,7 @@ fn key_side(owner: Head, lane: u32, own: Own, is_whole: bool) {
         }
     }
     if (first + lane < p.keys) {
-        store_gradient(key_row_at(p.dk, owner, j), scaled(dk, p.scale));
+        store_gradient(key_row_at(p.dk, owner, j), scaled(dk, scale));
         store_gradient(key_row_at(p.dv, owner, j), dv);
     }
 }
