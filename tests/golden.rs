@@ -238,4 +238,6 @@ fn one_fusion_at_a_time() {
     }
 }
 
-variants! { series gelu_untied gpt2 sinusoidal rotary ignored_smoothed attention_only }
+variants! {
+    series gelu_untied gpt2 sinusoidal rotary ignored_smoothed attention_only series_classes series_numpy
+}

@@ -67,12 +67,16 @@ fn shapes_and_parameter_counts_of_every_variant() {
     for &norm in NormKind::ALL {
         for &ffn in FeedForwardKind::ALL {
             for &positions in PositionKind::ALL {
-                let (bias, tie_weights) = (names.len() % 2 == 0, names.len() % 3 == 0);
+                let index = names.len();
+                let (bias, tie_weights) = (index % 2 == 0, index % 3 == 0);
                 let config = GptConfig {
                     norm,
                     ffn,
                     positions,
                     bias,
+                    attention_bias: [None, Some(true), Some(false)][index % 5 % 3],
+                    head_bias: index % 4 == 1,
+                    final_norm: index % 7 != 1,
                     tie_weights,
                     ..small()
                 };
@@ -119,6 +123,63 @@ fn shapes_and_parameter_counts_of_every_variant() {
     expected.extend((0..2).flat_map(block));
     expected.extend(["norm.weight", "norm.bias"].map(String::from));
     assert_eq!(names[0], expected);
+    // Without the biases of attention and the final norm, with one of the head.
+    let (_, parameters) = model(&GptConfig {
+        norm: NormKind::LayerNorm,
+        ffn: FeedForwardKind::Relu,
+        bias: true,
+        attention_bias: Some(false),
+        head_bias: true,
+        final_norm: false,
+        ..small()
+    });
+    expected.retain(|name| !name.contains(".attention.") || name.ends_with(".weight"));
+    expected.retain(|name| !name.starts_with("norm."));
+    expected.push("head.bias".to_owned());
+    let found: Vec<&str> = parameters.iter().map(|p| p.name()).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_tied_head_may_have_a_bias() {
+    let (plain, parameters) = model(&small());
+    widen(&parameters);
+    let config = GptConfig {
+        head_bias: true,
+        ..small()
+    };
+    // The table whole and in parts.
+    for limit in [1 << 20, 512] {
+        let mut builder = ParameterBuilder::new(1).with_parameter_limit(limit);
+        let biased = Gpt::new(&config, &mut builder).unwrap();
+        let biased_parameters = builder.build(device()).unwrap();
+        let mut values = parameters.to_host().unwrap();
+        if limit == 512 {
+            let (_, _, table) = values.remove(0);
+            assert!(biased_parameters.get("token_embedding.weight").is_none());
+            let mut rest = table.as_slice();
+            for part in biased_parameters.iter() {
+                if part.name().starts_with("token_embedding.") {
+                    let (data, behind) = rest.split_at(part.shape().elements());
+                    values.push((part.name().to_owned(), part.shape(), data.to_vec()));
+                    rest = behind;
+                }
+            }
+            assert!(rest.is_empty());
+        }
+        let bias: Vec<f32> = (0..11).map(|token| 0.3 * token as f32 - 1.0).collect();
+        values.push(("head.bias".to_owned(), Shape::from([11]), bias.clone()));
+        biased_parameters.load(values).unwrap();
+        let tokens = Random::new(4).indices(16, 11);
+        let mut expected = inferred(&plain, &tokens, 2);
+        for row in expected.chunks_mut(11) {
+            row.iter_mut()
+                .zip(&bias)
+                .for_each(|(logit, bias)| *logit += bias);
+        }
+        let logits = inferred(&biased, &tokens, 2);
+        assert_close_f32("logits", &logits, &expected, 1e-5, 1e-5);
+    }
 }
 
 #[test]
@@ -200,7 +261,12 @@ fn configurations_are_json_with_exactly_these_keys() {
     let config: GptConfig = serde_json::from_value(json.clone()).unwrap();
     assert_eq!(config.norm, NormKind::LayerNorm);
     assert_eq!(config.ffn, FeedForwardKind::GeluTanh);
-    assert!(!config.scale_residual_init);
+    // What older files do not say.
+    assert!(!config.scale_residual_init && !config.head_bias && config.final_norm);
+    assert_eq!(
+        (config.attention_bias, config.has_attention_bias()),
+        (None, true)
+    );
     let text = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<GptConfig>(&text).unwrap(), config);
     let mut unknown = json;

@@ -42,6 +42,15 @@ pub struct ModelArgs {
     /// Normalisation
     #[arg(long, value_parser = kinds(NormKind::ALL, NormKind::name), default_value_t = NormKind::RmsNorm, help_heading = "Model")]
     pub norm: NormKind,
+    /// What it adds to variance or mean square [default: 1e-6]
+    #[arg(long, value_name = "EPS", help_heading = "Model")]
+    #[serde(default)]
+    pub norm_eps: Option<f32>,
+    /// One more normalisation before the head
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
+    #[serde(default = "yes")]
+    pub final_norm: bool,
     /// Feed-forward layer
     #[arg(long, value_parser = kinds(FeedForwardKind::ALL, FeedForwardKind::name), default_value_t = FeedForwardKind::Swiglu,
           help_heading = "Model")]
@@ -50,10 +59,20 @@ pub struct ModelArgs {
     #[arg(long, value_parser = kinds(PositionKind::ALL, PositionKind::name), default_value_t = PositionKind::Learned,
           help_heading = "Model")]
     pub positions: PositionKind,
-    /// Biases on the projections and layer norms
+    /// Biases on the blocks' projections and the layer norms
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
     pub bias: bool,
+    /// Biases on the projections of attention [default: as --bias]
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
+    #[serde(default)]
+    pub attention_bias: Option<bool>,
+    /// A bias on the head
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
+    #[serde(default)]
+    pub head_bias: bool,
     /// The head shares the weights of the token embedding
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
@@ -65,6 +84,11 @@ pub struct ModelArgs {
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
     pub scale_residual: bool,
+}
+
+/// What settings mean by not mentioning [`ModelArgs::final_norm`].
+fn yes() -> bool {
+    true
 }
 
 /// How it is trained.

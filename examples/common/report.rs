@@ -31,12 +31,27 @@ pub fn describe(
         FeedForwardKind::None => "attention only".to_owned(),
         ffn => format!("{ffn} {}", config.d_ff),
     };
+    let head = match (config.tie_weights, config.head_bias) {
+        (true, false) => "tied head",
+        (true, true) => "tied head with a bias",
+        (false, false) => "own head",
+        (false, true) => "own head with a bias",
+    };
+    let biases = match (config.bias, config.has_attention_bias()) {
+        (true, true) => ", biases",
+        (true, false) => ", biases but in attention",
+        (false, true) => ", biases in attention",
+        (false, false) => "",
+    };
     say!(
         "model: {} parameters · layers {n_layers}, width {d_model}, heads {n_heads}, {ffn}, {norm}, {positions} \
-         positions, context {context}, {} head{}",
+         positions, context {context}, {head}{biases}{}",
         HumanCount(config.parameter_count() as u64),
-        if config.tie_weights { "tied" } else { "own" },
-        if config.bias { ", biases" } else { "" },
+        if config.final_norm {
+            ""
+        } else {
+            ", no final norm"
+        },
     );
     let from = match start {
         0 => String::new(),

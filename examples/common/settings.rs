@@ -72,8 +72,10 @@ impl BatchArgs {
 }
 
 impl ModelArgs {
-    /// With the width of the feed-forward layers spelled out.
-    pub fn with_d_ff(mut self) -> ModelArgs {
+    /// With everything spelled out that follows from other settings.
+    pub fn spelled_out(mut self) -> ModelArgs {
+        self.norm_eps.get_or_insert(1e-6);
+        self.attention_bias.get_or_insert(self.bias);
         self.d_ff.get_or_insert(match self.ffn {
             // Three matrices instead of two: two thirds of the width for the same number of weights. Kernels read rows
             // of a multiple of four elements four at a time.
@@ -85,7 +87,7 @@ impl ModelArgs {
 
     /// The model for a vocabulary and a window.
     pub fn config(&self, vocab_size: usize, context: usize) -> GptConfig {
-        let model = self.clone().with_d_ff();
+        let model = self.clone().spelled_out();
         GptConfig {
             context,
             d_model: model.d_model,
@@ -93,9 +95,13 @@ impl ModelArgs {
             n_layers: model.n_layers,
             d_ff: model.d_ff.expect("it is spelled out"),
             norm: model.norm,
+            norm_eps: model.norm_eps.expect("it is spelled out"),
+            final_norm: model.final_norm,
             ffn: model.ffn,
             positions: model.positions,
             bias: model.bias,
+            attention_bias: model.attention_bias,
+            head_bias: model.head_bias,
             tie_weights: model.tie,
             dropout: model.dropout,
             scale_residual_init: model.scale_residual,
@@ -222,16 +228,20 @@ impl SamplingArgs {
 }
 
 /// Names of the shared settings that a checkpoint fixes: they shape the model, its initial values or its batches.
-const FIXED: [&str; 12] = [
+const FIXED: [&str; 16] = [
     "context",
     "d_model",
     "n_heads",
     "n_layers",
     "d_ff",
     "norm",
+    "norm_eps",
+    "final_norm",
     "ffn",
     "positions",
     "bias",
+    "attention_bias",
+    "head_bias",
     "tie",
     "scale_residual",
     "seed",

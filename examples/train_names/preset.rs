@@ -7,9 +7,11 @@ use serde_json::{Map, Value, json};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum Preset {
-    /// The names-GPT series' NumPy model: layer norm, tanh-GELU, biases, tied weights, 2 layers, width 16
+    /// The names-GPT series' NumPy model: layer norm but none before the head, tanh-GELU, biases but in attention, tied
+    /// weights, 2 layers, width 16
     Numpy,
-    /// Its PyTorch classes: layer norm, GELU, biases, a head of its own, 4 layers, width 16, trained at a constant 0.01
+    /// Its PyTorch classes: layer norm, GELU, biases but in attention, a head of its own with a bias, 4 layers, width 16,
+    /// trained at a constant 0.01
     Classes,
     /// Its program: RMS norm, SwiGLU, tied weights, 4 layers, width 32, 10,000 steps at a constant 0.0003
     Program,
@@ -22,15 +24,19 @@ impl Preset {
             // Only run forward there. Here it is trained as the classes are.
             Preset::Numpy => json!({
                 "context": 64, "d_model": 16, "n_heads": 4, "n_layers": 2, "d_ff": 64, "norm": "layer_norm",
-                "ffn": "gelu_tanh", "bias": true, "tie": true,
+                "norm_eps": 1e-5, "final_norm": false, "ffn": "gelu_tanh", "bias": true, "attention_bias": false,
+                "head_bias": false, "tie": true,
             }),
             Preset::Classes => json!({
                 "context": 8, "d_model": 16, "n_heads": 4, "n_layers": 4, "d_ff": 64, "norm": "layer_norm",
-                "ffn": "gelu", "bias": true, "tie": false,
+                "norm_eps": 1e-5, "final_norm": true, "ffn": "gelu", "bias": true, "attention_bias": false,
+                "head_bias": true, "tie": false,
             }),
+            // PyTorch's RMSNorm adds the epsilon of its numbers.
             Preset::Program => json!({
                 "context": 16, "d_model": 32, "n_heads": 4, "n_layers": 4, "d_ff": 85, "norm": "rms_norm",
-                "ffn": "swiglu", "bias": false, "tie": true,
+                "norm_eps": f32::EPSILON, "final_norm": true, "ffn": "swiglu", "bias": false, "attention_bias": false,
+                "head_bias": false, "tie": true,
             }),
         };
         let training = match self {

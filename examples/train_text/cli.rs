@@ -105,7 +105,7 @@ impl settings::Settings for Settings {
 
     fn spelled_out(&self) -> Settings {
         Settings {
-            model: self.model.clone().with_d_ff(),
+            model: self.model.clone().spelled_out(),
             ..self.clone()
         }
     }

@@ -148,8 +148,14 @@ impl Gpt2Config {
         if config.positions != PositionKind::Learned {
             return Err(format!("no {} positions", config.positions));
         }
-        if !config.bias {
+        if !(config.bias && config.has_attention_bias()) {
             return Err("no layers without biases".to_owned());
+        }
+        if config.head_bias {
+            return Err("no bias in its head".to_owned());
+        }
+        if !config.final_norm {
+            return Err("no head without a norm before it".to_owned());
         }
         Ok(Gpt2Config {
             model_type: "gpt2".to_owned(),

@@ -32,7 +32,7 @@ pub(super) enum Content<'a> {
 /// Saves a model of this crate as a GPT-2 of the `transformers` library: `config.json` and `model.safetensors` in a
 /// directory, which is made if there is none. `GPT2LMHeadModel.from_pretrained` reads it.
 ///
-/// The model must be what GPT-2 is: layer norms, learned positions, biases, and no SwiGLU.
+/// The model must be what GPT-2 is: layer norms, learned positions, biases but for the head, and no SwiGLU.
 ///
 /// ```
 /// # fn main() -> shadegrad::Result<()> {

@@ -44,7 +44,7 @@ impl DecoderBlock {
         DecoderBlock {
             norm1: builder.scope("norm1", norm),
             attention: builder.scope("attention", |b| {
-                let heads = config.n_heads;
+                let (heads, bias) = (config.n_heads, config.has_attention_bias());
                 CausalSelfAttention::with_out_std(b, d_model, heads, bias, dropout, std)
             }),
             ffn: (config.ffn != FeedForwardKind::None)

@@ -169,6 +169,9 @@ pub struct GptConfig {
     /// Where in a block they stand.
     #[serde(default)]
     pub norm_placement: NormPlacement,
+    /// Whether there is one more between the last block and the output head.
+    #[serde(default = "yes")]
+    pub final_norm: bool,
     /// The activation of the feed-forward layers.
     pub ffn: FeedForwardKind,
     /// The extent of the hidden feed-forward vectors; no matter where there are none.
@@ -178,8 +181,14 @@ pub struct GptConfig {
     /// The base of sinusoidal positions; no matter for other ones.
     #[serde(default = "sinusoidal_base")]
     pub sinusoidal_base: f32,
-    /// Whether linear layers and layer norms have biases. The output head never has one.
+    /// Whether the linear layers of the blocks and all layer norms have biases.
     pub bias: bool,
+    /// Whether the projections of attention have biases, if not as `bias` says.
+    #[serde(default)]
+    pub attention_bias: Option<bool>,
+    /// Whether the output head has a bias, with tied weights too.
+    #[serde(default)]
+    pub head_bias: bool,
     /// Whether the output head is the token embedding transposed, rather than a parameter of its own.
     pub tie_weights: bool,
     /// The share of values that training drops: after the embedding, in attention, and before each residual sum.
@@ -193,6 +202,11 @@ pub struct GptConfig {
 /// [`SINUSOIDAL_BASE`] for configurations that do not say.
 fn sinusoidal_base() -> f32 {
     SINUSOIDAL_BASE
+}
+
+/// What configurations mean by not mentioning [`GptConfig::final_norm`].
+fn yes() -> bool {
+    true
 }
 
 fn impossible(name: &str, value: impl ToString, expected: impl Into<String>) -> Error {
@@ -216,11 +230,14 @@ impl GptConfig {
             norm: NormKind::RmsNorm,
             norm_eps: 1e-6,
             norm_placement: NormPlacement::Before,
+            final_norm: true,
             ffn: FeedForwardKind::Swiglu,
             d_ff: 85,
             positions: PositionKind::Learned,
             sinusoidal_base: SINUSOIDAL_BASE,
             bias: false,
+            attention_bias: None,
+            head_bias: false,
             tie_weights: true,
             dropout: 0.0,
             scale_residual_init: false,
@@ -292,6 +309,11 @@ impl GptConfig {
         Ok(())
     }
 
+    /// Whether the projections of attention have biases: `attention_bias`, else `bias`.
+    pub fn has_attention_bias(&self) -> bool {
+        self.attention_bias.unwrap_or(self.bias)
+    }
+
     /// How many numbers the model trains. Tied weights count once.
     pub fn parameter_count(&self) -> usize {
         usize::try_from(self.count()).unwrap_or(usize::MAX)
@@ -307,7 +329,9 @@ impl GptConfig {
         ]
         .map(|size| size as u128);
         let bias = u128::from(self.bias);
+        let attention_bias = u128::from(self.has_attention_bias());
         let linear = |inputs: u128, outputs: u128| inputs * outputs + bias * outputs;
+        let attention = |inputs: u128, outputs: u128| (inputs + attention_bias) * outputs;
         let norm = match self.norm {
             NormKind::LayerNorm => d + bias * d,
             NormKind::RmsNorm => d,
@@ -317,13 +341,15 @@ impl GptConfig {
             FeedForwardKind::Swiglu => norm + linear(d, 2 * hidden) + linear(hidden, d),
             _ => norm + linear(d, hidden) + linear(hidden, d),
         };
-        let block = norm + linear(d, 3 * d) + linear(d, d) + ffn;
+        let block = norm + attention(d, 3 * d) + attention(d, d) + ffn;
         let positions = match self.positions {
             PositionKind::Learned => context * d,
             PositionKind::Sinusoidal | PositionKind::Rotary => 0,
         };
         let tables = if self.tie_weights { 1 } else { 2 };
-        let total = tables * vocab * d + positions + layers * block + norm;
+        let head_bias = u128::from(self.head_bias) * vocab;
+        let final_norm = u128::from(self.final_norm) * norm;
+        let total = tables * vocab * d + positions + layers * block + final_norm + head_bias;
         u64::try_from(total).unwrap_or(u64::MAX)
     }
 

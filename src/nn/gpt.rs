@@ -27,13 +27,15 @@ use crate::tape::Var;
 /// | `blocks.{i}.ffn.up.weight` | `[d_model, d_ff]` | with feed-forward layers other than SwiGLU |
 /// | `blocks.{i}.ffn.gate_up.weight` | `[d_model, 2·d_ff]` | with SwiGLU |
 /// | `blocks.{i}.ffn.down.weight` | `[d_ff, d_model]` | with feed-forward layers |
-/// | `norm.weight` | `[d_model]` | always |
+/// | `norm.weight` | `[d_model]` | with a final norm |
 /// | `head.weight` | `[d_model, vocab_size]` | without tied weights |
+/// | `head.bias` | `[vocab_size]` | with `head_bias` |
 ///
 /// A token embedding larger than the builder's [limit](ParameterBuilder::with_parameter_limit) is split into several
 /// parameters, see [`Embedding`].
 ///
-/// With `bias`, every linear layer but the head and every layer norm has a `bias` beside its `weight`.
+/// With `bias`, every linear layer of the blocks and every layer norm has a `bias` beside its `weight`; for `attention.qkv`
+/// and `attention.out`, `attention_bias` may say otherwise.
 ///
 /// What a [trace](crate::Tape::trace) finds, in the order of computation:
 ///
@@ -53,7 +55,7 @@ use crate::tape::Var;
 /// | `blocks.{i}.ffn.hidden` | `[B, T, d_ff]` | after the activation |
 /// | `blocks.{i}.ffn` | `[B, T, d_model]` | what is added to the stream |
 /// | `blocks.{i}` | `[B, T, d_model]` | the stream with that added, as it leaves the block |
-/// | `norm` | `[B, T, d_model]` | the stream after the last block, normalised |
+/// | `norm` | `[B, T, d_model]` | the stream after the last block, normalised, with a final norm |
 /// | `logits` | `[B, T, vocab_size]` | the logits |
 ///
 /// ```
@@ -81,9 +83,10 @@ pub struct Gpt {
     token_embedding: Embedding,
     positions: Positions,
     blocks: Vec<DecoderBlock>,
-    norm: Norm,
+    norm: Option<Norm>,
     /// `None` if the weights are tied.
     head: Option<Parameter>,
+    head_bias: Option<Parameter>,
     /// Of the last generation, if none is under way: a new one would mean new plans.
     pub(super) cache: Arc<Mutex<Option<KvCache>>>,
     checkpoint_blocks: bool,
@@ -117,13 +120,18 @@ impl Gpt {
         let blocks = (0..config.n_layers)
             .map(|i| builder.scope(format!("blocks.{i}"), |b| DecoderBlock::new(b, config)))
             .collect();
-        let norm = builder.scope("norm", |b| {
-            Norm::new(b, config.norm, d_model, config.bias, config.norm_eps)
+        let norm = config.final_norm.then(|| {
+            builder.scope("norm", |b| {
+                Norm::new(b, config.norm, d_model, config.bias, config.norm_eps)
+            })
         });
         let head = (!config.tie_weights).then(|| {
             let init = Init::Normal { std: INIT_STD };
             builder.parameter("head.weight", [d_model, vocab_size], init)
         });
+        let head_bias = config
+            .head_bias
+            .then(|| builder.parameter("head.bias", [vocab_size], Init::Zeros));
         Ok(Gpt {
             config: config.clone(),
             token_embedding,
@@ -131,6 +139,7 @@ impl Gpt {
             blocks,
             norm,
             head,
+            head_bias,
             cache: Arc::default(),
             checkpoint_blocks: false,
         })
@@ -290,10 +299,18 @@ impl Gpt {
     /// If `hidden` has another last extent or fewer than two axes.
     #[track_caller]
     pub fn head<'t>(&self, hidden: Var<'t>) -> Var<'t> {
-        let normed = self.norm.forward(hidden).tap("norm");
+        let tape = hidden.tape();
+        let normed = match &self.norm {
+            Some(norm) => norm.forward(hidden).tap("norm"),
+            None => hidden,
+        };
         let logits = match &self.head {
-            Some(weight) => normed.matmul(weight.on(hidden.tape())),
+            Some(weight) => normed.matmul(weight.on(tape)),
             None => self.token_embedding.project(normed),
+        };
+        let logits = match &self.head_bias {
+            Some(bias) => logits + bias.on(tape),
+            None => logits,
         };
         logits.tap("logits")
     }

@@ -63,6 +63,15 @@ VARIANTS = {
         config("layer_norm", "none", "sinusoidal", bias=True, tie_weights=False, n_layers=3)
         | {"norm_placement": "after", "sinusoidal_base": 100.0}, 0.0, 0.0
     ),
+    # the other two models of the reference series: its PyTorch classes and its NumPy functions
+    "series_classes": (
+        config("layer_norm", "gelu", "learned", bias=True, tie_weights=False, n_layers=4)
+        | {"attention_bias": False, "head_bias": True}, 0.0, 0.0
+    ),
+    "series_numpy": (
+        config("layer_norm", "gelu_tanh", "learned", bias=True, tie_weights=True)
+        | {"attention_bias": False, "final_norm": False}, 0.0, 0.0
+    ),
 }
 
 
@@ -177,10 +186,11 @@ class Gpt:
             x = x + self.branch(x, f"blocks.{i}.norm1", lambda y: self.attention(f"blocks.{i}.attention", y))
             if self.cfg["ffn"] != "none":
                 x = x + self.branch(x, f"blocks.{i}.norm2", lambda y: self.feed_forward(f"blocks.{i}.ffn", y))
-        x = self.norm("norm", x)
+        if self.cfg.get("final_norm", True):
+            x = self.norm("norm", x)
         if self.cfg["tie_weights"]:
             return x @ self.params["token_embedding.weight"].T
-        return x @ self.params["head.weight"]
+        return self.linear("head", x)
 
 
 def parameter_shapes(cfg):
@@ -189,7 +199,7 @@ def parameter_shapes(cfg):
     if cfg["positions"] == "learned":
         shapes["position_embedding.weight"] = (cfg["context"], d)
 
-    def linear(name, rows, columns):
+    def linear(name, rows, columns, bias=bias):
         shapes[f"{name}.weight"] = (rows, columns)
         if bias:
             shapes[f"{name}.bias"] = (columns,)
@@ -199,10 +209,11 @@ def parameter_shapes(cfg):
         if bias and cfg["norm"] == "layer_norm":
             shapes[f"{name}.bias"] = (d,)
 
+    attention_bias = cfg.get("attention_bias", bias)
     for i in range(cfg["n_layers"]):
         norm(f"blocks.{i}.norm1")
-        linear(f"blocks.{i}.attention.qkv", d, 3 * d)
-        linear(f"blocks.{i}.attention.out", d, d)
+        linear(f"blocks.{i}.attention.qkv", d, 3 * d, attention_bias)
+        linear(f"blocks.{i}.attention.out", d, d, attention_bias)
         if cfg["ffn"] == "none":
             continue
         norm(f"blocks.{i}.norm2")
@@ -211,9 +222,10 @@ def parameter_shapes(cfg):
         else:
             linear(f"blocks.{i}.ffn.up", d, d_ff)
         linear(f"blocks.{i}.ffn.down", d_ff, d)
-    norm("norm")
+    if cfg.get("final_norm", True):
+        norm("norm")
     if not cfg["tie_weights"]:
-        shapes["head.weight"] = (d, cfg["vocab_size"])
+        linear("head", d, cfg["vocab_size"], cfg.get("head_bias", False))
     return shapes
 
 

@@ -244,10 +244,23 @@ fn another_model_is_neither_saved_nor_exported() {
         n_layers: 1,
         ..GptConfig::new(27)
     };
-    let rms = GptConfig {
-        norm: NormKind::RmsNorm,
-        ..gpt2.clone()
+    let change = |change: fn(&mut GptConfig)| {
+        let mut config = gpt2.clone();
+        change(&mut config);
+        config
     };
+    let others = [
+        (change(|c| c.norm = NormKind::RmsNorm), "no rms_norm"),
+        (
+            change(|c| c.attention_bias = Some(false)),
+            "no layers without biases",
+        ),
+        (change(|c| c.head_bias = true), "no bias in its head"),
+        (
+            change(|c| c.final_norm = false),
+            "no head without a norm before it",
+        ),
+    ];
     let mut builder = ParameterBuilder::new(0);
     Gpt::new(&gpt2, &mut builder).unwrap();
     let parameters = builder.build(device()).unwrap();
@@ -259,8 +272,10 @@ fn another_model_is_neither_saved_nor_exported() {
         saved.unwrap_err().to_string(),
         "parameter `token_embedding.weight`: the model has 864 numbers there, the GPT-2 of the configuration 9216"
     );
-    let exported = export(&directory, &rms, &parameters, None).unwrap_err();
-    assert!(matches!(exported, Error::InvalidArgument { .. }));
-    assert!(exported.to_string().contains("rms_norm"), "{exported}");
+    for (config, lacks) in &others {
+        let exported = export(&directory, config, &parameters, None).unwrap_err();
+        assert!(matches!(exported, Error::InvalidArgument { .. }));
+        assert!(exported.to_string().contains(lacks), "{exported}");
+    }
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
 }

@@ -196,6 +196,9 @@ fn reports_say_what_other_models_do_otherwise() {
         norm: NormKind::LayerNorm,
         positions: PositionKind::Sinusoidal,
         bias: true,
+        attention_bias: Some(false),
+        head_bias: true,
+        final_norm: false,
         tie_weights: false,
         dropout: 0.1,
         ..small()

@@ -310,15 +310,18 @@ fn presets_are_the_published_models_and_flags_change_them() {
     for (preset, expected) in [
         (
             "numpy",
-            "layers 2, width 16, heads 4, gelu_tanh 64, layer_norm, learned positions, context 64, tied head, biases",
+            "7,888 parameters · layers 2, width 16, heads 4, gelu_tanh 64, layer_norm, learned positions, context 64, \
+             tied head, biases but in attention, no final norm\n",
         ),
         (
             "classes",
-            "layers 4, width 16, heads 4, gelu 64, layer_norm, learned positions, context 8, own head, biases",
+            "13,915 parameters · layers 4, width 16, heads 4, gelu 64, layer_norm, learned positions, context 8, \
+             own head with a bias, biases but in attention\n",
         ),
         (
             "program",
-            "layers 4, width 32, heads 4, swiglu 85, rms_norm, learned positions, context 16, tied head",
+            "50,688 parameters · layers 4, width 32, heads 4, swiglu 85, rms_norm, learned positions, context 16, \
+             tied head\n",
         ),
     ] {
         let short = [
