@@ -53,6 +53,11 @@ pub fn describe(
             ", no final norm"
         },
     );
+    course(training, [rows, length], start);
+}
+
+/// Prints how it is going to be trained, on batches of so many rows and tokens in a row.
+pub fn course(training: &TrainingArgs, [rows, length]: [usize; 2], start: u64) {
     let from = match start {
         0 => String::new(),
         start => format!(", resumed after step {}", HumanCount(start)),

@@ -1,5 +1,5 @@
 //! The example programs that train, from outside: what they refuse, what they write, and that a run is the same run
-//! whenever and however often it is interrupted. All but `echo`, `gpt2` and `text` are about
+//! whenever and however often it is interrupted. All but `echo`, `gpt2`, `masked` and `text` are about
 //! `train_names`.
 
 mod echo;
@@ -7,6 +7,7 @@ mod echo;
 mod gpt2;
 #[cfg(unix)]
 mod interrupts;
+mod masked;
 mod refusals;
 mod runs;
 mod text;
