@@ -8,7 +8,8 @@
 //!
 //! Every letter of every held-out name is hidden in its turn, and guessed in three ways: the most frequent letter, the
 //! most frequent letter between its two neighbours (both counted in the names that are trained on), and the letter that
-//! the encoder takes for the most likely.
+//! the encoder takes for the most likely. With the names that come with the project and no flags that is 12.0 %, 29.5 % and
+//! 37.6 % of 6,097 letters, in two minutes on two cores without a GPU.
 
 #[macro_use]
 #[path = "../common/mod.rs"]
@@ -72,7 +73,7 @@ struct Cli {
 
 /// What this program does otherwise than the shared flags say.
 const DEFAULTS: [(&str, &str); 4] = [
-    ("steps", "3000"),
+    ("steps", "6000"),
     ("lr", "0.005"),
     ("beta2", "0.98"),
     ("weight_decay", "0.01"),
@@ -234,7 +235,7 @@ fn score(
         let place = hidden[0];
         let guesses = [
             baselines.most_frequent,
-            baselines.from_neighbours(name, place),
+            baselines.guess_between(name, place),
             model::ranked(row)[0].0,
         ];
         for (right, guess) in right.iter_mut().zip(guesses) {

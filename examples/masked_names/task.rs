@@ -220,7 +220,7 @@ impl Baselines {
     }
 
     /// The guess from the letters on both sides of a place; the most frequent letter if they never stood so.
-    pub fn from_neighbours(&self, name: &[u32], place: usize) -> u32 {
+    pub fn guess_between(&self, name: &[u32], place: usize) -> u32 {
         let pair = [name[place - 1], name[place + 1]];
         *self.between.get(&pair).unwrap_or(&self.most_frequent)
     }

@@ -112,7 +112,7 @@ fn baselines_are_counted() {
     ];
     let baselines = Baselines::count(&names);
     assert_eq!(baselines.most_frequent, a);
-    let guess = |before, after| baselines.from_neighbours(&[before, HIDDEN, after], 1);
+    let guess = |before, after| baselines.guess_between(&[before, HIDDEN, after], 1);
     // Between an edge and a b stood an a and a c: the first one in the alphabet.
     assert_eq!(guess(EDGE, b), a);
     assert_eq!(guess(c, a), b);
