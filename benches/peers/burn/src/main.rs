@@ -20,7 +20,7 @@ use burn::nn::loss::{CrossEntropyLoss, CrossEntropyLossConfig};
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::{silu, softmax};
-use burn::tensor::{Bool, Device, DeviceKind, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 const VOCABULARY: usize = 27;
 const CONTEXT: usize = 16;
@@ -164,7 +164,10 @@ fn main() {
         .nth(1)
         .map_or(30, |count| count.parse().expect("a number of steps"));
     assert!(steps > 0, "at least one step");
-    let plain = Device::wgpu(DeviceKind::DefaultDevice);
+    let (plain, setup) = Device::wgpu_options()
+        .init_with_setup()
+        .expect("there is a device");
+    let adapter = setup.adapter.get_info();
     let device = plain.clone().autodiff();
     let mut gpt = Gpt::new(&device);
     let parameters = gpt.num_params();
@@ -212,7 +215,9 @@ fn main() {
     let (first, first_loss) = first.expect("there was a first step");
     let last_loss = last.expect("there was a last step").into_scalar::<f32>();
     println!(
-        "{{\"parameters\": {parameters}, \"first_step_s\": {first:.2}, \"steps\": {steps}, \"median_ms\": {median:.3}, \
-         \"queued_mean_ms\": {mean:.3}, \"first_loss\": {first_loss:.4}, \"last_loss\": {last_loss:.4}}}"
+        "{{\"adapter\": {:?}, \"api\": \"{}\", \"parameters\": {parameters}, \"first_step_s\": {first:.2}, \
+         \"steps\": {steps}, \"median_ms\": {median:.3}, \"queued_mean_ms\": {mean:.3}, \
+         \"first_loss\": {first_loss:.4}, \"last_loss\": {last_loss:.4}}}",
+        adapter.name, adapter.backend
     );
 }
