@@ -118,8 +118,7 @@ impl Session {
         });
     }
 
-    /// Times a function of tensors filled with random numbers, as `id/forward`, and what its gradient adds, as
-    /// `id/gradient`.
+    /// [`Session::forward`] and [`Session::gradient`].
     pub fn differentiable<const N: usize, F>(
         &mut self,
         size: Size,
@@ -129,15 +128,40 @@ impl Session {
     ) where
         F: for<'t> Fn([Var<'t>; N]) -> Var<'t> + Copy,
     {
-        let problem = |device: &Device| Problem::new(device, shapes, function);
+        self.forward(size, id, shapes, function);
+        self.gradient(size, id, shapes, function);
+    }
+
+    /// Times a function of tensors filled with random numbers, as `id/forward`.
+    pub fn forward<const N: usize, F>(
+        &mut self,
+        size: Size,
+        id: &str,
+        shapes: [&[usize]; N],
+        function: F,
+    ) where
+        F: for<'t> Fn([Var<'t>; N]) -> Var<'t>,
+    {
         self.kernels(size, &format!("{id}/forward"), |device| {
-            let problem = problem(device)?;
+            let problem = Problem::new(device, shapes, function)?;
             Ok(move |tape: &Tape| {
                 problem.forward(tape);
             })
         });
+    }
+
+    /// Times what the gradient of a function adds to the function, as `id/gradient`.
+    pub fn gradient<const N: usize, F>(
+        &mut self,
+        size: Size,
+        id: &str,
+        shapes: [&[usize]; N],
+        function: F,
+    ) where
+        F: for<'t> Fn([Var<'t>; N]) -> Var<'t>,
+    {
         self.some_kernels(size, &format!("{id}/gradient"), |device| {
-            let problem = problem(device)?;
+            let problem = Problem::new(device, shapes, function)?;
             let upstream = random(device, problem.output.shape(), 0)?;
             let gradients: Result<Vec<Tensor>> = problem
                 .inputs
