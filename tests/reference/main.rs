@@ -2,7 +2,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/example.rs"]
+mod example;
 
+mod attention_ladder;
 mod names_series;
 mod trace;
 mod visualize;

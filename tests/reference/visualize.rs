@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
 use shadegrad::Tape;
 use shadegrad::checkpoint::{self, Metadata};
@@ -11,36 +10,7 @@ use shadegrad::nn::{
 };
 
 use crate::common::{Random, device};
-
-/// The program, built if this test runs without the examples having been built.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        // target/debug/deps/this-test → target/debug
-        let test = std::env::current_exe().expect("a test has a path");
-        let profile_folder = test
-            .parent()
-            .and_then(Path::parent)
-            .expect("tests lie in target/PROFILE/deps");
-        let target = profile_folder.parent().expect("profiles lie in target");
-        let profile = match profile_folder.file_name().and_then(|name| name.to_str()) {
-            Some("debug") => "dev",
-            Some(name) => name,
-            None => panic!("{} is not named after a profile", profile_folder.display()),
-        };
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--example", "visualize", "--profile"])
-            .args([profile, "--target-dir"])
-            .arg(target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .expect("cargo runs");
-        assert!(built.success(), "the example does not build");
-        profile_folder
-            .join("examples")
-            .join(format!("visualize{}", std::env::consts::EXE_SUFFIX))
-    })
-}
+use crate::example::program;
 
 /// A folder of its own for a test, gone when the test ends.
 struct Folder(PathBuf);
@@ -100,7 +70,7 @@ fn save(config: &GptConfig, path: &Path) -> (Gpt, Parameters) {
 }
 
 fn visualize(checkpoint: &Path, text: &str, out: &Path, more: &[&str]) -> Output {
-    Command::new(program())
+    Command::new(program("visualize"))
         .arg(checkpoint)
         .args(["--text", text, "--out"])
         .arg(out)

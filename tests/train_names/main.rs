@@ -3,6 +3,8 @@
 //! `train_names`.
 
 mod echo;
+#[path = "../common/example.rs"]
+mod example;
 #[cfg(feature = "tokenizers")]
 mod gpt2;
 #[cfg(unix)]
@@ -13,12 +15,13 @@ mod runs;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
+
+use example::program;
 
 /// A model that trains in a moment.
 const TINY: &[&str] = &[
@@ -35,39 +38,6 @@ const TINY: &[&str] = &[
     "--final-eval-iters",
     "2",
 ];
-
-/// An example program, built if this test runs without the examples having been built.
-fn program(name: &'static str) -> PathBuf {
-    static BUILT: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
-    // target/debug/deps/this-test → target/debug
-    let test = std::env::current_exe().expect("a test has a path");
-    let profile_folder = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("tests lie in target/PROFILE/deps");
-    let target = profile_folder.parent().expect("profiles lie in target");
-    let profile = match profile_folder.file_name().and_then(|name| name.to_str()) {
-        Some("debug") => "dev",
-        Some(name) => name,
-        None => panic!("{} is not named after a profile", profile_folder.display()),
-    };
-    let mut built = BUILT.lock().unwrap();
-    if built.insert(name) {
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--example", name, "--profile", profile])
-            .arg("--target-dir")
-            .arg(target)
-            .args(cfg!(feature = "tokenizers").then_some("--features=tokenizers"))
-            .args(cfg!(feature = "download").then_some("--features=download"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .expect("cargo runs");
-        assert!(status.success(), "the example {name} does not build");
-    }
-    profile_folder
-        .join("examples")
-        .join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
-}
 
 /// A folder of its own for a test, gone when the test ends.
 struct Folder(PathBuf);
