@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::arena::{Arena, Buffer};
 use super::kernel::KernelCache;
@@ -111,6 +111,9 @@ pub(crate) struct Shared {
     /// The subgroup size, where the driver guarantees a single one.
     subgroup_size: Option<u32>,
     next_buffer: AtomicU64,
+    /// The first timestamp that was read. What counts is the distance to it: drivers may count nanoseconds since the epoch,
+    /// more than an `f64` tells apart.
+    pub first_tick: OnceLock<u64>,
     in_flight: Mutex<VecDeque<wgpu::SubmissionIndex>>,
     failure: Arc<Mutex<Failure>>,
 }
@@ -470,6 +473,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             subgroup_size,
             checked_kernels: options.checked_kernels || cfg!(debug_assertions),
             next_buffer: AtomicU64::new(0),
+            first_tick: OnceLock::new(),
             in_flight: Mutex::default(),
             failure,
         }),

@@ -55,8 +55,10 @@ impl DeviceTimes {
             Clock::Device(readback) => {
                 let period = f64::from(device.shared.queue.get_timestamp_period());
                 let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&readback.wait()?);
-                let nanoseconds =
-                    |pair: &[u64]| [pair[0], pair[1]].map(|tick| tick as f64 * period);
+                let first = *device.shared.first_tick.get_or_init(|| ticks[0]);
+                let nanoseconds = |pair: &[u64]| {
+                    [pair[0], pair[1]].map(|tick| tick.wrapping_sub(first) as i64 as f64 * period)
+                };
                 Stretches::Device(ticks.chunks_exact(2).map(nanoseconds).collect())
             }
         })
