@@ -1,5 +1,5 @@
 // Attention for software adapters with subgroups of exactly 8 (Mesa llvmpipe), for more than a few rows. Follows
-// attention.wgsl. attention_blocked.wgsl is the portable twin; attention_subgroup8.wgsl serves short contexts, and
+// attention.wgsl. attention_tiled.wgsl is the portable twin; attention_subgroup8.wgsl serves short contexts, and
 // explains what both compute.
 //
 // Why this form. On llvmpipe a load costs as much as a hundred vector operations, so everything that is loaded must be

@@ -131,22 +131,24 @@ impl Operation for Loss {
             );
         }
         let variant = Variant::of(cx.class(), classes, writes_gradient);
-        let mut main = kernel(variant.entry, variant.lanes);
-        // What is bound where the kernel reads nothing.
-        let mut nothing = logits;
-        if over_logits {
-            main = main.block("logits", OVER_LOGITS);
-            nothing = targets;
-        }
+        // Bound for the logits, and where the scale is not counted. Logits that the gradient overwrites are bound with it,
+        // so something that the kernel does not read there stands in for them.
+        let (main, first) = match over_logits {
+            true => (
+                kernel(variant.entry, variant.lanes).block("logits", OVER_LOGITS),
+                targets,
+            ),
+            false => (kernel(variant.entry, variant.lanes), logits),
+        };
         let mut dispatch = Dispatch::new(main)
-            .read(if over_logits { &nothing } else { &logits })
+            .read(&first)
             .read(&targets)
             .write(&losses)
             .params(&params(&losses))
             .groups(rows.div_ceil(variant.rows));
         let mut bytes = logits.bytes() + targets.bytes() + losses.bytes();
         if writes_gradient {
-            let scale = counted.unwrap_or(nothing);
+            let scale = counted.unwrap_or(first);
             dispatch = dispatch.write(&gradient).read(&scale);
             bytes += gradient.bytes();
         }
