@@ -87,25 +87,27 @@ fn store_next(c: ptr<function, Cursor>, column: u32, value: vec4<f32>) {
 }
 //:end epilogue
 
-fn outer(b: vec4<f32>, a: vec4<f32>) -> mat4x4<f32> { return mat4x4<f32>(b * a.x, b * a.y, b * a.z, b * a.w); }
+fn outer(columns: vec4<f32>, rows: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(columns * rows.x, columns * rows.y, columns * rows.z, columns * rows.w);
+}
 
-fn accumulate(t: ptr<function, Tile>, a: Fragment, b: Fragment) {
-    (*t).q0 += outer(b.k0, subgroupShuffle(a.k0, 0u)); (*t).q0 += outer(b.k1, subgroupShuffle(a.k1, 0u));
-    (*t).q0 += outer(b.k2, subgroupShuffle(a.k2, 0u)); (*t).q0 += outer(b.k3, subgroupShuffle(a.k3, 0u));
-    (*t).q1 += outer(b.k0, subgroupShuffle(a.k0, 1u)); (*t).q1 += outer(b.k1, subgroupShuffle(a.k1, 1u));
-    (*t).q1 += outer(b.k2, subgroupShuffle(a.k2, 1u)); (*t).q1 += outer(b.k3, subgroupShuffle(a.k3, 1u));
-    (*t).q2 += outer(b.k0, subgroupShuffle(a.k0, 2u)); (*t).q2 += outer(b.k1, subgroupShuffle(a.k1, 2u));
-    (*t).q2 += outer(b.k2, subgroupShuffle(a.k2, 2u)); (*t).q2 += outer(b.k3, subgroupShuffle(a.k3, 2u));
-    (*t).q3 += outer(b.k0, subgroupShuffle(a.k0, 3u)); (*t).q3 += outer(b.k1, subgroupShuffle(a.k1, 3u));
-    (*t).q3 += outer(b.k2, subgroupShuffle(a.k2, 3u)); (*t).q3 += outer(b.k3, subgroupShuffle(a.k3, 3u));
-    (*t).q4 += outer(b.k0, subgroupShuffle(a.k0, 4u)); (*t).q4 += outer(b.k1, subgroupShuffle(a.k1, 4u));
-    (*t).q4 += outer(b.k2, subgroupShuffle(a.k2, 4u)); (*t).q4 += outer(b.k3, subgroupShuffle(a.k3, 4u));
-    (*t).q5 += outer(b.k0, subgroupShuffle(a.k0, 5u)); (*t).q5 += outer(b.k1, subgroupShuffle(a.k1, 5u));
-    (*t).q5 += outer(b.k2, subgroupShuffle(a.k2, 5u)); (*t).q5 += outer(b.k3, subgroupShuffle(a.k3, 5u));
-    (*t).q6 += outer(b.k0, subgroupShuffle(a.k0, 6u)); (*t).q6 += outer(b.k1, subgroupShuffle(a.k1, 6u));
-    (*t).q6 += outer(b.k2, subgroupShuffle(a.k2, 6u)); (*t).q6 += outer(b.k3, subgroupShuffle(a.k3, 6u));
-    (*t).q7 += outer(b.k0, subgroupShuffle(a.k0, 7u)); (*t).q7 += outer(b.k1, subgroupShuffle(a.k1, 7u));
-    (*t).q7 += outer(b.k2, subgroupShuffle(a.k2, 7u)); (*t).q7 += outer(b.k3, subgroupShuffle(a.k3, 7u));
+fn accumulate(t: ptr<function, Tile>, fa: Fragment, fb: Fragment) {
+    (*t).q0 += outer(fb.k0, subgroupShuffle(fa.k0, 0u)); (*t).q0 += outer(fb.k1, subgroupShuffle(fa.k1, 0u));
+    (*t).q0 += outer(fb.k2, subgroupShuffle(fa.k2, 0u)); (*t).q0 += outer(fb.k3, subgroupShuffle(fa.k3, 0u));
+    (*t).q1 += outer(fb.k0, subgroupShuffle(fa.k0, 1u)); (*t).q1 += outer(fb.k1, subgroupShuffle(fa.k1, 1u));
+    (*t).q1 += outer(fb.k2, subgroupShuffle(fa.k2, 1u)); (*t).q1 += outer(fb.k3, subgroupShuffle(fa.k3, 1u));
+    (*t).q2 += outer(fb.k0, subgroupShuffle(fa.k0, 2u)); (*t).q2 += outer(fb.k1, subgroupShuffle(fa.k1, 2u));
+    (*t).q2 += outer(fb.k2, subgroupShuffle(fa.k2, 2u)); (*t).q2 += outer(fb.k3, subgroupShuffle(fa.k3, 2u));
+    (*t).q3 += outer(fb.k0, subgroupShuffle(fa.k0, 3u)); (*t).q3 += outer(fb.k1, subgroupShuffle(fa.k1, 3u));
+    (*t).q3 += outer(fb.k2, subgroupShuffle(fa.k2, 3u)); (*t).q3 += outer(fb.k3, subgroupShuffle(fa.k3, 3u));
+    (*t).q4 += outer(fb.k0, subgroupShuffle(fa.k0, 4u)); (*t).q4 += outer(fb.k1, subgroupShuffle(fa.k1, 4u));
+    (*t).q4 += outer(fb.k2, subgroupShuffle(fa.k2, 4u)); (*t).q4 += outer(fb.k3, subgroupShuffle(fa.k3, 4u));
+    (*t).q5 += outer(fb.k0, subgroupShuffle(fa.k0, 5u)); (*t).q5 += outer(fb.k1, subgroupShuffle(fa.k1, 5u));
+    (*t).q5 += outer(fb.k2, subgroupShuffle(fa.k2, 5u)); (*t).q5 += outer(fb.k3, subgroupShuffle(fa.k3, 5u));
+    (*t).q6 += outer(fb.k0, subgroupShuffle(fa.k0, 6u)); (*t).q6 += outer(fb.k1, subgroupShuffle(fa.k1, 6u));
+    (*t).q6 += outer(fb.k2, subgroupShuffle(fa.k2, 6u)); (*t).q6 += outer(fb.k3, subgroupShuffle(fa.k3, 6u));
+    (*t).q7 += outer(fb.k0, subgroupShuffle(fa.k0, 7u)); (*t).q7 += outer(fb.k1, subgroupShuffle(fa.k1, 7u));
+    (*t).q7 += outer(fb.k2, subgroupShuffle(fa.k2, 7u)); (*t).q7 += outer(fb.k3, subgroupShuffle(fa.k3, 7u));
 }
 
 // Past the end of the depth both factors are zero, whatever the memory behind holds.

@@ -98,10 +98,7 @@ impl Arena {
             let buffer = match best {
                 Some(position) => free.swap_remove(position),
                 None => {
-                    let usage = wgpu::BufferUsages::STORAGE
-                        | wgpu::BufferUsages::COPY_SRC
-                        | wgpu::BufferUsages::COPY_DST;
-                    let buffer = device.create_buffer("intermediate", sizes[index], usage)?;
+                    let buffer = device.create_storage("intermediate", sizes[index])?;
                     self.buffers.push(buffer.clone());
                     buffer
                 }

@@ -313,6 +313,22 @@ impl Device {
         }
     }
 
+    /// Makes a buffer for elements.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::create_buffer`].
+    pub(crate) fn create_storage(&self, label: &str, bytes: u64) -> Result<Buffer> {
+        let mut usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_SRC
+            | wgpu::BufferUsages::COPY_DST;
+        if self.class() == AdapterClass::Software {
+            // The planner may have kernels read operands that way.
+            usage |= wgpu::BufferUsages::UNIFORM;
+        }
+        self.create_buffer(label, bytes, usage)
+    }
+
     /// Makes a buffer.
     ///
     /// # Errors

@@ -117,6 +117,10 @@ pub(crate) enum Access {
     Read,
     /// `var<storage, read_write>`, whether the kernel reads it or not.
     Write,
+    /// `var<uniform>`, of so many bytes.
+    Uniform {
+        bytes: u64,
+    },
 }
 
 pub(crate) struct Pipeline {
@@ -177,8 +181,12 @@ fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipe
     };
     let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
     entries.extend(accesses.iter().enumerate().map(|(index, access)| {
-        let read_only = *access == Access::Read;
-        entry(index + 1, wgpu::BufferBindingType::Storage { read_only })
+        let ty = match access {
+            Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+            Access::Write => wgpu::BufferBindingType::Storage { read_only: false },
+            Access::Uniform { .. } => wgpu::BufferBindingType::Uniform,
+        };
+        entry(index + 1, ty)
     }));
     let made = device.scoped(|| {
         let descriptor = wgpu::ShaderModuleDescriptor {

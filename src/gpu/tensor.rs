@@ -88,10 +88,7 @@ impl Tensor {
     }
 
     fn uninitialized(device: &Device, shape: Shape, dtype: DType) -> Result<Tensor> {
-        let usage = wgpu::BufferUsages::STORAGE
-            | wgpu::BufferUsages::COPY_SRC
-            | wgpu::BufferUsages::COPY_DST;
-        let buffer = device.create_buffer("tensor", 4 * shape.elements() as u64, usage)?;
+        let buffer = device.create_storage("tensor", 4 * shape.elements() as u64)?;
         Ok(Tensor {
             device: device.clone(),
             buffer,

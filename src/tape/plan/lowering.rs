@@ -7,6 +7,7 @@ use super::dispatch::{Dispatch, Operand, Program, Slot};
 use super::epilogue::{self, Epilogue};
 use super::pointwise;
 use super::side_by_side;
+use super::uniform;
 use super::units::Unit;
 use crate::gpu::{AdapterClass, DType, Device, Tensor};
 use crate::ops::Role;
@@ -260,11 +261,19 @@ impl Lowerer<'_> {
 
     fn place_tensor(&mut self, tensor: &Tensor) -> (usize, usize) {
         let first = 4 * tensor.layout.offset;
-        let start = first - first % BINDING_ALIGNMENT;
+        let end = 4 * tensor.layout.end();
+        let mut start = first - first % BINDING_ALIGNMENT;
+        // A uniform window must not reach beyond the buffer: near its end it starts earlier.
+        if let Some(window) = uniform::window(self.device, (end - start) as u64)
+            && let Some(last) = tensor.buffer.bytes().checked_sub(window)
+        {
+            start = start.min(last as usize);
+            start -= start % BINDING_ALIGNMENT;
+        }
         let slot = Slot::External {
             buffer: tensor.buffer.clone(),
             start: start as u64,
-            bytes: (4 * tensor.layout.end() - start) as u64,
+            bytes: (end - start) as u64,
         };
         (self.slot(slot), (first - start) / 4)
     }

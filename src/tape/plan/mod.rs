@@ -13,6 +13,7 @@ mod pointwise;
 mod profile;
 mod replay;
 mod side_by_side;
+mod uniform;
 mod units;
 
 use std::collections::HashMap;
@@ -49,6 +50,8 @@ pub struct Fusion {
     pub forward_assign: bool,
     /// On software adapters, matrix products that don't depend on one another run as one dispatch.
     pub side_by_side: bool,
+    /// On software adapters, kernels read operands of at most 64 KiB from uniform buffers.
+    pub uniform: bool,
 }
 
 impl Fusion {
@@ -58,6 +61,7 @@ impl Fusion {
         epilogue: false,
         forward_assign: false,
         side_by_side: false,
+        uniform: false,
     };
     /// Every fusion on.
     pub const ON: Fusion = Fusion {
@@ -65,6 +69,7 @@ impl Fusion {
         epilogue: true,
         forward_assign: true,
         side_by_side: true,
+        uniform: true,
     };
 }
 
@@ -83,6 +88,7 @@ impl Fusion {
                 "epilogue" => fusion.epilogue = true,
                 "forward_assign" => fusion.forward_assign = true,
                 "side_by_side" => fusion.side_by_side = true,
+                "uniform" => fusion.uniform = true,
                 unknown => return Err(unknown.to_owned()),
             }
         }
@@ -103,8 +109,8 @@ impl Default for Fusion {
             let names = std::env::var("SHADEGRAD_FUSE").unwrap_or_default();
             Fusion::named(&names).unwrap_or_else(|unknown| {
                 panic!(
-                    "SHADEGRAD_FUSE: there is no fusion `{unknown}`; there are pointwise, epilogue, forward_assign and \
-                     side_by_side, or on and off"
+                    "SHADEGRAD_FUSE: there is no fusion `{unknown}`; there are pointwise, epilogue, forward_assign, \
+                     side_by_side and uniform, or on and off"
                 )
             })
         })
@@ -218,7 +224,7 @@ mod tests {
         assert_eq!(Fusion::named(""), Ok(Fusion::ON));
         assert_eq!(Fusion::named("on"), Ok(Fusion::ON));
         assert_eq!(Fusion::named("off"), Ok(Fusion::OFF));
-        let all = "pointwise, epilogue,forward_assign,side_by_side";
+        let all = "pointwise, epilogue,forward_assign,side_by_side,uniform";
         assert_eq!(Fusion::named(all), Ok(Fusion::ON));
         let one = Fusion {
             epilogue: true,

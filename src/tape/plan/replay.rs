@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::dispatch::{Cost, Dispatch, Program, Slot};
 use super::memory::{self, MemoryUse};
 use super::profile::Queries;
+use super::uniform;
 use crate::error::{Error, Result};
 use crate::gpu::Device;
 use crate::gpu::arena::{Buffer, Watch};
@@ -62,8 +63,11 @@ struct Copy {
 }
 
 impl Plan {
-    pub(super) fn build(device: &Device, graph: &Graph, program: Program) -> Result<Plan> {
+    pub(super) fn build(device: &Device, graph: &Graph, mut program: Program) -> Result<Plan> {
         let assignment = memory::assign(&program);
+        if graph.fusion.uniform {
+            uniform::bind(device, &mut program, &assignment);
+        }
         let pooled = {
             let mut arena = device.shared.arena.lock().unwrap();
             arena.take(device, &assignment.sizes)?
@@ -71,10 +75,7 @@ impl Plan {
         let upload = if graph.upload.is_empty() {
             None
         } else {
-            let usage = wgpu::BufferUsages::STORAGE
-                | wgpu::BufferUsages::COPY_SRC
-                | wgpu::BufferUsages::COPY_DST;
-            Some(device.create_buffer("upload", graph.upload.len() as u64, usage)?)
+            Some(device.create_storage("upload", graph.upload.len() as u64)?)
         };
         let resolve = |slot: usize| -> (&Buffer, u64, u64) {
             match &program.slots[slot] {
@@ -99,39 +100,42 @@ impl Plan {
         let pipelines = pipelines(device, &program.dispatches)?;
         let params = Params::build(device, &program.dispatches)?;
         let steps = device.scoped(|| {
-            let make =
-                |(index, dispatch): (usize, &Dispatch)| {
-                    let mut entries = vec![wgpu::BindGroupEntry {
-                        binding: 0,
-                        resource: params.binding(index),
-                    }];
-                    entries.extend(dispatch.bindings.iter().enumerate().map(
-                        |(index, (slot, _))| {
-                            let (buffer, offset, bytes) = resolve(*slot);
-                            wgpu::BindGroupEntry {
-                                binding: index as u32 + 1,
-                                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                                    buffer: buffer.raw(),
-                                    offset,
-                                    size: wgpu::BufferSize::new(bytes),
-                                }),
-                            }
-                        },
-                    ));
-                    count(&device.shared.counters.bind_groups, 1);
-                    let descriptor = wgpu::BindGroupDescriptor {
-                        label: Some(dispatch.kernel.name),
-                        layout: &pipelines[index].layout,
-                        entries: &entries,
-                    };
-                    Step {
-                        name: dispatch.kernel.name,
-                        cost: dispatch.cost,
-                        pipeline: pipelines[index].clone(),
-                        bind_group: device.shared.wgpu.create_bind_group(&descriptor),
-                        grid: dispatch.grid,
-                    }
+            let make = |(index, dispatch): (usize, &Dispatch)| {
+                let mut entries = vec![wgpu::BindGroupEntry {
+                    binding: 0,
+                    resource: params.binding(index),
+                }];
+                entries.extend(dispatch.bindings.iter().enumerate().map(
+                    |(index, (slot, access))| {
+                        let (buffer, offset, bytes) = resolve(*slot);
+                        let bytes = match *access {
+                            Access::Uniform { bytes } => bytes,
+                            _ => bytes,
+                        };
+                        wgpu::BindGroupEntry {
+                            binding: index as u32 + 1,
+                            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                                buffer: buffer.raw(),
+                                offset,
+                                size: wgpu::BufferSize::new(bytes),
+                            }),
+                        }
+                    },
+                ));
+                count(&device.shared.counters.bind_groups, 1);
+                let descriptor = wgpu::BindGroupDescriptor {
+                    label: Some(dispatch.kernel.name),
+                    layout: &pipelines[index].layout,
+                    entries: &entries,
                 };
+                Step {
+                    name: dispatch.kernel.name,
+                    cost: dispatch.cost,
+                    pipeline: pipelines[index].clone(),
+                    bind_group: device.shared.wgpu.create_bind_group(&descriptor),
+                    grid: dispatch.grid,
+                }
+            };
             program.dispatches.iter().enumerate().map(make).collect()
         })?;
         let copies = program.fetches.iter().map(|(operand, range)| {
@@ -228,7 +232,7 @@ fn refuse_conflicts<'a>(dispatch: &Dispatch, resolve: &impl Fn(usize) -> (&'a Bu
     for &(slot, access) in &dispatch.bindings {
         for &(other, other_access) in &dispatch.bindings {
             let conflict = access == Access::Write
-                && other_access == Access::Read
+                && other_access != Access::Write
                 && resolve(slot).0.id() == resolve(other).0.id();
             assert!(
                 !conflict,
