@@ -114,6 +114,8 @@ pub(crate) struct Shared {
     /// The first timestamp that was read. What counts is the distance to it: drivers may count nanoseconds since the epoch,
     /// more than an `f64` tells apart.
     pub first_tick: OnceLock<u64>,
+    /// Through how many windows kernels may read a large operand; software adapters measure it when they first need it.
+    pub most_windows: OnceLock<u64>,
     in_flight: Mutex<VecDeque<wgpu::SubmissionIndex>>,
     failure: Arc<Mutex<Failure>>,
 }
@@ -490,6 +492,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             checked_kernels: options.checked_kernels || cfg!(debug_assertions),
             next_buffer: AtomicU64::new(0),
             first_tick: OnceLock::new(),
+            most_windows: OnceLock::new(),
             in_flight: Mutex::default(),
             failure,
         }),

@@ -121,6 +121,21 @@ pub(crate) enum Access {
     Uniform {
         bytes: u64,
     },
+    /// The same, of a further part of an operand.
+    Window {
+        bytes: u64,
+    },
+}
+
+impl Access {
+    /// The binding's number in the kernel's text if it is number `index` of a dispatch. Windows are numbered apart from what
+    /// the texts declare themselves.
+    pub fn binding(self, index: usize) -> u32 {
+        match self {
+            Access::Window { .. } => 100 + index as u32,
+            _ => 1 + index as u32,
+        }
+    }
 }
 
 pub(crate) struct Pipeline {
@@ -169,8 +184,8 @@ impl KernelCache {
 fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipeline> {
     let shared = &device.shared;
     count(&shared.counters.pipelines, 1);
-    let entry = |binding: usize, ty| wgpu::BindGroupLayoutEntry {
-        binding: binding as u32,
+    let entry = |binding: u32, ty| wgpu::BindGroupLayoutEntry {
+        binding,
         visibility: wgpu::ShaderStages::COMPUTE,
         ty: wgpu::BindingType::Buffer {
             ty,
@@ -184,9 +199,9 @@ fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipe
         let ty = match access {
             Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
             Access::Write => wgpu::BufferBindingType::Storage { read_only: false },
-            Access::Uniform { .. } => wgpu::BufferBindingType::Uniform,
+            Access::Uniform { .. } | Access::Window { .. } => wgpu::BufferBindingType::Uniform,
         };
-        entry(index + 1, ty)
+        entry(access.binding(index), ty)
     }));
     let made = device.scoped(|| {
         let descriptor = wgpu::ShaderModuleDescriptor {

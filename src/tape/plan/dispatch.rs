@@ -18,6 +18,8 @@ pub(super) enum Slot {
     },
     /// The plan's upload buffer.
     Upload,
+    /// Another slot from so many bytes on.
+    Window { of: usize, start: u64 },
 }
 
 /// A tensor as a kernel sees it: a buffer to bind and where the elements lie in it.

@@ -92,7 +92,15 @@ impl Plan {
                     let buffer = upload.as_ref().expect("uploads exist where they are read");
                     (buffer, 0, buffer.bytes())
                 }
+                Slot::Window { .. } => unreachable!("windows look at other slots"),
             }
+        };
+        let resolve = |slot: usize| match &program.slots[slot] {
+            Slot::Window { of, start } => {
+                let (buffer, first, bytes) = resolve(*of);
+                (buffer, first + start, bytes - start)
+            }
+            _ => resolve(slot),
         };
         for dispatch in &program.dispatches {
             refuse_conflicts(dispatch, &resolve);
@@ -109,11 +117,11 @@ impl Plan {
                     |(index, (slot, access))| {
                         let (buffer, offset, bytes) = resolve(*slot);
                         let bytes = match *access {
-                            Access::Uniform { bytes } => bytes,
+                            Access::Uniform { bytes } | Access::Window { bytes } => bytes,
                             _ => bytes,
                         };
                         wgpu::BindGroupEntry {
-                            binding: index as u32 + 1,
+                            binding: access.binding(index),
                             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                                 buffer: buffer.raw(),
                                 offset,

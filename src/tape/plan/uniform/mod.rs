@@ -1,0 +1,117 @@
+//! Operands that kernels read as uniform buffers instead of storage buffers.
+//!
+//! On llvmpipe, a storage load is a loop over the lanes that goes through memory for every element; a load from a uniform
+//! buffer is straight-line code. `docs/performance.md` has both times. So wherever an operand is small enough, the kernel's
+//! text is changed to read it from there: through one binding of up to 64 KiB, or through several, where loads from storage
+//! are so slow that reading all of them and picking one is still faster.
+
+mod cost;
+mod text;
+
+use super::dispatch::{Program, Slot};
+use super::memory::Assignment;
+use crate::gpu::kernel::Access;
+use crate::gpu::{AdapterClass, Device};
+
+/// Sizes that bindings are rounded up to, in bytes: a text declares how large its array is, and every further size is one
+/// more text to compile.
+const SIZES: [u64; 3] = [4 << 10, 16 << 10, WINDOW];
+
+/// The most bytes that a uniform binding may have, on llvmpipe as by WebGPU's own limits.
+const WINDOW: u64 = 64 << 10;
+
+/// No operand is read through more windows than this.
+const MOST_WINDOWS: u64 = 11;
+
+/// What an operand of so many bytes is rounded up to, if one uniform binding of the device can hold it.
+pub(super) fn window(device: &Device, bytes: u64) -> Option<u64> {
+    let size = SIZES.into_iter().find(|&size| bytes <= size)?;
+    is_possible(device).then_some(size)
+}
+
+fn is_possible(device: &Device) -> bool {
+    let limit = device.limits().max_uniform_buffer_binding_size;
+    device.class() == AdapterClass::Software && limit >= WINDOW
+}
+
+/// How many windows an operand may be read through. All are read, and all but one in vain.
+fn most_windows(device: &Device) -> u64 {
+    let most = device.shared.most_windows.get_or_init(|| {
+        // Picking costs something, too. A device that has failed says so at the next opportunity.
+        cost::uniform_loads_per_storage_load(device).map_or(1, |loads| (0.7 * loads) as u64)
+    });
+    (*most).max(1)
+}
+
+/// Turns the operands that fit into uniform ones, and changes the kernels' texts.
+pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignment) {
+    if !is_possible(device) {
+        return;
+    }
+    let most = device.limits().max_uniform_buffers_per_shader_stage as usize;
+    let Program {
+        slots, dispatches, ..
+    } = program;
+    for dispatch in dispatches.iter_mut().filter(|d| d.kernel.trusted) {
+        // The parameters are one.
+        let mut uniforms = 1;
+        for index in 0..dispatch.bindings.len() {
+            let (slot, access) = dispatch.bindings[index];
+            if access != Access::Read {
+                continue;
+            }
+            let windows = windows(
+                device,
+                &slots[slot],
+                assignment.buffer_of[slot].map(|buffer| assignment.sizes[buffer]),
+            );
+            if windows.is_empty() || uniforms + windows.len() > most {
+                continue;
+            }
+            let source = dispatch.kernel.source.as_ref();
+            let next = Access::Window { bytes: 0 }.binding(dispatch.bindings.len());
+            let Some(source) = text::rewritten(source, index as u32 + 1, next, &windows) else {
+                continue;
+            };
+            dispatch.kernel.source = source.into();
+            uniforms += windows.len();
+            dispatch.bindings[index].1 = Access::Uniform { bytes: windows[0] };
+            for (number, &bytes) in (1..).zip(&windows[1..]) {
+                let start = number * WINDOW;
+                slots.push(Slot::Window { of: slot, start });
+                let access = Access::Window { bytes };
+                dispatch.bindings.push((slots.len() - 1, access));
+            }
+        }
+    }
+}
+
+/// The sizes of the windows through which a slot can be read, one after the other; none where that cannot be. `pooled` is
+/// the size of the buffer that an intermediate value lies in.
+fn windows(device: &Device, slot: &Slot, pooled: Option<u64>) -> Vec<u64> {
+    let (bytes, present) = match (slot, pooled) {
+        (Slot::Transient { elements }, Some(pooled)) => (4 * *elements as u64, pooled),
+        (
+            Slot::External {
+                buffer,
+                start,
+                bytes,
+            },
+            _,
+        ) => (*bytes, buffer.bytes() - start),
+        _ => return Vec::new(),
+    };
+    if let Some(size) = window(device, bytes) {
+        return Vec::from_iter((size <= present).then_some(size));
+    }
+    let count = bytes.div_ceil(WINDOW);
+    // The last window is as long as what is left, so that it does not reach beyond the buffer.
+    let last = (bytes - (count - 1) * WINDOW).next_multiple_of(16);
+    let is_inside = (count - 1) * WINDOW + last <= present;
+    if !is_inside || count > MOST_WINDOWS || count > most_windows(device) {
+        return Vec::new();
+    }
+    let mut windows = vec![WINDOW; count as usize];
+    windows[count as usize - 1] = last;
+    windows
+}
