@@ -1,5 +1,5 @@
-// The optimizers, over whole segments of flat storage. A segment is a multiple of eight elements; its padding is zero in
-// parameters, gradients and moments alike and stays so.
+// The optimizers, over whole segments of flat storage. A segment is a multiple of eight elements; its padding is zero
+// in parameters, gradients and moments alike and stays so.
 
 struct Params {
     vectors: u32,         // vec4s in the segment
@@ -144,8 +144,8 @@ fn scale() -> f32 {
     return bitcast<f32>(control[p.control_offset + 1u]);
 }
 
-// Weight decay differs by parameter. A run is a stretch of parameters with the same factor, [the vec4 it ends before, the
-// factor's bits]; the last ends with the segment. This gives the run that a vec4 lies in.
+// Weight decay differs by parameter. A run is a stretch of parameters with the same factor, [the vec4 it ends before,
+// the factor's bits]; the last ends with the segment. This gives the run that a vec4 lies in.
 fn run_at(vector: u32) -> u32 {
     var low = p.runs_offset;
     var high = low + p.runs - 1u;

@@ -258,8 +258,8 @@ fn intermediate_values_take_little_more_than_the_least_possible() {
                 made <= (memory.intermediate + memory.inputs) as i64 + readbacks,
                 "{what}: {made} bytes made, {memory:?}"
             );
-            // Parameters, gradients and two moments, four bytes each, and padding: at most 3 elements behind each tensor,
-            // 4 behind each segment.
+            // Parameters, gradients and two moments, four bytes each, and padding: at most 3 elements behind each
+            // tensor, 4 behind each segment.
             let parameters = model.optimizer.parameters();
             let count = parameters.element_count();
             let padded = count + 3 * parameters.len() + 4 * parameters.segments().len();

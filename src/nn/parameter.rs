@@ -15,8 +15,8 @@ use crate::rng;
 use crate::shape::Shape;
 use crate::tape::{Tape, Var};
 
-/// Every parameter starts at a multiple of this many elements, so that kernels may take four at a time. A binding starts
-/// up to 252 bytes before, where WebGPU lets it.
+/// Every parameter starts at a multiple of this many elements, so that kernels may take four at a time. A binding
+/// starts up to 240 bytes before, where WebGPU lets it.
 const ALIGNMENT: usize = 4;
 
 /// Segments are multiples of this many elements: the optimizers take two vec4s at a time.

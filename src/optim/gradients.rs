@@ -1,4 +1,5 @@
-//! What all optimizers share: the flat gradient, its accumulation, weight decay by parameter, and updates of whole segments.
+//! What all optimizers share: the flat gradient, its accumulation, weight decay by parameter, and updates of whole
+//! segments.
 
 use super::clip::{Params, global_norm, over_segment};
 use crate::error::Result;
@@ -151,8 +152,8 @@ impl Gradients {
     }
 }
 
-/// For each segment, the stretches of parameters whose weights decay alike: of each, the vec4 that it ends before and the
-/// bits of the factor that a rule gives. The last ends with the segment.
+/// For each segment, the stretches of parameters whose weights decay alike: of each, the vec4 that it ends before and
+/// the bits of the factor that a rule gives. The last ends with the segment.
 fn decay_runs(parameters: &Parameters, rule: impl Fn(&str, Shape) -> f32) -> Result<Vec<Vec<u32>>> {
     let segments = parameters.segments();
     let mut runs: Vec<Vec<[u32; 2]>> = vec![Vec::new(); segments.len()];
@@ -178,8 +179,8 @@ fn decay_runs(parameters: &Parameters, rule: impl Fn(&str, Shape) -> f32) -> Res
     Ok(runs.into_iter().map(|runs| runs.concat()).collect())
 }
 
-/// Changes one segment of the parameters in place. Inputs: parameters, gradient, [`decay_runs`], hyperparameters, control,
-/// moments; the first and the moments are overwritten.
+/// Changes one segment of the parameters in place. Inputs: parameters, gradient, [`decay_runs`], hyperparameters,
+/// control, moments; the first and the moments are overwritten.
 #[derive(Debug)]
 struct UpdateSegment {
     /// The kernel's entry point.
