@@ -1,5 +1,5 @@
-// How a fragment of an operand of matmul_sg8.wgsl is loaded; the Rust side puts one section in place of each operand.
-// X is `a` or `b`, BINDING 1 or 2, OUTER p.m or p.n, LD p.lda or p.ldb.
+// How a fragment of an operand of matmul_subgroup8.wgsl is loaded; the Rust side puts one section in place of each
+// operand. X is `a` or `b`, BINDING 1 or 2, OUTER p.m or p.n, LD p.lda or p.ldb.
 //
 //   rows_*:    the depth k runs along memory: A as [M,K], B as [N,K] (transposed)
 //   columns_*: the outer index runs along memory: A as [K,M] (transposed), B as [K,N]

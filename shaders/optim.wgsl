@@ -1,8 +1,10 @@
-// The optimizers, over whole segments of flat storage. A segment is a multiple of 64 elements; its padding is zero in
-// parameters, gradients and moments alike and stays so.
+// The optimizers, over whole segments of flat storage. A segment is a multiple of eight elements; its padding is zero
+// in parameters, gradients and moments alike and stays so.
 
 struct Params {
     vectors: u32,         // vec4s in the segment
+    runs: u32,            // of equal weight decay
+    runs_offset: u32,     // in runs
     values_offset: u32,   // of the hyperparameters, in vec4s
     control_offset: u32,
     // Of the partial sums:
@@ -117,7 +119,7 @@ fn norm_serial() {
 
 @group(0) @binding(1) var<storage, read_write> parameters: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> gradient: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> decay: array<f32>;     // a factor for every 64 elements
+@group(0) @binding(3) var<storage, read> runs: array<vec2<u32>>;
 @group(0) @binding(4) var<storage, read> values: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> control: array<u32>;
 @group(0) @binding(6) var<storage, read_write> first_moment: array<vec4<f32>>;
@@ -142,6 +144,18 @@ fn scale() -> f32 {
     return bitcast<f32>(control[p.control_offset + 1u]);
 }
 
+// Weight decay differs by parameter. A run is a stretch of parameters with the same factor, [the vec4 it ends before,
+// the factor's bits]; the last ends with the segment. This gives the run that a vec4 lies in.
+fn run_at(vector: u32) -> u32 {
+    var low = p.runs_offset;
+    var high = low + p.runs - 1u;
+    while (low < high) {
+        let middle = (low + high) / 2u;
+        if (runs[middle].x > vector) { high = middle; } else { low = middle + 1u; }
+    }
+    return low;
+}
+
 // values = [step size, √(1 − β₂ᵗ), ε, lr·λ], [1 − β₁, β₂, 1 − β₂, –]
 @compute @workgroup_size(WIDTH)
 fn adamw(
@@ -154,15 +168,21 @@ fn adamw(
     let b = values[p.values_offset + 1u];
     let scale = scale();
     let end = end_of(index);
-    for (var i = index * WIDTH * EACH + lane; i < end; i += WIDTH) {
-        let g = gradient[i] * scale;
-        var m = first_moment[i];
-        m += b.x * (g - m);
-        let v = b.y * second_moment[i] + b.z * g * g;
-        first_moment[i] = m;
-        second_moment[i] = v;
-        let decayed = parameters[i] * (1.0 - a.w * decay[i / 16u]);
-        parameters[i] = decayed - a.x * m / (sqrt(v) / a.y + a.z);
+    var first = index * WIDTH * EACH;
+    for (var r = run_at(first); first < end; r++) {
+        let run = runs[r];
+        let factor = 1.0 - a.w * bitcast<f32>(run.y);
+        let stop = min(end, run.x);
+        for (var i = first + lane; i < stop; i += WIDTH) {
+            let g = gradient[i] * scale;
+            var m = first_moment[i];
+            m += b.x * (g - m);
+            let v = b.y * second_moment[i] + b.z * g * g;
+            first_moment[i] = m;
+            second_moment[i] = v;
+            parameters[i] = parameters[i] * factor - a.x * m / (sqrt(v) / a.y + a.z);
+        }
+        first = stop;
     }
 }
 
@@ -177,11 +197,18 @@ fn sgd_momentum(
     let a = values[p.values_offset];
     let scale = scale();
     let end = end_of(index);
-    for (var i = index * WIDTH * EACH + lane; i < end; i += WIDTH) {
-        let old = parameters[i];
-        let u = a.y * first_moment[i] + gradient[i] * scale + (a.z * decay[i / 16u]) * old;
-        first_moment[i] = u;
-        parameters[i] = old - a.x * u;
+    var first = index * WIDTH * EACH;
+    for (var r = run_at(first); first < end; r++) {
+        let run = runs[r];
+        let factor = a.z * bitcast<f32>(run.y);
+        let stop = min(end, run.x);
+        for (var i = first + lane; i < stop; i += WIDTH) {
+            let old = parameters[i];
+            let u = a.y * first_moment[i] + gradient[i] * scale + factor * old;
+            first_moment[i] = u;
+            parameters[i] = old - a.x * u;
+        }
+        first = stop;
     }
 }
 
@@ -195,10 +222,17 @@ fn sgd(
     let a = values[p.values_offset];
     let scale = scale();
     let end = end_of(index);
-    for (var i = index * WIDTH * EACH + lane; i < end; i += WIDTH) {
-        let old = parameters[i];
-        let u = gradient[i] * scale + (a.z * decay[i / 16u]) * old;
-        parameters[i] = old - a.x * u;
+    var first = index * WIDTH * EACH;
+    for (var r = run_at(first); first < end; r++) {
+        let run = runs[r];
+        let factor = a.z * bitcast<f32>(run.y);
+        let stop = min(end, run.x);
+        for (var i = first + lane; i < stop; i += WIDTH) {
+            let old = parameters[i];
+            let u = gradient[i] * scale + factor * old;
+            parameters[i] = old - a.x * u;
+        }
+        first = stop;
     }
 }
 

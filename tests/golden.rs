@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{assert_close_f32, device};
+use common::{ALL_BUT_ONE, FUSIONS, assert_close_f32, device};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use shadegrad::data::IGNORE_INDEX;
@@ -194,43 +194,7 @@ macro_rules! variants {
 
 #[test]
 fn one_fusion_at_a_time() {
-    let only = [
-        Fusion {
-            pointwise: true,
-            ..Fusion::OFF
-        },
-        Fusion {
-            epilogue: true,
-            ..Fusion::OFF
-        },
-        Fusion {
-            forward_assign: true,
-            ..Fusion::OFF
-        },
-        Fusion {
-            side_by_side: true,
-            ..Fusion::OFF
-        },
-    ];
-    let without = [
-        Fusion {
-            pointwise: false,
-            ..Fusion::ON
-        },
-        Fusion {
-            epilogue: false,
-            ..Fusion::ON
-        },
-        Fusion {
-            forward_assign: false,
-            ..Fusion::ON
-        },
-        Fusion {
-            side_by_side: false,
-            ..Fusion::ON
-        },
-    ];
-    for fusion in only.into_iter().chain(without) {
+    for &fusion in FUSIONS[1..].iter().chain(&ALL_BUT_ONE) {
         for name in ["series", "gelu_untied"] {
             println!("{name}, {fusion:?}");
             Golden::load(name).check_batch(fusion);

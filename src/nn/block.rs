@@ -1,4 +1,4 @@
-//! One layer of a decoder.
+//! One layer of a decoder, and what layers of encoders have in common with it.
 
 use super::attention::CausalSelfAttention;
 use super::config::{FeedForwardKind, GptConfig, NormPlacement};
@@ -14,11 +14,8 @@ use crate::tape::Var;
 /// is not there.
 #[derive(Clone, Debug)]
 pub struct DecoderBlock {
-    norm1: Norm,
     attention: CausalSelfAttention,
-    ffn: Option<(Norm, FeedForward)>,
-    placement: NormPlacement,
-    dropout: f32,
+    branches: Branches,
 }
 
 impl DecoderBlock {
@@ -41,16 +38,21 @@ impl DecoderBlock {
         let ffn = |b: &mut ParameterBuilder| {
             FeedForward::with_down_std(b, config.ffn, d_model, config.d_ff, bias, std)
         };
+        let norm1 = builder.scope("norm1", norm);
+        let attention = builder.scope("attention", |b| {
+            let (heads, bias) = (config.n_heads, config.has_attention_bias());
+            CausalSelfAttention::with_out_std(b, d_model, heads, bias, dropout, std)
+        });
+        let ffn = (config.ffn != FeedForwardKind::None)
+            .then(|| (builder.scope("norm2", norm), builder.scope("ffn", ffn)));
         DecoderBlock {
-            norm1: builder.scope("norm1", norm),
-            attention: builder.scope("attention", |b| {
-                let (heads, bias) = (config.n_heads, config.has_attention_bias());
-                CausalSelfAttention::with_out_std(b, d_model, heads, bias, dropout, std)
-            }),
-            ffn: (config.ffn != FeedForwardKind::None)
-                .then(|| (builder.scope("norm2", norm), builder.scope("ffn", ffn))),
-            placement: config.norm_placement,
-            dropout,
+            attention,
+            branches: Branches {
+                norm1,
+                ffn,
+                placement: config.norm_placement,
+                dropout,
+            },
         }
     }
 
@@ -61,7 +63,8 @@ impl DecoderBlock {
     /// If `x` is not of that shape.
     #[track_caller]
     pub fn forward<'t>(&self, x: Var<'t>, positions: &Positions) -> Var<'t> {
-        self.with_attention(x, |input| self.attention.forward(input, positions))
+        let attention = |input| self.attention.forward(input, positions);
+        self.branches.forward(x, attention)
     }
 
     /// Like [`DecoderBlock::forward`] for tokens that stand at `places` and see what `cache`, a layer of a
@@ -74,18 +77,28 @@ impl DecoderBlock {
         places: &Places<'t>,
         cache: &Tensor,
     ) -> Var<'t> {
-        let attention = &self.attention;
-        self.with_attention(x, |input| {
-            attention.forward_cached(input, positions, places, cache)
-        })
+        let attention = |input| {
+            self.attention
+                .forward_cached(input, positions, places, cache)
+        };
+        self.branches.forward(x, attention)
     }
+}
 
+/// A block but for its attention: the two residual sums, norms before or after their branches, the feed-forward layer.
+#[derive(Clone, Debug)]
+pub(super) struct Branches {
+    pub norm1: Norm,
+    /// With its norm.
+    pub ffn: Option<(Norm, FeedForward)>,
+    pub placement: NormPlacement,
+    pub dropout: f32,
+}
+
+impl Branches {
+    /// `[B, T, d_model] → [B, T, d_model]`, as `attention` is.
     #[track_caller]
-    fn with_attention<'t>(
-        &self,
-        x: Var<'t>,
-        attention: impl FnOnce(Var<'t>) -> Var<'t>,
-    ) -> Var<'t> {
+    pub fn forward<'t>(&self, x: Var<'t>, attention: impl FnOnce(Var<'t>) -> Var<'t>) -> Var<'t> {
         let tape = x.tape();
         let before = |norm: &Norm, name: &str, x: Var<'t>| match self.placement {
             NormPlacement::Before => norm.forward(x).tap(name),

@@ -1,8 +1,11 @@
 //! Lookup tables.
 
 use super::linear::INIT_STD;
-use super::{BLOCK, Init, Parameter, ParameterBuilder};
+use super::{Init, Parameter, ParameterBuilder};
 use crate::tape::Var;
+
+/// A part's largest size is rounded down to a multiple of this many elements. The names in checkpoints depend on it.
+const BLOCK: u64 = 64;
 
 const INIT: Init = Init::Normal { std: INIT_STD };
 
@@ -18,8 +21,7 @@ pub struct Embedding {
 impl Embedding {
     /// Normally distributed with a standard deviation of [`INIT_STD`](super::INIT_STD).
     pub fn new(builder: &mut ParameterBuilder, count: usize, width: usize) -> Embedding {
-        // Storage is padded to a multiple of `BLOCK` elements.
-        let limit = builder.parameter_limit() / (4 * BLOCK as u64) * BLOCK as u64;
+        let limit = builder.parameter_limit() / (4 * BLOCK) * BLOCK;
         let most_rows = usize::try_from(limit / width as u64).unwrap_or(usize::MAX);
         if count <= most_rows {
             return Embedding::whole(builder, count, width);

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{FeedForwardKind, GptConfig, NormKind, PositionKind};
+use super::block::Branches;
+use super::config::{FeedForwardKind, GptConfig, NormKind, NormPlacement, PositionKind};
 use super::{
     Embedding, FeedForward, MultiHeadAttention, MultiHeadAttentionConfig, Norm, ParameterBuilder,
     Positions,
@@ -98,10 +99,8 @@ impl EncoderConfig {
 /// (a [`FeedForward`]); the last two are not there with [`FeedForwardKind::None`].
 #[derive(Clone, Debug)]
 pub struct EncoderBlock {
-    norm1: Norm,
     attention: MultiHeadAttention,
-    ffn: Option<(Norm, FeedForward)>,
-    dropout: f32,
+    branches: Branches,
 }
 
 impl EncoderBlock {
@@ -127,12 +126,18 @@ impl EncoderBlock {
             dropout,
             ..MultiHeadAttentionConfig::new(d_model, config.n_heads)
         };
+        let norm1 = builder.scope("norm1", norm);
+        let attention = builder.scope("attention", |b| MultiHeadAttention::new(b, &attention));
+        let ffn = (config.ffn != FeedForwardKind::None)
+            .then(|| (builder.scope("norm2", norm), builder.scope("ffn", ffn)));
         EncoderBlock {
-            norm1: builder.scope("norm1", norm),
-            attention: builder.scope("attention", |b| MultiHeadAttention::new(b, &attention)),
-            ffn: (config.ffn != FeedForwardKind::None)
-                .then(|| (builder.scope("norm2", norm), builder.scope("ffn", ffn))),
-            dropout,
+            attention,
+            branches: Branches {
+                norm1,
+                ffn,
+                placement: NormPlacement::Before,
+                dropout,
+            },
         }
     }
 
@@ -143,18 +148,8 @@ impl EncoderBlock {
     /// If `x` is not of that shape, or the mask does not broadcast.
     #[track_caller]
     pub fn forward<'t>(&self, x: Var<'t>, mask: Option<Mask<'t>>) -> Var<'t> {
-        let tape = x.tape();
-        let normed = self.norm1.forward(x).tap("norm1");
-        let attended = tape.scope("attention", || {
-            let attended = self.attention.self_attention(normed, mask);
-            attended.dropout(self.dropout)
-        });
-        let x = (x + attended).tap("attended");
-        let Some((norm, ffn)) = &self.ffn else {
-            return x;
-        };
-        let normed = norm.forward(x).tap("norm2");
-        x + tape.scope("ffn", || ffn.forward(normed).dropout(self.dropout))
+        let attention = |input| self.attention.self_attention(input, mask);
+        self.branches.forward(x, attention)
     }
 }
 

@@ -58,6 +58,5 @@ pub use linear::{INIT_STD, Linear};
 pub use multi_head_attention::{MultiHeadAttention, MultiHeadAttentionConfig};
 pub use norm::{LayerNorm, Norm, RmsNorm};
 
-pub(crate) use parameter::BLOCK;
 pub use parameter::{FlatTensors, Init, Parameter, ParameterBuilder, Parameters};
 pub use position::{Positions, ROTARY_BASE, SINUSOIDAL_BASE};

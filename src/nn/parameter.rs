@@ -15,8 +15,12 @@ use crate::rng;
 use crate::shape::Shape;
 use crate::tape::{Tape, Var};
 
-/// Every parameter starts at a multiple of this many elements: 256 bytes, where WebGPU lets bindings start.
-pub(crate) const BLOCK: usize = 64;
+/// Every parameter starts at a multiple of this many elements, so that kernels may take four at a time. A binding
+/// starts up to 240 bytes before, where WebGPU lets it.
+const ALIGNMENT: usize = 4;
+
+/// Segments are multiples of this many elements: the optimizers take two vec4s at a time.
+const SEGMENT_ALIGNMENT: usize = 8;
 
 /// The values a parameter starts with.
 ///
@@ -314,17 +318,20 @@ struct Places {
 impl Places {
     fn of(parameters: &[Parameter], wanted: u64, largest: u64) -> Result<Places> {
         let limit = (wanted.min(largest) / 4) as usize;
+        let limit = limit - limit % SEGMENT_ALIGNMENT;
         let mut places = Vec::with_capacity(parameters.len());
         let mut segments: Vec<usize> = Vec::new();
         for parameter in parameters {
-            let padded = parameter.shape().elements().next_multiple_of(BLOCK);
-            if 4 * padded as u64 > largest {
+            let elements = parameter.shape().elements();
+            let alone = 4 * elements.next_multiple_of(SEGMENT_ALIGNMENT) as u64;
+            if alone > largest {
                 return Err(Error::Limit {
                     what: format!("parameter `{}`, in bytes,", parameter.name()),
-                    needed: 4 * padded as u64,
+                    needed: alone,
                     limit: largest,
                 });
             }
+            let padded = elements.next_multiple_of(ALIGNMENT);
             match segments.last_mut().filter(|used| **used + padded <= limit) {
                 Some(used) => {
                     let offset = std::mem::replace(used, *used + padded);
@@ -335,6 +342,9 @@ impl Places {
                     segments.push(padded);
                 }
             }
+        }
+        for segment in &mut segments {
+            *segment = segment.next_multiple_of(SEGMENT_ALIGNMENT);
         }
         Ok(Places { places, segments })
     }
@@ -361,12 +371,12 @@ impl FlatTensors {
         Ok(FlatTensors { segments, parts })
     }
 
-    /// The flat tensors, each of rank 1 and a multiple of 64 elements long.
+    /// The flat tensors, each of rank 1 and a multiple of 8 elements long.
     pub fn segments(&self) -> &[Tensor] {
         &self.segments
     }
 
-    /// Their size on the device, padding included.
+    /// Their size on the device, padding included: at most 3 elements behind each part and 4 at the end of a segment.
     pub fn bytes(&self) -> u64 {
         let elements = self
             .segments

@@ -88,9 +88,8 @@ impl AdamW {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a factor that is negative or not finite,
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
-    pub fn with_decay(self, rule: impl Fn(&str, Shape) -> f32) -> Result<AdamW> {
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a factor that is negative or not finite.
+    pub fn with_decay(mut self, rule: impl Fn(&str, Shape) -> f32) -> Result<AdamW> {
         self.gradients.set_decay(rule)?;
         Ok(self)
     }

@@ -119,7 +119,10 @@ pub(super) fn over_segment(class: AdapterClass, entry: &'static str, vectors: us
 #[derive(Default)]
 pub(super) struct Params {
     pub vectors: usize,
-    /// In elements; a multiple of four, as inputs start at multiples of 16 bytes.
+    pub runs: usize,
+    /// In elements, as the next.
+    pub runs_offset: u32,
+    /// A multiple of four, as inputs start at multiples of 16 bytes.
     pub values: u32,
     pub control: u32,
     pub count: usize,
@@ -129,9 +132,11 @@ pub(super) struct Params {
 }
 
 impl Params {
-    pub fn words(&self) -> [u32; 7] {
+    pub fn words(&self) -> [u32; 9] {
         [
             self.vectors as u32,
+            self.runs as u32,
+            self.runs_offset / 2,
             self.values / 4,
             self.control,
             self.count as u32,

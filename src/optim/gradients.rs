@@ -1,9 +1,9 @@
-//! What all optimizers share: the flat gradient, its accumulation, decay factors, and updates of whole segments.
+//! What all optimizers share: the flat gradient, its accumulation, weight decay by parameter, and updates of whole
+//! segments.
 
 use super::clip::{Params, global_norm, over_segment};
 use crate::error::Result;
-use crate::gpu::{DType, Tensor};
-use crate::nn::{BLOCK, FlatTensors, Parameters};
+use crate::nn::{FlatTensors, Parameters};
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
 use crate::tape::{Backward, Lowering, Signature, Tape, Var};
@@ -28,8 +28,8 @@ pub(super) struct Gradients {
     accumulated: Option<FlatTensors>,
     /// Micro-batches in `accumulated`.
     pending: usize,
-    /// By segment: a factor on the weight decay for every block of 64 elements.
-    decay: Vec<Tensor>,
+    /// By segment: [`decay_runs`].
+    decay: Vec<Vec<u32>>,
     pub steps: u64,
 }
 
@@ -48,48 +48,19 @@ impl Gradients {
             "none",
             "at least one parameter to train",
         )?;
-        let blocks = |segment: &Tensor| segment.shape().elements() / BLOCK;
-        let decay = parameters
-            .segments()
-            .iter()
-            .map(|segment| Tensor::zeros(parameters.device(), [blocks(segment)], DType::F32))
-            .collect::<Result<_>>()?;
-        let gradients = Gradients {
+        Ok(Gradients {
             parameters: parameters.clone(),
             gradient: parameters.mirror()?,
             accumulated: None,
             pending: 0,
-            decay,
+            decay: decay_runs(parameters, default_decay)?,
             steps: 0,
-        };
-        gradients.set_decay(default_decay)?;
-        Ok(gradients)
+        })
     }
 
-    /// Writes the decay factors that a rule gives.
-    pub fn set_decay(&self, rule: impl Fn(&str, Shape) -> f32) -> Result<()> {
-        let mut factors: Vec<Vec<f32>> = self
-            .decay
-            .iter()
-            .map(|segment| vec![0.0; segment.shape().elements()])
-            .collect();
-        for (parameter, &(segment, offset)) in self.parameters.iter().zip(self.parameters.places())
-        {
-            let (name, shape) = (parameter.name(), parameter.shape());
-            let factor = rule(name, shape);
-            super::require(
-                factor.is_finite() && factor >= 0.0,
-                &format!("decay factor of `{name}`"),
-                factor,
-                "a finite number, at least 0",
-            )?;
-            let first = offset / BLOCK;
-            let blocks = shape.elements().div_ceil(BLOCK);
-            factors[segment][first..first + blocks].fill(factor);
-        }
-        for (tensor, factors) in self.decay.iter().zip(factors) {
-            tensor.write(&factors)?;
-        }
+    /// Replaces the rule that gives the factors on the weight decay.
+    pub fn set_decay(&mut self, rule: impl Fn(&str, Shape) -> f32) -> Result<()> {
+        self.decay = decay_runs(&self.parameters, rule)?;
         Ok(())
     }
 
@@ -142,10 +113,11 @@ impl Gradients {
         let tape = step.tape;
         let values = tape.input([values.len()], values);
         for (index, parameters) in self.parameters.segments().iter().enumerate() {
+            let runs = &self.decay[index];
             let mut inputs = vec![
                 tape.tensor(parameters),
                 tape.tensor(&self.gradient.segments()[index]),
-                tape.tensor(&self.decay[index]),
+                tape.input([runs.len() / 2, 2], runs),
                 values,
                 step.control,
             ];
@@ -157,14 +129,9 @@ impl Gradients {
 
     /// Bytes of parameters, gradients, and what is needed beside them.
     pub fn memory(&self) -> u64 {
-        let decay: usize = self
-            .decay
-            .iter()
-            .map(|tensor| tensor.shape().elements())
-            .sum();
         let accumulated = self.accumulated.as_ref().map_or(0, FlatTensors::bytes);
         // Gradients are laid out like the parameters.
-        2 * self.gradient.bytes() + 4 * decay as u64 + accumulated
+        2 * self.gradient.bytes() + accumulated
     }
 
     pub fn resume(&mut self, steps: u64) {
@@ -185,7 +152,34 @@ impl Gradients {
     }
 }
 
-/// Changes one segment of the parameters in place. Inputs: parameters, gradient, decay factors, hyperparameters,
+/// For each segment, the stretches of parameters whose weights decay alike: of each, the vec4 that it ends before and
+/// the bits of the factor that a rule gives. The last ends with the segment.
+fn decay_runs(parameters: &Parameters, rule: impl Fn(&str, Shape) -> f32) -> Result<Vec<Vec<u32>>> {
+    let segments = parameters.segments();
+    let mut runs: Vec<Vec<[u32; 2]>> = vec![Vec::new(); segments.len()];
+    for (parameter, &(segment, offset)) in parameters.iter().zip(parameters.places()) {
+        let (name, shape) = (parameter.name(), parameter.shape());
+        let factor = rule(name, shape);
+        super::require(
+            factor.is_finite() && factor >= 0.0,
+            &format!("decay factor of `{name}`"),
+            factor,
+            "a finite number, at least 0",
+        )?;
+        let (end, factor) = ((offset + shape.elements()).div_ceil(4), factor.to_bits());
+        match runs[segment].last_mut() {
+            Some(run) if run[1] == factor => run[0] = end as u32,
+            _ => runs[segment].push([end as u32, factor]),
+        }
+    }
+    for (runs, segment) in runs.iter_mut().zip(segments) {
+        let last = runs.last_mut().expect("no segment is empty");
+        last[0] = (segment.shape().elements() / 4) as u32;
+    }
+    Ok(runs.into_iter().map(|runs| runs.concat()).collect())
+}
+
+/// Changes one segment of the parameters in place. Inputs: parameters, gradient, [`decay_runs`], hyperparameters,
 /// control, moments; the first and the moments are overwritten.
 #[derive(Debug)]
 struct UpdateSegment {
@@ -217,10 +211,12 @@ impl Operation for UpdateSegment {
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        let [values, control] = [3, 4].map(|index| cx.input(index));
+        let [runs, values, control] = [2, 3, 4].map(|index| cx.input(index));
         let elements = cx.input(0).elements();
         let params = Params {
             vectors: elements / 4,
+            runs: runs.elements() / 2,
+            runs_offset: runs.offset(),
             values: values.offset(),
             control: control.offset(),
             ..Params::default()

@@ -99,8 +99,8 @@ pub trait Optimizer {
     /// The moments by name, each laid out like the parameters.
     fn state(&self) -> Vec<(&'static str, &FlatTensors)>;
 
-    /// Bytes of device memory that training takes from step to step: parameters, gradients, moments, decay factors, and
-    /// what [`Optimizer::accumulate`] has added.
+    /// Bytes of device memory that training takes from step to step: parameters, gradients, moments, and what
+    /// [`Optimizer::accumulate`] has added.
     fn memory(&self) -> u64;
 
     /// Continues after `steps` steps, the moments having been restored; forgets what has been accumulated.

@@ -102,7 +102,7 @@ impl Graph {
         spare.ok().flatten().unwrap_or_default()
     }
 
-    /// Empties the graph and keeps its room for the next one: recording a step allocates next to nothing then.
+    /// Empties the graph and keeps its room for the next one: recording a step allocates an eighth of the bytes then.
     pub fn give_back(self) {
         let Graph {
             mut nodes,

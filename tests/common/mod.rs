@@ -6,7 +6,49 @@ pub mod host;
 
 use std::sync::OnceLock;
 
+use shadegrad::tape::Fusion;
 use shadegrad::{AdapterClass, Device, DeviceOptions, Shape};
+
+/// All fusions, then each by itself.
+pub const FUSIONS: [Fusion; 5] = [
+    Fusion::ON,
+    Fusion {
+        pointwise: true,
+        ..Fusion::OFF
+    },
+    Fusion {
+        epilogue: true,
+        ..Fusion::OFF
+    },
+    Fusion {
+        forward_assign: true,
+        ..Fusion::OFF
+    },
+    Fusion {
+        side_by_side: true,
+        ..Fusion::OFF
+    },
+];
+
+/// All fusions but one.
+pub const ALL_BUT_ONE: [Fusion; 4] = [
+    Fusion {
+        pointwise: false,
+        ..Fusion::ON
+    },
+    Fusion {
+        epilogue: false,
+        ..Fusion::ON
+    },
+    Fusion {
+        forward_assign: false,
+        ..Fusion::ON
+    },
+    Fusion {
+        side_by_side: false,
+        ..Fusion::ON
+    },
+];
 
 static DEVICE: OnceLock<Device> = OnceLock::new();
 static PORTABLE_DEVICE: OnceLock<Device> = OnceLock::new();

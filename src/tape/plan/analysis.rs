@@ -61,13 +61,10 @@ impl Analysis {
 
     /// Whether `node` alone reads the elements of `base`, itself or through views, and nobody fetches them.
     pub fn is_only_reader(&self, graph: &Graph, base: ValueId, node: NodeId) -> bool {
-        let values = (0..self.views.len()).filter(|&value| self.views[value].base == base);
-        values.into_iter().all(|value| {
-            let others = self.readers[value].iter().filter(|&&reader| reader != node);
-            !self.fetched[value]
-                && others
-                    .into_iter()
-                    .all(|&reader| self.is_view_node(graph, reader))
+        let mut values = (0..self.views.len()).filter(|&value| self.views[value].base == base);
+        values.all(|value| {
+            let mut others = self.readers[value].iter().filter(|&&reader| reader != node);
+            !self.fetched[value] && others.all(|&reader| self.is_view_node(graph, reader))
         })
     }
 
