@@ -10,7 +10,7 @@ use shadegrad::tape::Fusion;
 use shadegrad::{AdapterClass, Device, DeviceOptions, Shape};
 
 /// All fusions, then each by itself.
-pub const FUSIONS: [Fusion; 5] = [
+pub const FUSIONS: [Fusion; 6] = [
     Fusion::ON,
     Fusion {
         pointwise: true,
@@ -28,10 +28,14 @@ pub const FUSIONS: [Fusion; 5] = [
         side_by_side: true,
         ..Fusion::OFF
     },
+    Fusion {
+        uniform: true,
+        ..Fusion::OFF
+    },
 ];
 
 /// All fusions but one.
-pub const ALL_BUT_ONE: [Fusion; 4] = [
+pub const ALL_BUT_ONE: [Fusion; 5] = [
     Fusion {
         pointwise: false,
         ..Fusion::ON
@@ -46,6 +50,10 @@ pub const ALL_BUT_ONE: [Fusion; 4] = [
     },
     Fusion {
         side_by_side: false,
+        ..Fusion::ON
+    },
+    Fusion {
+        uniform: false,
         ..Fusion::ON
     },
 ];
