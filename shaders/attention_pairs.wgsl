@@ -1,7 +1,8 @@
 // What causality, windows, masks and dropout do to squares of scores, for attention's kernels on GPUs: put in front of
 // attention_tiled.wgsl and attention_tiled_backward.wgsl. Follows attention.wgsl and attention_squares.wgsl.
 //
-// Own rows are a square's rows: queries in functions named after queries, keys in those named after keys.
+// A square's rows are own rows: queries in functions named after queries, keys in those named after keys. What is done
+// for its columns is long, and done for tiles on a border only, or not at all: loops of four turns keep the text short.
 
 const BIASED: bool = false; // scores of all tiles go through `masked`: there is a mask, or a linear bias
 
@@ -14,6 +15,9 @@ fn four_rows(first: u32, rows: u32) -> vec4<u32> {
 fn all_seen(head: Head, i: u32, end_i: u32, j: u32, end_j: u32) -> bool {
     return first_key(head, end_i - 1u) <= j && end_j <= end_key(head, i);
 }
+
+// The columns of a square one further, with another last one: four turns are through with all of them.
+fn turned(c: mat4x4<f32>, last: vec4<f32>) -> mat4x4<f32> { return mat4x4<f32>(c[1], c[2], c[3], last); }
 
 // Own rows are queries i ….
 
@@ -28,11 +32,11 @@ fn query_square_masked(c: mat4x4<f32>, head: Head, i0: u32, j: u32) -> mat4x4<f3
     let i = four_rows(i0, p.queries);
     let start = vec4<u32>(first_key(head, i.x), first_key(head, i.y), first_key(head, i.z), first_key(head, i.w));
     let end = vec4<u32>(end_key(head, i.x), end_key(head, i.y), end_key(head, i.z), end_key(head, i.w));
-    return mat4x4<f32>(
-        masked_for_queries(c[0], head, i, start, end - start, j),
-        masked_for_queries(c[1], head, i, start, end - start, j + 1u),
-        masked_for_queries(c[2], head, i, start, end - start, j + 2u),
-        masked_for_queries(c[3], head, i, start, end - start, j + 3u));
+    var result = c;
+    for (var e = 0u; e < 4u; e++) {
+        result = turned(result, masked_for_queries(result[0], head, i, start, end - start, j + e));
+    }
+    return result;
 }
 
 fn queries_masked(c: Squares, head: Head, i: u32, j: u32) -> Squares {
@@ -46,17 +50,16 @@ fn queries_masked(c: Squares, head: Head, i: u32, j: u32) -> Squares {
     return result;
 }
 
-// Bit e says whether the weight for key j + e is kept; j is a multiple of 4.
 fn dropped_for_queries(w: vec4<f32>, kept: vec4<u32>, e: u32) -> vec4<f32> {
     return vec4<f32>(
         dropped(w.x, kept.x, e), dropped(w.y, kept.y, e), dropped(w.z, kept.z, e), dropped(w.w, kept.w, e));
 }
 
-fn query_square_dropped(c: mat4x4<f32>, key: DropoutKey, head: Head, i0: u32, j: u32) -> mat4x4<f32> {
-    let i = four_rows(i0, p.queries);
-    let kept = vec4<u32>(
-        kept_weights(key, head, i.x, j), kept_weights(key, head, i.y, j),
-        kept_weights(key, head, i.z, j), kept_weights(key, head, i.w, j));
+fn query_square_dropped(c: mat4x4<f32>, key: DropoutKey, head: Head, i: u32, j: u32) -> mat4x4<f32> {
+    var kept = vec4<u32>(); // by each query, for keys j … j + 3
+    for (var r = 0u; r < 4u; r++) {
+        kept = vec4<u32>(kept.yzw, kept_weights(key, head, min(i + r, p.queries - 1u), j));
+    }
     return mat4x4<f32>(
         dropped_for_queries(c[0], kept, 0u), dropped_for_queries(c[1], kept, 1u),
         dropped_for_queries(c[2], kept, 2u), dropped_for_queries(c[3], kept, 3u));
@@ -87,11 +90,11 @@ fn key_square_masked(c: mat4x4<f32>, head: Head, i: u32, j0: u32) -> mat4x4<f32>
     let j = four_rows(j0, p.keys);
     let start = vec4<u32>(first_query(head, j.x), first_query(head, j.y), first_query(head, j.z), first_query(head, j.w));
     let end = vec4<u32>(end_query(head, j.x), end_query(head, j.y), end_query(head, j.z), end_query(head, j.w));
-    return mat4x4<f32>(
-        masked_for_keys(c[0], head, i, j, start, end - start),
-        masked_for_keys(c[1], head, i + 1u, j, start, end - start),
-        masked_for_keys(c[2], head, i + 2u, j, start, end - start),
-        masked_for_keys(c[3], head, i + 3u, j, start, end - start));
+    var result = c;
+    for (var e = 0u; e < 4u; e++) {
+        result = turned(result, masked_for_keys(result[0], head, i + e, j, start, end - start));
+    }
+    return result;
 }
 
 fn keys_masked(c: Squares, head: Head, i: u32, j: u32) -> Squares {
@@ -111,9 +114,11 @@ fn dropped_for_keys(w: vec4<f32>, key: DropoutKey, head: Head, i: u32, j: u32) -
 }
 
 fn key_square_dropped(c: mat4x4<f32>, key: DropoutKey, head: Head, i: u32, j: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        dropped_for_keys(c[0], key, head, i, j), dropped_for_keys(c[1], key, head, i + 1u, j),
-        dropped_for_keys(c[2], key, head, i + 2u, j), dropped_for_keys(c[3], key, head, i + 3u, j));
+    var result = c;
+    for (var e = 0u; e < 4u; e++) {
+        result = turned(result, dropped_for_keys(result[0], key, head, i + e, j));
+    }
+    return result;
 }
 
 fn keys_dropped(c: Squares, key: DropoutKey, head: Head, i: u32, j: u32) -> Squares {

@@ -179,7 +179,7 @@ fn half_backward(
                 "queries" => (Job::Queries, problem.keys),
                 _ => (Job::Keys, problem.queries),
             };
-            let tiling = Tiling::of(job, head_dim, rows, others, heads);
+            let tiling = Tiling::of(job, head_dim, rows, others);
             let (kernel, operands) = tiled_half(launch, entry, &tiling);
             (kernel, operands, tiling.workgroups(rows, heads))
         }

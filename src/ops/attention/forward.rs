@@ -100,8 +100,7 @@ fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Ope
         keys,
         ..
     } = problem;
-    let heads = problem.heads_in_all();
-    let tiling = Tiling::of(Job::Forward, head_dim, queries, keys, heads);
+    let tiling = Tiling::of(Job::Forward, head_dim, queries, keys);
     let source = include_str!("../../../shaders/attention_tiled.wgsl");
     let kernel = tiling.apply(Kernel::builtin("attention", source, "forward"), problem);
     let operands = tiling
@@ -112,7 +111,7 @@ fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Ope
         .write_chunks("out")
         .buffer("lse", "read_write", "f32");
     let kernel = launch.kernel(kernel, operands, false);
-    let workgroups = tiling.workgroups(queries, heads);
+    let workgroups = tiling.workgroups(queries, problem.heads_in_all());
     dispatch_forward(cx, launch, kernel, out, lse, workgroups);
 }
 

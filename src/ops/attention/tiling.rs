@@ -40,8 +40,8 @@ pub(super) struct Tiling {
 }
 
 impl Tiling {
-    /// For `own` rows in a head, which meet `other` rows; `all_heads` heads of own rows in all.
-    pub fn of(job: Job, head_dim: usize, own: usize, other: usize, all_heads: usize) -> Tiling {
+    /// For `own` rows in a head, which meet `other` rows.
+    pub fn of(job: Job, head_dim: usize, own: usize, other: usize) -> Tiling {
         let (products, results) = match job {
             Job::Forward => (1, 1),
             Job::Queries => (2, 1),
@@ -81,9 +81,8 @@ impl Tiling {
             false => SUBGROUP,
         };
         let heads = (invocations / (down * across)).min(MOST_BYTES / alone.bytes());
-        let heads = heads.min(all_heads.next_power_of_two()).max(1);
         Tiling {
-            heads: 1 << heads.ilog2(),
+            heads: 1 << heads.max(1).ilog2(),
             ..alone
         }
     }
@@ -148,7 +147,7 @@ mod tests {
             .flat_map(|size| JOBS.map(|job| (job, size)))
             .map(|(job, size)| {
                 let [head_dim, own, other] = size;
-                (job, size, Tiling::of(job, head_dim, own, other, 1000))
+                (job, size, Tiling::of(job, head_dim, own, other))
             })
     }
 
@@ -173,7 +172,7 @@ mod tests {
     #[test]
     fn usual_sizes() {
         let of = |job, head_dim, context| {
-            let t = Tiling::of(job, head_dim, context, context, 1000);
+            let t = Tiling::of(job, head_dim, context, context);
             (
                 t.heads,
                 [t.down, t.across],
