@@ -175,10 +175,11 @@ fn plus_across(c: ptr<function, Squares>, place: Place, head: Head, scores: Squa
         keep_scores(place, slice, place.column, scores.c00, scores.c10);
         if (SCORE_QUADS == 2u) { keep_scores(place, slice, place.column + ACROSS, scores.c01, scores.c11); }
         for (var t = place.lane; t < 4u * LINES * WIDTH; t += TEAM) {
+            var value = vec4<f32>();
             if (t % WIDTH < CHUNKS) {
-                second_tile[place.second + t] =
-                    chunk_of(other, head, other_row + 4u * LINES * slice + t / WIDTH, t % WIDTH);
+                value = chunk_of(other, head, other_row + 4u * LINES * slice + t / WIDTH, t % WIDTH);
             }
+            second_tile[place.second + t] = value;
         }
         workgroupBarrier();
         for (var d = 0u; d < LINES; d++) {

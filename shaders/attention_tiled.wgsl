@@ -136,7 +136,7 @@ fn forward(
         plus_across(&acc, place, head, queries_dropped(weights, dropout, head, i, j), VALUES, j0);
     }
 
-    // The largest scores have been read: there was a barrier since, if there were any.
+    // The largest scores of the last tile have been read: there was a barrier since.
     tell(place, sum);
     workgroupBarrier();
     sum = told(place, 0u);
