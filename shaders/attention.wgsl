@@ -22,10 +22,10 @@ struct Params {
     stream: u32,            // of random numbers
     dropout_threshold: u32, // a weight is kept if its random word is at least this
     dropout_scale: f32,     // what kept weights are multiplied by
+    all_heads: u32,         // of all batches
     pad0: u32,
     pad1: u32,
     pad2: u32,
-    pad3: u32,
     // offset and strides of batch, head and row
     q: vec4<u32>,
     k: vec4<u32>,

@@ -1,126 +1,161 @@
-// Attention, forward, on any device. Follows attention.wgsl.
+// Attention, forward, on GPUs and any other device. Follows attention.wgsl, attention_squares.wgsl and
+// attention_pairs.wgsl.
 //
 //     out_i = Σ_j softmax_j(scale · q_i·k_j) v_j,    lse_i = ln Σ_j exp(scale · q_i·k_j)
 //
 // by online softmax over tiles of keys (Milakov and Gimelshein 2018; Dao et al. 2022).
 //
-// A workgroup takes ROWS queries of one head. A query belongs to SPLIT invocations, each of which keeps a part of it,
-// and of its result, in registers (a `Row`: SLICE chunks of four elements). Tiles of TILE keys and values go through
-// workgroup memory, where all queries read the same addresses at the same time. The parts of the dot products meet in
-// workgroup memory too. Tiles that causality hides are not visited; the longest rows start first.
+// A team owns a tile of queries of one head. For every tile of keys it computes the scores (a product along the rows),
+// turns them into weights where they are, in registers, and adds weights times values (a product across the rows). Only
+// the largest score of a row has to be told to all invocations that share the row, once a tile; sums of weights are
+// kept in parts until the end. Tiles of keys that causality or a window hides are not visited, only those on a border
+// are masked, and the longest rows start first.
 //
-// Block operands is replaced when a kernel is made: how rows are held, loaded and stored.
-
-const ROWS: u32 = 16u;
-const SPLIT: u32 = 1u;
-const SLICE: u32 = 1u;
-const TILE: u32 = 8u;
-const THREADS: u32 = ROWS * SPLIT;
-const CHUNKS: u32 = SPLIT * SLICE;
+// Block operands is replaced when a kernel is made: how chunks of rows are loaded and stored.
 
 //:begin operands
-struct Row { d0: vec4<f32> }
-fn zero_row() -> Row { return Row(vec4<f32>()); }
-fn scaled(a: Row, w: f32) -> Row { return Row(a.d0 * w); }
-fn plus_scaled(a: Row, w: f32, b: Row) -> Row { return Row(a.d0 + w * b.d0); }
-fn dot_rows(a: Row, b: Row) -> f32 { let s = a.d0 * b.d0; return (s.x + s.y) + (s.z + s.w); }
-fn row_of_first(at: u32) -> Row { return Row(first_tile[at]); }
-fn row_of_second(at: u32) -> Row { return Row(second_tile[at]); }
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 fn chunk_q(at: u32, chunk: u32) -> vec4<f32> { return q[at / 4u + chunk]; }
-fn load_q(at: u32, chunk: u32) -> Row { return Row(chunk_q(at, chunk)); }
 @group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
 fn chunk_k(at: u32, chunk: u32) -> vec4<f32> { return k[at / 4u + chunk]; }
 @group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
 fn chunk_v(at: u32, chunk: u32) -> vec4<f32> { return v[at / 4u + chunk]; }
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
-fn store_out(at: u32, chunk: u32, a: Row) { out[at / 4u + chunk] = a.d0; }
+fn store_chunk_out(at: u32, chunk: u32, a: vec4<f32>) { out[at / 4u + chunk] = a; }
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 //:end operands
 
-var<workgroup> first_tile: array<vec4<f32>, TILE * CHUNKS>;  // keys
-var<workgroup> second_tile: array<vec4<f32>, TILE * CHUNKS>; // values
-var<workgroup> parts: array<f32, TILE * THREADS>;            // of dot products: [key, part, query]
+const QUERIES: u32 = 0u;
+const KEYS: u32 = 1u;
+const VALUES: u32 = 2u;
 
-fn product(e: u32, r: u32) -> f32 {
-    var sum = parts[e * THREADS + r];
-    for (var part = 1u; part < SPLIT; part++) { sum += parts[e * THREADS + part * ROWS + r]; }
-    return sum;
+// Rows past the end repeat the last: nobody sees their scores.
+fn chunk_of(operand: u32, head: Head, row: u32, chunk: u32) -> vec4<f32> {
+    switch operand {
+        case QUERIES: { return chunk_q(row_at(p.q, head, min(row, p.queries - 1u)), chunk); }
+        case KEYS: { return chunk_k(key_row_at(p.k, head, min(row, p.keys - 1u)), chunk); }
+        default: { return chunk_v(key_row_at(p.v, head, min(row, p.keys - 1u)), chunk); }
+    }
 }
 
-fn largest(a: vec4<f32>) -> f32 { return max(max(a.x, a.y), max(a.z, a.w)); }
-fn total(a: vec4<f32>) -> f32 { return (a.x + a.y) + (a.z + a.w); }
+// What invocations that share rows tell each other: [team, column, quad of own rows].
+var<workgroup> exchange: array<vec4<f32>, HEADS * ACROSS * OWN>;
+
+fn tell(place: Place, n: Numbers) {
+    let at = (place.team * ACROSS + place.column) * OWN + place.row;
+    exchange[at] = n.r0;
+    if (ROW_QUADS == 2u) { exchange[at + DOWN] = n.r1; }
+}
+
+fn told(place: Place, column: u32) -> Numbers {
+    let at = (place.team * ACROSS + column) * OWN + place.row;
+    if (ROW_QUADS == 2u) { return Numbers(exchange[at], exchange[at + DOWN]); }
+    return Numbers(exchange[at], vec4<f32>());
+}
+
+fn largest_of(c: mat4x4<f32>) -> vec4<f32> { return max(max(c[0], c[1]), max(c[2], c[3])); }
+fn sum_of(c: mat4x4<f32>) -> vec4<f32> { return (c[0] + c[1]) + (c[2] + c[3]); }
+fn weights_of(c: mat4x4<f32>, top: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(exp(c[0] - top), exp(c[1] - top), exp(c[2] - top), exp(c[3] - top));
+}
+
+// Of each row, what an invocation has.
+fn largest(c: Squares) -> Numbers {
+    if (SCORE_QUADS == 1u) { return Numbers(largest_of(c.c00), largest_of(c.c10)); }
+    return Numbers(max(largest_of(c.c00), largest_of(c.c01)), max(largest_of(c.c10), largest_of(c.c11)));
+}
+fn sums(c: Squares) -> Numbers {
+    if (SCORE_QUADS == 1u) { return Numbers(sum_of(c.c00), sum_of(c.c10)); }
+    return Numbers(sum_of(c.c00) + sum_of(c.c01), sum_of(c.c10) + sum_of(c.c11));
+}
+fn weights_under(c: Squares, top: Numbers) -> Squares {
+    return Squares(
+        weights_of(c.c00, top.r0), weights_of(c.c01, top.r0), weights_of(c.c10, top.r1), weights_of(c.c11, top.r1));
+}
+
+fn store_row(head: Head, i: u32, chunk: u32, value: vec4<f32>) {
+    if (i < p.queries && chunk < CHUNKS) { store_chunk_out(row_at(p.out, head, i), chunk, value); }
+}
+fn store_square(head: Head, i: u32, chunk: u32, square: mat4x4<f32>) {
+    let rows = transpose(square);
+    store_row(head, i, chunk, rows[0]);
+    store_row(head, i + 1u, chunk, rows[1]);
+    store_row(head, i + 2u, chunk, rows[2]);
+    store_row(head, i + 3u, chunk, rows[3]);
+}
+fn store_lse(head: Head, i: u32, value: vec4<f32>) {
+    let at = p.lse_offset + head.index * p.queries + i;
+    if (i < p.queries) { lse[at] = value.x; }
+    if (i + 1u < p.queries) { lse[at + 1u] = value.y; }
+    if (i + 2u < p.queries) { lse[at + 2u] = value.z; }
+    if (i + 3u < p.queries) { lse[at + 3u] = value.w; }
+}
 
 @compute @workgroup_size(THREADS)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(local_invocation_index) local: u32,
 ) {
     let index = group.x + group.y * groups.x;
     if (index >= p.groups) { return; }
-    let head = head_of(index);
-    let first = (p.tiles - 1u - head.tile) * ROWS;
-    let r = lane % ROWS;
-    let part = lane / ROWS;
-    let i = min(first + r, p.queries - 1u);
-    let query = scaled(load_q(row_at(p.q, head, i), part * SLICE), p.scale);
+    let place = team_place(local);
+    // The same for all teams, as everything is that loops depend on: if there are several, one tile has all queries.
+    let leader = head_at(index / p.tiles * HEADS, p.tiles - 1u - index % p.tiles);
+    let head = head_at(min(leader.index + place.team, p.all_heads - 1u), leader.tile);
+    let first = leader.tile * 4u * OWN;
+    let end = min(first + 4u * OWN, p.queries);
+    let keys = end_key(leader, end - 1u);
+    let i = first + 4u * place.row;
     let dropout = dropout_key();
-    let start = first_key(head, i);
-    let seen = end_key(head, i) - start;
-    let keys = end_key(head, min(first + ROWS, p.queries) - 1u);
-    var acc = zero_row();
-    var top = LOWEST;
-    var sum = 0.0;
-    for (var j0 = first_key(head, first) / TILE * TILE; j0 < keys; j0 += TILE) {
-        workgroupBarrier(); // the tile before has been read
-        for (var t = lane; t < TILE * CHUNKS; t += THREADS) {
-            let j = min(j0 + t / CHUNKS, p.keys - 1u);
-            first_tile[t] = chunk_k(key_row_at(p.k, head, j), t % CHUNKS);
-            second_tile[t] = chunk_v(key_row_at(p.v, head, j), t % CHUNKS);
+    var acc = Squares();
+    var top = Numbers(vec4<f32>(LOWEST), vec4<f32>(LOWEST));
+    var sum = Numbers();
+    for (var j0 = first_key(leader, first) / (4u * OTHER) * (4u * OTHER); j0 < keys; j0 += 4u * OTHER) {
+        var scores = Squares();
+        plus_along(&scores, place, head, QUERIES, first, KEYS, j0);
+        let j = j0 + 4u * place.column;
+        scores = squares_scaled(scores, Numbers(vec4<f32>(p.scale), vec4<f32>(p.scale)));
+        if (BIASED || !all_seen(leader, first, end, j0, j0 + 4u * OTHER)) {
+            scores = queries_masked(scores, head, i, j);
         }
+
+        tell(place, largest(scores));
         workgroupBarrier();
-        for (var e = 0u; e < TILE; e++) {
-            parts[e * THREADS + lane] = dot_rows(query, row_of_first(e * CHUNKS + part * SLICE));
+        var next = top;
+        for (var column = 0u; column < ACROSS; column++) {
+            let other = told(place, column);
+            next = Numbers(max(next.r0, other.r0), max(next.r1, other.r1));
         }
-        if (SPLIT > 1u) { workgroupBarrier(); }
-        let a = vec4<f32>(
-            masked(product(0u, r), j0 - start < seen, head, i, j0),
-            masked(product(1u, r), j0 + 1u - start < seen, head, i, j0 + 1u),
-            masked(product(2u, r), j0 + 2u - start < seen, head, i, j0 + 2u),
-            masked(product(3u, r), j0 + 3u - start < seen, head, i, j0 + 3u),
-        );
-        let b = vec4<f32>(
-            masked(product(4u, r), j0 + 4u - start < seen, head, i, j0 + 4u),
-            masked(product(5u, r), j0 + 5u - start < seen, head, i, j0 + 5u),
-            masked(product(6u, r), j0 + 6u - start < seen, head, i, j0 + 6u),
-            masked(product(7u, r), j0 + 7u - start < seen, head, i, j0 + 7u),
-        );
-        let next = max(top, max(largest(a), largest(b)));
-        let shrink = exp(top - next);
-        let wa = exp(a - next);
-        let wb = exp(b - next);
+        let shrink = Numbers(exp(top.r0 - next.r0), exp(top.r1 - next.r1));
         top = next;
-        sum = sum * shrink + (total(wa) + total(wb));
-        let kept = kept_eight(dropout, head, i, j0);
-        let at = part * SLICE;
-        acc = scaled(acc, shrink);
-        acc = plus_scaled(acc, dropped(wa.x, kept, 0u), row_of_second(at));
-        acc = plus_scaled(acc, dropped(wa.y, kept, 1u), row_of_second(at + CHUNKS));
-        acc = plus_scaled(acc, dropped(wa.z, kept, 2u), row_of_second(at + 2u * CHUNKS));
-        acc = plus_scaled(acc, dropped(wa.w, kept, 3u), row_of_second(at + 3u * CHUNKS));
-        acc = plus_scaled(acc, dropped(wb.x, kept, 4u), row_of_second(at + 4u * CHUNKS));
-        acc = plus_scaled(acc, dropped(wb.y, kept, 5u), row_of_second(at + 5u * CHUNKS));
-        acc = plus_scaled(acc, dropped(wb.z, kept, 6u), row_of_second(at + 6u * CHUNKS));
-        acc = plus_scaled(acc, dropped(wb.w, kept, 7u), row_of_second(at + 7u * CHUNKS));
+        let weights = weights_under(scores, top);
+        let added = sums(weights);
+        sum = Numbers(fma(sum.r0, shrink.r0, added.r0), fma(sum.r1, shrink.r1, added.r1));
+        acc = squares_scaled(acc, shrink);
+        plus_across(&acc, place, head, queries_dropped(weights, dropout, head, i, j), VALUES, j0);
     }
-    if (first + r < p.queries) {
-        // A query that sees nothing gives zeros.
-        let none = sum == 0.0;
-        let inverse = select(1.0 / sum, 0.0, none);
-        store_out(row_at(p.out, head, i), part * SLICE, scaled(acc, inverse));
-        if (part == 0u) {
-            lse[p.lse_offset + head.index * p.queries + i] = select(top + log(sum), 0.0, none);
-        }
+
+    // The largest scores of the last tile have been read: there was a barrier since.
+    tell(place, sum);
+    workgroupBarrier();
+    sum = told(place, 0u);
+    for (var column = 1u; column < ACROSS; column++) {
+        let other = told(place, column);
+        sum = Numbers(sum.r0 + other.r0, sum.r1 + other.r1);
+    }
+    if (leader.index + place.team >= p.all_heads) { return; }
+    // A query that sees nothing gives zeros.
+    let none0 = sum.r0 == vec4<f32>();
+    let none1 = sum.r1 == vec4<f32>();
+    acc = squares_scaled(acc, Numbers(select(1.0 / sum.r0, vec4<f32>(), none0), select(1.0 / sum.r1, vec4<f32>(), none1)));
+    store_square(head, i, place.column, acc.c00);
+    if (RESULT_QUADS == 2u) { store_square(head, i, place.column + ACROSS, acc.c01); }
+    if (place.column == 0u) { store_lse(head, i, select(top.r0 + log(sum.r0), vec4<f32>(), none0)); }
+    if (ROW_QUADS == 2u) {
+        let next_i = i + 4u * DOWN;
+        store_square(head, next_i, place.column, acc.c10);
+        if (RESULT_QUADS == 2u) { store_square(head, next_i, place.column + ACROSS, acc.c11); }
+        if (place.column == 0u) { store_lse(head, next_i, select(top.r1 + log(sum.r1), vec4<f32>(), none1)); }
     }
 }

@@ -1,111 +1,153 @@
-// Attention, backward, on any device. Follows attention.wgsl. With the weights P recomputed from the log-sum-exp and
+// Attention, backward, on GPUs and any other device. Follows attention.wgsl, attention_squares.wgsl and
+// attention_pairs.wgsl; built as attention_tiled.wgsl is. With the weights P recomputed from the log-sum-exp and
 // D_i = dout_i·out_i (attention_statistics.wgsl prepares both):
 //
 //     dS_ij = P_ij (dout_i·v_j − D_i),   dq_i = scale · Σ_j dS_ij k_j
 //     dk_j = scale · Σ_i dS_ij q_i,      dv_j = Σ_i P_ij dout_i
 //
-// `queries` computes dq: its workgroups own queries and walk over tiles of keys. `keys` computes dk and dv: its
-// workgroups own keys and walk over tiles of queries. Otherwise as attention_tiled.wgsl. Every element is written once,
-// by one invocation: no atomics, and the order of all sums is fixed.
+// `queries` computes dq: its teams own queries and walk over tiles of keys. `keys` computes dk and dv: its teams own
+// keys and walk over tiles of queries, of all the heads that share the keys. Every element is written once, by one
+// invocation: no atomics, and the order of all sums is fixed.
 //
-// Block operands is replaced when a kernel is made: how rows are held, loaded and stored.
-
-const ROWS: u32 = 16u;
-const SPLIT: u32 = 1u;
-const SLICE: u32 = 1u;
-const TILE: u32 = 8u;
-const THREADS: u32 = ROWS * SPLIT;
-const CHUNKS: u32 = SPLIT * SLICE;
+// Block operands is replaced when a kernel is made: how chunks of rows are loaded and stored.
 
 //:begin operands
-struct Row { d0: vec4<f32> }
-fn zero_row() -> Row { return Row(vec4<f32>()); }
-fn scaled(a: Row, w: f32) -> Row { return Row(a.d0 * w); }
-fn plus_scaled(a: Row, w: f32, b: Row) -> Row { return Row(a.d0 + w * b.d0); }
-fn dot_rows(a: Row, b: Row) -> f32 { let s = a.d0 * b.d0; return (s.x + s.y) + (s.z + s.w); }
-fn row_of_first(at: u32) -> Row { return Row(first_tile[at]); }
-fn row_of_second(at: u32) -> Row { return Row(second_tile[at]); }
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 fn chunk_q(at: u32, chunk: u32) -> vec4<f32> { return q[at / 4u + chunk]; }
-fn load_q(at: u32, chunk: u32) -> Row { return Row(chunk_q(at, chunk)); }
 @group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
 fn chunk_k(at: u32, chunk: u32) -> vec4<f32> { return k[at / 4u + chunk]; }
-fn load_k(at: u32, chunk: u32) -> Row { return Row(chunk_k(at, chunk)); }
 @group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
 fn chunk_v(at: u32, chunk: u32) -> vec4<f32> { return v[at / 4u + chunk]; }
-fn load_v(at: u32, chunk: u32) -> Row { return Row(chunk_v(at, chunk)); }
 @group(0) @binding(4) var<storage, read> dout: array<vec4<f32>>;
 fn chunk_dout(at: u32, chunk: u32) -> vec4<f32> { return dout[at / 4u + chunk]; }
-fn load_dout(at: u32, chunk: u32) -> Row { return Row(chunk_dout(at, chunk)); }
 @group(0) @binding(5) var<storage, read_write> gradient: array<vec4<f32>>;
-fn store_gradient(at: u32, chunk: u32, a: Row) { gradient[at / 4u + chunk] = a.d0; }
+fn store_chunk_gradient(at: u32, chunk: u32, a: vec4<f32>) { gradient[at / 4u + chunk] = a; }
 @group(0) @binding(6) var<storage, read> statistics: array<u32>;
+fn statistics_of(head: Head, i: u32) -> vec2<f32> { return vec2<f32>(bitcast<f32>(statistics[0]), 0.0); }
 //:end operands
 
-var<workgroup> first_tile: array<vec4<f32>, TILE * CHUNKS>;  // keys, or queries
-var<workgroup> second_tile: array<vec4<f32>, TILE * CHUNKS>; // values, or upstream gradients
-var<workgroup> parts: array<vec2<f32>, TILE * THREADS>;      // of dot products with them: [row of the tile, part, own row]
-var<workgroup> about_tile: array<vec2<f32>, TILE>;
-var<workgroup> kept_tile: array<u32, TILE * ROWS / 8u>;
+const QUERIES: u32 = 0u;
+const KEYS: u32 = 1u;
+const VALUES: u32 = 2u;
+const UPSTREAM: u32 = 3u; // gradients of what queries get
 
-fn products(e: u32, r: u32) -> vec2<f32> {
-    var sum = parts[e * THREADS + r];
-    for (var part = 1u; part < SPLIT; part++) { sum += parts[e * THREADS + part * ROWS + r]; }
-    return sum;
+// Rows past the end repeat the last: as own rows they are not stored, as other rows they are not seen.
+fn chunk_of(operand: u32, head: Head, row: u32, chunk: u32) -> vec4<f32> {
+    switch operand {
+        case QUERIES: { return chunk_q(row_at(p.q, head, min(row, p.queries - 1u)), chunk); }
+        case KEYS: { return chunk_k(key_row_at(p.k, head, min(row, p.keys - 1u)), chunk); }
+        case VALUES: { return chunk_v(key_row_at(p.v, head, min(row, p.keys - 1u)), chunk); }
+        default: { return chunk_dout(row_at(p.dout, head, min(row, p.queries - 1u)), chunk); }
+    }
 }
 
-fn statistics_of(head: Head, i: u32) -> vec2<f32> {
-    let at = 4u + 2u * (head.index * p.queries + i);
-    return vec2<f32>(bitcast<f32>(statistics[at]), bitcast<f32>(statistics[at + 1u]));
+// Log-sum-exp (first column) and D (second) of queries i ….
+fn about_queries(head: Head, i: u32) -> mat2x4<f32> {
+    let rows = four_rows(i, p.queries);
+    return transpose(mat4x2<f32>(
+        statistics_of(head, rows.x), statistics_of(head, rows.y), statistics_of(head, rows.z), statistics_of(head, rows.w)));
+}
+
+// A weight is at most 1, also where the sum of weights was rounded.
+fn bounded_exp(x: vec4<f32>) -> vec4<f32> { return exp(min(x, vec4<f32>())); }
+
+fn all_scaled(c: Squares, w: f32) -> Squares { return Squares(c.c00 * w, c.c01 * w, c.c10 * w, c.c11 * w); }
+
+// Weights of squares of scaled scores, and dS from these weights and their gradients. A square's rows are queries.
+fn query_weights(c: mat4x4<f32>, about: mat2x4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        bounded_exp(c[0] - about[0]), bounded_exp(c[1] - about[0]),
+        bounded_exp(c[2] - about[0]), bounded_exp(c[3] - about[0]));
+}
+fn query_gradients(w: mat4x4<f32>, d: mat4x4<f32>, about: mat2x4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        w[0] * (d[0] - about[1]), w[1] * (d[1] - about[1]), w[2] * (d[2] - about[1]), w[3] * (d[3] - about[1]));
+}
+
+// The same where a square's columns are queries.
+fn key_weights(c: mat4x4<f32>, about: mat2x4<f32>) -> mat4x4<f32> {
+    let lse = about[0];
+    return mat4x4<f32>(
+        bounded_exp(c[0] - lse.x), bounded_exp(c[1] - lse.y), bounded_exp(c[2] - lse.z), bounded_exp(c[3] - lse.w));
+}
+fn key_gradients(w: mat4x4<f32>, d: mat4x4<f32>, about: mat2x4<f32>) -> mat4x4<f32> {
+    let delta = about[1];
+    return mat4x4<f32>(
+        w[0] * (d[0] - delta.x), w[1] * (d[1] - delta.y), w[2] * (d[2] - delta.z), w[3] * (d[3] - delta.w));
+}
+
+fn store_row(at: u32, chunk: u32, is_there: bool, value: vec4<f32>) {
+    if (is_there && chunk < CHUNKS) { store_chunk_gradient(at, chunk, value); }
+}
+fn store_query_square(head: Head, i: u32, chunk: u32, square: mat4x4<f32>) {
+    let rows = transpose(square);
+    store_row(row_at(p.dq, head, i), chunk, i < p.queries, rows[0]);
+    store_row(row_at(p.dq, head, i + 1u), chunk, i + 1u < p.queries, rows[1]);
+    store_row(row_at(p.dq, head, i + 2u), chunk, i + 2u < p.queries, rows[2]);
+    store_row(row_at(p.dq, head, i + 3u), chunk, i + 3u < p.queries, rows[3]);
+}
+fn store_key_square(lies: vec4<u32>, head: Head, j: u32, chunk: u32, square: mat4x4<f32>) {
+    let rows = transpose(square);
+    store_row(key_row_at(lies, head, j), chunk, j < p.keys, rows[0]);
+    store_row(key_row_at(lies, head, j + 1u), chunk, j + 1u < p.keys, rows[1]);
+    store_row(key_row_at(lies, head, j + 2u), chunk, j + 2u < p.keys, rows[2]);
+    store_row(key_row_at(lies, head, j + 3u), chunk, j + 3u < p.keys, rows[3]);
+}
+fn store_keys(lies: vec4<u32>, head: Head, j: u32, column: u32, c: Squares) {
+    store_key_square(lies, head, j, column, c.c00);
+    if (RESULT_QUADS == 2u) { store_key_square(lies, head, j, column + ACROSS, c.c01); }
+    if (ROW_QUADS == 2u) {
+        store_key_square(lies, head, j + 4u * DOWN, column, c.c10);
+        if (RESULT_QUADS == 2u) { store_key_square(lies, head, j + 4u * DOWN, column + ACROSS, c.c11); }
+    }
 }
 
 @compute @workgroup_size(THREADS)
 fn queries(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(local_invocation_index) local: u32,
 ) {
     let index = group.x + group.y * groups.x;
     if (index >= p.groups) { return; }
-    let head = head_of(index);
-    let first = (p.tiles - 1u - head.tile) * ROWS;
-    let r = lane % ROWS;
-    let part = lane / ROWS;
-    let i = min(first + r, p.queries - 1u);
-    let query = load_q(row_at(p.q, head, i), part * SLICE);
-    let upstream = load_dout(row_at(p.dout, head, i), part * SLICE);
-    let about = statistics_of(head, i);
+    let place = team_place(local);
+    // The same for all teams, as everything is that loops depend on: if there are several, one tile has all queries.
+    let leader = head_at(index / p.tiles * HEADS, p.tiles - 1u - index % p.tiles);
+    let head = head_at(min(leader.index + place.team, p.all_heads - 1u), leader.tile);
+    let first = leader.tile * 4u * OWN;
+    let end = min(first + 4u * OWN, p.queries);
+    let keys = end_key(leader, end - 1u);
+    let i = first + 4u * place.row;
+    let upper = about_queries(head, i);
+    let lower = about_queries(head, i + 4u * DOWN);
     let dropout = dropout_key();
-    let start = first_key(head, i);
-    let seen = end_key(head, i) - start;
-    let keys = end_key(head, min(first + ROWS, p.queries) - 1u);
-    var dq = zero_row();
-    for (var j0 = first_key(head, first) / TILE * TILE; j0 < keys; j0 += TILE) {
-        workgroupBarrier(); // the tile before has been read
-        for (var t = lane; t < TILE * CHUNKS; t += THREADS) {
-            let j = min(j0 + t / CHUNKS, p.keys - 1u);
-            first_tile[t] = chunk_k(key_row_at(p.k, head, j), t % CHUNKS);
-            second_tile[t] = chunk_v(key_row_at(p.v, head, j), t % CHUNKS);
+    var dq = Squares();
+    for (var j0 = first_key(leader, first) / (4u * OTHER) * (4u * OTHER); j0 < keys; j0 += 4u * OTHER) {
+        let j = j0 + 4u * place.column;
+        var scores = Squares();
+        plus_along(&scores, place, head, QUERIES, first, KEYS, j0);
+        scores = all_scaled(scores, p.scale);
+        if (BIASED || !all_seen(leader, first, end, j0, j0 + 4u * OTHER)) {
+            scores = queries_masked(scores, head, i, j);
         }
-        workgroupBarrier();
-        for (var e = 0u; e < TILE; e++) {
-            let at = e * CHUNKS + part * SLICE;
-            parts[e * THREADS + lane] =
-                vec2<f32>(dot_rows(query, row_of_first(at)), dot_rows(upstream, row_of_second(at)));
-        }
-        if (SPLIT > 1u) { workgroupBarrier(); }
-        let kept = kept_eight(dropout, head, i, j0);
-        for (var e = 0u; e < TILE; e++) {
-            let j = j0 + e;
-            let product = products(e, r);
-            let score = masked(product.x * p.scale, j - start < seen, head, i, j);
-            let weight = exp(min(score - about.x, 0.0));
-            let dweight = dropped(product.y, kept, e);
-            dq = plus_scaled(dq, weight * (dweight - about.y), row_of_first(e * CHUNKS + part * SLICE));
-        }
+        let w = Squares(
+            query_weights(scores.c00, upper), query_weights(scores.c01, upper),
+            query_weights(scores.c10, lower), query_weights(scores.c11, lower));
+        var d = Squares();
+        plus_along(&d, place, head, UPSTREAM, first, VALUES, j0);
+        d = queries_dropped(d, dropout, head, i, j);
+        d = Squares(
+            query_gradients(w.c00, d.c00, upper), query_gradients(w.c01, d.c01, upper),
+            query_gradients(w.c10, d.c10, lower), query_gradients(w.c11, d.c11, lower));
+        plus_across(&dq, place, head, d, KEYS, j0);
     }
-    if (first + r < p.queries) {
-        store_gradient(row_at(p.dq, head, i), part * SLICE, scaled(dq, p.scale));
+    if (leader.index + place.team >= p.all_heads) { return; }
+    dq = all_scaled(dq, p.scale);
+    store_query_square(head, i, place.column, dq.c00);
+    if (RESULT_QUADS == 2u) { store_query_square(head, i, place.column + ACROSS, dq.c01); }
+    if (ROW_QUADS == 2u) {
+        store_query_square(head, i + 4u * DOWN, place.column, dq.c10);
+        if (RESULT_QUADS == 2u) { store_query_square(head, i + 4u * DOWN, place.column + ACROSS, dq.c11); }
     }
 }
 
@@ -113,63 +155,49 @@ fn queries(
 fn keys(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(local_invocation_index) local: u32,
 ) {
     let index = group.x + group.y * groups.x;
     if (index >= p.groups) { return; }
-    let owner = head_at(first_sharing(index), index % p.tiles);
-    let first = owner.tile * ROWS;
-    let r = lane % ROWS;
-    let part = lane / ROWS;
-    let j = min(first + r, p.keys - 1u);
-    let key = load_k(key_row_at(p.k, owner, j), part * SLICE);
-    let value = load_v(key_row_at(p.v, owner, j), part * SLICE);
+    let place = team_place(local);
+    // Of the heads that share the first team's keys, the first; and of those that share this team's.
+    let leader = head_at(index / p.tiles * HEADS * p.share, index % p.tiles);
+    let own_head = leader.index + place.team * p.share;
+    let first_head = min(own_head, p.all_heads - p.share);
+    let first = leader.tile * 4u * OWN;
+    let end = min(first + 4u * OWN, p.keys);
+    let queries = end_query(leader, end - 1u);
+    let j = first + 4u * place.row;
     let dropout = dropout_key();
-    let start = first_query(owner, j);
-    let seen = end_query(owner, j) - start;
-    let queries = end_query(owner, min(first + ROWS, p.keys) - 1u);
-    var dk = zero_row();
-    var dv = zero_row();
+    var dk = Squares();
+    var dv = Squares();
     for (var n = 0u; n < p.share; n++) {
-        let head = head_at(owner.index + n, 0u);
-        for (var i0 = first_query(head, first) / TILE * TILE; i0 < queries; i0 += TILE) {
-            workgroupBarrier(); // the tile before has been read
-            for (var t = lane; t < TILE * CHUNKS; t += THREADS) {
-                let i = min(i0 + t / CHUNKS, p.queries - 1u);
-                first_tile[t] = chunk_q(row_at(p.q, head, i), t % CHUNKS);
-                second_tile[t] = chunk_dout(row_at(p.dout, head, i), t % CHUNKS);
+        let head = head_at(first_head + n, leader.tile);
+        for (var i0 = first_query(leader, first) / (4u * OTHER) * (4u * OTHER); i0 < queries; i0 += 4u * OTHER) {
+            let i = i0 + 4u * place.column;
+            let left = about_queries(head, i);
+            let right = about_queries(head, i + 4u * ACROSS);
+            var scores = Squares();
+            plus_along(&scores, place, head, KEYS, first, QUERIES, i0);
+            scores = all_scaled(scores, p.scale);
+            let end_i = i0 + 4u * OTHER;
+            if (BIASED || end_i > p.queries || !all_seen(leader, i0, end_i, first, end)) {
+                scores = keys_masked(scores, head, i, j);
             }
-            for (var t = lane; t < TILE; t += THREADS) {
-                about_tile[t] = statistics_of(head, min(i0 + t, p.queries - 1u));
-            }
-            for (var t = lane; t < TILE * ROWS / 8u; t += THREADS) {
-                let i = min(i0 + t % TILE, p.queries - 1u);
-                kept_tile[t] = kept_eight(dropout, head, i, first + t / TILE * 8u);
-            }
-            workgroupBarrier();
-            for (var e = 0u; e < TILE; e++) {
-                let at = e * CHUNKS + part * SLICE;
-                parts[e * THREADS + lane] =
-                    vec2<f32>(dot_rows(key, row_of_first(at)), dot_rows(value, row_of_second(at)));
-            }
-            if (SPLIT > 1u) { workgroupBarrier(); }
-            for (var e = 0u; e < TILE; e++) {
-                let i = i0 + e;
-                let at = e * CHUNKS + part * SLICE;
-                let about = about_tile[e];
-                let kept = kept_tile[r / 8u * TILE + e];
-                let product = products(e, r);
-                let is_seen = i - start < seen;
-                let score = masked(product.x * p.scale, is_seen, head, min(i, p.queries - 1u), j);
-                let weight = exp(min(score - about.x, 0.0));
-                let dweight = dropped(product.y, kept, r % 8u);
-                dv = plus_scaled(dv, dropped(weight, kept, r % 8u), row_of_second(at));
-                dk = plus_scaled(dk, weight * (dweight - about.y), row_of_first(at));
-            }
+            let w = Squares(
+                key_weights(scores.c00, left), key_weights(scores.c01, right),
+                key_weights(scores.c10, left), key_weights(scores.c11, right));
+            plus_across(&dv, place, head, keys_dropped(w, dropout, head, i, j), UPSTREAM, i0);
+            var d = Squares();
+            plus_along(&d, place, head, VALUES, first, UPSTREAM, i0);
+            d = keys_dropped(d, dropout, head, i, j);
+            d = Squares(
+                key_gradients(w.c00, d.c00, left), key_gradients(w.c01, d.c01, right),
+                key_gradients(w.c10, d.c10, left), key_gradients(w.c11, d.c11, right));
+            plus_across(&dk, place, head, d, QUERIES, i0);
         }
     }
-    if (first + r < p.keys) {
-        store_gradient(key_row_at(p.dk, owner, j), part * SLICE, scaled(dk, p.scale));
-        store_gradient(key_row_at(p.dv, owner, j), part * SLICE, dv);
-    }
+    if (own_head >= p.all_heads) { return; }
+    store_keys(p.dk, head_at(own_head, leader.tile), j, place.column, all_scaled(dk, p.scale));
+    store_keys(p.dv, head_at(own_head, leader.tile), j, place.column, dv);
 }

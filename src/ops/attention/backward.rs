@@ -1,9 +1,10 @@
 //! The backward pass.
 
-use super::forward::{Family, Tiling, family, operand_bytes, wide8};
+use super::forward::{Family, family, operand_bytes, wide8};
 use super::launch::{Launch, packed_rows, result_rows, with_dense_rows};
 use super::problem::Problem;
 use super::text::Operands;
+use super::tiling::{Job, Tiling};
 use crate::gpu::{DType, Kernel};
 use crate::tape::{Dispatch, Lowering, Operand};
 
@@ -149,35 +150,40 @@ fn half_backward(
     let problem = launch.problem;
     let head_dim = problem.head_dim;
     let dout = launch.dout.expect("backward has it");
-    let is_vector = launch.is_vector();
-    let (kernel, operands, tile) = match family(cx, rows) {
-        Family::Wide8 => wide_half(launch, entry),
+    let heads = match entry {
+        "queries" => problem.heads_in_all(),
+        _ => problem.kv_heads_in_all(),
+    };
+    let in_tiles = |tile: usize| (rows.div_ceil(tile), rows.div_ceil(tile) * heads);
+    let (kernel, operands, (tiles, groups)) = match family(cx, rows) {
+        Family::Wide8 => {
+            let (kernel, operands, tile) = wide_half(launch, entry);
+            (kernel, operands, in_tiles(tile))
+        }
         Family::Subgroup8 => {
             let source = include_str!("../../../shaders/attention_subgroup8_backward.wgsl");
             let kernel = Kernel::builtin("attention_gradient", source, entry);
-            let operands = Operands::new(head_dim, None, is_vector)
+            let operands = Operands::new(head_dim, None, launch.is_vector())
                 .shuffles()
+                .read_rows("q", &["q"])
+                .read_rows("k", &["k"])
+                .read_rows("v", &["v"])
+                .read_rows("dout", &["dout"])
+                .write_rows("gradient")
+                .buffer("statistics", "read", "u32")
                 .text(&STATISTICS_OF.replace("i: u32", "i: u32, upstream: Row"));
-            (kernel, half_operands(operands), 8)
+            (kernel, operands, in_tiles(8))
         }
         Family::Tiled => {
-            let tiling = Tiling::of(head_dim, rows);
-            let source = include_str!("../../../shaders/attention_tiled_backward.wgsl");
-            let kernel = Kernel::builtin("attention_gradient", source, entry);
-            let operands = Operands::new(head_dim, Some(tiling.split), is_vector).tiles();
-            (
-                tiling.apply(kernel, head_dim),
-                half_operands(operands),
-                tiling.rows,
-            )
+            let (job, others) = match entry {
+                "queries" => (Job::Queries, problem.keys),
+                _ => (Job::Keys, problem.queries),
+            };
+            let tiling = Tiling::of(job, head_dim, rows, others);
+            let (kernel, operands) = tiled_half(launch, entry, &tiling);
+            (kernel, operands, tiling.workgroups(rows, heads))
         }
     };
-    let tiles = rows.div_ceil(tile);
-    let groups = tiles
-        * match entry {
-            "queries" => problem.heads_in_all(),
-            _ => problem.kv_heads_in_all(),
-        };
     let dispatch = Dispatch::new(launch.kernel(kernel, operands, true))
         .read(&launch.q.operand)
         .read(&launch.k.operand)
@@ -203,15 +209,21 @@ fn statistics_of(head: Head, i: u32) -> vec2<f32> {
 }
 ";
 
-/// The bindings of the kernels that take rows one by one.
-fn half_operands(operands: Operands) -> Operands {
-    operands
+/// Kernel and block `operands` for any device.
+fn tiled_half(launch: &Launch<'_>, entry: &'static str, tiling: &Tiling) -> (Kernel, Operands) {
+    let problem = launch.problem;
+    let source = include_str!("../../../shaders/attention_tiled_backward.wgsl");
+    let kernel = Kernel::builtin("attention_gradient", source, entry);
+    let operands = tiling
+        .operands(problem.head_dim, launch.is_vector())
         .read_rows("q", &["q"])
         .read_rows("k", &["k"])
         .read_rows("v", &["v"])
         .read_rows("dout", &["dout"])
-        .write_rows("gradient")
+        .write_chunks("gradient")
         .buffer("statistics", "read", "u32")
+        .text(STATISTICS_OF);
+    (tiling.apply(kernel, problem), operands)
 }
 
 /// Kernel, block `operands` and rows of a workgroup for many rows, on subgroups of eight.

@@ -4,11 +4,12 @@ use super::blocks::Blocks;
 use super::launch::{Launch, Rows, result_rows, separate_rows, with_dense_rows};
 use super::problem::Problem;
 use super::text::Operands;
+use super::tiling::{Job, Tiling};
 use crate::gpu::Kernel;
 use crate::tape::{Dispatch, Lowering, Operand};
 
-/// Which kernels to run: for software adapters with subgroups of eight lanes, or for any device; for few rows, or for
-/// many.
+/// Which kernels to run: for software adapters with subgroups of eight lanes, few rows or many; or those for GPUs, which
+/// run anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     Subgroup8,
@@ -50,34 +51,6 @@ pub(super) fn wide8(head_dim: usize, blocks: usize) -> Blocks {
 /// of 3.
 const MOST_REGISTERS: usize = 64;
 
-/// How the tiled kernels share out work: rows of a workgroup, invocations a row.
-pub(super) struct Tiling {
-    pub rows: usize,
-    pub split: usize,
-}
-
-impl Tiling {
-    /// At most eight vec4s of each operand's row an invocation, about 64 invocations, and no more rows than there are.
-    pub fn of(head_dim: usize, rows: usize) -> Tiling {
-        let chunks = head_dim.div_ceil(4);
-        let split = chunks.div_ceil(8);
-        let most = (64 / split).next_power_of_two().min(64);
-        let most = if most * split > 64 { most / 2 } else { most };
-        let rows = rows.next_power_of_two().clamp(8, most);
-        // Few rows: share them among more invocations.
-        let split = split.max(chunks.min(32 / rows));
-        Tiling { rows, split }
-    }
-
-    pub fn apply(&self, kernel: Kernel, head_dim: usize) -> Kernel {
-        let slice = head_dim.div_ceil(4).div_ceil(self.split);
-        kernel
-            .constant("ROWS", self.rows)
-            .constant("SPLIT", self.split)
-            .constant("SLICE", slice)
-    }
-}
-
 /// Result and log-sum-exps.
 pub(super) fn forward(cx: &mut Lowering<'_>, problem: &Problem) {
     let mut launch = Launch::of(cx, problem, 0);
@@ -85,58 +58,23 @@ pub(super) fn forward(cx: &mut Lowering<'_>, problem: &Problem) {
     let lse = cx.output(1);
     launch.out = Some(out);
     launch.lse = Some(lse);
-    let head_dim = problem.head_dim;
-    let is_vector = launch.is_vector();
-    let (kernel, operands, rows) = match family(cx, problem.queries) {
-        Family::Wide8 => {
-            wide_forward(cx, &launch, out, lse);
-            return;
-        }
-        Family::Subgroup8 => {
-            let source = include_str!("../../../shaders/attention_subgroup8.wgsl");
-            let kernel = Kernel::builtin("attention", source, "forward");
-            (
-                kernel,
-                Operands::new(head_dim, None, is_vector).shuffles(),
-                8,
-            )
-        }
-        Family::Tiled => {
-            let tiling = Tiling::of(head_dim, problem.queries);
-            let source = include_str!("../../../shaders/attention_tiled.wgsl");
-            let kernel = Kernel::builtin("attention", source, "forward");
-            let operands = Operands::new(head_dim, Some(tiling.split), is_vector).tiles();
-            (tiling.apply(kernel, head_dim), operands, tiling.rows)
-        }
-    };
-    let operands = operands
-        .read_rows("q", &["q"])
-        .read_rows("k", &["k"])
-        .read_rows("v", &["v"])
-        .write_rows("out")
-        .buffer("lse", "read_write", "f32");
-    let kernel = launch.kernel(kernel, operands, false);
-    dispatch_forward(
-        cx,
-        &launch,
-        kernel,
-        out,
-        lse,
-        problem.queries.div_ceil(rows),
-    );
+    match family(cx, problem.queries) {
+        Family::Wide8 => wide_forward(cx, &launch, out, lse),
+        Family::Subgroup8 => few_forward(cx, &launch, out, lse),
+        Family::Tiled => tiled_forward(cx, &launch, out, lse),
+    }
 }
 
-/// Runs a kernel with `tiles` workgroups a head.
+/// Runs a kernel with `tiles` workgroups for one head, or a group of heads, and `groups` in all.
 fn dispatch_forward(
     cx: &mut Lowering<'_>,
     launch: &Launch<'_>,
     kernel: Kernel,
     out: Rows,
     lse: Operand,
-    tiles: usize,
+    (tiles, groups): (usize, usize),
 ) {
     let problem = launch.problem;
-    let groups = tiles * problem.heads_in_all();
     let bytes = operand_bytes(problem) + out.operand.bytes() + lse.bytes();
     let dispatch = Dispatch::new(kernel)
         .read(&launch.q.operand)
@@ -153,7 +91,49 @@ fn dispatch_forward(
     );
 }
 
-/// The same for many queries, on subgroups of eight.
+/// For any device.
+fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Operand) {
+    let problem = launch.problem;
+    let &Problem {
+        head_dim,
+        queries,
+        keys,
+        ..
+    } = problem;
+    let tiling = Tiling::of(Job::Forward, head_dim, queries, keys);
+    let source = include_str!("../../../shaders/attention_tiled.wgsl");
+    let kernel = tiling.apply(Kernel::builtin("attention", source, "forward"), problem);
+    let operands = tiling
+        .operands(head_dim, launch.is_vector())
+        .read_rows("q", &["q"])
+        .read_rows("k", &["k"])
+        .read_rows("v", &["v"])
+        .write_chunks("out")
+        .buffer("lse", "read_write", "f32");
+    let kernel = launch.kernel(kernel, operands, false);
+    let workgroups = tiling.workgroups(queries, problem.heads_in_all());
+    dispatch_forward(cx, launch, kernel, out, lse, workgroups);
+}
+
+/// For few queries, on subgroups of eight.
+fn few_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Operand) {
+    let problem = launch.problem;
+    let source = include_str!("../../../shaders/attention_subgroup8.wgsl");
+    let operands = Operands::new(problem.head_dim, None, launch.is_vector())
+        .shuffles()
+        .read_rows("q", &["q"])
+        .read_rows("k", &["k"])
+        .read_rows("v", &["v"])
+        .write_rows("out")
+        .buffer("lse", "read_write", "f32");
+    let kernel = Kernel::builtin("attention", source, "forward");
+    let kernel = launch.kernel(kernel, operands, false);
+    let tiles = problem.queries.div_ceil(8);
+    let workgroups = (tiles, tiles * problem.heads_in_all());
+    dispatch_forward(cx, launch, kernel, out, lse, workgroups);
+}
+
+/// For many queries, on subgroups of eight.
 fn wide_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Operand) {
     let problem = launch.problem;
     let blocks = wide8(problem.head_dim, 2);
@@ -172,7 +152,8 @@ fn wide_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Oper
     let operands = blocks.store_lse(operands);
     let kernel = launch.kernel(blocks.apply(kernel), operands, false);
     let tiles = problem.queries.div_ceil(8 * blocks.rows);
-    dispatch_forward(cx, launch, kernel, out, lse, tiles);
+    let workgroups = (tiles, tiles * problem.heads_in_all());
+    dispatch_forward(cx, launch, kernel, out, lse, workgroups);
 }
 
 /// The bytes of q, k and v.

@@ -168,7 +168,7 @@ impl<'p> Launch<'p> {
             stream,
             (f64::from(probability) * 4_294_967_296.0).round() as u32,
             (1.0 / (1.0 - probability)).to_bits(),
-            0,
+            problem.heads_in_all() as u32,
             0,
             0,
             0,

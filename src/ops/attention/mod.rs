@@ -18,6 +18,7 @@ mod fused;
 mod launch;
 mod problem;
 mod text;
+mod tiling;
 
 use crate::gpu::DType;
 use crate::tape::Var;

@@ -8,7 +8,7 @@ pub(super) struct Operands {
     head_dim: usize,
     /// `vec4`s in a `Row`.
     chunks: usize,
-    /// Whether a row is split into several `Row`s; loads and stores then take the number of the first chunk.
+    /// Whether a row is split into several `Row`s; loads then take the number of the first chunk.
     is_split: bool,
     /// Whether all rows start at multiples of four elements and end there.
     is_vector: bool,
@@ -68,17 +68,6 @@ impl Operands {
         self.line(&format!(
             "fn row_of_lane(a: Row, lane: u32) -> Row {{ return Row({lanes}); }}"
         ));
-        self
-    }
-
-    /// `row_of_first` and `row_of_second`, which read a row's part from the tiles in workgroup memory.
-    pub fn tiles(mut self) -> Operands {
-        for tile in ["first", "second"] {
-            let members = self.members(", ", |d| format!("{tile}_tile[at + {d}u]"));
-            self.line(&format!(
-                "fn row_of_{tile}(at: u32) -> Row {{ return Row({members}); }}"
-            ));
-        }
         self
     }
 
@@ -162,11 +151,10 @@ impl Operands {
         ));
     }
 
-    /// The next storage binding, to which rows are stored by `store_<name>`.
+    /// The next storage binding, to which whole rows are stored by `store_<name>`.
     pub fn write_rows(mut self, name: &str) -> Operands {
         self = self.rows_buffer(name, "read_write");
-        let first = if self.is_split { ", chunk: u32" } else { "" };
-        let mut text = format!("fn store_{name}(at: u32{first}, a: Row) {{\n");
+        let mut text = format!("fn store_{name}(at: u32, a: Row) {{\n");
         for d in 0..self.chunks {
             self.store_chunk(&mut text, name, d);
         }
@@ -202,34 +190,17 @@ impl Operands {
     }
 
     fn store_chunk(&self, text: &mut String, name: &str, d: usize) {
-        let head_dim = self.head_dim;
-        let parts = ["x", "y", "z", "w"].into_iter().enumerate();
-        let written = match (self.is_vector, self.is_split) {
-            (true, false) => writeln!(text, "    {name}[at / 4u + {d}u] = a.d{d};"),
-            (true, true) => writeln!(
-                text,
-                "    if (chunk + {d}u < {}u) {{ {name}[at / 4u + chunk + {d}u] = a.d{d}; }}",
-                head_dim / 4
-            ),
-            (false, false) => parts
-                .map(|(e, part)| (4 * d + e, part))
-                .filter(|&(index, _)| index < head_dim)
-                .try_for_each(|(index, part)| {
-                    writeln!(text, "    {name}[at + {index}u] = a.d{d}.{part};")
-                }),
-            (false, true) => {
-                parts
-                    .map(|(e, part)| (4 * d + e, part))
-                    .try_for_each(|(index, part)| {
-                        writeln!(
-                            text,
-                            "    if (4u * chunk + {index}u < {head_dim}u) {{ \
-                     {name}[at + 4u * chunk + {index}u] = a.d{d}.{part}; }}"
-                        )
-                    })
+        let mut line = |line: String| writeln!(text, "    {line}").expect("writing succeeds");
+        if self.is_vector {
+            line(format!("{name}[at / 4u + {d}u] = a.d{d};"));
+            return;
+        }
+        for (e, part) in ["x", "y", "z", "w"].into_iter().enumerate() {
+            let index = 4 * d + e;
+            if index < self.head_dim {
+                line(format!("{name}[at + {index}u] = a.d{d}.{part};"));
             }
-        };
-        written.expect("writing to a string succeeds");
+        }
     }
 
     /// Appends other text.

@@ -1,0 +1,191 @@
+//! How the kernels for GPUs share out work.
+
+use super::problem::Problem;
+use super::text::Operands;
+use crate::gpu::Kernel;
+
+/// Workgroup memory and invocations that every GPU has.
+const MOST_BYTES: usize = 16 << 10;
+const MOST_INVOCATIONS: usize = 128;
+
+/// Squares of 4 × 4 that an invocation may hold: 128 registers.
+const MOST_SQUARES: usize = 8;
+
+/// Contexts up to this length are short: several heads share a workgroup of the usual size. Where few rows meet many,
+/// as in decoding, there are only as many heads to a workgroup as make one subgroup busy, so that there are more
+/// workgroups.
+const SHORT: usize = 64;
+const SUBGROUP: usize = 32;
+
+/// What a kernel computes: how many sorts of products along the rows it holds at once, and how many results.
+#[derive(Clone, Copy)]
+pub(super) enum Job {
+    Forward,
+    /// The gradient of queries.
+    Queries,
+    /// The gradients of keys and values.
+    Keys,
+}
+
+/// The constants of `shaders/attention_squares.wgsl`, and what they are there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tiling {
+    pub heads: usize,
+    down: usize,
+    across: usize,
+    row_quads: usize,
+    score_quads: usize,
+    result_quads: usize,
+    chunks: usize,
+}
+
+impl Tiling {
+    /// For `own` rows in a head, which meet `other` rows.
+    pub fn of(job: Job, head_dim: usize, own: usize, other: usize) -> Tiling {
+        let (products, results) = match job {
+            Job::Forward => (1, 1),
+            Job::Queries => (2, 1),
+            Job::Keys => (2, 2),
+        };
+        let chunks = head_dim.div_ceil(4);
+        let across = chunks.next_power_of_two().min(16);
+        let result_quads = chunks.div_ceil(across);
+        // A tile has 64 rows; more, if rows are so short that few invocations would share each.
+        let most = 16.max(64 / across);
+        let own_quads = own.div_ceil(4).next_power_of_two().min(most);
+        let fits = |&(row_quads, score_quads): &(usize, usize)| {
+            let squares = row_quads * (products * score_quads + results * result_quads);
+            let has_invocations = row_quads == 1 || own_quads * across >= MOST_INVOCATIONS;
+            let has_scores = score_quads == 1 || (across < 16 && other > 4 * across);
+            squares <= MOST_SQUARES && has_invocations && has_scores
+        };
+        let (row_quads, score_quads) = [(2, 2), (2, 1), (1, 2)]
+            .into_iter()
+            .find(fits)
+            .unwrap_or((1, 1));
+        let down = (own_quads / row_quads).min(MOST_INVOCATIONS / across);
+        let alone = Tiling {
+            heads: 1,
+            down,
+            across,
+            row_quads,
+            score_quads,
+            result_quads,
+            chunks,
+        };
+        if own > alone.rows() {
+            return alone;
+        }
+        let invocations = match other <= SHORT {
+            true => MOST_INVOCATIONS,
+            false => SUBGROUP,
+        };
+        let heads = (invocations / (down * across)).min(MOST_BYTES / alone.bytes());
+        Tiling {
+            heads: 1 << heads.max(1).ilog2(),
+            ..alone
+        }
+    }
+
+    /// Own rows of a tile.
+    pub fn rows(&self) -> usize {
+        4 * self.down * self.row_quads
+    }
+
+    /// The workgroups for `own` rows of each of `all_heads` heads: of one head or group of heads, and in all.
+    pub fn workgroups(&self, own: usize, all_heads: usize) -> (usize, usize) {
+        let tiles = own.div_ceil(self.rows());
+        (tiles, tiles * all_heads.div_ceil(self.heads))
+    }
+
+    /// Workgroup memory, that of the forward kernel: the others need less.
+    fn bytes(&self) -> usize {
+        let own = self.down * self.row_quads;
+        let other = self.across * self.score_quads;
+        let (depth, lines) = (self.chunks.min(4), other.min(4));
+        let first = 4 * depth.max(lines) * own;
+        let second = 4 * (depth * other).max(lines * self.across * self.result_quads);
+        16 * self.heads * (first + second + self.across * own)
+    }
+
+    /// The kernel with its preludes and constants.
+    pub fn apply(&self, kernel: Kernel, problem: &Problem) -> Kernel {
+        kernel
+            .prelude(include_str!("../../../shaders/attention_pairs.wgsl"))
+            .prelude(include_str!("../../../shaders/attention_squares.wgsl"))
+            .flag("BIASED", problem.mask.is_some() || problem.alibi)
+            .constant("HEADS", self.heads)
+            .constant("DOWN", self.down)
+            .constant("ACROSS", self.across)
+            .constant("ROW_QUADS", self.row_quads)
+            .constant("SCORE_QUADS", self.score_quads)
+            .constant("RESULT_QUADS", self.result_quads)
+            .constant("CHUNKS", self.chunks)
+    }
+
+    /// Block `operands`: rows are loaded and stored by chunks.
+    pub fn operands(&self, head_dim: usize, is_vector: bool) -> Operands {
+        Operands::new(head_dim, Some(self.chunks), is_vector)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JOBS: [Job; 3] = [Job::Forward, Job::Queries, Job::Keys];
+
+    fn all() -> impl Iterator<Item = (Job, [usize; 3], Tiling)> {
+        let sizes = (1..=128).flat_map(|head_dim| {
+            let own = [1, 4, 5, 16, 17, 32, 64, 65, 128, 129, 257, 2048];
+            own.map(|own| (head_dim, own))
+        });
+        let sizes = sizes.flat_map(|(head_dim, own)| {
+            [1, 8, 16, 64, 65, 2048].map(|other| [head_dim, own, other])
+        });
+        sizes
+            .flat_map(|size| JOBS.map(|job| (job, size)))
+            .map(|(job, size)| {
+                let [head_dim, own, other] = size;
+                (job, size, Tiling::of(job, head_dim, own, other))
+            })
+    }
+
+    #[test]
+    fn within_what_every_gpu_has() {
+        for (_, size, tiling) in all() {
+            let invocations = tiling.heads * tiling.down * tiling.across;
+            assert!(invocations <= MOST_INVOCATIONS, "{size:?}: {tiling:?}");
+            assert!(tiling.bytes() <= MOST_BYTES, "{size:?}: {tiling:?}");
+            assert!(tiling.across * tiling.result_quads >= tiling.chunks);
+        }
+    }
+
+    /// Teams of one workgroup go through the same loops, which depend on the tile.
+    #[test]
+    fn heads_share_a_workgroup_only_if_one_tile_has_all_rows() {
+        for (_, [_, own, _], tiling) in all() {
+            assert!(tiling.heads == 1 || own <= tiling.rows());
+        }
+    }
+
+    #[test]
+    fn usual_sizes() {
+        let of = |job, head_dim, context| {
+            let t = Tiling::of(job, head_dim, context, context);
+            (
+                t.heads,
+                [t.down, t.across],
+                [t.row_quads, t.score_quads, t.result_quads],
+            )
+        };
+        for job in [Job::Forward, Job::Queries, Job::Keys] {
+            assert_eq!(of(job, 64, 2048), (1, [8, 16], [2, 1, 1]));
+        }
+        assert_eq!(of(Job::Forward, 128, 2048), (1, [8, 16], [2, 1, 2]));
+        assert_eq!(of(Job::Keys, 128, 2048), (1, [8, 16], [1, 1, 2]));
+        assert_eq!(of(Job::Forward, 32, 64), (1, [8, 8], [2, 2, 1]));
+        assert_eq!(of(Job::Forward, 16, 64), (2, [16, 4], [1, 2, 1]));
+        assert_eq!(of(Job::Forward, 8, 16), (8, [4, 2], [1, 2, 1]));
+    }
+}
