@@ -104,6 +104,12 @@ impl Kernel {
         self
     }
 
+    /// Whether its workgroups are of a single invocation.
+    pub(crate) fn is_serial(&self) -> bool {
+        let entry = format!("@compute @workgroup_size(1)\nfn {}(", self.entry);
+        self.source.contains(&entry)
+    }
+
     /// Puts shared declarations in front of the source.
     pub fn prelude(mut self, text: &str) -> Kernel {
         self.source.to_mut().insert_str(0, text);

@@ -88,6 +88,8 @@ impl Operands {
 
     /// The next storage binding, from which rows are loaded by a function `load_<name>` for each of the names.
     pub fn read_rows(mut self, buffer: &str, names: &[&str]) -> Operands {
+        // Locals may be called like an operand, but not like its rows.
+        let buffer = &format!("{buffer}_rows");
         self = self.rows_buffer(buffer, "read");
         for name in names {
             if self.is_split {

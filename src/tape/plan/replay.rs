@@ -65,8 +65,11 @@ struct Copy {
 impl Plan {
     pub(super) fn build(device: &Device, graph: &Graph, mut program: Program) -> Result<Plan> {
         let assignment = memory::assign(&program);
+        let upload_bytes = graph.upload.len() as u64;
+        // Room for the window through which kernels may read it.
+        let upload_bytes = uniform::window(device, upload_bytes).unwrap_or(upload_bytes);
         if graph.fusion.uniform {
-            uniform::bind(device, &mut program, &assignment);
+            uniform::bind(device, &mut program, &assignment, upload_bytes);
         }
         let pooled = {
             let mut arena = device.shared.arena.lock().unwrap();
@@ -75,7 +78,7 @@ impl Plan {
         let upload = if graph.upload.is_empty() {
             None
         } else {
-            Some(device.create_storage("upload", graph.upload.len() as u64)?)
+            Some(device.create_storage("upload", upload_bytes)?)
         };
         let resolve = |slot: usize| -> (&Buffer, u64, u64) {
             match &program.slots[slot] {

@@ -44,7 +44,8 @@ fn most_windows(device: &Device) -> u64 {
 }
 
 /// Turns the operands that fit into uniform ones, and changes the kernels' texts.
-pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignment) {
+/// `upload` is the size of the buffer of the tape's inputs.
+pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignment, upload: u64) {
     if !is_possible(device) {
         return;
     }
@@ -53,6 +54,10 @@ pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignme
         slots, dispatches, ..
     } = program;
     for dispatch in dispatches.iter_mut().filter(|d| d.kernel.trusted) {
+        // A single lane loads from storage as fast: the loop over the lanes leaves the others out.
+        if dispatch.kernel.is_serial() {
+            continue;
+        }
         // The parameters are one.
         let mut uniforms = 1;
         for index in 0..dispatch.bindings.len() {
@@ -60,11 +65,9 @@ pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignme
             if access != Access::Read {
                 continue;
             }
-            let windows = windows(
-                device,
-                &slots[slot],
-                assignment.buffer_of[slot].map(|buffer| assignment.sizes[buffer]),
-            );
+            let pooled = assignment.buffer_of[slot].map(|buffer| assignment.sizes[buffer]);
+            let present = pooled.unwrap_or(upload);
+            let windows = windows(device, &slots[slot], present);
             if windows.is_empty() || uniforms + windows.len() > most {
                 continue;
             }
@@ -86,29 +89,31 @@ pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignme
     }
 }
 
-/// The sizes of the windows through which a slot can be read, one after the other; none where that cannot be. `pooled` is
-/// the size of the buffer that an intermediate value lies in.
-fn windows(device: &Device, slot: &Slot, pooled: Option<u64>) -> Vec<u64> {
-    let (bytes, present) = match (slot, pooled) {
-        (Slot::Transient { elements }, Some(pooled)) => (4 * *elements as u64, pooled),
-        (
-            Slot::External {
-                buffer,
-                start,
-                bytes,
-            },
-            _,
-        ) => (*bytes, buffer.bytes() - start),
-        _ => return Vec::new(),
+/// The sizes of the windows through which a slot can be read, one after the other; none where that cannot be. `present` is
+/// the size of the buffer that holds an intermediate value or the inputs.
+fn windows(device: &Device, slot: &Slot, present: u64) -> Vec<u64> {
+    let (bytes, present) = match slot {
+        Slot::Transient { elements } => (4 * *elements as u64, present),
+        Slot::Upload => (present, present),
+        Slot::External {
+            buffer,
+            start,
+            bytes,
+        } => (*bytes, buffer.bytes() - start),
+        Slot::Window { .. } => return Vec::new(),
     };
-    if let Some(size) = window(device, bytes) {
-        return Vec::from_iter((size <= present).then_some(size));
+    if let Some(size) = window(device, bytes).filter(|&size| size <= present) {
+        return vec![size];
+    }
+    if bytes <= SIZES[1] {
+        return Vec::new();
     }
     let count = bytes.div_ceil(WINDOW);
-    // The last window is as long as what is left, so that it does not reach beyond the buffer.
+    // The last window is as long as what is left, so that it does not reach beyond the buffer: a text for every size, but
+    // there are not many so large.
     let last = (bytes - (count - 1) * WINDOW).next_multiple_of(16);
     let is_inside = (count - 1) * WINDOW + last <= present;
-    if !is_inside || count > MOST_WINDOWS || count > most_windows(device) {
+    if !is_inside || count > MOST_WINDOWS || (count > 1 && count > most_windows(device)) {
         return Vec::new();
     }
     let mut windows = vec![WINDOW; count as usize];

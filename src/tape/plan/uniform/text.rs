@@ -102,16 +102,17 @@ impl Array<'_> {
             1 => format!("let at = i >> {shift}u; "),
             _ => format!("let at = (i >> {shift}u) & {}u; ", vectors - 1),
         };
-        body += &format!("var v = {name}[at]{component}; ");
+        body += &format!("var {name}_v = {name}[at]{component}; ");
         for number in 1..windows {
             let array = self.window(number);
             let window = vectors.ilog2() + shift;
-            body +=
-                &format!("v = select(v, {array}[at]{component}, (i >> {window}u) == {number}u); ");
+            body += &format!(
+                "{name}_v = select({name}_v, {array}[at]{component}, (i >> {window}u) == {number}u); "
+            );
         }
         let value = match shift {
-            1 => "select(v.xy, v.zw, (i & 1u) == 1u)",
-            _ => "v",
+            1 => format!("select({name}_v.xy, {name}_v.zw, (i & 1u) == 1u)"),
+            _ => format!("{name}_v"),
         };
         format!(" fn {name}_at(i: u32) -> {declared} {{ {body}return {value}; }}")
     }
@@ -181,7 +182,7 @@ fn f(i: u32) -> f32 { return ab[i + u32(ab[i])] + a[i].x + x.ab + pair[i].y; }
             .replace(
                 "<storage, read> ab: array<T>;",
                 "<uniform> ab: array<vec4<f32>, 256>; \
-                 fn ab_at(i: u32) -> T { let at = i >> 2u; var v = ab[at][i & 3u]; return v; }",
+                 fn ab_at(i: u32) -> T { let at = i >> 2u; var ab_v = ab[at][i & 3u]; return ab_v; }",
             )
             .replace("ab[i + u32(ab[i])]", "ab_at(i + u32(ab_at(i)))");
         assert_eq!(uniform(2), Some(scalar));
@@ -199,8 +200,8 @@ fn f(i: u32) -> f32 { return ab[i + u32(ab[i])] + a[i].x + x.ab + pair[i].y; }
              @group(0) @binding(101) var<uniform> a_2: array<vec4<f32>, 3>;"
         ));
         assert!(text.contains(
-            "{ let at = (i >> 0u) & 4095u; var v = a[at]; v = select(v, a_1[at], (i >> 12u) == 1u); \
-             v = select(v, a_2[at], (i >> 12u) == 2u); return v; }"
+            "{ let at = (i >> 0u) & 4095u; var a_v = a[at]; a_v = select(a_v, a_1[at], (i >> 12u) == 1u); \
+             a_v = select(a_v, a_2[at], (i >> 12u) == 2u); return a_v; }"
         ));
         assert!(text.contains("+ a_at(i).x"));
     }
