@@ -85,7 +85,8 @@ pub struct Dispatch {
     pub(super) params: Vec<u32>,
     pub(super) grid: [u32; 3],
     pub(super) cost: Cost,
-    pub(super) may_pair: bool,
+    /// What it is called beside another that may be paired under the same name.
+    pub(super) pair: Option<&'static str>,
 }
 
 impl Dispatch {
@@ -97,7 +98,7 @@ impl Dispatch {
             params: Vec::new(),
             grid: [1; 3],
             cost: Cost::default(),
-            may_pair: false,
+            pair: None,
         }
     }
 
@@ -141,11 +142,11 @@ impl Dispatch {
         self
     }
 
-    /// Allows the planner to run this beside another such dispatch, as one. The kernel has workgroups of eight and no
+    /// Allows the planner to run this beside another dispatch with the same name for the pair, as one. The kernel has workgroups of eight and no
     /// workgroup memory, its parameters are `p: Params`, its entry point takes `group`, `groups` and the subgroup's lane,
     /// and no member of a struct is called like something at the outermost level.
-    pub(crate) fn may_pair(mut self) -> Dispatch {
-        self.may_pair = true;
+    pub(crate) fn may_pair(mut self, name: &'static str) -> Dispatch {
+        self.pair = Some(name);
         self
     }
 

@@ -140,8 +140,13 @@ impl PlanCache {
         Some(cached.plan.clone())
     }
 
-    fn insert(&mut self, signature: Signature, plan: Arc<Plan>) {
+    /// Forgets plans of tensors that have been dropped.
+    fn tidy(&mut self) {
         self.plans.retain(|_, cached| !cached.plan.is_obsolete());
+    }
+
+    fn insert(&mut self, signature: Signature, plan: Arc<Plan>) {
+        self.tidy();
         if self.plans.len() >= MOST_PLANS
             && let Some(oldest) = self
                 .plans

@@ -25,7 +25,7 @@ pub(super) fn pair(program: &mut Program) {
         let partner = partner(&program.slots, &first, &waiting, index);
         let pair = partner.and_then(|at| {
             let text = source(&first, waiting[at].as_ref()?)?;
-            Some(merged(&first, &waiting[at].take()?, text))
+            Some(merged(first.pair?, &first, &waiting[at].take()?, text))
         });
         program.dispatches.push(pair.unwrap_or(first));
     }
@@ -38,16 +38,14 @@ fn partner(
     waiting: &[Option<Dispatch>],
     index: usize,
 ) -> Option<usize> {
-    if !first.may_pair {
-        return None;
-    }
+    first.pair?;
     let end = waiting.len().min(index + 1 + REACH);
     (index + 1..end).find(|&at| {
         let Some(other) = &waiting[at] else {
             return false;
         };
         let between = waiting[index + 1..at].iter().flatten();
-        other.may_pair
+        other.pair == first.pair
             && first.bindings.len() + other.bindings.len() <= MOST_BINDINGS
             && !binds_for_both(slots, first, other)
             && std::iter::once(first)
@@ -96,14 +94,14 @@ fn overlap(slots: &[Slot], a: usize, b: usize) -> bool {
     same_buffer(slots, a, b) && one.start < other.end && other.start < one.end
 }
 
-fn merged(first: &Dispatch, second: &Dispatch, source: String) -> Dispatch {
+fn merged(name: &'static str, first: &Dispatch, second: &Dispatch, source: String) -> Dispatch {
     let groups = |dispatch: &Dispatch| dispatch.grid.iter().product::<u32>();
     let mut params = vec![groups(first), 0, 0, 0];
     for dispatch in [first, second] {
         params.extend(&dispatch.params);
         params.resize(params.len().next_multiple_of(4), 0);
     }
-    let mut pair = Dispatch::new(Kernel::builtin("matmul_pair", source, "pair"))
+    let mut pair = Dispatch::new(Kernel::builtin(name, source, "pair"))
         .params(&params)
         .groups((groups(first) + groups(second)) as usize)
         .cost(
