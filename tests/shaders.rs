@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::{Random, device, portable_device};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use naga::{AddressSpace, Expression, Handle, Module};
+use naga::{AddressSpace, Expression, Handle, Module, TypeInner};
 use shadegrad::ops::attention::{Attention, Mask, attention};
 use shadegrad::ops::pointwise::TABLE;
 use shadegrad::{Device, Tape, Var};
@@ -45,6 +45,7 @@ fn capabilities(source: &str) -> Capabilities {
 const MOST_STORAGE: usize = 7;
 const MOST_INVOCATIONS: u32 = 256;
 const MOST_WORKGROUP_BYTES: u32 = 16 << 10;
+const MOST_UNIFORM_BYTES: u32 = 64 << 10;
 
 fn read(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -91,8 +92,18 @@ fn check(name: &str, source: &str) {
                         "{what}: storage is bound in group 0 from 1 on"
                     );
                 }
+                // The parameters.
+                AddressSpace::Uniform if binding == Some((0, 0)) => {}
+                // An operand that the planner has read from a uniform buffer.
                 AddressSpace::Uniform => {
-                    assert_eq!(binding, Some((0, 0)), "{what}: parameters are bound at 0");
+                    let ty = &module.types[variable.ty].inner;
+                    let bytes = ty.size(module.to_ctx());
+                    assert!(
+                        matches!(binding, Some((0, 1..)))
+                            && matches!(ty, TypeInner::Array { .. })
+                            && bytes <= MOST_UNIFORM_BYTES,
+                        "{what}: {bytes} bytes of {ty:?} at {binding:?}"
+                    );
                 }
                 AddressSpace::WorkGroup => {
                     workgroup_bytes += module.types[variable.ty].inner.size(module.to_ctx());
