@@ -9,7 +9,8 @@
 // address is the same in all lanes*: its uniformity analysis sees only constants), but a subgroupShuffle with a
 // constant lane to one broadcast instruction. So each lane loads something different, and shuffles hand it round: one
 // vec4 load per operand and 4 × 8 values feed 32 rows × 32 columns, where loading through uniform addresses feeds 4. A
-// step of 4 along k is 8 loads and 512 vector multiply-adds.
+// step of 4 along k is 8 loads and 512 vector multiply-adds. Small operands are not loaded from storage at all: the
+// planner makes them uniform.
 //
 // Lane l owns columns 4l..4l+3 of the tile and holds all 32 rows of them (128 vector registers, most of them in the L1
 // cache, touched once a step). A fragment of either operand is 4 vec4: element c of `k<j>` in lane l is (outer index

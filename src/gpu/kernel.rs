@@ -134,13 +134,17 @@ pub(crate) enum Access {
 }
 
 impl Access {
-    /// The binding's number in the kernel's text if it is number `index` of a dispatch. Windows are numbered apart from what
-    /// the texts declare themselves.
+    /// The binding's number in the kernel's text if it is number `index` of a dispatch.
     pub fn binding(self, index: usize) -> u32 {
         match self {
-            Access::Window { .. } => 100 + index as u32,
+            Access::Window { .. } => Access::window_binding(index),
             _ => 1 + index as u32,
         }
+    }
+
+    /// Windows are numbered apart from what the texts declare themselves.
+    pub fn window_binding(index: usize) -> u32 {
+        100 + index as u32
     }
 }
 

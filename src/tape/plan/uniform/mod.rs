@@ -47,8 +47,7 @@ fn most_windows(device: &Device) -> u64 {
     (*most).max(1)
 }
 
-/// Turns the operands that fit into uniform ones, and changes the kernels' texts.
-/// `upload` is the size of the buffer of the tape's inputs.
+/// Turns the operands that fit into uniform ones, and changes the kernels' texts. `upload` is the size of the buffer of the tape's inputs.
 pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignment, upload: u64) {
     if !is_possible(device) {
         return;
@@ -76,7 +75,7 @@ pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignme
                 continue;
             }
             let source = dispatch.kernel.source.as_ref();
-            let next = Access::Window { bytes: 0 }.binding(dispatch.bindings.len());
+            let next = Access::window_binding(dispatch.bindings.len());
             let Some(source) = text::rewritten(source, index as u32 + 1, next, &windows) else {
                 continue;
             };
