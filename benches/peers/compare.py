@@ -3,6 +3,7 @@
     python compare.py                                  # the CPU, three turns
     python compare.py --device cuda --compile --turns 5
     python compare.py --only step/series step/d64
+    python compare.py --binary device                  # what `cargo bench --no-run` made, where there is no cargo
 
 A ratio above 1 means that PyTorch is faster. Ratios are taken turn by turn, so that a machine whose speed drifts does
 not matter; the median is what to quote.
@@ -20,11 +21,12 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-def ours(only):
+def ours(only, binary):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "bench.json")
         pattern = "|".join(only) if only else "step|matmul/square|attention/fused"
-        command = ["cargo", "bench", "--bench", "device", "--", pattern]
+        command = [binary, "--bench"] if binary else ["cargo", "bench", "--bench", "device", "--"]
+        command += [pattern]
         subprocess.run(command, cwd=HERE.parents[1], env={**os.environ, "SHADEGRAD_BENCH_JSON": path}, check=True,
                        stdout=subprocess.DEVNULL)
         with open(path) as file:
@@ -46,12 +48,13 @@ def main():
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--binary", type=os.path.abspath, help="a built benchmark, instead of `cargo bench`")
     parser.add_argument("--only", nargs="*", help="beginnings of identifiers")
     a = parser.parse_args()
     turns = []
     for turn in range(a.turns):
         print(f"turn {turn + 1} of {a.turns} …", file=sys.stderr)
-        device, mine = ours(a.only)
+        device, mine = ours(a.only, a.binary)
         turns.append((mine, theirs(a)))
     print(f"shadegrad on {device}\nPyTorch on {a.device}{', compiled' if a.compile else ''}\n")
     print("| benchmark | shadegrad | PyTorch | ratio | turn by turn |\n| --- | ---: | ---: | ---: | --- |")
