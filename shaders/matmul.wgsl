@@ -4,17 +4,17 @@
 // each, and holds squares of C in registers.
 //
 // `tiles`: a workgroup computes a tile of C, each invocation ROW_QUADS × COLUMN_QUADS squares of it. Slices 16 deep of
-// both operands go through workgroup memory; while one is multiplied, the next is on its way to registers. Where M × N
-// is small and K large, several workgroups share a tile, a part of the depth each; matmul_sum.wgsl adds up what they
-// leave. 8 × 8 elements an invocation take 4 reads of workgroup memory for 64 multiply-adds, which is what keeps the
-// multipliers rather than the memory busy.
+// both operands go through workgroup memory; while one is multiplied, the next is on its way to registers. 8 × 8 elements
+// an invocation take 4 reads of workgroup memory for 64 multiply-adds, which is what keeps the multipliers rather than
+// the memory busy. Where M × N is small, the depth is shared: by TEAMS teams of a workgroup, which add up what they have
+// at the end, and where that is not enough by several workgroups, whose sums matmul_sum.wgsl adds up.
 //
 // `rows`: where C has at most four rows (single-token decoding) or columns, time goes into reading the matrix once. The
 // invocations of a workgroup share the depth of QUADS squares of C and add up.
 //
-// Workgroup memory is [depth][rows or columns / 4] of vec4, its lines without padding: 128 × 128 tiles fill the 16 KiB
-// that every GPU has. Storing squares that run along the depth would put every fourth invocation on the same banks, so
-// the vec4 of depths 4d … 4d + 3 are kept at their place xor 2d.
+// Workgroup memory is [depth][rows or columns / 4] of vec4, its lines without padding. Storing squares that run along the
+// depth would put every fourth invocation on the same banks, so the vec4 of depths 4d … 4d + 3 are kept at their place
+// xor 2d.
 //
 // The blocks a, b and epilogue are replaced when a kernel is made, and the entry point not called is cut out.
 
@@ -124,19 +124,22 @@ fn work(index: u32) -> Work {
 //:begin tiles
 const ROW_QUADS: u32 = 2u;     // squares of an invocation, down and across: 1 or 2
 const COLUMN_QUADS: u32 = 2u;
-const DOWN: u32 = 16u;         // invocations of a workgroup: a multiple of 8
-const ACROSS: u32 = 16u;       // a multiple of 8
+const DOWN: u32 = 8u;          // invocations of a team: a multiple of 8
+const ACROSS: u32 = 8u;        // a multiple of 8
+const TEAMS: u32 = 1u;         // of a workgroup: 1, or 4 if each invocation has one square
 
-const THREADS: u32 = DOWN * ACROSS;
+const TEAM: u32 = DOWN * ACROSS;
 const A_QUADS: u32 = ROW_QUADS * DOWN;
 const B_QUADS: u32 = COLUMN_QUADS * ACROSS;
 const DEPTH: u32 = 16u;
+const A_TILE: u32 = DEPTH * A_QUADS;
+const B_TILE: u32 = DEPTH * B_QUADS;
 // Squares of a slice of both operands: one or two for each invocation to load.
-const A_SQUARES: u32 = A_QUADS * DEPTH / 4u;
-const SQUARES: u32 = A_SQUARES + B_QUADS * DEPTH / 4u;
+const A_SQUARES: u32 = A_TILE / 4u;
+const SQUARES: u32 = A_SQUARES + B_TILE / 4u;
 
-var<workgroup> tile_a: array<vec4<f32>, DEPTH * A_QUADS>;
-var<workgroup> tile_b: array<vec4<f32>, DEPTH * B_QUADS>;
+var<workgroup> tile_a: array<vec4<f32>, TEAMS * A_TILE>;
+var<workgroup> tile_b: array<vec4<f32>, TEAMS * B_TILE>;
 
 // Where in a slice a square lies: which quad of rows or columns, which quad of depths. Neighbours are neighbours in
 // memory.
@@ -157,17 +160,17 @@ fn fetched(square: u32, work: Work, row: u32, column: u32, k: u32) -> mat4x4<f32
     return mat4x4<f32>();
 }
 
-fn keep(square: u32, value: mat4x4<f32>) {
+fn keep(team: u32, square: u32, value: mat4x4<f32>) {
     if (square < A_SQUARES) {
         let place = place_of(square, A_QUADS, A_ALONG_DEPTH);
-        let at = 4u * place.y * A_QUADS + (place.x ^ (2u * place.y));
+        let at = team * A_TILE + 4u * place.y * A_QUADS + (place.x ^ (2u * place.y));
         tile_a[at] = value[0];
         tile_a[at + A_QUADS] = value[1];
         tile_a[at + 2u * A_QUADS] = value[2];
         tile_a[at + 3u * A_QUADS] = value[3];
     } else if (square < SQUARES) {
         let place = place_of(square - A_SQUARES, B_QUADS, B_ALONG_DEPTH);
-        let at = 4u * place.y * B_QUADS + (place.x ^ (2u * place.y));
+        let at = team * B_TILE + 4u * place.y * B_QUADS + (place.x ^ (2u * place.y));
         tile_b[at] = value[0];
         tile_b[at + B_QUADS] = value[1];
         tile_b[at + 2u * B_QUADS] = value[2];
@@ -196,14 +199,48 @@ fn step(c: ptr<function, Squares>, x: u32, y: u32) {
     }
 }
 
-@compute @workgroup_size(THREADS)
+// Four steps of the depth. Calls of it are written out, not a loop: compilers that leave a loop alone can't overlap its
+// turns, which on an H100 made everything a sixth slower.
+fn four_steps(c: ptr<function, Squares>, team: u32, row: u32, column: u32, d: u32) {
+    let x = team * A_TILE + 4u * d * A_QUADS + (row ^ (2u * d));
+    let y = team * B_TILE + 4u * d * B_QUADS + (column ^ (2u * d));
+    step(c, x, y);
+    step(c, x + A_QUADS, y + B_QUADS);
+    step(c, x + 2u * A_QUADS, y + 2u * B_QUADS);
+    step(c, x + 3u * A_QUADS, y + 3u * B_QUADS);
+}
+
+// Row `team` of an invocation's only square, summed over the teams in their order.
+fn row_of_teams(c: mat4x4<f32>, local: u32) -> vec4<f32> {
+    workgroupBarrier();  // the last slice has been multiplied
+    tile_a[local] = c[0];
+    tile_a[TEAMS * TEAM + local] = c[1];
+    tile_b[local] = c[2];
+    tile_b[TEAMS * TEAM + local] = c[3];
+    workgroupBarrier();
+    let team = local / TEAM;
+    let at = team % 2u * TEAMS * TEAM + local % TEAM;
+    var sum = vec4<f32>(0.0);
+    for (var other = 0u; other < TEAMS; other++) {
+        if (team < 2u) { sum += tile_a[at + other * TEAM]; } else { sum += tile_b[at + other * TEAM]; }
+    }
+    return sum;
+}
+
+@compute @workgroup_size(TEAMS * TEAM)
 fn tiles(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
     let index = group.x + group.y * groups.x;
-    let work = work(index);
+    var work = work(index);
+    let team = local / TEAM;
+    let lane = local % TEAM;
+    // Every team goes through as many slices, so that barriers stay uniform; those past the end are zeros.
+    let depth = (work.end - work.begin + TEAMS * DEPTH - 1u) / (TEAMS * DEPTH) * DEPTH;
+    work.begin += team * depth;
+    work.end = min(work.begin + depth, work.end);
     // Eight rows of tiles at a time, column by column: what runs at the same time shares its operands in the cache.
     let strip = work.tile / (8u * p.tiles_n);
     let within = work.tile % (8u * p.tiles_n);
@@ -212,39 +249,41 @@ fn tiles(
     let column0 = within / height * 4u * B_QUADS;
 
     // 32 neighbours make a patch of 4 × 8: they read little from workgroup memory, and different banks of it.
-    let patch_index = local / 32u;
-    let my_row = patch_index / (ACROSS / 8u) * 4u + local % 32u / 8u;
-    let my_column = patch_index % (ACROSS / 8u) * 8u + local % 8u;
+    let patch_index = lane / 32u;
+    let my_row = patch_index / (ACROSS / 8u) * 4u + lane % 32u / 8u;
+    let my_column = patch_index % (ACROSS / 8u) * 8u + lane % 8u;
 
     var c = Squares();
-    var next0 = fetched(local, work, row0, column0, work.begin);
+    var next0 = fetched(lane, work, row0, column0, work.begin);
     var next1 = mat4x4<f32>();
-    if (SQUARES > THREADS) { next1 = fetched(local + THREADS, work, row0, column0, work.begin); }
-    for (var k = work.begin; k < work.end; k += DEPTH) {
+    if (SQUARES > TEAM) { next1 = fetched(lane + TEAM, work, row0, column0, work.begin); }
+    for (var k = 0u; k < depth; k += DEPTH) {
         workgroupBarrier();  // the slice before has been multiplied
-        keep(local, next0);
-        if (SQUARES > THREADS) { keep(local + THREADS, next1); }
+        keep(team, lane, next0);
+        if (SQUARES > TEAM) { keep(team, lane + TEAM, next1); }
         workgroupBarrier();
-        next0 = fetched(local, work, row0, column0, k + DEPTH);
-        if (SQUARES > THREADS) { next1 = fetched(local + THREADS, work, row0, column0, k + DEPTH); }
-        for (var d = 0u; d < DEPTH / 4u; d++) {
-            let x = 4u * d * A_QUADS + (my_row ^ (2u * d));
-            let y = 4u * d * B_QUADS + (my_column ^ (2u * d));
-            step(&c, x, y);
-            step(&c, x + A_QUADS, y + B_QUADS);
-            step(&c, x + 2u * A_QUADS, y + 2u * B_QUADS);
-            step(&c, x + 3u * A_QUADS, y + 3u * B_QUADS);
-        }
+        let next_k = work.begin + k + DEPTH;
+        next0 = fetched(lane, work, row0, column0, next_k);
+        if (SQUARES > TEAM) { next1 = fetched(lane + TEAM, work, row0, column0, next_k); }
+        four_steps(&c, team, my_row, my_column, 0u);
+        four_steps(&c, team, my_row, my_column, 1u);
+        four_steps(&c, team, my_row, my_column, 2u);
+        four_steps(&c, team, my_row, my_column, 3u);
+    }
+    let row = row0 + 4u * my_row;
+    let column = column0 + 4u * my_column;
+    if (TEAMS > 1u) {
+        let value = row_of_teams(c.c00, local);
+        if (index < p.count && row + team < p.m && column < p.n) { store4(work.slice, row + team, column, value); }
+        return;
     }
     if (index >= p.count) { return; }
-    let column = column0 + 4u * my_column;
     let next_column = column + 4u * ACROSS;
     for (var i = 0u; i < 4u; i++) {
-        let row = row0 + 4u * my_row + i;
-        let next_row = row + 4u * DOWN;
-        if (row < p.m) {
-            if (column < p.n) { store4(work.slice, row, column, c.c00[0]); }
-            if (COLUMN_QUADS == 2u && next_column < p.n) { store4(work.slice, row, next_column, c.c01[0]); }
+        let next_row = row + i + 4u * DOWN;
+        if (row + i < p.m) {
+            if (column < p.n) { store4(work.slice, row + i, column, c.c00[0]); }
+            if (COLUMN_QUADS == 2u && next_column < p.n) { store4(work.slice, row + i, next_column, c.c01[0]); }
         }
         if (ROW_QUADS == 2u && next_row < p.m) {
             if (column < p.n) { store4(work.slice, next_row, column, c.c10[0]); }

@@ -99,6 +99,8 @@ fn tiles_for_gpus() {
             [1, 16_400, 12, 28],
             [1, 27, 9, 16_400],
             [1, 40, 1100, 72],
+            [1, 20, 4100, 24],
+            [1, 300, 70, 210],
         ],
         4,
     );
@@ -108,16 +110,16 @@ fn tiles_for_gpus() {
 #[test]
 fn shared_depths_keep_their_epilogue() {
     let mut random = Random::new(5);
-    let [x, w] = [6 * 1100, 1100 * 10].map(|n| random.values(n, -0.1, 0.1));
+    let [x, w] = [6 * 16_400, 16_400 * 10].map(|n| random.values(n, -0.03, 0.03));
     let bias = random.values(10, -1.0, 1.0);
     let record = |tape: &Tape| {
-        let (x, w) = (tape.input([6, 1100], &x), tape.input([1100, 10], &w));
+        let (x, w) = (tape.input([6, 16_400], &x), tape.input([16_400, 10], &w));
         tape.fetch::<f32>((x.matmul(w) + tape.input([10], &bias)).powi(2.0))
     };
     let [tape, counted] = [0; 2].map(|_| Tape::inference(portable_device()));
     let value = record(&tape);
     tape.run().unwrap();
-    let mut expected = reference(&x, &w, [1, 6, 1100, 10], true);
+    let mut expected = reference(&x, &w, [1, 6, 16_400, 10], true);
     for (i, value) in expected.iter_mut().enumerate() {
         *value = (*value + f64::from(bias[i % 10])).powi(2);
     }

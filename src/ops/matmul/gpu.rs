@@ -12,27 +12,92 @@ struct Tile {
     columns: usize,
     row_quads: usize,
     column_quads: usize,
+    /// Teams of invocations that share the depth.
+    teams: usize,
+    /// The percentage of a GPU's multiply-adds that it reaches where there are enough of them.
+    percent: usize,
 }
 
 impl Tile {
-    const fn new(rows: usize, columns: usize, row_quads: usize, column_quads: usize) -> Tile {
+    const fn new(
+        [rows, columns]: [usize; 2],
+        [row_quads, column_quads]: [usize; 2],
+        teams: usize,
+        percent: usize,
+    ) -> Tile {
         Tile {
             rows,
             columns,
             row_quads,
             column_quads,
+            teams,
+            percent,
         }
+    }
+
+    /// Invocations of a team, down and across.
+    fn team(&self) -> [usize; 2] {
+        [
+            self.rows / (4 * self.row_quads),
+            self.columns / (4 * self.column_quads),
+        ]
+    }
+
+    /// Tiles of an output.
+    fn count(&self, [batch, rows, columns]: [usize; 3]) -> usize {
+        batch * rows.div_ceil(self.rows) * columns.div_ceil(self.columns)
+    }
+
+    /// Parts that the depth may be cut into: the larger the tile, the deeper a part must be to be worth its store.
+    fn most_splits(&self, [batch, rows, columns]: [usize; 3], depth: usize) -> usize {
+        let shallow = depth / (4 * self.rows.max(self.columns) * self.teams);
+        let large = MOST_PARTIAL / (4 * batch * rows * columns.next_multiple_of(4));
+        shallow.min(large).min(MOST_SPLITS).max(1)
+    }
+
+    /// What a product takes, in units of its multiply-adds at a GPU's full rate: more if there is too little to keep
+    /// the GPU busy, if its last round of workgroups is half empty, or if parts have to be added up.
+    fn time(&self, grid: [usize; 3], depth: usize, splits: usize) -> f64 {
+        let [batch, rows, columns] = grid;
+        let tiles = self.count(grid);
+        let groups = (tiles * splits) as f64;
+        let invocations = self.teams * self.team().iter().product::<usize>();
+        let idle = (BUSY / (groups * invocations as f64)).max(UNITS / groups);
+        let last_round = 1.0 + 0.5 * (UNITS / groups).min(1.0);
+        let outside = (tiles * self.rows * self.columns) as f64 / (batch * rows * columns) as f64;
+        let adding_up = match splits {
+            1 => 0.0,
+            _ => {
+                let partials = (splits * MULTIPLY_ADDS_A_PARTIAL) as f64 / depth as f64;
+                let multiply_adds = (batch * rows * columns * depth) as f64;
+                partials + MULTIPLY_ADDS_A_DISPATCH / multiply_adds
+            }
+        };
+        100.0 / self.percent as f64 * idle.max(1.0) * last_round * outside + adding_up
     }
 }
 
-/// From the most reuse of what is loaded to the most workgroups.
-const TILES: [Tile; 5] = [
-    Tile::new(128, 128, 2, 2),
-    Tile::new(64, 64, 2, 1),
-    Tile::new(128, 32, 2, 1),
-    Tile::new(32, 128, 1, 2),
-    Tile::new(32, 32, 1, 1),
+/// Measured on an H100, as are the numbers below (docs/performance.md).
+const TILES: [Tile; 4] = [
+    Tile::new([64, 64], [2, 2], 1, 64),
+    Tile::new([128, 32], [2, 1], 1, 50),
+    Tile::new([32, 128], [1, 2], 1, 50),
+    Tile::new([32, 32], [1, 1], 4, 40),
 ];
+
+/// Parts of a large GPU that workgroups are dealt out to.
+const UNITS: f64 = 128.0;
+
+/// Invocations that keep a large GPU busy.
+const BUSY: f64 = 16_384.0;
+
+/// Multiply-adds in the time that it takes to store and to load a partial sum, and in that of one more dispatch.
+const MULTIPLY_ADDS_A_PARTIAL: usize = 48;
+const MULTIPLY_ADDS_A_DISPATCH: f64 = 1.5e8;
+
+/// The most bytes of partial products, and the most parts.
+const MOST_PARTIAL: usize = 64 << 20;
+const MOST_SPLITS: usize = 32;
 
 /// How a product is cut up for workgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,36 +108,23 @@ enum Cut {
     Rows { tall: bool },
 }
 
-/// Workgroups that fill a large GPU.
-const ENOUGH: usize = 256;
-
-/// The most bytes of partial products.
-const MOST_PARTIAL: usize = 64 << 20;
-
 impl Cut {
-    /// The table: the largest tiles that fit the shape and are enough to fill the GPU, splitting the depth if that
-    /// helps; else the smallest.
-    fn of([batch, rows, columns]: [usize; 3], depth: usize) -> Cut {
+    /// The fastest by [`Tile::time`].
+    fn of(grid: [usize; 3], depth: usize) -> Cut {
+        let [_, rows, columns] = grid;
         if rows <= 4 || columns <= 4 {
             return Cut::Rows {
                 tall: columns <= 4 && rows > columns,
             };
         }
-        let fits = |tile: &Tile| {
-            tile.rows <= rows.next_multiple_of(32) && tile.columns <= columns.next_multiple_of(32)
-        };
-        let tiles = |tile: &Tile| batch * rows.div_ceil(tile.rows) * columns.div_ceil(tile.columns);
-        // The larger the tile, the deeper a part must be to be worth the partial products.
-        let splits = |tile: &Tile| {
-            let shallow = depth / (4 * tile.rows.max(tile.columns));
-            let large = MOST_PARTIAL / (4 * batch * rows * columns.next_multiple_of(4));
-            (ENOUGH / tiles(tile)).min(shallow).min(large).max(1)
-        };
-        let mut fitting = TILES.iter().filter(|tile| fits(tile));
-        let tile = fitting
-            .find(|tile| tiles(tile) * splits(tile) >= ENOUGH / 2)
-            .unwrap_or(&TILES[4]);
-        Cut::Tiles(*tile, splits(tile))
+        let cuts = TILES
+            .iter()
+            .flat_map(|&tile| (1..=tile.most_splits(grid, depth)).map(move |n| (tile, n)));
+        let time = |(tile, splits): &(Tile, usize)| tile.time(grid, depth, *splits);
+        let (tile, splits) = cuts
+            .min_by(|a, b| time(a).total_cmp(&time(b)))
+            .expect("every tile may stay whole");
+        Cut::Tiles(tile, splits)
     }
 }
 
@@ -129,11 +181,13 @@ pub(super) fn lower(
             whole(cx, kernel, [quads.div_ceil(per_group), 1]);
         }
         Cut::Tiles(tile, splits) => {
+            let [down, across] = tile.team();
             let kernel = kernel("tiles", "rows")
                 .constant("ROW_QUADS", tile.row_quads)
                 .constant("COLUMN_QUADS", tile.column_quads)
-                .constant("DOWN", tile.rows / (4 * tile.row_quads))
-                .constant("ACROSS", tile.columns / (4 * tile.column_quads));
+                .constant("DOWN", down)
+                .constant("ACROSS", across)
+                .constant("TEAMS", tile.teams);
             let tiles = [rows.div_ceil(tile.rows), columns.div_ceil(tile.columns)];
             if splits == 1 {
                 return whole(cx, kernel, tiles);
@@ -232,23 +286,26 @@ mod tests {
 
     #[test]
     fn cuts() {
-        let [huge, square, tall, wide, small] = TILES;
+        let [square, tall, wide, small] = TILES;
         let table = [
             // Large squares; the layers of a model of 768 columns, and their weights' gradients.
-            ([1, 4096, 4096], 4096, huge, 1),
-            ([1, 4096, 2304], 768, huge, 1),
-            ([1, 768, 2304], 4096, huge, 2),
-            ([1, 1024, 768], 768, square, 1),
-            ([1, 384, 384], 16_384, huge, 28),
+            ([1, 4096, 4096], 4096, square, 1),
+            ([1, 4096, 2304], 768, square, 1),
+            ([1, 768, 2304], 4096, square, 4),
+            ([1, 1024, 1024], 1024, square, 1),
+            ([1, 384, 384], 16_384, square, 31),
             // Batches of small matrices.
             ([96, 256, 64], 256, square, 1),
             // Thin outputs with many rows or columns.
             ([1, 65_536, 32], 128, tall, 1),
             ([1, 27, 65_536], 128, wide, 1),
-            // Little to do: as many workgroups as there are.
+            // Little to do: as many invocations as there are, and no second dispatch.
+            ([1, 512, 512], 512, small, 1),
             ([1, 512, 96], 32, small, 1),
-            ([1, 32, 96], 512, small, 4),
+            ([1, 32, 96], 512, small, 1),
             ([1, 5, 5], 7, small, 1),
+            // Unless one workgroup would go on for long.
+            ([1, 32, 96], 16_384, small, 32),
         ];
         for (grid, depth, tile, splits) in table {
             let cut = Cut::of(grid, depth);
