@@ -205,6 +205,11 @@ impl Device {
         features.contains(wgpu::Features::SUBGROUP)
     }
 
+    /// The lanes of a subgroup, where kernels may use subgroup operations and all subgroups have as many.
+    pub(crate) fn subgroup_size(&self) -> Option<usize> {
+        self.shared.subgroup_size.map(|size| size as usize)
+    }
+
     /// The limits this device was opened with.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.shared.limits
