@@ -74,6 +74,16 @@ impl Team {
         }
     }
 
+    /// A workgroup of so many lanes, in the portable form.
+    pub fn alone(lanes: usize) -> Team {
+        Team {
+            lanes,
+            teams: 1,
+            text: TEAM,
+            subgroup: None,
+        }
+    }
+
     /// For GPUs: the smallest team whose lanes have at most `each` of `units`, of the sizes that make sense; the largest
     /// beyond. Teams within a subgroup need neither workgroup memory nor barriers, and may have `most` of them a lane.
     pub fn gpu(device: &Device, units: usize, each: usize, most: usize) -> Team {
