@@ -1,8 +1,9 @@
-//! What kernels that work row by row (softmax, normalisation) have in common: how invocations share a row, and how they
-//! read it.
+//! What kernels that work row by row (softmax, normalisation, cross-entropy) have in common: how invocations share a row,
+//! and how they read it.
 //!
-//! `LANES` invocations, a *team*, share a row; lane `l` takes columns `4·(b·LANES + l)` and the three after it for every
-//! block `b`. The team combines what its lanes have in a fixed order: by subgroup operations or through workgroup memory.
+//! `LANES` invocations, a *team*, share a row; in most of them lane `l` takes columns `4·(b·LANES + l)` and the three after
+//! it for every block `b`. The team combines what its lanes have in a fixed order: by shuffles within a subgroup, by
+//! subgroup operations and workgroup memory, or through workgroup memory alone.
 
 use crate::gpu::{AdapterClass, Device, Kernel};
 use crate::shape::Shape;
