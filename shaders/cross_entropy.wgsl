@@ -281,15 +281,23 @@ fn store_four(to: u32, v: vec4<f32>) {
 fn write_others(row: u32, lane: u32, most: f32, factor: f32, off: f32) {
     let to = p.gradient_offset + row * p.classes;
     var k = lane;
-    for (; k + 15u * LANES < p.classes; k += 16u * LANES) {
+    for (; k + 31u * LANES < p.classes; k += 32u * LANES) {
         let a = four(row, k);
         let b = four(row, k + 4u * LANES);
         let c = four(row, k + 8u * LANES);
         let d = four(row, k + 12u * LANES);
+        let e = four(row, k + 16u * LANES);
+        let f = four(row, k + 20u * LANES);
+        let g = four(row, k + 24u * LANES);
+        let h = four(row, k + 28u * LANES);
         store_four(to + k, exp(a - most) * factor - off);
         store_four(to + k + 4u * LANES, exp(b - most) * factor - off);
         store_four(to + k + 8u * LANES, exp(c - most) * factor - off);
         store_four(to + k + 12u * LANES, exp(d - most) * factor - off);
+        store_four(to + k + 16u * LANES, exp(e - most) * factor - off);
+        store_four(to + k + 20u * LANES, exp(f - most) * factor - off);
+        store_four(to + k + 24u * LANES, exp(g - most) * factor - off);
+        store_four(to + k + 28u * LANES, exp(h - most) * factor - off);
     }
     for (; k + 3u * LANES < p.classes; k += 4u * LANES) {
         store_four(to + k, exp(four(row, k) - most) * factor - off);
