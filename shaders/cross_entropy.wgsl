@@ -24,6 +24,7 @@ struct Params {
     confidence: f32,
     uniform: f32,
     not_a_number: u32,   // as bits: WGSL has no such literal
+    rows_per_team: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -142,9 +143,7 @@ fn gradients_by_invocation(
     write_gradient(row, target_class, part, 0u, 1u);
 }
 
-// One row a workgroup.
-
-const LANES: u32 = 64u;
+// One row a workgroup: for long rows on software adapters.
 
 var<workgroup> parts: array<Part, LANES>;
 
@@ -192,6 +191,164 @@ fn gradients_by_workgroup(
     if (index < p.rows) { write_gradient(row, target_class, part, lane, LANES); }
 }
 
+// A team of lanes shares a row, see team.wgsl: on GPUs. Lane l takes classes l, l + LANES, … in both passes, so that the
+// gradient may overwrite the logits without a barrier between them. The second pass finds the row in the cache if not too
+// many rows are under way, so a team takes several, one after the other.
+
+// Four logits of a row, LANES apart.
+fn four(row: u32, k: u32) -> vec4<f32> {
+    return vec4<f32>(
+        logit(row, k), logit(row, k + LANES), logit(row, k + 2u * LANES), logit(row, k + 3u * LANES));
+}
+
+fn sum_of_four(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+
+// What a lane knows of its classes, of which there are `classes` in the row. Many loads are under way at a time.
+fn part_of_lane(row: u32, lane: u32, classes: u32) -> Part {
+    var part = Part(-3.0e38, 0.0, 0.0, 0.0);
+    var k = lane;
+    for (; k + 31u * LANES < classes; k += 32u * LANES) {
+        let a = four(row, k);
+        let b = four(row, k + 4u * LANES);
+        let c = four(row, k + 8u * LANES);
+        let d = four(row, k + 12u * LANES);
+        let e = four(row, k + 16u * LANES);
+        let f = four(row, k + 20u * LANES);
+        let g = four(row, k + 24u * LANES);
+        let h = four(row, k + 28u * LANES);
+        let m = max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)));
+        part = rescaled(part, max(part.most, max(max(m.x, m.y), max(m.z, m.w))));
+        let top = part.most;
+        part.total += sum_of_four(
+            ((exp(a - top) + exp(b - top)) + (exp(c - top) + exp(d - top)))
+            + ((exp(e - top) + exp(f - top)) + (exp(g - top) + exp(h - top))));
+        part.distance += sum_of_four(
+            (((a - top) + (b - top)) + ((c - top) + (d - top)))
+            + (((e - top) + (f - top)) + ((g - top) + (h - top))));
+        part.count += 32.0;
+    }
+    for (; k + 3u * LANES < classes; k += 4u * LANES) {
+        let x = four(row, k);
+        part = rescaled(part, max(part.most, max(max(x.x, x.y), max(x.z, x.w))));
+        part.total += sum_of_four(exp(x - part.most));
+        part.distance += sum_of_four(x - part.most);
+        part.count += 4.0;
+    }
+    for (; k < classes; k += LANES) {
+        let x = logit(row, k);
+        part = rescaled(part, max(part.most, x));
+        part.total += exp(x - part.most);
+        part.distance += x - part.most;
+        part.count += 1.0;
+    }
+    return part;
+}
+
+// The whole row, from what every lane knows. For uniform control flow only.
+fn join_team(part: Part, place: Place) -> Part {
+    let most = max_over_team(part.most, place);
+    let scaled = rescaled(part, most);
+    let sums = sums_over_team(vec2<f32>(scaled.total, scaled.distance), place);
+    return Part(most, sums.x, sums.y, 0.0);
+}
+
+@compute @workgroup_size(LANES * TEAMS)
+fn losses_by_team(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    place: Place,
+) {
+    let lane = lane_of(place);
+    let team = (group.x + group.y * groups.x) * TEAMS + team_of(place);
+    // Every team makes as many rounds, so that barriers stay uniform; rows past the end have no classes.
+    for (var i = 0u; i < p.rows_per_team; i++) {
+        let row = team * p.rows_per_team + i;
+        let part = join_team(part_of_lane(row, lane, select(0u, p.classes, row < p.rows)), place);
+        if (row < p.rows && lane == 0u) {
+            losses[p.losses_offset + row] = loss_of(row, targets[p.targets_offset + row], part);
+        }
+    }
+}
+
+fn store_four(to: u32, v: vec4<f32>) {
+    gradient[to] = v.x;
+    gradient[to + LANES] = v.y;
+    gradient[to + 2u * LANES] = v.z;
+    gradient[to + 3u * LANES] = v.w;
+}
+
+// Writes the gradient of a lane's classes as if none were the target.
+fn write_others(row: u32, lane: u32, most: f32, factor: f32, off: f32) {
+    let to = p.gradient_offset + row * p.classes;
+    var k = lane;
+    for (; k + 31u * LANES < p.classes; k += 32u * LANES) {
+        let a = four(row, k);
+        let b = four(row, k + 4u * LANES);
+        let c = four(row, k + 8u * LANES);
+        let d = four(row, k + 12u * LANES);
+        let e = four(row, k + 16u * LANES);
+        let f = four(row, k + 20u * LANES);
+        let g = four(row, k + 24u * LANES);
+        let h = four(row, k + 28u * LANES);
+        store_four(to + k, exp(a - most) * factor - off);
+        store_four(to + k + 4u * LANES, exp(b - most) * factor - off);
+        store_four(to + k + 8u * LANES, exp(c - most) * factor - off);
+        store_four(to + k + 12u * LANES, exp(d - most) * factor - off);
+        store_four(to + k + 16u * LANES, exp(e - most) * factor - off);
+        store_four(to + k + 20u * LANES, exp(f - most) * factor - off);
+        store_four(to + k + 24u * LANES, exp(g - most) * factor - off);
+        store_four(to + k + 28u * LANES, exp(h - most) * factor - off);
+    }
+    for (; k + 3u * LANES < p.classes; k += 4u * LANES) {
+        store_four(to + k, exp(four(row, k) - most) * factor - off);
+    }
+    for (; k < p.classes; k += LANES) {
+        gradient[to + k] = exp(logit(row, k) - most) * factor - off;
+    }
+}
+
+// What a lane stores of a row: the loss, if it has the target's class, and the gradient of its classes.
+fn finish_row(row: u32, lane: u32, part: Part, scale: f32) {
+    let target_class = targets[p.targets_offset + row];
+    let to = p.gradient_offset + row * p.classes;
+    let is_class = target_class < p.classes;
+    // The lane that has the target's class reads it before it overwrites it. Of a target that is no class, it makes the
+    // loss not a number.
+    let is_mine = target_class % LANES == lane;
+    var at_target = 0.0;
+    if (is_mine) {
+        if (is_class) { at_target = logit(row, target_class); }
+        losses[p.losses_offset + row] = loss_of(row, target_class, part);
+    }
+    if (is_ignored(target_class)) {
+        for (var k = lane; k < p.classes; k += LANES) { gradient[to + k] = 0.0; }
+    } else {
+        let slope = select(bitcast<f32>(p.not_a_number), scale, is_class);
+        write_others(row, lane, part.most, slope / part.total, p.uniform * slope);
+        if (is_mine && is_class) {
+            let share = exp(at_target - part.most) / part.total;
+            gradient[to + target_class] = (share - p.confidence - p.uniform) * slope;
+        }
+    }
+}
+
+@compute @workgroup_size(LANES * TEAMS)
+fn gradients_by_team(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    place: Place,
+) {
+    let lane = lane_of(place);
+    let team = (group.x + group.y * groups.x) * TEAMS + team_of(place);
+    var scale = p.scale;
+    if (p.is_counted == 1u) { scale = counted[0]; }
+    for (var i = 0u; i < p.rows_per_team; i++) {
+        let row = team * p.rows_per_team + i;
+        let part = join_team(part_of_lane(row, lane, select(0u, p.classes, row < p.rows)), place);
+        if (row < p.rows) { finish_row(row, lane, part, scale); }
+    }
+}
+
 // Both of these run as a single workgroup.
 
 @group(0) @binding(1) var<storage, read> all_targets: array<u32>;
@@ -199,11 +356,29 @@ fn gradients_by_workgroup(
 
 var<workgroup> counts: array<u32, LANES>;
 
+fn counts_of_four(row: u32) -> vec4<u32> {
+    let first = p.targets_offset + row;
+    return vec4<u32>(
+        select(1u, 0u, is_ignored(all_targets[first])),
+        select(1u, 0u, is_ignored(all_targets[first + LANES])),
+        select(1u, 0u, is_ignored(all_targets[first + 2u * LANES])),
+        select(1u, 0u, is_ignored(all_targets[first + 3u * LANES])));
+}
+
 // One over the number of targets that are not ignored; zero if all are.
 @compute @workgroup_size(LANES)
 fn count_targets(@builtin(local_invocation_index) lane: u32) {
     var mine = 0u;
-    for (var row = lane; row < p.rows; row += LANES) {
+    var row = lane;
+    // On GPUs, many loads under way at a time.
+    if (LANES > 8u) {
+        for (; row + 15u * LANES < p.rows; row += 16u * LANES) {
+            let counts4 = (counts_of_four(row) + counts_of_four(row + 4u * LANES))
+                + (counts_of_four(row + 8u * LANES) + counts_of_four(row + 12u * LANES));
+            mine += (counts4.x + counts4.y) + (counts4.z + counts4.w);
+        }
+    }
+    for (; row < p.rows; row += LANES) {
         mine += select(1u, 0u, is_ignored(all_targets[p.targets_offset + row]));
     }
     counts[lane] = mine;
@@ -224,10 +399,23 @@ fn count_targets(@builtin(local_invocation_index) lane: u32) {
 
 var<workgroup> sums: array<f32, LANES>;
 
+fn four_losses(row: u32) -> vec4<f32> {
+    return vec4<f32>(
+        row_losses[row], row_losses[row + LANES],
+        row_losses[row + 2u * LANES], row_losses[row + 3u * LANES]);
+}
+
 @compute @workgroup_size(LANES)
 fn mean_loss(@builtin(local_invocation_index) lane: u32) {
     var mine = 0.0;
-    for (var row = lane; row < p.rows; row += LANES) {
+    var row = lane;
+    if (LANES > 8u) {
+        for (; row + 15u * LANES < p.rows; row += 16u * LANES) {
+            mine += sum_of_four((four_losses(row) + four_losses(row + 4u * LANES))
+                + (four_losses(row + 8u * LANES) + four_losses(row + 12u * LANES)));
+        }
+    }
+    for (; row < p.rows; row += LANES) {
         mine += row_losses[row];
     }
     sums[lane] = mine;

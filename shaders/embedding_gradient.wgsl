@@ -1,5 +1,5 @@
 // The gradient of an embedding: for every row of the table, the sum of the gradients at the places that hold its index,
-// in the order of the places.
+// in a fixed order.
 //
 // On software adapters an invocation walks over all places with one column (`walk`). On GPUs that would be too few
 // invocations: where table × places is small, every row looks at every place (`direct`); else the places are first sorted
@@ -76,48 +76,65 @@ fn walk(
     }
 }
 
-// An invocation sums eight columns of one row. Neighbouring invocations take neighbouring rows, so that all of them read
-// the same index and the same gradients at the same time.
+// A workgroup sums 32 columns of one row: an invocation four of them, over every SLICES-th place.
+
+const SLICES: u32 = 32u;
 
 @group(0) @binding(1) var<storage, read> gradient: array<f32>;
 @group(0) @binding(3) var<storage, read_write> output: array<f32>;
 
-@compute @workgroup_size(32)
+var<workgroup> of_slices: array<vec4<f32>, 8u * SLICES>;
+
+fn row_at(place: u32) -> u32 { return row_of(ids[p.ids_offset + place]); }
+
+// Columns past the end repeat the last one.
+fn gradient4(place: u32, column: u32) -> vec4<f32> {
+    let at = p.gradient_offset + place * p.width;
+    let last = p.width - 1u;
+    return vec4<f32>(
+        gradient[at + min(column, last)], gradient[at + min(column + 1u, last)],
+        gradient[at + min(column + 2u, last)], gradient[at + min(column + 3u, last)]);
+}
+
+@compute @workgroup_size(8u * SLICES)
 fn direct(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(local_invocation_index) local: u32,
 ) {
     let index = group.x + group.y * groups.x;
-    let tiles = (p.width + 7u) / 8u;
-    let column = index % tiles * 8u;
-    let row = index / tiles * 32u + lane;
-    // Columns past the end are summed for nothing.
-    let last = vec4<u32>(p.width - 1u);
-    let c0 = p.gradient_offset + min(column + vec4<u32>(0u, 1u, 2u, 3u), last);
-    let c1 = p.gradient_offset + min(column + vec4<u32>(4u, 5u, 6u, 7u), last);
-    var sum0 = vec4<f32>(0.0);
-    var sum1 = vec4<f32>(0.0);
-    for (var place = 0u; place < p.places; place++) {
-        let is_mine = vec4<bool>(row_of(ids[p.ids_offset + place]) == row);
-        let base = place * p.width;
-        let g0 = vec4<f32>(
-            gradient[base + c0.x], gradient[base + c0.y], gradient[base + c0.z], gradient[base + c0.w]);
-        let g1 = vec4<f32>(
-            gradient[base + c1.x], gradient[base + c1.y], gradient[base + c1.z], gradient[base + c1.w]);
-        sum0 += select(vec4<f32>(0.0), g0, is_mine);
-        sum1 += select(vec4<f32>(0.0), g1, is_mine);
+    let tiles = (p.width + 31u) / 32u;
+    let column = index % tiles * 32u + local % 8u * 4u;
+    let row = index / tiles;
+    var sum = vec4<f32>(0.0);
+    var place = local / 8u;
+    // Several indices under way at a time; few of them are this row's.
+    for (; place + 3u * SLICES < p.places; place += 4u * SLICES) {
+        let rows = vec4<u32>(
+            row_at(place), row_at(place + SLICES), row_at(place + 2u * SLICES), row_at(place + 3u * SLICES));
+        let is_mine = rows == vec4<u32>(row);
+        if (is_mine.x) { sum += gradient4(place, column); }
+        if (is_mine.y) { sum += gradient4(place + SLICES, column); }
+        if (is_mine.z) { sum += gradient4(place + 2u * SLICES, column); }
+        if (is_mine.w) { sum += gradient4(place + 3u * SLICES, column); }
     }
-    if (row >= p.vocabulary) { return; }
-    let to = p.output_offset + row * p.width + column;
-    output[to] = sum0.x;
-    if (column + 1u < p.width) { output[to + 1u] = sum0.y; }
-    if (column + 2u < p.width) { output[to + 2u] = sum0.z; }
-    if (column + 3u < p.width) { output[to + 3u] = sum0.w; }
-    if (column + 4u < p.width) { output[to + 4u] = sum1.x; }
-    if (column + 5u < p.width) { output[to + 5u] = sum1.y; }
-    if (column + 6u < p.width) { output[to + 6u] = sum1.z; }
-    if (column + 7u < p.width) { output[to + 7u] = sum1.w; }
+    for (; place < p.places; place += SLICES) {
+        if (row_at(place) == row) { sum += gradient4(place, column); }
+    }
+    of_slices[local] = sum;
+    workgroupBarrier();
+    for (var half = SLICES / 2u; half > 0u; half /= 2u) {
+        if (local < 8u * half) { of_slices[local] += of_slices[local + 8u * half]; }
+        workgroupBarrier();
+    }
+    if (local < 8u && row < p.vocabulary && column < p.width) {
+        let all = of_slices[local];
+        let to = p.output_offset + row * p.width + column;
+        output[to] = all.x;
+        if (column + 1u < p.width) { output[to + 1u] = all.y; }
+        if (column + 2u < p.width) { output[to + 2u] = all.z; }
+        if (column + 3u < p.width) { output[to + 3u] = all.w; }
+    }
 }
 
 // Sorting: an entry is an index and its place.

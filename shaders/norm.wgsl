@@ -1,13 +1,14 @@
 // LayerNorm and RMSNorm, forward and backward, for any width on any adapter.
 //
 // A team of lanes shares a row, see team.wgsl: lane l takes columns 4·(b·LANES + l) and the three after it for every block
-// b. The first KEPT blocks stay in registers, so that up to 4,096 columns are read once; those beyond are read again for
-// every pass. A team takes its rows one after the other. The gradients of weight and bias are summed over the rows of a
+// b. The first KEPT blocks stay in registers, so that up to 8,192 columns are read once, backward 4,096; those beyond are
+// read again for every pass. A team takes its rows one after the other. The gradients of weight and bias are summed over the rows of a
 // workgroup first, then over the workgroups by `parameters…`. norm_subgroup8.wgsl is the twin for software adapters.
 //
 // The blocks operands and epilogue are replaced when a kernel is made, and the entry points not called are cut out.
 
-const KEPT: u32 = 4u;            // blocks in registers: at most 4, and no more than a row has
+const KEPT: u32 = 4u;            // blocks in registers: at most 8, backward 4, and no more than a row has
+const EDGE: u32 = 1u;            // what the last of a row's blocks lack: 0 nothing, 4 quads of columns, 1 single columns
 const LAYER_NORM: bool = false;  // false: RMSNorm, without mean
 const BIAS: bool = false;
 
@@ -57,12 +58,19 @@ fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
 //:end epilogue
 
 fn column(b: u32, lane: u32) -> u32 { return (b * LANES + lane) * 4u; }
-fn inside(column: u32) -> vec4<bool> { return vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.n); }
+fn inside(column: u32) -> vec4<bool> {
+    if (EDGE == 0u) { return vec4<bool>(true); }
+    if (EDGE == 4u) { return vec4<bool>(column < p.n); }
+    return vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.n);
+}
 fn only(value: vec4<f32>, column: u32) -> vec4<f32> { return select(vec4<f32>(0.0), value, inside(column)); }
 fn total(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 
 // What a lane keeps of a row.
-struct Blocks { b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32> }
+struct Blocks {
+    b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>,
+    b4: vec4<f32>, b5: vec4<f32>, b6: vec4<f32>, b7: vec4<f32>,
+}
 
 //:begin forward
 @group(0) @binding(1) var<storage, read_write> statistics: array<vec2<f32>>;  // of each row: 1/σ, mean
@@ -75,6 +83,11 @@ fn block(row: u32, b: u32, lane: u32) -> vec4<f32> {
 fn squared(x: vec4<f32>, b: u32, lane: u32, mean: f32) -> vec4<f32> {
     let centred = only(x - mean, column(b, lane));
     return centred * centred;
+}
+
+fn put_kept(row: u32, b: u32, lane: u32, value: vec4<f32>) {
+    let at = column(b, lane);
+    if (row < p.rows && at < p.n) { store4(0u, row, at, value); }
 }
 
 fn put_y(row: u32, b: u32, lane: u32, x: vec4<f32>, mean: f32, rstd: f32) {
@@ -93,6 +106,26 @@ fn forward(
     let lane = lane_of(place);
     let team = (group.x + group.y * groups.x) * TEAMS + team_of(place);
     let scale = 1.0 / f32(p.n);
+    var w = Blocks();
+    var c = Blocks();
+    if (KEPT > 0u) { w.b0 = weight4(0u, column(0u, lane)); }
+    if (KEPT > 1u) { w.b1 = weight4(0u, column(1u, lane)); }
+    if (KEPT > 2u) { w.b2 = weight4(0u, column(2u, lane)); }
+    if (KEPT > 3u) { w.b3 = weight4(0u, column(3u, lane)); }
+    if (KEPT > 4u) { w.b4 = weight4(0u, column(4u, lane)); }
+    if (KEPT > 5u) { w.b5 = weight4(0u, column(5u, lane)); }
+    if (KEPT > 6u) { w.b6 = weight4(0u, column(6u, lane)); }
+    if (KEPT > 7u) { w.b7 = weight4(0u, column(7u, lane)); }
+    if (BIAS) {
+        if (KEPT > 0u) { c.b0 = bias4(0u, column(0u, lane)); }
+        if (KEPT > 1u) { c.b1 = bias4(0u, column(1u, lane)); }
+        if (KEPT > 2u) { c.b2 = bias4(0u, column(2u, lane)); }
+        if (KEPT > 3u) { c.b3 = bias4(0u, column(3u, lane)); }
+        if (KEPT > 4u) { c.b4 = bias4(0u, column(4u, lane)); }
+        if (KEPT > 5u) { c.b5 = bias4(0u, column(5u, lane)); }
+        if (KEPT > 6u) { c.b6 = bias4(0u, column(6u, lane)); }
+        if (KEPT > 7u) { c.b7 = bias4(0u, column(7u, lane)); }
+    }
     // Every team makes as many rounds, so that barriers stay uniform; those past the end store nothing.
     for (var i = 0u; i < p.rows_per_team; i++) {
         let row = team * p.rows_per_team + i;
@@ -102,9 +135,21 @@ fn forward(
         if (KEPT > 1u) { r.b1 = block(source, 1u, lane); }
         if (KEPT > 2u) { r.b2 = block(source, 2u, lane); }
         if (KEPT > 3u) { r.b3 = block(source, 3u, lane); }
+        if (KEPT > 4u) { r.b4 = block(source, 4u, lane); }
+        if (KEPT > 5u) { r.b5 = block(source, 5u, lane); }
+        if (KEPT > 6u) { r.b6 = block(source, 6u, lane); }
+        if (KEPT > 7u) { r.b7 = block(source, 7u, lane); }
         var mean = 0.0;
         if (LAYER_NORM) {
-            var sum = (r.b0 + r.b1) + (r.b2 + r.b3);
+            var sum = vec4<f32>(0.0);
+            if (KEPT > 0u) { sum += r.b0; }
+            if (KEPT > 1u) { sum += r.b1; }
+            if (KEPT > 2u) { sum += r.b2; }
+            if (KEPT > 3u) { sum += r.b3; }
+            if (KEPT > 4u) { sum += r.b4; }
+            if (KEPT > 5u) { sum += r.b5; }
+            if (KEPT > 6u) { sum += r.b6; }
+            if (KEPT > 7u) { sum += r.b7; }
             for (var b = KEPT; b < p.blocks; b++) { sum += block(source, b, lane); }
             mean = sums_over_team(vec2<f32>(total(sum), 0.0), place).x * scale;
         }
@@ -114,13 +159,21 @@ fn forward(
         if (KEPT > 1u) { squares += squared(r.b1, 1u, lane, mean); }
         if (KEPT > 2u) { squares += squared(r.b2, 2u, lane, mean); }
         if (KEPT > 3u) { squares += squared(r.b3, 3u, lane, mean); }
+        if (KEPT > 4u) { squares += squared(r.b4, 4u, lane, mean); }
+        if (KEPT > 5u) { squares += squared(r.b5, 5u, lane, mean); }
+        if (KEPT > 6u) { squares += squared(r.b6, 6u, lane, mean); }
+        if (KEPT > 7u) { squares += squared(r.b7, 7u, lane, mean); }
         for (var b = KEPT; b < p.blocks; b++) { squares += squared(x4(source, column(b, lane)), b, lane, mean); }
         let variance = sums_over_team(vec2<f32>(total(squares), 0.0), place).x * scale;
         let rstd = inverseSqrt(variance + p.epsilon);
-        if (KEPT > 0u) { put_y(row, 0u, lane, r.b0, mean, rstd); }
-        if (KEPT > 1u) { put_y(row, 1u, lane, r.b1, mean, rstd); }
-        if (KEPT > 2u) { put_y(row, 2u, lane, r.b2, mean, rstd); }
-        if (KEPT > 3u) { put_y(row, 3u, lane, r.b3, mean, rstd); }
+        if (KEPT > 0u) { put_kept(row, 0u, lane, (r.b0 - mean) * rstd * w.b0 + c.b0); }
+        if (KEPT > 1u) { put_kept(row, 1u, lane, (r.b1 - mean) * rstd * w.b1 + c.b1); }
+        if (KEPT > 2u) { put_kept(row, 2u, lane, (r.b2 - mean) * rstd * w.b2 + c.b2); }
+        if (KEPT > 3u) { put_kept(row, 3u, lane, (r.b3 - mean) * rstd * w.b3 + c.b3); }
+        if (KEPT > 4u) { put_kept(row, 4u, lane, (r.b4 - mean) * rstd * w.b4 + c.b4); }
+        if (KEPT > 5u) { put_kept(row, 5u, lane, (r.b5 - mean) * rstd * w.b5 + c.b5); }
+        if (KEPT > 6u) { put_kept(row, 6u, lane, (r.b6 - mean) * rstd * w.b6 + c.b6); }
+        if (KEPT > 7u) { put_kept(row, 7u, lane, (r.b7 - mean) * rstd * w.b7 + c.b7); }
         for (var b = KEPT; b < p.blocks; b++) { put_y(row, b, lane, x4(source, column(b, lane)), mean, rstd); }
         if (row < p.rows && lane == 0u) { statistics[row] = vec2<f32>(rstd, mean); }
     }
@@ -279,11 +332,32 @@ const PARTS: u32 = 1u;    // into which the partial sums are divided
 
 var<workgroup> parts: array<vec2<f32>, COLUMNS * PARTS>;
 
+// The partial sums of four workgroups, PARTS apart.
+fn four(part: u32, which: u32, at: u32) -> vec4<f32> {
+    let first = (part * 2u + which) * p.n + at;
+    let step = PARTS * 2u * p.n;
+    return vec4<f32>(
+        partial_in[first], partial_in[first + step],
+        partial_in[first + 2u * step], partial_in[first + 3u * step]);
+}
+
 // The sums for weight and bias of the column that an invocation of the first COLUMNS has.
 fn added(group: u32, local: u32) -> vec2<f32> {
     let at = min(group * COLUMNS + local % COLUMNS, p.n - 1u);
     var sum = vec2<f32>(0.0);
-    for (var part = local / COLUMNS; part < p.parts; part += PARTS) {
+    var part = local / COLUMNS;
+    if (PARTS > 1u) {
+        // Eight loads under way at a time.
+        for (; part + 7u * PARTS < p.parts; part += 8u * PARTS) {
+            let weights = four(part, 0u, at) + four(part + 4u * PARTS, 0u, at);
+            sum.x += (weights.x + weights.y) + (weights.z + weights.w);
+            if (BIAS) {
+                let biases = four(part, 1u, at) + four(part + 4u * PARTS, 1u, at);
+                sum.y += (biases.x + biases.y) + (biases.z + biases.w);
+            }
+        }
+    }
+    for (; part < p.parts; part += PARTS) {
         sum.x += partial_in[part * 2u * p.n + at];
         if (BIAS) { sum.y += partial_in[(part * 2u + 1u) * p.n + at]; }
     }

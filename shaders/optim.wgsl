@@ -13,6 +13,7 @@ struct Params {
     // Of the scalars that go into `control`:
     loss_offset: u32,
     clip_offset: u32,
+    chunk: u32,           // vec4s that a workgroup of `sum_squares` takes
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -22,7 +23,7 @@ struct Params {
 const WIDTH: u32 = 256u;
 const EACH: u32 = 1u;
 
-// A workgroup sums the squares of this many vec4s, an even number, so that few partial sums are left.
+// On software adapters a workgroup sums the squares of this many vec4s, an even number, so that few partial sums are left.
 const CHUNK: u32 = 1024u;
 
 // --- The global norm of the gradient, in two kernels ---
@@ -50,13 +51,20 @@ fn sum_squares(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let index = group.x + group.y * groups.x;
+    let end = min(p.vectors, (index + 1u) * p.chunk);
+    var i = index * p.chunk + lane;
     var sums = vec4<f32>(0.0);
-    for (var k = lane; k < CHUNK; k += 256u) {
-        let i = index * CHUNK + k;
-        if (i < p.vectors) {
-            let g = squared[i];
-            sums += g * g;
-        }
+    // Four loads under way at a time.
+    for (; i + 768u < end; i += 1024u) {
+        let a = squared[i];
+        let b = squared[i + 256u];
+        let c = squared[i + 512u];
+        let d = squared[i + 768u];
+        sums += (a * a + b * b) + (c * c + d * d);
+    }
+    for (; i < end; i += 256u) {
+        let g = squared[i];
+        sums += g * g;
     }
     let sum = total(lane, (sums.x + sums.y) + (sums.z + sums.w));
     if (lane == 0u && index < p.count) { partial_out[p.first + index] = sum; }
@@ -82,7 +90,11 @@ fn finish(sum: f32) {
 @compute @workgroup_size(256)
 fn norm(@builtin(local_invocation_index) lane: u32) {
     var sum = 0.0;
-    for (var i = lane; i < p.count; i += 256u) { sum += partials[i]; }
+    var i = lane;
+    for (; i + 768u < p.count; i += 1024u) {
+        sum += (partials[i] + partials[i + 256u]) + (partials[i + 512u] + partials[i + 768u]);
+    }
+    for (; i < p.count; i += 256u) { sum += partials[i]; }
     let sum_of_all = total(lane, sum);
     if (lane == 0u) { finish(sum_of_all); }
 }

@@ -1,13 +1,14 @@
 // Softmax and log-softmax over rows, and their gradients.
 //
 // A team of lanes shares a row, see team.wgsl: lane l takes columns 4·(b·LANES + l) and the three after it for every block
-// b. The first KEPT blocks stay in registers, so that up to 4,096 columns are read once; those beyond are read once more
+// b. The first KEPT blocks stay in registers, so that up to 8,192 columns are read once; those beyond are read once more
 // to be stored. The maximum is subtracted before exponentiating, so nothing overflows. A row without any finite element
 // gives zeros.
 //
 // The blocks operands and epilogue are replaced when a kernel is made, and the other direction is cut out.
 
-const KEPT: u32 = 4u;  // blocks in registers: at most 4, and no more than a row has
+const KEPT: u32 = 8u;  // blocks in registers: at most 8, and no more than a row has
+const EDGE: u32 = 1u;  // what the last of a row's blocks lack: 0 nothing, 4 quads of columns, 1 single columns
 const LOG: u32 = 0u;   // 1: log-softmax
 
 struct Params {
@@ -42,18 +43,44 @@ fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
 //:end epilogue
 
 fn column(b: u32, lane: u32) -> u32 { return (b * LANES + lane) * 4u; }
-fn inside(column: u32) -> vec4<bool> { return vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.n); }
+fn inside(column: u32) -> vec4<bool> {
+    if (EDGE == 0u) { return vec4<bool>(true); }
+    if (EDGE == 4u) { return vec4<bool>(column < p.n); }
+    return vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.n);
+}
 fn only(value: vec4<f32>, column: u32) -> vec4<f32> { return select(vec4<f32>(0.0), value, inside(column)); }
 fn total(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 
 // What a lane keeps of a row.
-struct Blocks { b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32> }
+struct Blocks {
+    b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>,
+    b4: vec4<f32>, b5: vec4<f32>, b6: vec4<f32>, b7: vec4<f32>,
+}
 
 //:begin forward
 fn max4(v: vec4<f32>) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 
 // e^(x − top), zero past the end.
 fn share(x: vec4<f32>, b: u32, lane: u32, top: f32) -> vec4<f32> { return only(exp(x - top), column(b, lane)); }
+
+// What is kept of a block once the maximum is known, and what it adds to the denominator.
+fn away(x: vec4<f32>, b: u32, lane: u32, top: f32) -> vec4<f32> {
+    if (LOG == 1u) { return x - top; }
+    return share(x, b, lane, top);
+}
+
+fn term_of(away: vec4<f32>, b: u32, lane: u32) -> vec4<f32> {
+    if (LOG == 1u) { return only(exp(away), column(b, lane)); }
+    return away;
+}
+
+// Stores it, given the logarithm of the denominator or one over it.
+fn put_kept(row: u32, b: u32, lane: u32, away: vec4<f32>, rest: f32) {
+    let at = column(b, lane);
+    var v = away * rest;
+    if (LOG == 1u) { v = away - rest; }
+    if (row < p.rows && at < p.n) { store4(0u, row, at, v); }
+}
 
 fn put_y(row: u32, b: u32, lane: u32, x: vec4<f32>, top: f32, denominator: f32) {
     let at = column(b, lane);
@@ -76,10 +103,22 @@ fn forward(
         let source = min(row, p.rows - 1u);
         var r = Blocks();
         var most = -3.0e38;
-        if (KEPT > 0u) { r.b0 = x4(source, column(0u, lane)); most = max(most, max4(r.b0)); }
-        if (KEPT > 1u) { r.b1 = x4(source, column(1u, lane)); most = max(most, max4(r.b1)); }
-        if (KEPT > 2u) { r.b2 = x4(source, column(2u, lane)); most = max(most, max4(r.b2)); }
-        if (KEPT > 3u) { r.b3 = x4(source, column(3u, lane)); most = max(most, max4(r.b3)); }
+        if (KEPT > 0u) { r.b0 = x4(source, column(0u, lane)); }
+        if (KEPT > 1u) { r.b1 = x4(source, column(1u, lane)); }
+        if (KEPT > 2u) { r.b2 = x4(source, column(2u, lane)); }
+        if (KEPT > 3u) { r.b3 = x4(source, column(3u, lane)); }
+        if (KEPT > 4u) { r.b4 = x4(source, column(4u, lane)); }
+        if (KEPT > 5u) { r.b5 = x4(source, column(5u, lane)); }
+        if (KEPT > 6u) { r.b6 = x4(source, column(6u, lane)); }
+        if (KEPT > 7u) { r.b7 = x4(source, column(7u, lane)); }
+        if (KEPT > 0u) { most = max(most, max4(r.b0)); }
+        if (KEPT > 1u) { most = max(most, max4(r.b1)); }
+        if (KEPT > 2u) { most = max(most, max4(r.b2)); }
+        if (KEPT > 3u) { most = max(most, max4(r.b3)); }
+        if (KEPT > 4u) { most = max(most, max4(r.b4)); }
+        if (KEPT > 5u) { most = max(most, max4(r.b5)); }
+        if (KEPT > 6u) { most = max(most, max4(r.b6)); }
+        if (KEPT > 7u) { most = max(most, max4(r.b7)); }
         // The blocks beyond in one pass: when the maximum rises, the sum so far is rescaled.
         var sum = 0.0;
         for (var b = KEPT; b < p.blocks; b++) {
@@ -90,16 +129,28 @@ fn forward(
         }
         let top = max_over_team(most, place);
         sum *= exp(most - top);
-        if (KEPT > 0u) { sum += total(share(r.b0, 0u, lane, top)); }
-        if (KEPT > 1u) { sum += total(share(r.b1, 1u, lane, top)); }
-        if (KEPT > 2u) { sum += total(share(r.b2, 2u, lane, top)); }
-        if (KEPT > 3u) { sum += total(share(r.b3, 3u, lane, top)); }
+        var terms = vec4<f32>(0.0);
+        if (KEPT > 0u) { r.b0 = away(r.b0, 0u, lane, top); terms += term_of(r.b0, 0u, lane); }
+        if (KEPT > 1u) { r.b1 = away(r.b1, 1u, lane, top); terms += term_of(r.b1, 1u, lane); }
+        if (KEPT > 2u) { r.b2 = away(r.b2, 2u, lane, top); terms += term_of(r.b2, 2u, lane); }
+        if (KEPT > 3u) { r.b3 = away(r.b3, 3u, lane, top); terms += term_of(r.b3, 3u, lane); }
+        if (KEPT > 4u) { r.b4 = away(r.b4, 4u, lane, top); terms += term_of(r.b4, 4u, lane); }
+        if (KEPT > 5u) { r.b5 = away(r.b5, 5u, lane, top); terms += term_of(r.b5, 5u, lane); }
+        if (KEPT > 6u) { r.b6 = away(r.b6, 6u, lane, top); terms += term_of(r.b6, 6u, lane); }
+        if (KEPT > 7u) { r.b7 = away(r.b7, 7u, lane, top); terms += term_of(r.b7, 7u, lane); }
+        sum += total(terms);
         // At least 1, from the maximum itself, unless nothing is finite.
         let denominator = max(sums_over_team(vec2<f32>(sum, 0.0), place).x, 1.0e-30);
-        if (KEPT > 0u) { put_y(row, 0u, lane, r.b0, top, denominator); }
-        if (KEPT > 1u) { put_y(row, 1u, lane, r.b1, top, denominator); }
-        if (KEPT > 2u) { put_y(row, 2u, lane, r.b2, top, denominator); }
-        if (KEPT > 3u) { put_y(row, 3u, lane, r.b3, top, denominator); }
+        var rest = 1.0 / denominator;
+        if (LOG == 1u) { rest = log(denominator); }
+        if (KEPT > 0u) { put_kept(row, 0u, lane, r.b0, rest); }
+        if (KEPT > 1u) { put_kept(row, 1u, lane, r.b1, rest); }
+        if (KEPT > 2u) { put_kept(row, 2u, lane, r.b2, rest); }
+        if (KEPT > 3u) { put_kept(row, 3u, lane, r.b3, rest); }
+        if (KEPT > 4u) { put_kept(row, 4u, lane, r.b4, rest); }
+        if (KEPT > 5u) { put_kept(row, 5u, lane, r.b5, rest); }
+        if (KEPT > 6u) { put_kept(row, 6u, lane, r.b6, rest); }
+        if (KEPT > 7u) { put_kept(row, 7u, lane, r.b7, rest); }
         for (var b = KEPT; b < p.blocks; b++) {
             put_y(row, b, lane, x4(source, column(b, lane)), top, denominator);
         }
@@ -136,26 +187,22 @@ fn backward(
         var g = Blocks();
         var y = Blocks();
         var sum = vec4<f32>(0.0);
-        if (KEPT > 0u) {
-            g.b0 = x4(source, column(0u, lane));
-            y.b0 = result4(source, column(0u, lane));
-            sum += term(g.b0, y.b0, 0u, lane);
-        }
-        if (KEPT > 1u) {
-            g.b1 = x4(source, column(1u, lane));
-            y.b1 = result4(source, column(1u, lane));
-            sum += term(g.b1, y.b1, 1u, lane);
-        }
-        if (KEPT > 2u) {
-            g.b2 = x4(source, column(2u, lane));
-            y.b2 = result4(source, column(2u, lane));
-            sum += term(g.b2, y.b2, 2u, lane);
-        }
-        if (KEPT > 3u) {
-            g.b3 = x4(source, column(3u, lane));
-            y.b3 = result4(source, column(3u, lane));
-            sum += term(g.b3, y.b3, 3u, lane);
-        }
+        if (KEPT > 0u) { g.b0 = x4(source, column(0u, lane)); y.b0 = result4(source, column(0u, lane)); }
+        if (KEPT > 1u) { g.b1 = x4(source, column(1u, lane)); y.b1 = result4(source, column(1u, lane)); }
+        if (KEPT > 2u) { g.b2 = x4(source, column(2u, lane)); y.b2 = result4(source, column(2u, lane)); }
+        if (KEPT > 3u) { g.b3 = x4(source, column(3u, lane)); y.b3 = result4(source, column(3u, lane)); }
+        if (KEPT > 4u) { g.b4 = x4(source, column(4u, lane)); y.b4 = result4(source, column(4u, lane)); }
+        if (KEPT > 5u) { g.b5 = x4(source, column(5u, lane)); y.b5 = result4(source, column(5u, lane)); }
+        if (KEPT > 6u) { g.b6 = x4(source, column(6u, lane)); y.b6 = result4(source, column(6u, lane)); }
+        if (KEPT > 7u) { g.b7 = x4(source, column(7u, lane)); y.b7 = result4(source, column(7u, lane)); }
+        if (KEPT > 0u) { sum += term(g.b0, y.b0, 0u, lane); }
+        if (KEPT > 1u) { sum += term(g.b1, y.b1, 1u, lane); }
+        if (KEPT > 2u) { sum += term(g.b2, y.b2, 2u, lane); }
+        if (KEPT > 3u) { sum += term(g.b3, y.b3, 3u, lane); }
+        if (KEPT > 4u) { sum += term(g.b4, y.b4, 4u, lane); }
+        if (KEPT > 5u) { sum += term(g.b5, y.b5, 5u, lane); }
+        if (KEPT > 6u) { sum += term(g.b6, y.b6, 6u, lane); }
+        if (KEPT > 7u) { sum += term(g.b7, y.b7, 7u, lane); }
         for (var b = KEPT; b < p.blocks; b++) {
             sum += term(x4(source, column(b, lane)), result4(source, column(b, lane)), b, lane);
         }
@@ -164,6 +211,10 @@ fn backward(
         if (KEPT > 1u) { put_dx(row, 1u, lane, g.b1, y.b1, s); }
         if (KEPT > 2u) { put_dx(row, 2u, lane, g.b2, y.b2, s); }
         if (KEPT > 3u) { put_dx(row, 3u, lane, g.b3, y.b3, s); }
+        if (KEPT > 4u) { put_dx(row, 4u, lane, g.b4, y.b4, s); }
+        if (KEPT > 5u) { put_dx(row, 5u, lane, g.b5, y.b5, s); }
+        if (KEPT > 6u) { put_dx(row, 6u, lane, g.b6, y.b6, s); }
+        if (KEPT > 7u) { put_dx(row, 7u, lane, g.b7, y.b7, s); }
         for (var b = KEPT; b < p.blocks; b++) {
             put_dx(row, b, lane, x4(source, column(b, lane)), result4(source, column(b, lane)), s);
         }

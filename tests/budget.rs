@@ -237,8 +237,9 @@ fn the_host_allocates_the_same_in_every_step_and_keeps_none_of_it() {
     assert!(grown < 4096, "{grown} bytes more are held: {held:?}");
 }
 
+/// A host that is faster than the device has to wait sooner or later; one that is not, never.
 #[test]
-fn a_loop_that_shows_its_losses_four_steps_late_never_waits_before_its_end() {
+fn a_loop_that_shows_its_losses_four_steps_late_waits_only_where_the_device_is_that_far_behind() {
     let _alone = alone();
     let mut model = Model::new(9);
     let mut late = VecDeque::new();
@@ -250,16 +251,23 @@ fn a_loop_that_shows_its_losses_four_steps_late_never_waits_before_its_end() {
         }
         late.push_back(model.step(0.01));
         if late.len() > 4 {
-            shown.push(late.pop_front().unwrap().item().unwrap());
+            let loss = late.pop_front().unwrap();
+            let waits = device().stats().waits;
+            let behind = !loss.is_ready().unwrap();
+            shown.push(loss.item().unwrap());
+            // Once at most, and not at all if the loss was there. It may arrive between the two looks.
+            assert!(
+                device().stats().waits - waits <= u64::from(behind),
+                "step {step}"
+            );
         }
     }
-    let after = device().stats();
-    assert_eq!(after.waits, before.waits);
-    assert_nothing_made(before, after);
+    assert_nothing_made(before, device().stats());
     assert_eq!(shown.len(), 56);
     // The tail has not been computed yet, or only just.
+    let waits = device().stats().waits;
     shown.extend(late.iter().map(|loss| loss.item().unwrap()));
-    assert!(device().stats().waits - before.waits <= 4);
+    assert!(device().stats().waits - waits <= 4);
     assert!(shown.iter().all(|loss| loss.is_finite()));
 }
 

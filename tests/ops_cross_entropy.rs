@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Random, assert_close, device, portable_device, wide};
+use common::{Random, assert_close, device, gpu_device, portable_device, wide};
 use shadegrad::data::IGNORE_INDEX;
 use shadegrad::ops::CrossEntropy;
 use shadegrad::{Device, Shape, Tape, check};
@@ -76,7 +76,7 @@ const OPTIONS: [CrossEntropy; 4] = [
 #[test]
 fn gradients_over_drawn_shapes() {
     let mut random = Random::new(1);
-    for device in [device(), portable_device()] {
+    for device in [device(), portable_device(), gpu_device()] {
         for options in OPTIONS {
             for _ in 0..2 {
                 let (rows, classes) = (random.shape(3, 4), 1 + random.below(9));
@@ -132,9 +132,13 @@ fn vocabularies_small_and_large() {
     for (rows, classes) in [
         (512, 27),
         (31, 28),
+        (4100, 65),
+        (9, 130),
+        (6, 257),
         (5, 511),
         (9, 513),
         (3, 1025),
+        (3, 2050),
         (4, 50_257),
     ] {
         let logits = random.values(rows * classes, -5.0, 5.0);
@@ -142,7 +146,20 @@ fn vocabularies_small_and_large() {
             let targets = draw_targets(&mut random, rows, classes, options);
             run(device(), &logits, &targets, options, 1e-6);
             run(portable_device(), &logits, &targets, options, 1e-6);
+            run(gpu_device(), &logits, &targets, options, 1e-6);
         }
+    }
+}
+
+/// More logits than are under way at a time, so that a team takes several rows.
+#[test]
+fn many_long_rows() {
+    let mut random = Random::new(9);
+    let (rows, classes) = (107, 50_257);
+    let logits = random.values(rows * classes, -5.0, 5.0);
+    let targets = draw_targets(&mut random, rows, classes, OPTIONS[1]);
+    for device in [portable_device(), gpu_device()] {
+        run(device, &logits, &targets, OPTIONS[1], 1e-6);
     }
 }
 
@@ -153,6 +170,7 @@ fn grids_beyond_65535_groups() {
     let logits = random.values(rows * 3, -2.0, 2.0);
     let targets = random.indices(rows, 3);
     run(portable_device(), &logits, &targets, OPTIONS[3], 1e-6);
+    run(gpu_device(), &logits, &targets, OPTIONS[3], 1e-6);
     // Sixteen rows a group here.
     let rows = 16 * rows;
     let logits = random.values(rows * 2, -2.0, 2.0);
@@ -167,7 +185,7 @@ fn logits_of_any_size() {
         1e4, 1e4, 1e4, 1e4, // all are equally likely
         -1e4, -1e4, -1.0002e4, -1e4,
     ];
-    for device in [device(), portable_device()] {
+    for device in [device(), portable_device(), gpu_device()] {
         for options in OPTIONS {
             run(device, &far, &[0, 3, 2], options, 1e-3);
         }
@@ -188,7 +206,7 @@ fn logits_of_any_size() {
 #[test]
 fn ignored_rows_count_for_nothing() {
     let options = CrossEntropy::ignoring(IGNORE_INDEX);
-    for device in [device(), portable_device()] {
+    for device in [device(), portable_device(), gpu_device()] {
         run(
             device,
             &[1.0, 2.0, 3.0, 4.0],
@@ -210,7 +228,7 @@ fn ignored_rows_count_for_nothing() {
 
 #[test]
 fn targets_that_are_no_class_show() {
-    for device in [device(), portable_device()] {
+    for device in [device(), portable_device(), gpu_device()] {
         let tape = Tape::training(device);
         let x = tape.variable([2, 2], &[1.0, 2.0, 3.0, 4.0]);
         let targets = tape.input([2], &[1, IGNORE_INDEX]);
@@ -290,7 +308,10 @@ fn the_gradient_takes_the_place_of_logits_that_nobody_else_reads() {
     const ROWS: usize = 9;
     let mut random = Random::new(8);
     // Short rows, and rows that a workgroup shares.
-    for classes in [27, 1003] {
+    for (device, classes) in [device(), portable_device(), gpu_device()]
+        .into_iter()
+        .flat_map(|device| [27, 200, 1003].map(|classes| (device, classes)))
+    {
         let x = random.values(ROWS * 4, -1.0, 1.0);
         let w = random.values(4 * classes, -3.0, 3.0);
         let targets = random.indices(ROWS, classes);
@@ -305,7 +326,7 @@ fn the_gradient_takes_the_place_of_logits_that_nobody_else_reads() {
             (fetched, logits)
         };
         let values = |is_shared| {
-            let tape = Tape::training(device());
+            let tape = Tape::training(device);
             let ((loss, gradient), logits) = record(&tape, is_shared);
             tape.run().unwrap();
             if let Some(logits) = logits {
@@ -327,7 +348,7 @@ fn the_gradient_takes_the_place_of_logits_that_nobody_else_reads() {
             "{classes} classes: the same bits"
         );
         let least = |is_shared| {
-            let tape = Tape::training(device());
+            let tape = Tape::training(device);
             record(&tape, is_shared);
             tape.memory().unwrap().lower_bound
         };

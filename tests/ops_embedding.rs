@@ -82,14 +82,17 @@ fn run(device: &Device, ids: &[u32], vocabulary: usize, width: usize) -> Vec<u32
 fn small_tables_and_large_ones() {
     let mut random = Random::new(2);
     // On GPUs: summed directly; sorted in one block; in several, of which the last is not full; an odd number of runs.
+    // What is sorted there has many rows or very many places.
     for (places, vocabulary, width) in [
         (512, 27, 32),
         (511, 65, 33),
         (70, 1000, 5),
-        (1000, 300, 3),
-        (1025, 64, 4),
+        (4099, 65, 34),
+        (1, 3, 40),
+        (1000, 8200, 3),
+        (1025, 8193, 4),
         (4000, 50_257, 2),
-        (5121, 100, 7),
+        (5121, 3300, 7),
         (60_001, 5000, 1),
     ] {
         let mut ids = random.indices(places, vocabulary);
@@ -105,7 +108,7 @@ fn small_tables_and_large_ones() {
 fn grids_beyond_65535_groups() {
     let ids = Random::new(3).indices(70_000, 11);
     // A row a group forward; 64 sums a group backward.
-    run(portable_device(), &ids, 11, 5);
+    run(portable_device(), &ids, 300, 5);
     run(portable_device(), &ids[..9], 70_000, 64);
     // Sixteen rows a group forward, and many columns of few rows.
     run(device(), &ids, 11, 5);

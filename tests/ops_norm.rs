@@ -159,10 +159,24 @@ fn widths_in_portable_kernels() {
     }
 }
 
-/// Rows that a whole workgroup shares, in registers and beyond.
+/// Rows of a subgroup, with one to eight blocks, whole ones and others; and rows that a whole workgroup shares, in
+/// registers and beyond.
 #[test]
 fn widths_with_subgroups() {
-    for [rows, width] in [[37, 516], [3, 1000], [2, 4099]] {
+    let of_a_subgroup = [
+        [1, 1],
+        [130, 4],
+        [7, 27],
+        [512, 32],
+        [33, 85],
+        [700, 96],
+        [20, 160],
+        [21, 192],
+        [19, 224],
+        [5, 256],
+    ];
+    let of_a_workgroup = [[37, 516], [3, 1000], [2, 4099], [2, 8192], [2, 8300]];
+    for [rows, width] in of_a_subgroup.into_iter().chain(of_a_workgroup) {
         for norm in [Norm::Layer, Norm::Rms] {
             compare(gpu_device(), norm, rows, width);
         }
@@ -174,11 +188,13 @@ fn widths_with_subgroups() {
 fn many_rows() {
     compare(device(), Norm::Rms, 70_001, 4);
     compare(portable_device(), Norm::Layer, 8 * 66_000 + 3, 2);
+    // Several rows to a team forward as well.
+    compare(gpu_device(), Norm::Layer, 70_001, 64);
 }
 
 #[test]
 fn gradients_mid_graph() {
-    for device in [device(), portable_device()] {
+    for device in [device(), portable_device(), gpu_device()] {
         for norm in Norm::ALL {
             for [rows, width] in [[3, 8], [5, 7], [20, 36]] {
                 let inputs = norm.inputs(&mut Random::new(1), rows, width);
@@ -217,7 +233,7 @@ fn views() {
         }
         values
     };
-    for device in [device(), portable_device()] {
+    for device in [device(), portable_device(), gpu_device()] {
         for norm in Norm::ALL {
             let tape = Tape::inference(device);
             let x = tape.input([3, 6, 12], &base);
@@ -287,7 +303,7 @@ fn views() {
 /// A mean far larger than the spread costs no precision beyond that of the elements themselves.
 #[test]
 fn a_large_mean_is_taken_off_first() {
-    for device in [device(), portable_device()] {
+    for device in [device(), portable_device(), gpu_device()] {
         // Exact in f32, so is their mean.
         let x: Vec<f32> = (0..64).map(|k| 4096.0 + (k % 8) as f32 - 3.5).collect();
         let tape = Tape::inference(device);
@@ -305,7 +321,7 @@ fn a_large_mean_is_taken_off_first() {
 /// Rows without spread stay finite, backward as well.
 #[test]
 fn constant_rows() {
-    for device in [device(), portable_device()] {
+    for device in [device(), portable_device(), gpu_device()] {
         let tape = Tape::training(device);
         let x = tape.variable([3, 8], &[0.0; 24]);
         let weight = tape.full([8], 1.0);

@@ -108,23 +108,37 @@ fn row_lengths_in_portable_kernels() {
         [40, 129],
         [5, 400],
         [3, 1001],
+        [3, 6000],
         [2, 9000],
     ] {
         compare(portable_device(), rows, columns, 4.0);
     }
 }
 
-/// Rows that a whole workgroup shares, in registers and beyond.
+/// Rows of a subgroup, with one to eight blocks, whole ones and others; and rows that a whole workgroup shares, in
+/// registers and beyond.
 #[test]
 fn row_lengths_with_subgroups() {
-    for (rows, columns) in [(5, 516), (3, 1027), (2, 4100)] {
+    let of_a_subgroup = [
+        (1, 1),
+        (512, 27),
+        (33, 32),
+        (9, 100),
+        (40, 129),
+        (19, 160),
+        (21, 192),
+        (20, 224),
+        (17, 256),
+    ];
+    let of_a_workgroup = [(5, 516), (3, 1027), (2, 4100), (2, 8192), (2, 8300)];
+    for (rows, columns) in of_a_subgroup.into_iter().chain(of_a_workgroup) {
         compare(gpu_device(), rows, columns, 4.0);
     }
 }
 
 #[test]
 fn large_elements_do_not_overflow() {
-    for device in [device(), portable_device()] {
+    for device in [device(), portable_device(), gpu_device()] {
         for [rows, columns] in [[6, 27], [6, 64], [2, 1001]] {
             compare(device, rows, columns, 1e4);
         }
@@ -154,11 +168,13 @@ fn large_elements_do_not_overflow() {
 fn many_rows() {
     let rows = 8 * 66_000;
     let x = Random::new(4).values(2 * rows, -3.0, 3.0);
-    let tape = Tape::inference(portable_device());
-    let p = tape.fetch::<f32>(tape.input([rows, 2], &x).softmax());
-    tape.run().unwrap();
     let expected = by_row(&wide(&x), 2, softmax);
-    assert_close("softmax", &p.get().unwrap(), &expected, 2e-6, 1e-7);
+    for device in [portable_device(), gpu_device()] {
+        let tape = Tape::inference(device);
+        let p = tape.fetch::<f32>(tape.input([rows, 2], &x).softmax());
+        tape.run().unwrap();
+        assert_close("softmax", &p.get().unwrap(), &expected, 2e-6, 1e-7);
+    }
 }
 
 #[test]
@@ -175,7 +191,7 @@ fn views_and_neighbours() {
         }
         values
     };
-    for device in [device(), portable_device()] {
+    for device in [device(), portable_device(), gpu_device()] {
         let tape = Tape::inference(device);
         let input = tape.input(base, &x);
         let checks = [

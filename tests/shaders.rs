@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Random, device, portable_device};
+use common::{Random, device, gpu_device, portable_device};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Expression, Handle, Module, TypeInner};
 use shadegrad::ops::attention::{Attention, Mask, attention};
@@ -301,7 +301,7 @@ fn exercise(device: &Device, random: &mut Random) {
 
 #[test]
 fn every_generated_kernel_is_valid() {
-    for device in [device(), portable_device()] {
+    for device in [device(), portable_device(), gpu_device()] {
         exercise(device, &mut Random::new(1));
         // Drivers do not take it well when the process ends while they compile.
         device.wait().unwrap();

@@ -205,6 +205,11 @@ impl Device {
         features.contains(wgpu::Features::SUBGROUP)
     }
 
+    /// The lanes of a subgroup, where kernels may use subgroup operations and all subgroups have as many.
+    pub(crate) fn subgroup_size(&self) -> Option<usize> {
+        self.shared.subgroup_size.map(|size| size as usize)
+    }
+
     /// The limits this device was opened with.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.shared.limits
@@ -261,12 +266,12 @@ impl Device {
     }
 
     /// Submits commands, holding back a host that has run too far ahead, and lets wgpu make progress.
-    pub(crate) fn submit(&self, commands: wgpu::CommandBuffer) -> Result<()> {
+    pub(crate) fn submit(&self, commands: wgpu::CommandBuffer) -> Result<wgpu::SubmissionIndex> {
         let submission = self.shared.queue.submit([commands]);
         count(&self.shared.counters.submits, 1);
         let oldest = {
             let mut in_flight = self.shared.in_flight.lock().unwrap();
-            in_flight.push_back(submission);
+            in_flight.push_back(submission.clone());
             (in_flight.len() > MOST_IN_FLIGHT).then(|| in_flight.pop_front())
         };
         self.poll(match oldest.flatten() {
@@ -275,7 +280,8 @@ impl Device {
                 timeout: None,
             },
             None => wgpu::PollType::Poll,
-        })
+        })?;
+        Ok(submission)
     }
 
     /// Returns the first error that wgpu reported asynchronously since the last check.

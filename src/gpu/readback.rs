@@ -44,6 +44,8 @@ impl Staging {
 pub(crate) struct Readback {
     device: Device,
     staging: Staging,
+    /// What fills it.
+    submission: Option<wgpu::SubmissionIndex>,
 }
 
 impl Readback {
@@ -51,6 +53,7 @@ impl Readback {
         Ok(Readback {
             device: device.clone(),
             staging: Staging::new(device, bytes)?,
+            submission: None,
         })
     }
 
@@ -58,8 +61,9 @@ impl Readback {
         self.staging.buffer.raw()
     }
 
-    /// Asks for the contents as of the submission just made.
-    pub(crate) fn map(&self) {
+    /// Asks for the contents as of a submission, which must be the last one made.
+    pub(crate) fn map(&mut self, submission: wgpu::SubmissionIndex) {
+        self.submission = Some(submission);
         self.staging.state.store(FLYING, Ordering::Release);
         let state = self.staging.state.clone();
         self.buffer()
@@ -80,12 +84,16 @@ impl Readback {
         Ok(self.is_landed())
     }
 
-    /// Copies the bytes out, blocking until they have arrived. The buffer stays mapped.
+    /// Copies the bytes out, blocking until they have arrived, but not for anything submitted after them: the device goes
+    /// on with that meanwhile. The buffer stays mapped.
     pub(crate) fn wait(&self) -> Result<Vec<u8>> {
         if !self.poll()? {
             count(&self.device.shared.counters.waits, 1);
             while !self.is_landed() {
-                self.device.poll(wgpu::PollType::wait_indefinitely())?;
+                self.device.poll(wgpu::PollType::Wait {
+                    submission_index: self.submission.clone(),
+                    timeout: None,
+                })?;
             }
         }
         let fail = |reason: String| Error::Readback {
@@ -152,6 +160,7 @@ impl Ring {
         Ok(Some(Readback {
             device: device.clone(),
             staging,
+            submission: None,
         }))
     }
 

@@ -19,7 +19,8 @@ pub struct Stats {
     pub submits: u64,
     /// Dispatches in those submissions.
     pub dispatches: u64,
-    /// Times the host blocked until the device had finished something.
+    /// Times the host blocked for a result or in [`Device::wait`](crate::Device::wait). Being held back because many steps
+    /// are under way does not count.
     pub waits: u64,
     /// Tapes that were planned because no plan of their structure was cached.
     pub plans: u64,

@@ -173,7 +173,7 @@ impl Tensor {
         assert_eq!(self.dtype, E::DTYPE, "the tensor holds another type");
         let shared = &self.device.shared;
         let bytes = 4 * self.shape().elements() as u64;
-        let readback = Readback::new(&self.device, bytes)?;
+        let mut readback = Readback::new(&self.device, bytes)?;
         let mut encoder = shared.wgpu.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(
             self.buffer.raw(),
@@ -182,8 +182,7 @@ impl Tensor {
             0,
             bytes,
         );
-        self.device.submit(encoder.finish())?;
-        readback.map();
+        readback.map(self.device.submit(encoder.finish())?);
         let bytes = readback.wait()?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }

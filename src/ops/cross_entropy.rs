@@ -13,6 +13,7 @@
 
 use std::hash::Hash;
 
+use super::rows::Team;
 use super::{Operation, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::{Layout, Shape};
@@ -97,6 +98,7 @@ impl Operation for Loss {
         let scale = if self.is_mean { 1.0 / rows as f32 } else { 1.0 };
         let smoothing = f64::from(self.options.label_smoothing);
         let strides = logits.layout.strides();
+        let variant = Variant::of(cx, rows, classes, writes_gradient);
         let params = |losses: &Operand| {
             [
                 rows as u32,
@@ -114,6 +116,7 @@ impl Operation for Loss {
                 ((1.0 - smoothing) as f32).to_bits(),
                 ((smoothing / classes as f64) as f32).to_bits(),
                 f32::NAN.to_bits(),
+                variant.rows_per_team as u32,
             ]
         };
         // The single workgroup that adds up. Mesa's llvmpipe silently ends loops after 65,535 iterations.
@@ -123,22 +126,21 @@ impl Operation for Loss {
         };
         if let Some(counted) = &counted {
             cx.dispatch(
-                Dispatch::new(kernel("count_targets", Some(lanes)))
+                Dispatch::new(kernel("count_targets", &Team::alone(lanes)))
                     .read(&targets)
                     .write(counted)
                     .params(&params(&losses))
                     .cost(0, targets.bytes()),
             );
         }
-        let variant = Variant::of(cx.class(), classes, writes_gradient);
         // Bound for the logits, and where the scale is not counted. Logits that the gradient overwrites are bound with it,
         // so something that the kernel does not read there stands in for them.
         let (main, first) = match over_logits {
             true => (
-                kernel(variant.entry, variant.lanes).block("logits", OVER_LOGITS),
+                kernel(variant.entry, &variant.team).block("logits", OVER_LOGITS),
                 targets,
             ),
-            false => (kernel(variant.entry, variant.lanes), logits),
+            false => (kernel(variant.entry, &variant.team), logits),
         };
         let mut dispatch = Dispatch::new(main)
             .read(&first)
@@ -156,7 +158,7 @@ impl Operation for Loss {
         if self.is_mean && cx.is_needed(0) {
             let scale = counted.unwrap_or(losses);
             cx.dispatch(
-                Dispatch::new(kernel("mean_loss", Some(lanes)))
+                Dispatch::new(kernel("mean_loss", &Team::alone(lanes)))
                     .read(&losses)
                     .read(&scale)
                     .write(&output)
@@ -187,45 +189,56 @@ fn matrix(cx: &mut Lowering<'_>, rows: usize) -> Operand {
     }
 }
 
-fn kernel(entry: &'static str, lanes: Option<usize>) -> Kernel {
+fn kernel(entry: &'static str, team: &Team) -> Kernel {
     let source = include_str!("../../shaders/cross_entropy.wgsl");
-    let kernel = Kernel::builtin("cross_entropy", source, entry);
-    match lanes {
-        Some(lanes) => kernel.constant("LANES", lanes),
-        None => kernel,
-    }
+    team.kernel(Kernel::builtin("cross_entropy", source, entry))
 }
+
+/// So many bytes of logits are under way at most where they are read twice, so that large GPUs find them in their cache
+/// the second time. Fewer would not keep the memory busy.
+const BYTES_UNDER_WAY: usize = 20 << 20;
 
 /// How rows are spread over invocations.
 struct Variant {
     entry: &'static str,
-    lanes: Option<usize>,
+    team: Team,
+    /// Rows that a team takes, one after the other.
+    rows_per_team: usize,
     /// Rows in a workgroup.
     rows: usize,
 }
 
 impl Variant {
-    fn of(class: AdapterClass, classes: usize, writes_gradient: bool) -> Variant {
-        let by_workgroup = |lanes| Variant {
-            entry: match writes_gradient {
-                true => "gradients_by_workgroup",
-                false => "losses_by_workgroup",
-            },
-            lanes: Some(lanes),
-            rows: 1,
-        };
-        match class {
+    fn of(cx: &Lowering<'_>, rows: usize, classes: usize, writes_gradient: bool) -> Variant {
+        let entry = |losses, gradients| if writes_gradient { gradients } else { losses };
+        match cx.class() {
             AdapterClass::Software if classes <= 512 => Variant {
-                entry: match writes_gradient {
-                    true => "gradients_by_invocation",
-                    false => "losses_by_invocation",
-                },
-                lanes: None,
+                entry: entry("losses_by_invocation", "gradients_by_invocation"),
+                team: Team::alone(8),
+                rows_per_team: 1,
                 rows: 16,
             },
-            AdapterClass::Software => by_workgroup(8),
-            AdapterClass::Gpu if classes <= 1024 => by_workgroup(64),
-            AdapterClass::Gpu => by_workgroup(256),
+            AdapterClass::Software => Variant {
+                entry: entry("losses_by_workgroup", "gradients_by_workgroup"),
+                team: Team::alone(8),
+                rows_per_team: 1,
+                rows: 1,
+            },
+            AdapterClass::Gpu => {
+                let team = Team::gpu(cx.device(), classes, 16, 32);
+                let at_once = (BYTES_UNDER_WAY / (4 * classes)).max(1);
+                let rows_per_team = if writes_gradient {
+                    rows.div_ceil(at_once)
+                } else {
+                    1
+                };
+                Variant {
+                    entry: entry("losses_by_team", "gradients_by_team"),
+                    rows_per_team,
+                    rows: rows_per_team * team.teams,
+                    team,
+                }
+            }
         }
     }
 }

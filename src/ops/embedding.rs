@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! out[…, c] = weight[ids[…], c]            weight [vocabulary, d], ids […] of U32, out […, d]
-//! dweight[v, c] = Σ dout[…, c]             over the places … with ids[…] = v, in their order
+//! dweight[v, c] = Σ dout[…, c]             over the places … with ids[…] = v
 //! ```
 //!
 //! The gradient is a sum in a fixed order, not a scatter with atomics, so it has the same bits every time.
@@ -138,8 +138,13 @@ struct EmbeddingGradient {
     part: Option<Part>,
 }
 
-/// Up to this many pairs of a row and a place, every row of the table looks at every place; beyond, sorting pays.
-const MOST_DIRECT_PAIRS: usize = 1 << 16;
+/// Up to so many workgroups, and so many places that all of them look at together, every row of the table looks at every
+/// place; beyond, sorting pays.
+const MOST_DIRECT_GROUPS: usize = 1 << 13;
+const MOST_DIRECT_LOOKS: usize = 1 << 24;
+
+/// Columns of one row that a workgroup of `direct` sums.
+const DIRECT_COLUMNS: usize = 32;
 
 /// Rows that the walk clears itself, and places that one dispatch walks over. Mesa's llvmpipe silently ends an invocation's
 /// loops after 65,535 iterations in all.
@@ -182,9 +187,7 @@ impl Operation for EmbeddingGradient {
         };
         match cx.class() {
             AdapterClass::Software => sums.walked(cx),
-            AdapterClass::Gpu if self.vocabulary * sums.ids.elements() <= MOST_DIRECT_PAIRS => {
-                sums.direct(cx)
-            }
+            AdapterClass::Gpu if sums.is_direct() => sums.direct(cx),
             AdapterClass::Gpu => sums.sorted(cx),
         }
     }
@@ -270,6 +273,15 @@ impl Sums {
         }
     }
 
+    fn direct_groups(&self) -> usize {
+        self.vocabulary * self.width().div_ceil(DIRECT_COLUMNS)
+    }
+
+    fn is_direct(&self) -> bool {
+        let groups = self.direct_groups();
+        groups <= MOST_DIRECT_GROUPS && groups * self.ids.elements() <= MOST_DIRECT_LOOKS
+    }
+
     fn direct(&self, cx: &mut Lowering<'_>) {
         let (flops, bytes) = self.cost();
         cx.dispatch(
@@ -277,7 +289,7 @@ impl Sums {
                 .read(&self.gradient)
                 .read(&self.ids)
                 .write(&self.output)
-                .groups(self.vocabulary.div_ceil(32) * self.width().div_ceil(8))
+                .groups(self.direct_groups())
                 .cost(flops, bytes),
         );
     }

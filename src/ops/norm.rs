@@ -96,7 +96,7 @@ impl Operation for Norm {
         let third = if bias { 2 } else { 1 };
         let inputs = [0, 1, third].map(|index| Rows::of(cx, cx.input(index), width));
         let statistics = cx.output(1);
-        let sharing = Sharing::of(cx, rows, width);
+        let sharing = Sharing::repeating(cx, rows, width);
         let epilogue = cx.epilogue(5);
         let [x, weight, third] = inputs;
         let kernel = Form::of(cx, self.name(), "forward", width)
@@ -249,7 +249,7 @@ impl NormBackward {
     ) {
         let (columns, parts) = match cx.class() {
             AdapterClass::Software => (8, 1),
-            AdapterClass::Gpu => (16, 16),
+            AdapterClass::Gpu => (8, 32),
         };
         // The epilogue's part of the parameters, which this stage has none of.
         params.resize(16 + 4 * 7, 0);

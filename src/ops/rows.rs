@@ -1,10 +1,11 @@
-//! What kernels that work row by row (softmax, normalisation) have in common: how invocations share a row, and how they
-//! read it.
+//! What kernels that work row by row (softmax, normalisation, cross-entropy) have in common: how invocations share a row,
+//! and how they read it.
 //!
-//! `LANES` invocations, a *team*, share a row; lane `l` takes columns `4·(b·LANES + l)` and the three after it for every
-//! block `b`. The team combines what its lanes have in a fixed order: by subgroup operations or through workgroup memory.
+//! `LANES` invocations, a *team*, share a row; in most of them lane `l` takes columns `4·(b·LANES + l)` and the three after
+//! it for every block `b`. The team combines what its lanes have in a fixed order: by shuffles within a subgroup, by
+//! subgroup operations and workgroup memory, or through workgroup memory alone.
 
-use crate::gpu::{AdapterClass, Kernel};
+use crate::gpu::{AdapterClass, Device, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Lowering, Operand};
 
@@ -47,19 +48,110 @@ impl Rows {
     }
 }
 
-/// Rows' partial sums are worth writing for so many rows, and for so many workgroups at most.
+/// How invocations come together for rows: the lanes of a team, the teams of a workgroup, and the text by which the lanes
+/// of a team combine what they have.
+pub(super) struct Team {
+    pub lanes: usize,
+    pub teams: usize,
+    text: &'static str,
+    /// The lanes of all subgroups, if the text depends on it.
+    subgroup: Option<usize>,
+}
+
+/// Invocations of a workgroup that has several teams, on GPUs.
+const WORKGROUP: usize = 128;
+
+impl Team {
+    /// For software adapters: a vector register.
+    fn software(device: &Device) -> Team {
+        Team {
+            lanes: 8,
+            teams: 1,
+            text: match device.has_subgroups_of(8) {
+                true => include_str!("../../shaders/team_subgroup8.wgsl"),
+                false => TEAM,
+            },
+            subgroup: None,
+        }
+    }
+
+    /// A workgroup of so many lanes, in the portable form.
+    pub fn alone(lanes: usize) -> Team {
+        Team {
+            lanes,
+            teams: 1,
+            text: TEAM,
+            subgroup: None,
+        }
+    }
+
+    /// For GPUs: the smallest team whose lanes have at most `each` of `units`, of the sizes that make sense; the largest
+    /// beyond. Teams within a subgroup need neither workgroup memory nor barriers, and may have `most` of them a lane.
+    pub fn gpu(device: &Device, units: usize, each: usize, most: usize) -> Team {
+        let fits = |lanes: &usize| units <= each * lanes;
+        let subgroup = device.subgroup_size().filter(|&size| {
+            let widest = size.min(32);
+            size >= 8 && WORKGROUP.is_multiple_of(size) && units <= most * widest
+        });
+        if let Some(size) = subgroup {
+            let widest = size.min(32);
+            let lanes = [8, 16, 32].into_iter().find(fits).unwrap_or(widest);
+            let lanes = lanes.min(widest);
+            return Team {
+                lanes,
+                teams: WORKGROUP / lanes,
+                text: include_str!("../../shaders/team_shuffles.wgsl"),
+                subgroup,
+            };
+        }
+        let lanes = [8, 32, 128].into_iter().find(fits).unwrap_or(256);
+        let teams = (WORKGROUP / lanes).max(1);
+        Team {
+            lanes,
+            teams,
+            text: match teams == 1 && device.has_subgroups() {
+                true => include_str!("../../shaders/team_subgroups.wgsl"),
+                false => TEAM,
+            },
+            subgroup: None,
+        }
+    }
+
+    /// Puts the text in front of a kernel's.
+    pub fn kernel(&self, kernel: Kernel) -> Kernel {
+        let kernel = kernel
+            .prelude(self.text)
+            .constant("LANES", self.lanes)
+            .constant("TEAMS", self.teams);
+        match self.subgroup {
+            Some(size) => kernel.constant("SUBGROUP", size),
+            None => kernel,
+        }
+    }
+}
+
+/// Blocks of a row that a lane keeps in registers, at most: in kernels that keep little else, and in those that keep
+/// several values for each column.
+const MOST_KEPT: usize = 8;
+const MOST_KEPT_WITH_SUMS: usize = 4;
+
+/// So many elements keep a large GPU busy: a team takes more than one row only where there are more.
+const ELEMENTS_AT_ONCE: usize = 1 << 22;
+const MOST_ROWS_OF_A_TEAM: usize = 16;
+
+/// Rows' partial sums are worth writing for so many rows. There are as many workgroups as keep so many elements under way,
+/// within bounds: each leaves sums for all columns, which have to be added up.
 const ROWS_SUMMED: usize = 16;
-const MOST_SUMS: usize = 1024;
+const ELEMENTS_UNDER_WAY: usize = 3 << 18;
+const SUMS: (usize, usize) = (256, 1024);
 
 /// How invocations share the rows: the text and the sizes that depend on it.
 pub(super) struct Sharing {
-    /// Invocations to a row.
-    lanes: usize,
-    /// Teams of so many to a workgroup.
-    teams: usize,
+    team: Team,
     /// Blocks of a row that stay in registers.
     kept: usize,
-    team: &'static str,
+    /// What the last of a row's blocks lack: 0 nothing, 4 quads of columns, 1 single columns.
+    edge: usize,
     /// Workgroups.
     pub groups: usize,
     /// What the kernels' parameters start with: columns, rows, rows of a team, blocks of a row.
@@ -69,15 +161,24 @@ pub(super) struct Sharing {
 impl Sharing {
     /// With a team for every row, on GPUs.
     pub fn of(cx: &Lowering<'_>, rows: usize, columns: usize) -> Sharing {
-        Sharing::with(cx, rows, columns, |_| 1)
+        Sharing::with(cx, rows, columns, MOST_KEPT, |_| 1)
+    }
+
+    /// For kernels that read the same operands for every row: a few rows to a team where there are many.
+    pub fn repeating(cx: &Lowering<'_>, rows: usize, columns: usize) -> Sharing {
+        let rows_per_team = (rows * columns).div_ceil(ELEMENTS_AT_ONCE);
+        Sharing::with(cx, rows, columns, MOST_KEPT, |_| {
+            rows_per_team.clamp(1, MOST_ROWS_OF_A_TEAM)
+        })
     }
 
     /// For kernels that leave partial sums over the rows of a workgroup: enough rows to each for the sums to weigh
     /// little.
     pub fn summing(cx: &Lowering<'_>, rows: usize, columns: usize) -> Sharing {
-        Sharing::with(cx, rows, columns, |teams| {
+        Sharing::with(cx, rows, columns, MOST_KEPT_WITH_SUMS, |teams| {
             let enough = ROWS_SUMMED.div_ceil(teams);
-            rows.div_ceil(MOST_SUMS * teams).max(enough)
+            let sums = (ELEMENTS_UNDER_WAY / (teams * columns)).clamp(SUMS.0, SUMS.1);
+            rows.div_ceil(sums * teams).max(enough)
         })
     }
 
@@ -85,49 +186,47 @@ impl Sharing {
         cx: &Lowering<'_>,
         rows: usize,
         columns: usize,
+        most_kept: usize,
         rows_per_team: impl Fn(usize) -> usize,
     ) -> Sharing {
         let quads = columns.div_ceil(4);
-        let device = cx.device();
-        let (lanes, teams, rows_per_team) = match cx.class() {
-            // A team is a vector register. Several teams a thread even out what the threads get.
-            AdapterClass::Software => (8, 1, rows.div_ceil(16)),
+        let (team, rows_per_team) = match cx.class() {
+            // Several teams a thread even out what the threads get.
+            AdapterClass::Software => (Team::software(cx.device()), rows.div_ceil(16)),
             AdapterClass::Gpu => {
-                let lanes = [8, 32, 128].into_iter().find(|lanes| quads <= 4 * lanes);
-                let lanes = lanes.unwrap_or(256);
-                let teams = (128 / lanes).max(1);
-                (lanes, teams, rows_per_team(teams))
+                let team = Team::gpu(cx.device(), quads, 4, most_kept);
+                let rows_per_team = rows_per_team(team.teams);
+                (team, rows_per_team)
             }
         };
-        let blocks = quads.div_ceil(lanes);
-        let team = if device.has_subgroups_of(8) {
-            include_str!("../../shaders/team_subgroup8.wgsl")
-        } else if teams == 1 && device.has_subgroups() {
-            include_str!("../../shaders/team_subgroups.wgsl")
-        } else {
-            TEAM
+        let blocks = quads.div_ceil(team.lanes);
+        // Unrolled for llvmpipe, kernels compile for seconds to save a third of the time.
+        let (kept, edge) = match cx.class() {
+            AdapterClass::Software => (0, 1),
+            AdapterClass::Gpu => {
+                let edge = match columns {
+                    columns if columns == 4 * team.lanes * blocks => 0,
+                    columns if columns.is_multiple_of(4) => 4,
+                    _ => 1,
+                };
+                (blocks.min(most_kept), edge)
+            }
         };
         let words = [columns, rows, rows_per_team, blocks];
         Sharing {
-            lanes,
-            teams,
-            // Unrolled for llvmpipe, kernels compile for seconds to save a third of the time.
-            kept: match cx.class() {
-                AdapterClass::Software => 0,
-                AdapterClass::Gpu => blocks.min(4),
-            },
+            kept,
+            edge,
+            groups: rows.div_ceil(rows_per_team).div_ceil(team.teams),
             team,
-            groups: rows.div_ceil(rows_per_team).div_ceil(teams),
             params: words.map(|word| word as u32),
         }
     }
 
     pub fn kernel(&self, kernel: Kernel) -> Kernel {
-        kernel
-            .prelude(self.team)
-            .constant("LANES", self.lanes)
-            .constant("TEAMS", self.teams)
+        self.team
+            .kernel(kernel)
             .constant("KEPT", self.kept)
+            .constant("EDGE", self.edge)
     }
 }
 

@@ -12,8 +12,11 @@ use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
 
-/// How many vec4s a workgroup of `sum_squares` takes; `CHUNK` in the shader.
+/// How many vec4s a workgroup that sums squares takes, at least on GPUs; `CHUNK` in the shader.
 const CHUNK: usize = 1024;
+
+/// About so many workgroups do it on GPUs, however many gradients there are, so that their sums are soon added up.
+const MOST_SUMS: usize = 1024;
 
 /// Norm, scale and loss as the update kernels take them. Inputs: the loss, the clip, the segments.
 #[derive(Debug)]
@@ -54,7 +57,12 @@ impl Operation for GradientNorm {
             AdapterClass::Software => ("sum_squares_serial", "norm_serial"),
             AdapterClass::Gpu => ("sum_squares", "norm"),
         };
-        let groups = |elements: usize| (elements / 4).div_ceil(CHUNK);
+        let vectors: usize = segments.iter().map(|segment| segment.elements() / 4).sum();
+        let chunk = match cx.class() {
+            AdapterClass::Software => CHUNK,
+            AdapterClass::Gpu => CHUNK * vectors.div_ceil(CHUNK * MOST_SUMS),
+        };
+        let groups = |elements: usize| (elements / 4).div_ceil(chunk);
         let count = segments
             .iter()
             .map(|segment| groups(segment.elements()))
@@ -67,6 +75,7 @@ impl Operation for GradientNorm {
                 vectors: segment.elements() / 4,
                 count,
                 first,
+                chunk,
                 ..Params::default()
             };
             cx.dispatch(
@@ -129,10 +138,11 @@ pub(super) struct Params {
     pub first: usize,
     pub loss: u32,
     pub clip: u32,
+    pub chunk: usize,
 }
 
 impl Params {
-    pub fn words(&self) -> [u32; 9] {
+    pub fn words(&self) -> [u32; 10] {
         [
             self.vectors as u32,
             self.runs as u32,
@@ -143,6 +153,7 @@ impl Params {
             self.first as u32,
             self.loss,
             self.clip,
+            self.chunk as u32,
         ]
     }
 }

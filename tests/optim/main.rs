@@ -411,12 +411,14 @@ fn a_gradient_that_others_are_computed_from_stays_right() {
     }
 }
 
-/// More than one workgroup in every kernel, and no multiple of anything.
+/// More than one workgroup in every kernel, and no multiple of anything; so many parameters that a workgroup squares more
+/// of them.
 #[test]
 fn large_parameters_are_updated_whole() {
-    for device in [common::device(), common::portable_device()] {
+    let (this, portable) = (common::device(), common::portable_device());
+    for (device, largest) in [(this, 70_001), (portable, 70_001), (portable, 4_300_001)] {
         let mut builder = ParameterBuilder::new(1);
-        let sizes = [70_001, 1, 4_095];
+        let sizes = [largest, 1, 4_095];
         for (index, size) in sizes.into_iter().enumerate() {
             builder.parameter(format!("{index}"), [size], Init::Normal { std: 1.0 });
         }

@@ -129,8 +129,8 @@ impl Queries {
     }
 
     /// To be called when the commands have been submitted.
-    fn launch(self) -> DeviceTimes {
-        self.readback.map();
+    fn launch(mut self, submission: wgpu::SubmissionIndex) -> DeviceTimes {
+        self.readback.map(submission);
         DeviceTimes {
             each: self.each,
             clock: Clock::Device(self.readback),
@@ -148,8 +148,8 @@ pub(super) fn run(device: &Device, plan: &Plan, upload: &[u8]) -> Result<Vec<Ker
                 .wgpu
                 .create_command_encoder(&Default::default());
             queries.encode(&mut encoder, &plan.steps);
-            device.submit(encoder.finish())?;
-            queries.launch()
+            let submission = device.submit(encoder.finish())?;
+            queries.launch(submission)
         }
         None => wait_for_each(device, plan)?,
     };
@@ -199,18 +199,17 @@ pub(super) fn submit(
     let device_times = if each && queries.is_none() {
         let times = wait_for_each(device, &plan)?;
         let (commands, readback) = plan.encode(device, &[], None)?;
-        device.submit(commands)?;
-        plan.land(readback, landing);
+        plan.land(readback, device.submit(commands)?, landing);
         times
     } else {
         let (commands, readback) = plan.encode(device, &plan.steps, queries.as_ref())?;
         laps.lap(Phase::Encode);
         let start = Instant::now();
-        device.submit(commands)?;
+        let submission = device.submit(commands)?;
         laps.lap(Phase::Submit);
-        plan.land(readback, landing);
+        plan.land(readback, submission.clone(), landing);
         match queries {
-            Some(queries) => queries.launch(),
+            Some(queries) => queries.launch(submission),
             None => {
                 device.wait()?;
                 let clock = Clock::Host(vec![[start, Instant::now()]]);

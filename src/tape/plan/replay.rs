@@ -198,9 +198,9 @@ impl Plan {
     pub fn submit(&self, device: &Device, upload: &[u8], landing: &Rc<Landing>) -> Result<()> {
         self.upload(device, upload);
         let (commands, readback) = self.encode(device, &self.steps, None)?;
-        device.submit(commands)?;
+        let submission = device.submit(commands)?;
         count(&device.shared.counters.dispatches, self.steps.len() as u64);
-        self.land(readback, landing);
+        self.land(readback, submission, landing);
         Ok(())
     }
 
@@ -229,10 +229,15 @@ impl Plan {
         Ok((encoder.finish(), readback))
     }
 
-    /// Sends the results on their way, their copies having been submitted.
-    pub fn land(&self, readback: Option<Readback>, landing: &Rc<Landing>) {
-        if let Some(readback) = readback {
-            readback.map();
+    /// Sends the results on their way, their copies having been submitted, last of all.
+    pub fn land(
+        &self,
+        readback: Option<Readback>,
+        submission: wgpu::SubmissionIndex,
+        landing: &Rc<Landing>,
+    ) {
+        if let Some(mut readback) = readback {
+            readback.map(submission);
             landing.launch(readback, self.ring.clone());
         }
     }
