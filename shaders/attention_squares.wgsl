@@ -40,7 +40,9 @@ var<workgroup> first_tile: array<vec4<f32>, HEADS * FIRST>;
 var<workgroup> second_tile: array<vec4<f32>, HEADS * SECOND>;
 
 // 32 neighbours make a patch about as high as wide: they read little from workgroup memory, and different banks of it.
-const PATCH_ACROSS: u32 = min(8u, ACROSS);
+// (Or one as wide as a row, where its invocations have to be neighbours.)
+const MOST_ACROSS: u32 = 8u;
+const PATCH_ACROSS: u32 = min(MOST_ACROSS, ACROSS);
 const PATCH_DOWN: u32 = min(32u / PATCH_ACROSS, DOWN);
 const PATCH: u32 = PATCH_DOWN * PATCH_ACROSS;
 
@@ -127,34 +129,74 @@ fn square_of(operand: u32, head: Head, row: u32, chunk: u32) -> mat4x4<f32> {
         chunk_of(operand, head, row + 2u, chunk), chunk_of(operand, head, row + 3u, chunk)));
 }
 
+// Squares of a slice along the rows: those of own rows, then those of other rows. Neighbours are neighbours in memory.
+const OWN_SLICE: u32 = DEPTH * OWN;
+const SLICE: u32 = OWN_SLICE + DEPTH * OTHER;
+
+struct Pair { own: u32, own_row: u32, other: u32, other_row: u32 } // operands, and their first rows
+
+fn slice_square(head: Head, pair: Pair, chunk: u32, t: u32) -> mat4x4<f32> {
+    let d = chunk + t % DEPTH;
+    if (d < CHUNKS) {
+        if (t < OWN_SLICE) { return square_of(pair.own, head, pair.own_row + t / DEPTH * 4u, d); }
+        if (t < SLICE) { return square_of(pair.other, head, pair.other_row + (t - OWN_SLICE) / DEPTH * 4u, d); }
+    }
+    return mat4x4<f32>();
+}
+
+fn keep_slice_square(place: Place, t: u32, square: mat4x4<f32>) {
+    let d = t % DEPTH;
+    if (t < OWN_SLICE) {
+        keep_own(place.first + 4u * d * OWN + mixed(t / DEPTH, 2u * d, DOWN), square);
+    } else if (t < SLICE) {
+        keep_other(place.second + 4u * d * OTHER + mixed((t - OWN_SLICE) / DEPTH, 2u * d, ACROSS), square);
+    }
+}
+
+// Calls of the steps are written out, not loops: compilers that leave a loop alone can't overlap its turns.
+
+fn along_steps(c: ptr<function, Squares>, place: Place, d: u32) {
+    let x = place.first + 4u * d * OWN + mixed(place.row, 2u * d, DOWN);
+    let y = place.second + 4u * d * OTHER + mixed(place.column, 2u * d, ACROSS);
+    step(c, x, y, SCORE_QUADS);
+    step(c, x + OWN, y + OTHER, SCORE_QUADS);
+    step(c, x + 2u * OWN, y + 2u * OTHER, SCORE_QUADS);
+    step(c, x + 3u * OWN, y + 3u * OTHER, SCORE_QUADS);
+}
+
+fn across_steps(c: ptr<function, Squares>, place: Place, d: u32) {
+    let x = place.first + 4u * d * OWN + mixed(place.row, d, DOWN);
+    let y = place.second + 4u * d * WIDTH + place.column;
+    step(c, x, y, RESULT_QUADS);
+    step(c, x + OWN, y + WIDTH, RESULT_QUADS);
+    step(c, x + 2u * OWN, y + 2u * WIDTH, RESULT_QUADS);
+    step(c, x + 3u * OWN, y + 3u * WIDTH, RESULT_QUADS);
+}
+
 // Adds the product, along the rows, of a tile of own rows and a tile of other rows: scores. For uniform control flow
 // only.
 fn plus_along(
     c: ptr<function, Squares>, place: Place, head: Head, own: u32, own_row: u32, other: u32, other_row: u32,
 ) {
+    let pair = Pair(own, own_row, other, other_row);
+    var next0 = slice_square(head, pair, 0u, place.lane);
+    var next1 = mat4x4<f32>();
+    if (SLICE > TEAM) { next1 = slice_square(head, pair, 0u, place.lane + TEAM); }
     for (var chunk = 0u; chunk < CHUNKS; chunk += DEPTH) {
-        let depth = min(DEPTH, CHUNKS - chunk);
         workgroupBarrier(); // the slice before has been read
-        // Neighbours are neighbours in memory.
-        for (var t = place.lane; t < DEPTH * OWN; t += TEAM) {
-            let d = t % DEPTH;
-            let at = place.first + 4u * d * OWN + mixed(t / DEPTH, 2u * d, DOWN);
-            if (d < depth) { keep_own(at, square_of(own, head, own_row + t / DEPTH * 4u, chunk + d)); }
-        }
-        for (var t = place.lane; t < DEPTH * OTHER; t += TEAM) {
-            let d = t % DEPTH;
-            let at = place.second + 4u * d * OTHER + mixed(t / DEPTH, 2u * d, ACROSS);
-            if (d < depth) { keep_other(at, square_of(other, head, other_row + t / DEPTH * 4u, chunk + d)); }
+        keep_slice_square(place, place.lane, next0);
+        if (SLICE > TEAM) { keep_slice_square(place, place.lane + TEAM, next1); }
+        for (var t = place.lane + 2u * TEAM; t < SLICE; t += TEAM) {
+            keep_slice_square(place, t, slice_square(head, pair, chunk, t));
         }
         workgroupBarrier();
-        for (var d = 0u; d < depth; d++) {
-            let x = place.first + 4u * d * OWN + mixed(place.row, 2u * d, DOWN);
-            let y = place.second + 4u * d * OTHER + mixed(place.column, 2u * d, ACROSS);
-            step(c, x, y, SCORE_QUADS);
-            step(c, x + OWN, y + OTHER, SCORE_QUADS);
-            step(c, x + 2u * OWN, y + 2u * OTHER, SCORE_QUADS);
-            step(c, x + 3u * OWN, y + 3u * OTHER, SCORE_QUADS);
-        }
+        // While this slice is multiplied, the next is on its way.
+        next0 = slice_square(head, pair, chunk + DEPTH, place.lane);
+        if (SLICE > TEAM) { next1 = slice_square(head, pair, chunk + DEPTH, place.lane + TEAM); }
+        along_steps(c, place, 0u);
+        if (DEPTH > 1u) { along_steps(c, place, 1u); }
+        if (DEPTH > 2u) { along_steps(c, place, 2u); }
+        if (DEPTH > 3u) { along_steps(c, place, 3u); }
     }
 }
 
@@ -167,28 +209,49 @@ fn keep_scores(place: Place, slice: u32, column: u32, upper: mat4x4<f32>, lower:
     if (ROW_QUADS == 2u) { keep_own(at + DOWN, lower); }
 }
 
+// Chunks of a slice across the rows.
+const LINE_CHUNKS: u32 = 4u * LINES * WIDTH;
+
+fn line_chunk(head: Head, other: u32, row: u32, t: u32, is_there: bool) -> vec4<f32> {
+    if (is_there && t < LINE_CHUNKS && t % WIDTH < CHUNKS) { return chunk_of(other, head, row + t / WIDTH, t % WIDTH); }
+    return vec4<f32>();
+}
+
+fn line_chunks(head: Head, other: u32, row: u32, lane: u32, is_there: bool) -> mat4x4<f32> {
+    var next = mat4x4<f32>();
+    next[0] = line_chunk(head, other, row, lane, is_there);
+    if (LINE_CHUNKS > TEAM) { next[1] = line_chunk(head, other, row, lane + TEAM, is_there); }
+    if (LINE_CHUNKS > 2u * TEAM) { next[2] = line_chunk(head, other, row, lane + 2u * TEAM, is_there); }
+    if (LINE_CHUNKS > 3u * TEAM) { next[3] = line_chunk(head, other, row, lane + 3u * TEAM, is_there); }
+    return next;
+}
+
+fn keep_chunk(place: Place, t: u32, chunk: vec4<f32>) {
+    if (t < LINE_CHUNKS) { second_tile[place.second + t] = chunk; }
+}
+
 // Adds the product, across the rows, of scores (or weights) and a tile of other rows: results. For uniform control flow
 // only.
 fn plus_across(c: ptr<function, Squares>, place: Place, head: Head, scores: Squares, other: u32, other_row: u32) {
+    var next = line_chunks(head, other, other_row, place.lane, true);
     for (var slice = 0u; slice < OTHER / LINES; slice++) {
         workgroupBarrier(); // the slice before has been read
         keep_scores(place, slice, place.column, scores.c00, scores.c10);
         if (SCORE_QUADS == 2u) { keep_scores(place, slice, place.column + ACROSS, scores.c01, scores.c11); }
-        for (var t = place.lane; t < 4u * LINES * WIDTH; t += TEAM) {
-            var value = vec4<f32>();
-            if (t % WIDTH < CHUNKS) {
-                value = chunk_of(other, head, other_row + 4u * LINES * slice + t / WIDTH, t % WIDTH);
-            }
-            second_tile[place.second + t] = value;
+        keep_chunk(place, place.lane, next[0]);
+        if (LINE_CHUNKS > TEAM) { keep_chunk(place, place.lane + TEAM, next[1]); }
+        if (LINE_CHUNKS > 2u * TEAM) { keep_chunk(place, place.lane + 2u * TEAM, next[2]); }
+        if (LINE_CHUNKS > 3u * TEAM) { keep_chunk(place, place.lane + 3u * TEAM, next[3]); }
+        let row = other_row + 4u * LINES * slice;
+        for (var t = place.lane + 4u * TEAM; t < LINE_CHUNKS; t += TEAM) {
+            keep_chunk(place, t, line_chunk(head, other, row, t, true));
         }
         workgroupBarrier();
-        for (var d = 0u; d < LINES; d++) {
-            let x = place.first + 4u * d * OWN + mixed(place.row, d, DOWN);
-            let y = place.second + 4u * d * WIDTH + place.column;
-            step(c, x, y, RESULT_QUADS);
-            step(c, x + OWN, y + WIDTH, RESULT_QUADS);
-            step(c, x + 2u * OWN, y + 2u * WIDTH, RESULT_QUADS);
-            step(c, x + 3u * OWN, y + 3u * WIDTH, RESULT_QUADS);
-        }
+        // While this slice is multiplied, the next is on its way.
+        next = line_chunks(head, other, row + 4u * LINES, place.lane, slice + 1u < OTHER / LINES);
+        across_steps(c, place, 0u);
+        if (LINES > 1u) { across_steps(c, place, 1u); }
+        if (LINES > 2u) { across_steps(c, place, 2u); }
+        if (LINES > 3u) { across_steps(c, place, 3u); }
     }
 }

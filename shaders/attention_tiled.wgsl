@@ -1,5 +1,5 @@
-// Attention, forward, on GPUs and any other device. Follows attention.wgsl, attention_squares.wgsl and
-// attention_pairs.wgsl.
+// Attention, forward, on GPUs and any other device. Follows attention.wgsl, attention_squares.wgsl, attention_pairs.wgsl
+// and attention_rows.wgsl or its twin.
 //
 //     out_i = Σ_j softmax_j(scale · q_i·k_j) v_j,    lse_i = ln Σ_j exp(scale · q_i·k_j)
 //
@@ -36,21 +36,6 @@ fn chunk_of(operand: u32, head: Head, row: u32, chunk: u32) -> vec4<f32> {
         case KEYS: { return chunk_k(key_row_at(p.k, head, min(row, p.keys - 1u)), chunk); }
         default: { return chunk_v(key_row_at(p.v, head, min(row, p.keys - 1u)), chunk); }
     }
-}
-
-// What invocations that share rows tell each other: [team, column, quad of own rows].
-var<workgroup> exchange: array<vec4<f32>, HEADS * ACROSS * OWN>;
-
-fn tell(place: Place, n: Numbers) {
-    let at = (place.team * ACROSS + place.column) * OWN + place.row;
-    exchange[at] = n.r0;
-    if (ROW_QUADS == 2u) { exchange[at + DOWN] = n.r1; }
-}
-
-fn told(place: Place, column: u32) -> Numbers {
-    let at = (place.team * ACROSS + column) * OWN + place.row;
-    if (ROW_QUADS == 2u) { return Numbers(exchange[at], exchange[at + DOWN]); }
-    return Numbers(exchange[at], vec4<f32>());
 }
 
 fn largest_of(c: mat4x4<f32>) -> vec4<f32> { return max(max(c[0], c[1]), max(c[2], c[3])); }
@@ -95,11 +80,11 @@ fn store_lse(head: Head, i: u32, value: vec4<f32>) {
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    here: Here,
 ) {
     let index = group.x + group.y * groups.x;
     if (index >= p.groups) { return; }
-    let place = team_place(local);
+    let place = team_place(invocation(here));
     // The same for all teams, as everything is that loops depend on: if there are several, one tile has all queries.
     let leader = head_at(index / p.tiles * HEADS, p.tiles - 1u - index % p.tiles);
     let head = head_at(min(leader.index + place.team, p.all_heads - 1u), leader.tile);
@@ -120,13 +105,8 @@ fn forward(
             scores = queries_masked(scores, head, i, j);
         }
 
-        tell(place, largest(scores));
-        workgroupBarrier();
-        var next = top;
-        for (var column = 0u; column < ACROSS; column++) {
-            let other = told(place, column);
-            next = Numbers(max(next.r0, other.r0), max(next.r1, other.r1));
-        }
+        let tops = largest_of_rows(largest(scores), place);
+        let next = Numbers(max(top.r0, tops.r0), max(top.r1, tops.r1));
         let shrink = Numbers(exp(top.r0 - next.r0), exp(top.r1 - next.r1));
         top = next;
         let weights = weights_under(scores, top);
@@ -136,14 +116,7 @@ fn forward(
         plus_across(&acc, place, head, queries_dropped(weights, dropout, head, i, j), VALUES, j0);
     }
 
-    // The largest scores of the last tile have been read: there was a barrier since.
-    tell(place, sum);
-    workgroupBarrier();
-    sum = told(place, 0u);
-    for (var column = 1u; column < ACROSS; column++) {
-        let other = told(place, column);
-        sum = Numbers(sum.r0 + other.r0, sum.r1 + other.r1);
-    }
+    sum = sum_of_rows(sum, place);
     if (leader.index + place.team >= p.all_heads) { return; }
     // A query that sees nothing gives zeros.
     let none0 = sum.r0 == vec4<f32>();

@@ -18,11 +18,17 @@ const PRELUDES: &[(&str, &str)] = &[
     ("attention.wgsl", "fn row_at("),
     ("attention_squares.wgsl", "fn plus_along("),
     ("attention_pairs.wgsl", "fn all_seen("),
+    ("attention_rows.wgsl", "fn largest_of_rows("),
     ("team.wgsl", "fn sums_over_team("),
 ];
 
 /// Preludes that are not complete by themselves: they call what the kernels behind them define.
-const INCOMPLETE: &[&str] = &["attention_squares.wgsl", "attention_pairs.wgsl"];
+const INCOMPLETE: &[&str] = &[
+    "attention_squares.wgsl",
+    "attention_pairs.wgsl",
+    "attention_rows.wgsl",
+    "attention_rows_shuffles.wgsl",
+];
 
 /// A file of sections, each of which replaces the blocks `a` and `b` of another file.
 const SECTIONS: (&str, &str) = ("matmul_operands.wgsl", "matmul_subgroup8.wgsl");

@@ -102,7 +102,8 @@ fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Ope
     } = problem;
     let tiling = Tiling::of(Job::Forward, head_dim, queries, keys);
     let source = include_str!("../../../shaders/attention_tiled.wgsl");
-    let kernel = tiling.apply(Kernel::builtin("attention", source, "forward"), problem);
+    let kernel = Kernel::builtin("attention", source, "forward");
+    let kernel = tiling.apply_to_forward(kernel, problem, cx.device().subgroup_size());
     let operands = tiling
         .operands(head_dim, launch.is_vector())
         .read_rows("q", &["q"])

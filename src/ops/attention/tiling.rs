@@ -123,6 +123,31 @@ impl Tiling {
             .constant("CHUNKS", self.chunks)
     }
 
+    /// [`Tiling::apply`] for the forward kernel, whose invocations combine what they know about rows: by shuffles where
+    /// all subgroups have `subgroup` lanes and those that share rows lie in one.
+    pub fn apply_to_forward(
+        &self,
+        kernel: Kernel,
+        problem: &Problem,
+        subgroup: Option<usize>,
+    ) -> Kernel {
+        let invocations = self.heads * self.down * self.across;
+        let shuffles =
+            |size: &usize| size.is_multiple_of(self.across) && invocations.is_multiple_of(*size);
+        match subgroup.filter(shuffles) {
+            Some(size) => {
+                let rows = include_str!("../../../shaders/attention_rows_shuffles.wgsl");
+                let kernel = kernel.prelude(rows).constant("SUBGROUP", size);
+                self.apply(kernel, problem)
+                    .constant("MOST_ACROSS", self.across)
+            }
+            None => {
+                let rows = include_str!("../../../shaders/attention_rows.wgsl");
+                self.apply(kernel.prelude(rows), problem)
+            }
+        }
+    }
+
     /// Block `operands`: rows are loaded and stored by chunks.
     pub fn operands(&self, head_dim: usize, is_vector: bool) -> Operands {
         Operands::new(head_dim, Some(self.chunks), is_vector)
