@@ -23,6 +23,11 @@ impl Tile {
             column_quads,
         }
     }
+
+    /// Invocations of a workgroup.
+    fn threads(&self) -> usize {
+        self.rows / (4 * self.row_quads) * (self.columns / (4 * self.column_quads))
+    }
 }
 
 /// From the most reuse of what is loaded to the most workgroups.
@@ -99,19 +104,22 @@ pub(super) fn lower(
         let words: Vec<u32> = [sizes, places].concat().iter().map(|&n| n as u32).collect();
         (words, count)
     };
-    let whole = |cx: &mut Lowering<'_>, kernel: Kernel, tiles: [usize; 2]| {
-        let epilogue = cx.epilogue(3);
-        let (params, groups) = params(1, depth, tiles);
-        cx.dispatch(
-            Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
+    let whole =
+        |cx: &mut Lowering<'_>, kernel: Kernel, tiles: [usize; 2], threads: Option<usize>| {
+            let epilogue = cx.epilogue(3);
+            let (params, groups) = params(1, depth, tiles);
+            let dispatch = Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
                 .read(&a.operand)
                 .read(&b.operand)
                 .params(&params)
                 .epilogue(&epilogue)
                 .groups(groups)
-                .cost(flops, operands + epilogue.bytes),
-        );
-    };
+                .cost(flops, operands + epilogue.bytes);
+            cx.dispatch(match threads {
+                Some(threads) => dispatch.may_pair("matmul_pair", threads),
+                None => dispatch,
+            });
+        };
     match cut {
         Cut::Rows { tall } => {
             let quads = rows.max(columns).div_ceil(4);
@@ -126,7 +134,7 @@ pub(super) fn lower(
                 .constant("SHARERS", sharers)
                 .flag("TALL", tall)
                 .flag("SINGLE", rows == 1 && a.is_row_major());
-            whole(cx, kernel, [quads.div_ceil(per_group), 1]);
+            whole(cx, kernel, [quads.div_ceil(per_group), 1], None);
         }
         Cut::Tiles(tile, splits) => {
             let kernel = kernel("tiles", "rows")
@@ -136,7 +144,7 @@ pub(super) fn lower(
                 .constant("ACROSS", tile.columns / (4 * tile.column_quads));
             let tiles = [rows.div_ceil(tile.rows), columns.div_ceil(tile.columns)];
             if splits == 1 {
-                return whole(cx, kernel, tiles);
+                return whole(cx, kernel, tiles, Some(tile.threads()));
             }
             let chunk = depth.div_ceil(splits).next_multiple_of(16);
             let splits = depth.div_ceil(chunk);
@@ -153,7 +161,8 @@ pub(super) fn lower(
                     .write(&parts)
                     .params(&words)
                     .groups(groups)
-                    .cost(flops, operands + parts.bytes()),
+                    .cost(flops, operands + parts.bytes())
+                    .may_pair("matmul_pair", tile.threads()),
             );
             add_up(cx, &parts, grid, splits);
         }
