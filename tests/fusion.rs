@@ -467,3 +467,26 @@ fn gradients_of_norms_wait_for_one_another() {
         run(|x, weight, _, first| x.layer_norm(weight, Some(first), 1e-5));
     }
 }
+
+#[test]
+fn gradients_of_biases_wait_for_one_another() {
+    let mut random = Random::new(10);
+    let (rows, width) = (300, 20);
+    let x = random.values(rows * width, -1.0, 1.0);
+    let weights = random.values(4 * width * width, -0.3, 0.3);
+    for device in [gpu_device(), portable_device()] {
+        let [apart, together] = same_bits(device, |tape| {
+            let x = tape.variable([rows, width], &x);
+            let mut leaves = Vec::new();
+            let y = weights.chunks(width * width).fold(x, |y, weight| {
+                let weight = tape.variable([width, width], weight);
+                let bias = tape.variable([width], &[0.1; 20]);
+                leaves.extend([weight, bias]);
+                (y.matmul(weight) + bias).tanh()
+            });
+            with_gradients(tape, y.sum_all(), &leaves, &[])
+        });
+        // Both gradients of three products, and three biases and one.
+        assert_eq!(apart - together, 5);
+    }
+}

@@ -273,7 +273,7 @@ impl NormBackward {
         for output in outputs {
             dispatch = dispatch.write(output);
         }
-        // Nothing needs these gradients before the optimizer does.
+        // Nothing needs these gradients before the optimizer runs.
         if cx.class() == AdapterClass::Gpu {
             dispatch = dispatch
                 .may_pair("norm_parameters", columns * parts)

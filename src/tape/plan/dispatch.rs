@@ -158,8 +158,8 @@ impl Dispatch {
         self
     }
 
-    /// Lets this run later, beside up to two others that may be paired with it, if nobody needs its results before. What it
-    /// reads is kept until then, so that should be little.
+    /// Lets this run later, beside up to two others that may be paired with it, if nobody needs its results before, and if
+    /// what it reads is small enough to be kept until then.
     pub(crate) fn may_wait(mut self) -> Dispatch {
         self.can_wait = true;
         self

@@ -22,6 +22,9 @@ const MOST: usize = text::PARTS.len();
 /// all takes the registers of the largest.
 const MOST_GROUPS: u32 = 512;
 
+/// The most bytes of intermediate values that a dispatch may keep by waiting for a partner.
+const MOST_KEPT: usize = 256 << 10;
+
 /// Puts the dispatches that [allow it](Dispatch::may_pair) and do not depend on one another together.
 pub(super) fn pair(class: AdapterClass, program: &mut Program) {
     let dispatches = std::mem::take(&mut program.dispatches);
@@ -65,10 +68,6 @@ impl Group {
         self.members.extend(other.members);
         self.text = Some(text);
         self
-    }
-
-    fn can_wait(&self) -> bool {
-        self.members.iter().all(|member| member.can_wait)
     }
 
     fn dispatch(mut self) -> Dispatch {
@@ -137,11 +136,21 @@ impl Context<'_> {
         waiting: &[Option<Group>],
         index: usize,
     ) -> Option<(usize, Text)> {
-        group.members[0].pair.filter(|_| group.can_wait())?;
+        group.members[0].pair.filter(|_| self.can_wait(group))?;
         let others = waiting.iter().enumerate().skip(index + 1);
         let others = others.filter_map(|(at, other)| Some((at, other.as_ref()?)));
         let mut passed = others.take_while(|(_, other)| !self.depend(group, other));
         passed.find_map(|(at, other)| Some((at, self.together(group, other)?)))
+    }
+
+    /// Whether all members can, as far as memory is concerned too.
+    fn can_wait(&self, group: &Group) -> bool {
+        let bindings = group.members.iter().flat_map(|member| &member.bindings);
+        let kept = bindings.map(|&(slot, access)| match self.slots[slot] {
+            Slot::Transient { elements } if access == Access::Read => 4 * elements,
+            _ => 0,
+        });
+        group.members.iter().all(|member| member.can_wait) && kept.sum::<usize>() <= MOST_KEPT
     }
 
     /// The text of all members, if they may run as one as far as they themselves are concerned.
@@ -151,7 +160,11 @@ impl Context<'_> {
             AdapterClass::Software => true,
             AdapterClass::Gpu => members().map(groups).sum::<u32>() <= MOST_GROUPS,
         };
-        let most = if one.can_wait() { MOST } else { 2 };
+        let most = if members().all(|member| member.can_wait) {
+            MOST
+        } else {
+            2
+        };
         // What they share they only write; see below.
         let are_apart = members().all(|member| member.writes_apart);
         let fits = one.members[0].pair == other.members[0].pair
