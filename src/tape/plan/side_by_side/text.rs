@@ -29,8 +29,7 @@ pub(super) fn merged(members: &[&Dispatch]) -> Option<Text> {
     for (member, part) in members.iter().zip(PARTS) {
         merger.add(member, part)?;
     }
-    let (_, invocations) = members[0].pair?;
-    Some(merger.finish(invocations))
+    Some(merger.finish(members[0].pair?.1))
 }
 
 /// A declaration at the outermost level, without comments.
@@ -109,6 +108,11 @@ impl Merger {
                 }
                 Kind::Storage(..) | Kind::Workgroup(_) => {}
                 Kind::Entry => {
+                    let (_, size) = item.text.split_once("@workgroup_size(")?;
+                    let size = renamed(size.split_once(")\n")?.0, &names, false);
+                    let invocations = dispatch.pair?.1;
+                    // That the dispatch was right about it, and that it has one dimension.
+                    writeln!(self.text, "const_assert {size} == {invocations}u;").ok()?;
                     let function = item.text.find("fn ").map(|at| &item.text[at..])?;
                     let function = self.call(function, names.get(item.name)?)?;
                     self.text += &renamed(&function, &names, false);
@@ -473,6 +477,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             "struct All { ends: vec4<u32>, @align(16) @size(16) first: Params_first, @align(16) @size(16) second: Params_second }",
             "var<workgroup> rows_of_f32: array<f32, max(SIZE_first * 2u, SIZE_second * 2u)>;",
             "struct Params_second { n: u32, x: u32 }",
+            "const_assert SIZE_second == 4u;",
             "    rows_of_f32[lane] = x_first[all.second.x];",
             "    if (lane < all.second.n) { y_second[group.x] = rows_of_f32[lane]; }",
             "    else { main_second(vec3<u32>(index - all.ends[0], 0u, 0u), the_local_invocation_index); }",
