@@ -5,16 +5,28 @@ mod common;
 
 use std::sync::{Mutex, PoisonError};
 
-use common::{FUSIONS, Random, assert_close, assert_close_f32, device};
+use common::{
+    FUSIONS, Random, assert_close, assert_close_f32, device, gpu_device, portable_device,
+};
+use shadegrad::ops::attention::Attention;
 use shadegrad::tape::Fusion;
-use shadegrad::{AdapterClass, Tape, Var};
+use shadegrad::{AdapterClass, Device, Tape, Var};
 
 /// Records on a training tape, runs it, and gives what was recorded as results, with the number of dispatches.
 fn run_with(
     fusion: Fusion,
     record: impl for<'t> FnOnce(&'t Tape) -> Vec<Var<'t>>,
 ) -> (Vec<Vec<f32>>, u64) {
-    let tape = Tape::training(device());
+    run_on(device(), fusion, record)
+}
+
+/// The same on a given device.
+fn run_on(
+    device: &Device,
+    fusion: Fusion,
+    record: impl for<'t> FnOnce(&'t Tape) -> Vec<Var<'t>>,
+) -> (Vec<Vec<f32>>, u64) {
+    let tape = Tape::training(device);
     tape.set_fusion(fusion);
     let results: Vec<_> = record(&tape)
         .into_iter()
@@ -23,9 +35,9 @@ fn run_with(
     // The device is shared: count only while nobody else runs anything.
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = device().stats().dispatches;
+    let before = device.stats().dispatches;
     tape.run().unwrap();
-    let dispatches = device().stats().dispatches - before;
+    let dispatches = device.stats().dispatches - before;
     drop(alone);
     (
         results.iter().map(|result| result.get().unwrap()).collect(),
@@ -306,36 +318,175 @@ fn the_forward_pass_does_not_wait_for_the_backward_pass() {
     });
 }
 
+/// Side by side and nothing else.
+const SIDE_BY_SIDE: Fusion = Fusion {
+    side_by_side: true,
+    ..Fusion::OFF
+};
+
+/// Runs with every dispatch by itself and with some side by side, alone and with all other fusions; no bit may differ.
+/// Gives the dispatches apart and side by side.
+fn same_bits(device: &Device, record: impl for<'t> Fn(&'t Tape) -> Vec<Var<'t>>) -> [u64; 2] {
+    let without = Fusion {
+        side_by_side: false,
+        ..Fusion::ON
+    };
+    let dispatches = [(Fusion::OFF, SIDE_BY_SIDE), (without, Fusion::ON)].map(|fusions| {
+        let (apart, dispatches_apart) = run_on(device, fusions.0, &record);
+        let (together, dispatches_together) = run_on(device, fusions.1, &record);
+        assert!(apart == together, "the same arithmetic, so the same bits");
+        [dispatches_apart, dispatches_together]
+    });
+    dispatches[0]
+}
+
+/// The device as it is, and those that run the kernels for GPUs.
+fn devices() -> [&'static Device; 3] {
+    [device(), gpu_device(), portable_device()]
+}
+
 #[test]
 fn gradients_of_both_factors_share_a_dispatch() {
     let mut random = Random::new(5);
     // One and several tiles, rows that are multiples of four and that are not.
-    for [rows, depth, columns] in [[512, 32, 96], [70, 33, 85], [5, 3, 2]] {
+    for [rows, depth, columns] in [[100, 32, 96], [70, 33, 85], [5, 6, 7]] {
         let x = random.values(rows * depth, -1.0, 1.0);
         let w = random.values(depth * columns, -1.0, 1.0);
         let upstream = random.values(rows * columns, -1.0, 1.0);
-        let record = |fusion| {
-            run_with(fusion, |tape| {
+        for device in devices() {
+            let dispatches = same_bits(device, |tape| {
                 let x = tape.variable([rows, depth], &x);
                 let w = tape.variable([depth, columns], &w);
-                let product = x.matmul(w);
                 let upstream = tape.input([rows, columns], &upstream);
-                let gradients = tape.backward_from(product, upstream);
+                let gradients = tape.backward_from(x.matmul(w), upstream);
                 vec![gradients.of(x).unwrap(), gradients.of(w).unwrap()]
-            })
-        };
-        let (apart, dispatches_apart) = record(Fusion::OFF);
-        let (paired, dispatches_paired) = record(Fusion {
-            side_by_side: true,
-            ..Fusion::OFF
+            });
+            assert_eq!(dispatches, [2, 1]);
+        }
+    }
+}
+
+#[test]
+fn gradients_of_factors_that_split_the_depth_share_a_dispatch() {
+    let mut random = Random::new(6);
+    let [rows, depth, columns] = [1024, 32, 96];
+    let data = [rows * depth, depth * columns, rows * columns]
+        .map(|count| random.values(count, -1.0, 1.0));
+    for device in devices() {
+        let [apart, together] = same_bits(device, |tape| {
+            let x = tape.variable([rows, depth], &data[0]);
+            let w = tape.variable([depth, columns], &data[1]);
+            let upstream = tape.input([rows, columns], &data[2]);
+            let gradients = tape.backward_from(x.matmul(w), upstream);
+            vec![gradients.of(x).unwrap(), gradients.of(w).unwrap()]
         });
-        assert_eq!(apart, paired, "the same arithmetic, so the same bits");
-        assert_eq!(dispatches_apart, 2);
-        // On GPUs dispatches overlap by themselves.
-        let expected = match device().class() {
+        assert_eq!(together, apart - 1);
+    }
+}
+
+#[test]
+fn large_products_stay_apart_on_gpus() {
+    let mut random = Random::new(7);
+    let [rows, depth, columns] = [16 * 1024, 5, 64];
+    let data = [rows * depth, depth * columns, rows * columns]
+        .map(|count| random.values(count, -1.0, 1.0));
+    for device in devices() {
+        let [apart, together] = same_bits(device, |tape| {
+            let x = tape.variable([rows, depth], &data[0]);
+            let w = tape.variable([depth, columns], &data[1]);
+            let upstream = tape.input([rows, columns], &data[2]);
+            let gradients = tape.backward_from(x.matmul(w), upstream);
+            vec![gradients.of(x).unwrap(), gradients.of(w).unwrap()]
+        });
+        let fewer = match device.class() {
             AdapterClass::Software => 1,
-            AdapterClass::Gpu => 2,
+            AdapterClass::Gpu => 0,
         };
-        assert_eq!(dispatches_paired, expected);
+        assert_eq!(together, apart - fewer);
+    }
+}
+
+#[test]
+fn gradients_of_queries_and_keys_share_a_dispatch() {
+    let mut random = Random::new(8);
+    // Several heads in a workgroup and one, heads that share keys, and dropout.
+    for (heads, kv_heads, head_dim, context, dropout) in
+        [(4, 4, 8, 16, 0.0), (2, 2, 64, 80, 0.0), (4, 2, 6, 9, 0.5)]
+    {
+        let width = (heads + 2 * kv_heads) * head_dim;
+        let x = random.values(2 * context * width, -1.0, 1.0);
+        let upstream = random.values(2 * context * heads * head_dim, -1.0, 1.0);
+        for device in [gpu_device(), portable_device()] {
+            let dispatches = same_bits(device, |tape| {
+                let x = tape.variable([2, context, width], &x);
+                let upstream = tape.input([2, context, heads * head_dim], &upstream);
+                let mut config = Attention::causal(heads).with_kv_heads(kv_heads);
+                if dropout > 0.0 {
+                    config = config.with_dropout(dropout);
+                }
+                let y = x.packed_attention(&config);
+                vec![tape.backward_from(y, upstream).of(x).unwrap(), y]
+            });
+            assert_eq!(dispatches, [4, 3], "forward, statistics, both gradients");
+        }
+    }
+}
+
+#[test]
+fn gradients_of_norms_wait_for_one_another() {
+    let mut random = Random::new(9);
+    let (rows, width) = (70, 24);
+    let x = random.values(rows * width, -1.0, 1.0);
+    let parameters = random.values(6 * width, 0.5, 1.5);
+    for device in [gpu_device(), portable_device()] {
+        let run = |norm: for<'t> fn(Var<'t>, Var<'t>, Var<'t>, Var<'t>) -> Var<'t>| {
+            let [apart, together] = same_bits(device, |tape| {
+                let x = tape.variable([rows, width], &x);
+                let parameters: Vec<Var<'_>> = parameters
+                    .chunks(width)
+                    .map(|values| tape.variable([width], values))
+                    .collect();
+                let biases = parameters[1..].iter();
+                let y = parameters
+                    .iter()
+                    .zip(biases)
+                    .fold(x, |y, (&weight, &bias)| {
+                        norm(y, weight, bias, parameters[0])
+                    });
+                let loss = y.tanh().sum_all();
+                let gradients = tape.backward(loss);
+                let gradients = parameters.iter().map(|&leaf| gradients.of(leaf));
+                gradients.flatten().collect()
+            });
+            apart - together
+        };
+        // Three and two.
+        assert_eq!(run(|x, weight, _, _| x.rms_norm(weight, 1e-5)), 3);
+        // All biases are weights as well, so that somebody adds up two gradients in between.
+        run(|x, weight, bias, _| x.layer_norm(weight, Some(bias), 1e-5));
+        run(|x, weight, _, first| x.layer_norm(weight, Some(first), 1e-5));
+    }
+}
+
+#[test]
+fn gradients_of_biases_wait_for_one_another() {
+    let mut random = Random::new(10);
+    let (rows, width) = (300, 20);
+    let x = random.values(rows * width, -1.0, 1.0);
+    let weights = random.values(4 * width * width, -0.3, 0.3);
+    for device in [gpu_device(), portable_device()] {
+        let [apart, together] = same_bits(device, |tape| {
+            let x = tape.variable([rows, width], &x);
+            let mut leaves = Vec::new();
+            let y = weights.chunks(width * width).fold(x, |y, weight| {
+                let weight = tape.variable([width, width], weight);
+                let bias = tape.variable([width], &[0.1; 20]);
+                leaves.extend([weight, bias]);
+                (y.matmul(weight) + bias).tanh()
+            });
+            with_gradients(tape, y.sum_all(), &leaves, &[])
+        });
+        // Both gradients of three products, and three biases and one.
+        assert_eq!(apart - together, 5);
     }
 }

@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{ALL_BUT_ONE, FUSIONS, assert_close_f32, device};
+use common::{ALL_BUT_ONE, FUSIONS, assert_close_f32, device, gpu_device};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use shadegrad::data::IGNORE_INDEX;
@@ -14,7 +14,7 @@ use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer};
 use shadegrad::tape::Fusion;
-use shadegrad::{Shape, Tape};
+use shadegrad::{Device, Shape, Tape};
 
 /// Relative to the largest value of a tensor.
 const TOLERANCE: f64 = 1e-4;
@@ -62,10 +62,10 @@ impl Golden {
         golden
     }
 
-    fn model(&self) -> (Gpt, Parameters) {
+    fn model(&self, device: &Device) -> (Gpt, Parameters) {
         let mut builder = ParameterBuilder::new(0);
         let gpt = Gpt::new(&self.config, &mut builder).unwrap();
-        let parameters = builder.build(device()).unwrap();
+        let parameters = builder.build(device).unwrap();
         assert_eq!(
             parameters.element_count(),
             self.config.parameter_count(),
@@ -97,9 +97,9 @@ impl Golden {
     }
 
     /// Logits, loss and gradients of one batch.
-    fn check_batch(&self, fusion: Fusion) {
-        let (gpt, parameters) = self.model();
-        let tape = Tape::training(device());
+    fn check_batch(&self, device: &Device, fusion: Fusion) {
+        let (gpt, parameters) = self.model(device);
+        let tape = Tape::training(device);
         tape.set_fusion(fusion);
         let [tokens, targets] = ["tokens", "targets"].map(|name| {
             let (shape, ids) = &self.ids[name];
@@ -130,7 +130,7 @@ impl Golden {
 
     /// The losses of the training steps.
     fn check_curve(&self) {
-        let (gpt, parameters) = self.model();
+        let (gpt, parameters) = self.model(device());
         let config = AdamWConfig {
             beta1: 0.9,
             beta2: 0.95,
@@ -176,12 +176,12 @@ macro_rules! variants {
 
             #[test]
             fn batch() {
-                Golden::load(stringify!($name)).check_batch(Fusion::ON);
+                Golden::load(stringify!($name)).check_batch(device(), Fusion::ON);
             }
 
             #[test]
             fn batch_unfused() {
-                Golden::load(stringify!($name)).check_batch(Fusion::OFF);
+                Golden::load(stringify!($name)).check_batch(device(), Fusion::OFF);
             }
 
             #[test]
@@ -197,7 +197,21 @@ fn one_fusion_at_a_time() {
     for &fusion in FUSIONS[1..].iter().chain(&ALL_BUT_ONE) {
         for name in ["series", "gelu_untied"] {
             println!("{name}, {fusion:?}");
-            Golden::load(name).check_batch(fusion);
+            Golden::load(name).check_batch(device(), fusion);
+        }
+    }
+}
+
+#[test]
+fn kernels_for_gpus() {
+    let apart = Fusion {
+        side_by_side: false,
+        ..Fusion::ON
+    };
+    for name in ["series", "gpt2", "rotary", "ignored_smoothed"] {
+        for fusion in [Fusion::ON, apart] {
+            println!("{name}, {fusion:?}");
+            Golden::load(name).check_batch(gpu_device(), fusion);
         }
     }
 }

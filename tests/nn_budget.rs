@@ -1,15 +1,15 @@
-//! What a step of the whole model costs the host: counters of the device, so this is the only test of its process.
+//! What a step of the whole model costs the host: counters of the device, so each test has one of its own.
 
 mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Random, device};
+use common::{Random, device, gpu_device};
 use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Report};
 use shadegrad::sampling::{Sampler, SamplingConfig};
-use shadegrad::{Tape, Var};
+use shadegrad::{AdapterClass, Device, Tape, Var};
 
 /// Of random tokens at the settings that the budget is stated for: batch 32, window 16.
 fn loss<'t>(gpt: &Gpt, tape: &'t Tape, random: &mut Random) -> Var<'t> {
@@ -18,8 +18,7 @@ fn loss<'t>(gpt: &Gpt, tape: &'t Tape, random: &mut Random) -> Var<'t> {
 }
 
 /// Trains twelve steps and gives the kernels of one, once from the third on nothing is made.
-fn train(gpt: &Gpt, parameters: &Parameters) -> BTreeMap<&'static str, usize> {
-    let device = device();
+fn train(device: &Device, gpt: &Gpt, parameters: &Parameters) -> BTreeMap<&'static str, usize> {
     let config = AdamWConfig {
         clip_norm: Some(1.0),
         ..AdamWConfig::default()
@@ -63,14 +62,15 @@ fn train(gpt: &Gpt, parameters: &Parameters) -> BTreeMap<&'static str, usize> {
         *kernels.entry(kernel.name).or_default() += 1;
     }
     println!("{dispatches} dispatches per step: {kernels:?}");
+    println!("{} pipelines so far", device.stats().pipelines);
     assert_eq!(kernels.values().sum::<usize>() as u64, dispatches);
     kernels
 }
 
 /// The least bytes that the intermediate values of a training step need.
-fn least_bytes(gpt: &Gpt, parameters: &Parameters) -> u64 {
+fn least_bytes(device: &Device, gpt: &Gpt, parameters: &Parameters) -> u64 {
     let mut optimizer = AdamW::new(parameters, AdamWConfig::default()).unwrap();
-    let tape = Tape::training(device());
+    let tape = Tape::training(device);
     let loss = loss(gpt, &tape, &mut Random::new(3));
     let _report = optimizer.step(&tape, loss, 1e-4).fetch();
     tape.memory().unwrap().lower_bound
@@ -78,19 +78,32 @@ fn least_bytes(gpt: &Gpt, parameters: &Parameters) -> u64 {
 
 #[test]
 fn steps_make_nothing_new_and_stay_within_the_budget_of_dispatches() {
-    let device = device();
+    check(device());
+}
+
+#[test]
+fn so_they_do_with_kernels_for_gpus() {
+    check(gpu_device());
+}
+
+fn check(device: &Device) {
     // Four layers.
     let mut builder = ParameterBuilder::new(1);
     let mut gpt = Gpt::new(&GptConfig::new(27), &mut builder).unwrap();
     let parameters = builder.build(device).unwrap();
-    let dispatches = train(&gpt, &parameters).values().sum::<usize>();
-    assert!(dispatches <= 90, "{dispatches} dispatches");
-    let kept = least_bytes(&gpt, &parameters);
+    let dispatches = train(device, &gpt, &parameters).values().sum::<usize>();
+    let budget = match device.class() {
+        AdapterClass::Software => 90,
+        // The second stages of products whose depth is split, `matmul_sum`, are 17 more.
+        AdapterClass::Gpu => 90 + 17,
+    };
+    assert!(dispatches <= budget, "{dispatches} dispatches");
+    let kept = least_bytes(device, &gpt, &parameters);
 
     // Computing the blocks again saves memory, and costs no more than their forward pass.
     gpt.set_checkpoint_blocks(true);
-    let with_blocks_again = train(&gpt, &parameters).values().sum::<usize>();
-    let checkpointed = least_bytes(&gpt, &parameters);
+    let with_blocks_again = train(device, &gpt, &parameters).values().sum::<usize>();
+    let checkpointed = least_bytes(device, &gpt, &parameters);
     println!("{kept} bytes, with checkpointed blocks {checkpointed}");
     assert!(checkpointed * 2 < kept, "{checkpointed} of {kept} bytes");
     assert!(

@@ -10,7 +10,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Expression, Handle, Module, TypeInner};
 use shadegrad::ops::attention::{Attention, Mask, attention};
 use shadegrad::ops::pointwise::TABLE;
-use shadegrad::{Device, Tape, Var};
+use shadegrad::{AdapterClass, Device, Tape, Var};
 
 /// Files whose functions are put in front of a kernel that calls them.
 const PRELUDES: &[(&str, &str)] = &[
@@ -319,6 +319,17 @@ fn every_generated_kernel_is_valid() {
                 .count()
                 > 40
         );
+        // What runs side by side is there too.
+        let pairs: &[&str] = match device.class() {
+            AdapterClass::Software => &["matmul_pair"],
+            AdapterClass::Gpu => &["matmul_pair", "attention_gradient", "norm_parameters"],
+        };
+        for pair in pairs {
+            let is_pair = |(name, source): &(&str, String)| {
+                name == pair && source.contains("fn side_by_side(")
+            };
+            assert!(kernels.iter().any(is_pair), "{pair}");
+        }
         for (name, source) in &kernels {
             check(name, source);
         }

@@ -273,6 +273,12 @@ impl NormBackward {
         for output in outputs {
             dispatch = dispatch.write(output);
         }
+        // Nothing needs these gradients before the optimizer runs.
+        if cx.class() == AdapterClass::Gpu {
+            dispatch = dispatch
+                .may_pair("norm_parameters", columns * parts)
+                .may_wait();
+        }
         cx.dispatch(dispatch);
     }
 }

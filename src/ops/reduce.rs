@@ -8,7 +8,7 @@ mod walk;
 use std::hash::Hash;
 
 use super::{Operation, TensorType};
-use crate::gpu::{DType, Kernel};
+use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
 use walk::{Split, Walk};
@@ -130,14 +130,18 @@ fn dispatch(
     split: &Split,
     scale: f32,
 ) {
-    cx.dispatch(
-        Dispatch::new(kernel)
-            .read(input)
-            .write(output)
-            .params(&walk.params(split, scale))
-            .groups(split.groups(walk))
-            .cost(input.elements() as u64, input.bytes() + output.bytes()),
-    );
+    let name = kernel.name;
+    let dispatch = Dispatch::new(kernel)
+        .read(input)
+        .write(output)
+        .params(&walk.params(split, scale))
+        .groups(split.groups(walk))
+        .cost(input.elements() as u64, input.bytes() + output.bytes());
+    // Gradients of biases are not needed before the optimizer runs. Three arrays of partial results take 12 KiB at most.
+    cx.dispatch(match cx.class() {
+        AdapterClass::Software => dispatch,
+        AdapterClass::Gpu => dispatch.may_pair(name, split.invocations()).may_wait(),
+    });
 }
 
 /// The index of the first maximum along an axis, which is dropped.

@@ -47,14 +47,20 @@ pub(super) fn backward(
         return;
     }
     let statistics = statistics(cx, &launch);
-    for (is_wanted, entry, rows) in [
-        (wants_queries, "queries", problem.queries),
-        (wants_keys, "keys", problem.keys),
-    ] {
+    for (is_wanted, entry) in [(wants_queries, "queries"), (wants_keys, "keys")] {
         if is_wanted {
-            half_backward(cx, &launch, &statistics, &gradient, entry, rows);
+            half_backward(cx, &launch, &statistics, &gradient, entry);
         }
     }
+}
+
+/// How the kernels for GPUs share out the work for `queries` or `keys`.
+fn tiling(problem: &Problem, entry: &str) -> Tiling {
+    let (job, own, others) = match entry {
+        "queries" => (Job::Queries, problem.queries, problem.keys),
+        _ => (Job::Keys, problem.keys, problem.queries),
+    };
+    Tiling::of(job, problem.head_dim, own, others)
 }
 
 /// All gradients of a packed operand in one dispatch.
@@ -145,15 +151,15 @@ fn half_backward(
     statistics: &Operand,
     gradient: &Operand,
     entry: &'static str,
-    rows: usize,
 ) {
     let problem = launch.problem;
     let head_dim = problem.head_dim;
     let dout = launch.dout.expect("backward has it");
-    let heads = match entry {
-        "queries" => problem.heads_in_all(),
-        _ => problem.kv_heads_in_all(),
+    let (rows, heads, other) = match entry {
+        "queries" => (problem.queries, problem.heads_in_all(), "keys"),
+        _ => (problem.keys, problem.kv_heads_in_all(), "queries"),
     };
+    let mut beside = None;
     let in_tiles = |tile: usize| (rows.div_ceil(tile), rows.div_ceil(tile) * heads);
     let (kernel, operands, (tiles, groups)) = match family(cx, rows) {
         Family::Wide8 => {
@@ -175,22 +181,26 @@ fn half_backward(
             (kernel, operands, in_tiles(8))
         }
         Family::Tiled => {
-            let (job, others) = match entry {
-                "queries" => (Job::Queries, problem.keys),
-                _ => (Job::Keys, problem.queries),
-            };
-            let tiling = Tiling::of(job, head_dim, rows, others);
-            let (kernel, operands) = tiled_half(launch, entry, &tiling);
-            (kernel, operands, tiling.workgroups(rows, heads))
+            let own = tiling(problem, entry);
+            if own.fits_beside(&tiling(problem, other)) {
+                beside = Some(own.invocations());
+            }
+            let (kernel, operands) = tiled_half(launch, entry, &own);
+            (kernel, operands, own.workgroups(rows, heads))
         }
     };
-    let dispatch = Dispatch::new(launch.kernel(kernel, operands, true))
+    let mut dispatch = Dispatch::new(launch.kernel(kernel, operands, true))
         .read(&launch.q.operand)
         .read(&launch.k.operand)
         .read(&launch.v.operand)
         .read(&dout.operand)
         .write(gradient)
         .read(statistics);
+    if let Some(invocations) = beside {
+        dispatch = dispatch
+            .may_pair("attention_gradient", invocations)
+            .writes_apart();
+    }
     let products = if entry == "queries" { 6 } else { 8 };
     let bytes = operand_bytes(problem) + dout.operand.bytes() + 4 * (rows * head_dim) as u64;
     cx.dispatch(

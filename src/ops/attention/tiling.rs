@@ -98,14 +98,32 @@ impl Tiling {
         (tiles, tiles * all_heads.div_ceil(self.heads))
     }
 
-    /// Workgroup memory, that of the forward kernel: the others need less.
-    fn bytes(&self) -> usize {
+    /// Invocations of a workgroup.
+    pub fn invocations(&self) -> usize {
+        self.heads * self.down * self.across
+    }
+
+    /// Whether a kernel with this tiling and one with the other can share one workgroup's memory.
+    pub fn fits_beside(&self, other: &Tiling) -> bool {
+        let (own, others) = (self.tiles(), other.tiles());
+        own[0].max(others[0]) + own[1].max(others[1]) <= MOST_BYTES
+    }
+
+    /// Bytes of the two tiles.
+    fn tiles(&self) -> [usize; 2] {
         let own = self.down * self.row_quads;
         let other = self.across * self.score_quads;
         let (depth, lines) = (self.chunks.min(4), other.min(4));
         let first = 4 * depth.max(lines) * own;
         let second = 4 * (depth * other).max(lines * self.across * self.result_quads);
-        16 * self.heads * (first + second + self.across * own)
+        [first, second].map(|vectors| 16 * self.heads * vectors)
+    }
+
+    /// Workgroup memory, that of the forward kernel: the others need less.
+    fn bytes(&self) -> usize {
+        let own = self.down * self.row_quads;
+        let [first, second] = self.tiles();
+        first + second + 16 * self.heads * self.across * own
     }
 
     /// The kernel with its preludes and constants.
@@ -179,7 +197,7 @@ mod tests {
     #[test]
     fn within_what_every_gpu_has() {
         for (_, size, tiling) in all() {
-            let invocations = tiling.heads * tiling.down * tiling.across;
+            let invocations = tiling.invocations();
             assert!(invocations <= MOST_INVOCATIONS, "{size:?}: {tiling:?}");
             assert!(tiling.bytes() <= MOST_BYTES, "{size:?}: {tiling:?}");
             assert!(tiling.across * tiling.result_quads >= tiling.chunks);

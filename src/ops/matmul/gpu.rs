@@ -43,6 +43,11 @@ impl Tile {
         ]
     }
 
+    /// Invocations of a workgroup.
+    fn invocations(&self) -> usize {
+        self.teams * self.team().iter().product::<usize>()
+    }
+
     /// Tiles of an output.
     fn count(&self, [batch, rows, columns]: [usize; 3]) -> usize {
         batch * rows.div_ceil(self.rows) * columns.div_ceil(self.columns)
@@ -52,7 +57,7 @@ impl Tile {
     fn most_splits(&self, [batch, rows, columns]: [usize; 3], depth: usize) -> usize {
         let shallow = depth / (4 * self.rows.max(self.columns) * self.teams);
         let large = MOST_PARTIAL / (4 * batch * rows * columns.next_multiple_of(4));
-        shallow.min(large).min(MOST_SPLITS).max(1)
+        shallow.min(large).clamp(1, MOST_SPLITS)
     }
 
     /// What a product takes, in units of its multiply-adds at a GPU's full rate: more if there is too little to keep
@@ -61,8 +66,7 @@ impl Tile {
         let [batch, rows, columns] = grid;
         let tiles = self.count(grid);
         let groups = (tiles * splits) as f64;
-        let invocations = self.teams * self.team().iter().product::<usize>();
-        let idle = (BUSY / (groups * invocations as f64)).max(UNITS / groups);
+        let idle = (BUSY / (groups * self.invocations() as f64)).max(UNITS / groups);
         let last_round = 1.0 + 0.5 * (UNITS / groups).min(1.0);
         let outside = (tiles * self.rows * self.columns) as f64 / (batch * rows * columns) as f64;
         let adding_up = match splits {
@@ -151,19 +155,22 @@ pub(super) fn lower(
         let words: Vec<u32> = [sizes, places].concat().iter().map(|&n| n as u32).collect();
         (words, count)
     };
-    let whole = |cx: &mut Lowering<'_>, kernel: Kernel, tiles: [usize; 2]| {
-        let epilogue = cx.epilogue(3);
-        let (params, groups) = params(1, depth, tiles);
-        cx.dispatch(
-            Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
+    let whole =
+        |cx: &mut Lowering<'_>, kernel: Kernel, tiles: [usize; 2], invocations: Option<usize>| {
+            let epilogue = cx.epilogue(3);
+            let (params, groups) = params(1, depth, tiles);
+            let dispatch = Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
                 .read(&a.operand)
                 .read(&b.operand)
                 .params(&params)
                 .epilogue(&epilogue)
                 .groups(groups)
-                .cost(flops, operands + epilogue.bytes),
-        );
-    };
+                .cost(flops, operands + epilogue.bytes);
+            cx.dispatch(match invocations {
+                Some(invocations) => dispatch.may_pair("matmul_pair", invocations),
+                None => dispatch,
+            });
+        };
     match cut {
         Cut::Rows { tall } => {
             let quads = rows.max(columns).div_ceil(4);
@@ -178,7 +185,7 @@ pub(super) fn lower(
                 .constant("SHARERS", sharers)
                 .flag("TALL", tall)
                 .flag("SINGLE", rows == 1 && a.is_row_major());
-            whole(cx, kernel, [quads.div_ceil(per_group), 1]);
+            whole(cx, kernel, [quads.div_ceil(per_group), 1], None);
         }
         Cut::Tiles(tile, splits) => {
             let [down, across] = tile.team();
@@ -190,7 +197,7 @@ pub(super) fn lower(
                 .constant("TEAMS", tile.teams);
             let tiles = [rows.div_ceil(tile.rows), columns.div_ceil(tile.columns)];
             if splits == 1 {
-                return whole(cx, kernel, tiles);
+                return whole(cx, kernel, tiles, Some(tile.invocations()));
             }
             let chunk = depth.div_ceil(splits).next_multiple_of(16);
             let splits = depth.div_ceil(chunk);
@@ -207,7 +214,8 @@ pub(super) fn lower(
                     .write(&parts)
                     .params(&words)
                     .groups(groups)
-                    .cost(flops, operands + parts.bytes()),
+                    .cost(flops, operands + parts.bytes())
+                    .may_pair("matmul_pair", tile.invocations()),
             );
             add_up(cx, &parts, grid, splits);
         }

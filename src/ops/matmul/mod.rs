@@ -76,7 +76,7 @@ impl Operation for Matmul {
                 .epilogue(&epilogue)
                 .groups(groups)
                 .cost(flops, bytes)
-                .may_pair("matmul_pair"),
+                .may_pair("matmul_pair", 8),
         );
     }
 }

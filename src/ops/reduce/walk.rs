@@ -223,6 +223,11 @@ impl Split {
             .constant("ADJACENT", usize::from(self.adjacent))
     }
 
+    /// Invocations of a workgroup.
+    pub fn invocations(&self) -> usize {
+        self.lanes * self.teams
+    }
+
     /// The number of workgroups.
     pub fn groups(&self, walk: &Walk) -> usize {
         (walk.places * self.chunks).div_ceil(self.teams)

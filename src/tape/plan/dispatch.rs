@@ -10,11 +10,12 @@ use crate::shape::{Layout, Shape};
 pub(super) enum Slot {
     /// Alive from its first to its last dispatch; gets a pooled buffer.
     Transient { elements: usize },
-    /// A range of a persistent buffer, in bytes.
+    /// A range of a persistent buffer, in bytes. `first` is where its elements begin: bindings may not start anywhere.
     External {
         buffer: Buffer,
         start: u64,
         bytes: u64,
+        first: u64,
     },
     /// The plan's upload buffer.
     Upload,
@@ -85,8 +86,12 @@ pub struct Dispatch {
     pub(super) params: Vec<u32>,
     pub(super) grid: [u32; 3],
     pub(super) cost: Cost,
-    /// What it is called beside another that may be paired under the same name.
-    pub(super) pair: Option<&'static str>,
+    /// What it is called beside others of that name, and the invocations of a workgroup.
+    pub(super) pair: Option<(&'static str, usize)>,
+    /// Whether it may run much later, if nobody reads what it writes until then.
+    pub(super) can_wait: bool,
+    /// Whether those that it may be paired with never write the same elements of a buffer.
+    pub(super) writes_apart: bool,
 }
 
 impl Dispatch {
@@ -99,6 +104,8 @@ impl Dispatch {
             grid: [1; 3],
             cost: Cost::default(),
             pair: None,
+            can_wait: false,
+            writes_apart: false,
         }
     }
 
@@ -142,11 +149,26 @@ impl Dispatch {
         self
     }
 
-    /// Allows the planner to run this beside another dispatch with the same name for the pair, as one. The kernel has workgroups of eight and no
-    /// workgroup memory, its parameters are `p: Params`, its entry point takes `group`, `groups` and the subgroup's lane,
-    /// and no member of a struct is called like something at the outermost level.
-    pub(crate) fn may_pair(mut self, name: &'static str) -> Dispatch {
-        self.pair = Some(name);
+    /// Allows the planner to run this beside another dispatch that is paired under the same name and has workgroups of as
+    /// many `invocations`, as one that is called by the name. The grid is that of [`Dispatch::groups`]; the kernel's
+    /// declarations begin their lines, and its entry point takes built-in values only. Arrays in workgroup memory are
+    /// shared by name if their elements are of a built-in type: whoever allows it answers for the 16 KiB that there are.
+    pub(crate) fn may_pair(mut self, name: &'static str, invocations: usize) -> Dispatch {
+        self.pair = Some((name, invocations));
+        self
+    }
+
+    /// Lets this run later, beside up to two others that may be paired with it, if nobody needs its results before, and if
+    /// what it reads is small enough to be kept until then.
+    pub(crate) fn may_wait(mut self) -> Dispatch {
+        self.can_wait = true;
+        self
+    }
+
+    /// States that no other dispatch which this may be paired with writes the same elements, if it does write to the same
+    /// buffer.
+    pub(crate) fn writes_apart(mut self) -> Dispatch {
+        self.writes_apart = true;
         self
     }
 

@@ -47,7 +47,7 @@ pub(super) fn lower(
         lowerer.program.fetches.push((dense, range.clone()));
     }
     if graph.fusion.side_by_side {
-        side_by_side::pair(&mut lowerer.program);
+        side_by_side::pair(device.class(), &mut lowerer.program);
     }
     lowerer.program
 }
@@ -274,6 +274,7 @@ impl Lowerer<'_> {
             buffer: tensor.buffer.clone(),
             start: start as u64,
             bytes: (end - start) as u64,
+            first: first as u64,
         };
         (self.slot(slot), (first - start) / 4)
     }
@@ -284,14 +285,22 @@ impl Lowerer<'_> {
             buffer,
             start,
             bytes,
+            first,
         } = &slot
         {
-            let known = self.program.slots.iter().position(|other| {
-                matches!(other, Slot::External { buffer: b, start: s, bytes: l }
-                    if b.id() == buffer.id() && s == start && l == bytes)
-            });
-            if let Some(known) = known {
-                return known;
+            for (index, other) in self.program.slots.iter_mut().enumerate() {
+                match other {
+                    Slot::External {
+                        buffer: b,
+                        start: s,
+                        bytes: l,
+                        first: f,
+                    } if b.id() == buffer.id() && s == start && l == bytes => {
+                        *f = (*f).min(*first);
+                        return index;
+                    }
+                    _ => {}
+                }
             }
         }
         self.program.slots.push(slot);

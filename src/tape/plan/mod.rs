@@ -1,7 +1,7 @@
 //! From a list of nodes to one command submission, planned once per structure and replayed.
 //!
 //! The passes, in order: [`live`](analysis) (what is needed), [`units`](units) (which nodes share a kernel, in which
-//! order), [`lowering`](lowering) (dispatches over virtual slots), [`side_by_side`](side_by_side) (pairs of them as one),
+//! order), [`lowering`](lowering) (dispatches over virtual slots), [`side_by_side`](side_by_side) (several of them as one),
 //! [`memory`](memory) (slots to buffers), [`uniform`](uniform) (what is read from uniform buffers), and
 //! [`replay`](replay) (pipelines, bind groups, submission).
 
@@ -49,7 +49,8 @@ pub struct Fusion {
     pub epilogue: bool,
     /// A value that is only assigned to a persistent tensor is computed in place there.
     pub forward_assign: bool,
-    /// On software adapters, matrix products that don't depend on one another run as one dispatch.
+    /// Small dispatches of one kind that don't depend on one another, such as the gradients of a product's two factors, run
+    /// as one.
     pub side_by_side: bool,
     /// On software adapters, kernels read operands from uniform buffers: those of at most 64 KiB, and larger ones as far as
     /// that is faster on the machine at hand.

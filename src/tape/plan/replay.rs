@@ -90,6 +90,7 @@ impl Plan {
                     buffer,
                     start,
                     bytes,
+                    ..
                 } => (buffer, *start, *bytes),
                 Slot::Upload => {
                     let buffer = upload.as_ref().expect("uploads exist where they are read");

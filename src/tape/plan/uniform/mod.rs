@@ -102,6 +102,7 @@ fn windows(device: &Device, slot: &Slot, present: u64) -> Vec<u64> {
             buffer,
             start,
             bytes,
+            ..
         } => (*bytes, buffer.bytes() - start),
         Slot::Window { .. } => return Vec::new(),
     };

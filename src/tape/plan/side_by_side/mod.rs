@@ -1,0 +1,229 @@
+//! Independent dispatches that run as one, each as a part of its workgroups.
+//!
+//! A small dispatch costs as much as starting it: on software adapters, whose workgroups are dealt out to the threads
+//! beforehand, as on GPUs, which wait for one dispatch to end before the next begins. So the gradients of a product's two
+//! factors become one dispatch, and so do others that [allow it](Dispatch::may_pair).
+
+mod text;
+
+use super::dispatch::{Dispatch, Program, Slot};
+use super::units::MOST_BINDINGS;
+use crate::gpu::kernel::Access;
+use crate::gpu::{AdapterClass, Kernel};
+use text::Text;
+
+/// How far ahead a partner is looked for that could run earlier.
+const REACH: usize = 4;
+
+/// Dispatches that run as one, at most: each has a name in the text.
+const MOST: usize = text::PARTS.len();
+
+/// On GPUs, the most workgroups of those that run as one. More keep a large GPU busy by themselves, and one kernel for
+/// all takes the registers of the largest.
+const MOST_GROUPS: u32 = 512;
+
+/// The most bytes of intermediate values that a dispatch may keep by waiting for a partner.
+const MOST_KEPT: usize = 256 << 10;
+
+/// Puts the dispatches that [allow it](Dispatch::may_pair) and do not depend on one another together.
+pub(super) fn pair(class: AdapterClass, program: &mut Program) {
+    let dispatches = std::mem::take(&mut program.dispatches);
+    let mut waiting: Vec<Option<Group>> = dispatches.into_iter().map(Group::of).collect();
+    let cx = Context {
+        class,
+        slots: &program.slots,
+    };
+    for index in 0..waiting.len() {
+        let Some(mut group) = waiting[index].take() else {
+            continue;
+        };
+        if let Some((at, text)) = cx.earlier(&group, &waiting, index) {
+            let partner = waiting[at].take().expect("partners are waiting");
+            group = group.with(partner, text);
+        } else if let Some((at, text)) = cx.later(&group, &waiting, index) {
+            let partner = waiting[at].take().expect("partners are waiting");
+            waiting[at] = Some(group.with(partner, text));
+            continue;
+        }
+        program.dispatches.push(group.dispatch());
+    }
+}
+
+/// Dispatches that run as one, with their text if there are several.
+struct Group {
+    members: Vec<Dispatch>,
+    text: Option<Text>,
+}
+
+impl Group {
+    #[expect(clippy::unnecessary_wraps, reason = "all are waiting at first")]
+    fn of(dispatch: Dispatch) -> Option<Group> {
+        Some(Group {
+            members: vec![dispatch],
+            text: None,
+        })
+    }
+
+    fn with(mut self, other: Group, text: Text) -> Group {
+        self.members.extend(other.members);
+        self.text = Some(text);
+        self
+    }
+
+    fn dispatch(mut self) -> Dispatch {
+        let Some(text) = self.text else {
+            return self.members.remove(0);
+        };
+        let (name, _) = self.members[0].pair.expect("members allow it");
+        // Where each part's workgroups end, then the parts' parameters.
+        let mut params = Vec::new();
+        let mut end = 0;
+        for member in &self.members {
+            end += groups(member);
+            params.push(end);
+        }
+        params.resize(4, end);
+        for member in &self.members {
+            params.extend(&member.params);
+            params.resize(params.len().next_multiple_of(4), 0);
+        }
+        let sum = |part: fn(&Dispatch) -> u64| self.members.iter().map(part).sum();
+        let mut dispatch = Dispatch::new(Kernel::builtin(name, text.source, text::ENTRY))
+            .params(&params)
+            .groups(end as usize)
+            .cost(
+                sum(|member| member.cost.flops),
+                sum(|member| member.cost.bytes),
+            );
+        dispatch.bindings = text.bindings;
+        dispatch
+    }
+}
+
+fn groups(dispatch: &Dispatch) -> u32 {
+    dispatch.grid.iter().product()
+}
+
+/// What the search needs to know.
+struct Context<'a> {
+    class: AdapterClass,
+    slots: &'a [Slot],
+}
+
+impl Context<'_> {
+    /// The next one that may run beside `group`, ahead of everything between them.
+    fn earlier(
+        &self,
+        group: &Group,
+        waiting: &[Option<Group>],
+        index: usize,
+    ) -> Option<(usize, Text)> {
+        group.members[0].pair?;
+        let end = waiting.len().min(index + 1 + REACH);
+        (index + 1..end).find_map(|at| {
+            let other = waiting[at].as_ref()?;
+            let mut between = waiting[index + 1..at].iter().flatten();
+            let text = self.together(group, other)?;
+            let is_free = between.all(|earlier| !self.depend(earlier, other));
+            is_free.then_some((at, text))
+        })
+    }
+
+    /// The next one that `group`, if it can wait, may run beside, behind everything between them.
+    fn later(
+        &self,
+        group: &Group,
+        waiting: &[Option<Group>],
+        index: usize,
+    ) -> Option<(usize, Text)> {
+        group.members[0].pair.filter(|_| self.can_wait(group))?;
+        let others = waiting.iter().enumerate().skip(index + 1);
+        let others = others.filter_map(|(at, other)| Some((at, other.as_ref()?)));
+        let mut passed = others.take_while(|(_, other)| !self.depend(group, other));
+        passed.find_map(|(at, other)| Some((at, self.together(group, other)?)))
+    }
+
+    /// Whether all members can, as far as memory is concerned too.
+    fn can_wait(&self, group: &Group) -> bool {
+        let bindings = group.members.iter().flat_map(|member| &member.bindings);
+        let kept = bindings.map(|&(slot, access)| match self.slots[slot] {
+            Slot::Transient { elements } if access == Access::Read => 4 * elements,
+            _ => 0,
+        });
+        group.members.iter().all(|member| member.can_wait) && kept.sum::<usize>() <= MOST_KEPT
+    }
+
+    /// The text of all members, if they may run as one as far as they themselves are concerned.
+    fn together(&self, one: &Group, other: &Group) -> Option<Text> {
+        let members = || one.members.iter().chain(&other.members);
+        let is_small = match self.class {
+            AdapterClass::Software => true,
+            AdapterClass::Gpu => members().map(groups).sum::<u32>() <= MOST_GROUPS,
+        };
+        let most = if members().all(|member| member.can_wait) {
+            MOST
+        } else {
+            2
+        };
+        // What they share they only write; see below.
+        let are_apart = members().all(|member| member.writes_apart);
+        let fits = one.members[0].pair == other.members[0].pair
+            && is_small
+            && members().count() <= most
+            && (are_apart || !self.depend(one, other))
+            && !self.bind_for_both(one, other);
+        let text = fits.then(|| text::merged(&members().collect::<Vec<_>>()))??;
+        (text.bindings.len() <= MOST_BINDINGS).then_some(text)
+    }
+
+    /// Whether their order matters.
+    fn depend(&self, one: &Group, other: &Group) -> bool {
+        any_pair(one, other, |(a, access_a), (b, access_b)| {
+            (access_a == Access::Write || access_b == Access::Write) && self.overlap(a, b)
+        })
+    }
+
+    /// Whether one reads a buffer that the other writes to, if only elsewhere: one dispatch may not do that.
+    fn bind_for_both(&self, one: &Group, other: &Group) -> bool {
+        any_pair(one, other, |(a, access_a), (b, access_b)| {
+            access_a != access_b && self.is_same_buffer(a, b)
+        })
+    }
+
+    fn is_same_buffer(&self, a: usize, b: usize) -> bool {
+        match (&self.slots[a], &self.slots[b]) {
+            (Slot::External { buffer: a, .. }, Slot::External { buffer: b, .. }) => {
+                a.id() == b.id()
+            }
+            _ => a == b,
+        }
+    }
+
+    fn overlap(&self, a: usize, b: usize) -> bool {
+        let range = |slot: &Slot| match slot {
+            Slot::External {
+                start,
+                bytes,
+                first,
+                ..
+            } => *first..*start + *bytes,
+            _ => 0..u64::MAX,
+        };
+        let (one, other) = (range(&self.slots[a]), range(&self.slots[b]));
+        self.is_same_buffer(a, b) && one.start < other.end && other.start < one.end
+    }
+}
+
+fn any_pair(
+    one: &Group,
+    other: &Group,
+    test: impl Fn((usize, Access), (usize, Access)) -> bool,
+) -> bool {
+    let bindings = |group: &Group| -> Vec<(usize, Access)> {
+        let members = group.members.iter();
+        members.flat_map(|member| member.bindings.clone()).collect()
+    };
+    let others = bindings(other);
+    let mut own = bindings(one).into_iter();
+    own.any(|a| others.iter().any(|&b| test(a, b)))
+}
