@@ -9,7 +9,7 @@ use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Report};
 use shadegrad::sampling::{Sampler, SamplingConfig};
-use shadegrad::{AdapterClass, Device, Tape, Var};
+use shadegrad::{Device, Tape, Var};
 
 /// Of random tokens at the settings that the budget is stated for: batch 32, window 16.
 fn loss<'t>(gpt: &Gpt, tape: &'t Tape, random: &mut Random) -> Var<'t> {
@@ -92,12 +92,8 @@ fn check(device: &Device) {
     let mut gpt = Gpt::new(&GptConfig::new(27), &mut builder).unwrap();
     let parameters = builder.build(device).unwrap();
     let dispatches = train(device, &gpt, &parameters).values().sum::<usize>();
-    let budget = match device.class() {
-        AdapterClass::Software => 90,
-        // The second stages of products whose depth is split, `matmul_sum`, are 17 more.
-        AdapterClass::Gpu => 90 + 17,
-    };
-    assert!(dispatches <= budget, "{dispatches} dispatches");
+    println!("{dispatches} dispatches");
+    assert!(dispatches <= 90, "{dispatches} dispatches");
     let kept = least_bytes(device, &gpt, &parameters);
 
     // Computing the blocks again saves memory, and costs no more than their forward pass.
