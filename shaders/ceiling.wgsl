@@ -48,28 +48,30 @@ fn multiply_add(
     if (i < arrayLength(&sums)) { sums[i] = total.x + total.y + total.z + total.w; }
 }
 
+const LANES: u32 = 64u; // of workgroups that copy
+
 @group(0) @binding(1) var<storage, read> source: array<f32>;
 @group(0) @binding(2) var<storage, read_write> destination: array<f32>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn copy(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+    let i = (group.x + group.y * groups.x) * LANES + lane;
     if (i < p.count) { destination[i] = source[i]; }
 }
 
 @group(0) @binding(1) var<storage, read> source4: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> destination4: array<vec4<f32>>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn copy4(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+    let i = (group.x + group.y * groups.x) * LANES + lane;
     if (i < p.count / 4u) { destination4[i] = source4[i]; }
 }

@@ -24,7 +24,7 @@ struct Params {
     confidence: f32,
     uniform: f32,
     not_a_number: u32,   // as bits: WGSL has no such literal
-    rows_per_team: u32,
+    pad: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -192,8 +192,7 @@ fn gradients_by_workgroup(
 }
 
 // A team of lanes shares a row, see team.wgsl: on GPUs. Lane l takes classes l, l + LANES, … in both passes, so that the
-// gradient may overwrite the logits without a barrier between them. The second pass finds the row in the cache if not too
-// many rows are under way, so a team takes several, one after the other.
+// gradient may overwrite the logits without a barrier between them.
 
 // Four logits of a row, LANES apart.
 fn four(row: u32, k: u32) -> vec4<f32> {
@@ -202,47 +201,6 @@ fn four(row: u32, k: u32) -> vec4<f32> {
 }
 
 fn sum_of_four(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-
-// What a lane knows of its classes, of which there are `classes` in the row. Many loads are under way at a time.
-fn part_of_lane(row: u32, lane: u32, classes: u32) -> Part {
-    var part = Part(-3.0e38, 0.0, 0.0, 0.0);
-    var k = lane;
-    for (; k + 31u * LANES < classes; k += 32u * LANES) {
-        let a = four(row, k);
-        let b = four(row, k + 4u * LANES);
-        let c = four(row, k + 8u * LANES);
-        let d = four(row, k + 12u * LANES);
-        let e = four(row, k + 16u * LANES);
-        let f = four(row, k + 20u * LANES);
-        let g = four(row, k + 24u * LANES);
-        let h = four(row, k + 28u * LANES);
-        let m = max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)));
-        part = rescaled(part, max(part.most, max(max(m.x, m.y), max(m.z, m.w))));
-        let top = part.most;
-        part.total += sum_of_four(
-            ((exp(a - top) + exp(b - top)) + (exp(c - top) + exp(d - top)))
-            + ((exp(e - top) + exp(f - top)) + (exp(g - top) + exp(h - top))));
-        part.distance += sum_of_four(
-            (((a - top) + (b - top)) + ((c - top) + (d - top)))
-            + (((e - top) + (f - top)) + ((g - top) + (h - top))));
-        part.count += 32.0;
-    }
-    for (; k + 3u * LANES < classes; k += 4u * LANES) {
-        let x = four(row, k);
-        part = rescaled(part, max(part.most, max(max(x.x, x.y), max(x.z, x.w))));
-        part.total += sum_of_four(exp(x - part.most));
-        part.distance += sum_of_four(x - part.most);
-        part.count += 4.0;
-    }
-    for (; k < classes; k += LANES) {
-        let x = logit(row, k);
-        part = rescaled(part, max(part.most, x));
-        part.total += exp(x - part.most);
-        part.distance += x - part.most;
-        part.count += 1.0;
-    }
-    return part;
-}
 
 // The whole row, from what every lane knows. For uniform control flow only.
 fn join_team(part: Part, place: Place) -> Part {
@@ -259,14 +217,11 @@ fn losses_by_team(
     place: Place,
 ) {
     let lane = lane_of(place);
-    let team = (group.x + group.y * groups.x) * TEAMS + team_of(place);
-    // Every team makes as many rounds, so that barriers stay uniform; rows past the end have no classes.
-    for (var i = 0u; i < p.rows_per_team; i++) {
-        let row = team * p.rows_per_team + i;
-        let part = join_team(part_of_lane(row, lane, select(0u, p.classes, row < p.rows)), place);
-        if (row < p.rows && lane == 0u) {
-            losses[p.losses_offset + row] = loss_of(row, targets[p.targets_offset + row], part);
-        }
+    // Rows past the end have no classes.
+    let row = (group.x + group.y * groups.x) * TEAMS + team_of(place);
+    let part = join_team(part_of(row, select(p.classes, lane, row < p.rows), LANES), place);
+    if (row < p.rows && lane == 0u) {
+        losses[p.losses_offset + row] = loss_of(row, targets[p.targets_offset + row], part);
     }
 }
 
@@ -281,24 +236,6 @@ fn store_four(to: u32, v: vec4<f32>) {
 fn write_others(row: u32, lane: u32, most: f32, factor: f32, off: f32) {
     let to = p.gradient_offset + row * p.classes;
     var k = lane;
-    for (; k + 31u * LANES < p.classes; k += 32u * LANES) {
-        let a = four(row, k);
-        let b = four(row, k + 4u * LANES);
-        let c = four(row, k + 8u * LANES);
-        let d = four(row, k + 12u * LANES);
-        let e = four(row, k + 16u * LANES);
-        let f = four(row, k + 20u * LANES);
-        let g = four(row, k + 24u * LANES);
-        let h = four(row, k + 28u * LANES);
-        store_four(to + k, exp(a - most) * factor - off);
-        store_four(to + k + 4u * LANES, exp(b - most) * factor - off);
-        store_four(to + k + 8u * LANES, exp(c - most) * factor - off);
-        store_four(to + k + 12u * LANES, exp(d - most) * factor - off);
-        store_four(to + k + 16u * LANES, exp(e - most) * factor - off);
-        store_four(to + k + 20u * LANES, exp(f - most) * factor - off);
-        store_four(to + k + 24u * LANES, exp(g - most) * factor - off);
-        store_four(to + k + 28u * LANES, exp(h - most) * factor - off);
-    }
     for (; k + 3u * LANES < p.classes; k += 4u * LANES) {
         store_four(to + k, exp(four(row, k) - most) * factor - off);
     }
@@ -307,28 +244,27 @@ fn write_others(row: u32, lane: u32, most: f32, factor: f32, off: f32) {
     }
 }
 
-// What a lane stores of a row: the loss, if it has the target's class, and the gradient of its classes.
-fn finish_row(row: u32, lane: u32, part: Part, scale: f32) {
-    let target_class = targets[p.targets_offset + row];
-    let to = p.gradient_offset + row * p.classes;
-    let is_class = target_class < p.classes;
-    // The lane that has the target's class reads it before it overwrites it. Of a target that is no class, it makes the
-    // loss not a number.
-    let is_mine = target_class % LANES == lane;
-    var at_target = 0.0;
-    if (is_mine) {
-        if (is_class) { at_target = logit(row, target_class); }
-        losses[p.losses_offset + row] = loss_of(row, target_class, part);
-    }
-    if (is_ignored(target_class)) {
-        for (var k = lane; k < p.classes; k += LANES) { gradient[to + k] = 0.0; }
-    } else {
-        let slope = select(bitcast<f32>(p.not_a_number), scale, is_class);
-        write_others(row, lane, part.most, slope / part.total, p.uniform * slope);
-        if (is_mine && is_class) {
-            let share = exp(at_target - part.most) / part.total;
-            gradient[to + target_class] = (share - p.confidence - p.uniform) * slope;
-        }
+// The loss, from the lane that has the target's class, before it overwrites the logit. Gives that logit to it. Of a target
+// that is no class, the loss is not a number.
+fn loss_at_target(row: u32, lane: u32, target_class: u32, part: Part) -> f32 {
+    if (target_class % LANES != lane) { return 0.0; }
+    losses[p.losses_offset + row] = loss_of(row, target_class, part);
+    if (target_class < p.classes) { return logit(row, target_class); }
+    return 0.0;
+}
+
+// What a row's gradient is multiplied by.
+fn slope_of(target_class: u32) -> f32 {
+    if (target_class >= p.classes) { return bitcast<f32>(p.not_a_number); }
+    if (p.is_counted == 1u) { return counted[0]; }
+    return p.scale;
+}
+
+// The target's gradient, over what was written as if it were none.
+fn write_target(row: u32, lane: u32, target_class: u32, part: Part, at_target: f32, slope: f32) {
+    if (target_class % LANES == lane && target_class < p.classes) {
+        let share = exp(at_target - part.most) / part.total;
+        gradient[p.gradient_offset + row * p.classes + target_class] = (share - p.confidence - p.uniform) * slope;
     }
 }
 
@@ -339,14 +275,104 @@ fn gradients_by_team(
     place: Place,
 ) {
     let lane = lane_of(place);
-    let team = (group.x + group.y * groups.x) * TEAMS + team_of(place);
-    var scale = p.scale;
-    if (p.is_counted == 1u) { scale = counted[0]; }
-    for (var i = 0u; i < p.rows_per_team; i++) {
-        let row = team * p.rows_per_team + i;
-        let part = join_team(part_of_lane(row, lane, select(0u, p.classes, row < p.rows)), place);
-        if (row < p.rows) { finish_row(row, lane, part, scale); }
+    let row = (group.x + group.y * groups.x) * TEAMS + team_of(place);
+    let part = join_team(part_of(row, select(p.classes, lane, row < p.rows), LANES), place);
+    if (row >= p.rows) { return; }
+    let target_class = targets[p.targets_offset + row];
+    let at_target = loss_at_target(row, lane, target_class, part);
+    if (is_ignored(target_class)) {
+        let to = p.gradient_offset + row * p.classes;
+        for (var k = lane; k < p.classes; k += LANES) { gradient[to + k] = 0.0; }
+        return;
     }
+    let slope = slope_of(target_class);
+    write_others(row, lane, part.most, slope / part.total, p.uniform * slope);
+    write_target(row, lane, target_class, part, at_target, slope);
+}
+
+// For large vocabularies: a workgroup keeps its row in registers, so that memory is read once and written once. (Read
+// twice, rows under way are more than caches hold.) The number of classes is a constant here, and the block says how many
+// vec4 a lane keeps: LANES apart in each, the last ones past the end.
+
+const CLASSES: u32 = 8u;
+
+fn block(row: u32, lane: u32, b: u32) -> vec4<f32> {
+    let k = 4u * b * LANES + lane;
+    if (4u * (b + 1u) * LANES <= CLASSES) { return four(row, k); }
+    return vec4<f32>(
+        guarded(row, k), guarded(row, k + LANES), guarded(row, k + 2u * LANES), guarded(row, k + 3u * LANES));
+}
+
+fn guarded(row: u32, k: u32) -> f32 {
+    if (k < CLASSES) { return logit(row, k); }
+    return -3.0e38;
+}
+
+fn are_classes(lane: u32, b: u32) -> vec4<bool> {
+    return vec4<u32>(4u * b * LANES + lane) + vec4<u32>(0u, 1u, 2u, 3u) * LANES < vec4<u32>(CLASSES);
+}
+
+fn most_of_four(v: vec4<f32>) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+
+fn distance_of_four(v: vec4<f32>, lane: u32, b: u32, top: f32) -> f32 {
+    return sum_of_four(select(vec4<f32>(0.0), v - top, are_classes(lane, b)));
+}
+
+fn store_block(to: u32, lane: u32, b: u32, v: vec4<f32>) {
+    let k = 4u * b * LANES + lane;
+    if (4u * (b + 1u) * LANES <= CLASSES) {
+        store_four(to + k, v);
+        return;
+    }
+    if (k < CLASSES) { gradient[to + k] = v.x; }
+    if (k + LANES < CLASSES) { gradient[to + k + LANES] = v.y; }
+    if (k + 2u * LANES < CLASSES) { gradient[to + k + 2u * LANES] = v.z; }
+    if (k + 3u * LANES < CLASSES) { gradient[to + k + 3u * LANES] = v.w; }
+}
+
+//:begin kept
+struct Kept { b0: vec4<f32>, b1: vec4<f32> }
+fn kept_row(row: u32, lane: u32) -> Kept { return Kept(block(row, lane, 0u), block(row, lane, 1u)); }
+fn most_kept(r: Kept) -> f32 { return max(most_of_four(r.b0), most_of_four(r.b1)); }
+fn distance_kept(r: Kept, lane: u32, top: f32) -> f32 {
+    return distance_of_four(r.b0, lane, 0u, top) + distance_of_four(r.b1, lane, 1u, top);
+}
+fn exp_kept(r: Kept, top: f32) -> Kept { return Kept(exp(r.b0 - top), exp(r.b1 - top)); }
+fn total_kept(r: Kept) -> f32 { return sum_of_four(r.b0) + sum_of_four(r.b1); }
+fn store_kept(to: u32, lane: u32, r: Kept, factor: f32, off: f32) {
+    store_block(to, lane, 0u, r.b0 * factor - off);
+    store_block(to, lane, 1u, r.b1 * factor - off);
+}
+//:end kept
+
+@compute @workgroup_size(LANES)
+fn gradients_in_registers(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    place: Place,
+) {
+    let lane = lane_of(place);
+    let index = group.x + group.y * groups.x;
+    // Groups past the end read the last row and store nothing, so that barriers stay uniform.
+    let row = min(index, p.rows - 1u);
+    let kept = kept_row(row, lane);
+    let top = max_over_team(max(most_kept(kept), -3.0e38), place);
+    var distance = 0.0;
+    if (p.uniform > 0.0) { distance = distance_kept(kept, lane, top); }
+    let terms = exp_kept(kept, top);
+    let sums = sums_over_team(vec2<f32>(total_kept(terms), distance), place);
+    let part = Part(top, sums.x, sums.y, 0.0);
+    if (index >= p.rows) { return; }
+    let target_class = targets[p.targets_offset + row];
+    let at_target = loss_at_target(row, lane, target_class, part);
+    let to = p.gradient_offset + row * p.classes;
+    if (is_ignored(target_class)) {
+        store_kept(to, lane, Kept(), 0.0, 0.0);
+        return;
+    }
+    let slope = slope_of(target_class);
+    store_kept(to, lane, terms, slope / part.total, p.uniform * slope);
+    write_target(row, lane, target_class, part, at_target, slope);
 }
 
 // Both of these run as a single workgroup.

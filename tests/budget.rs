@@ -125,10 +125,14 @@ impl Model {
 /// What may not change between identical steps.
 #[track_caller]
 fn assert_nothing_made(before: Stats, after: Stats) {
-    assert_eq!(after.pipelines, before.pipelines, "pipelines");
-    assert_eq!(after.bind_groups, before.bind_groups, "bind groups");
     assert_eq!(after.buffers, before.buffers, "buffers");
     assert_eq!(after.buffer_bytes, before.buffer_bytes, "bytes");
+    assert_nothing_planned(before, after);
+}
+
+fn assert_nothing_planned(before: Stats, after: Stats) {
+    assert_eq!(after.pipelines, before.pipelines, "pipelines");
+    assert_eq!(after.bind_groups, before.bind_groups, "bind groups");
     assert_eq!(after.plans, before.plans, "plans");
 }
 
@@ -272,7 +276,7 @@ fn a_loop_that_shows_its_losses_four_steps_late_waits_only_where_the_device_is_t
 }
 
 #[test]
-fn a_host_that_never_looks_is_held_back_without_making_anything() {
+fn a_host_that_never_looks_is_held_back() {
     let _alone = alone();
     let mut model = Model::new(7);
     for _ in 0..20 {
@@ -283,7 +287,10 @@ fn a_host_that_never_looks_is_held_back_without_making_anything() {
         drop(model.step(0.01));
     }
     let after = device().stats();
-    assert_nothing_made(before, after);
+    assert_nothing_planned(before, after);
+    // Results land in a ring, which grows while more steps are under way than ever before. There are never more than these.
+    const MOST_UNDER_WAY: u64 = 9;
+    assert!(after.buffers - before.buffers < MOST_UNDER_WAY);
     assert_eq!(after.submits - before.submits, 60);
 }
 

@@ -139,6 +139,10 @@ fn vocabularies_small_and_large() {
         (9, 513),
         (3, 1025),
         (3, 2050),
+        // Rows that a workgroup keeps in registers: of 128 and of 256 invocations.
+        (2, 12_800),
+        (2, 12_801),
+        (2, 25_600),
         (4, 50_257),
     ] {
         let logits = random.values(rows * classes, -5.0, 5.0);
@@ -148,18 +152,6 @@ fn vocabularies_small_and_large() {
             run(portable_device(), &logits, &targets, options, 1e-6);
             run(gpu_device(), &logits, &targets, options, 1e-6);
         }
-    }
-}
-
-/// More logits than are under way at a time, so that a team takes several rows.
-#[test]
-fn many_long_rows() {
-    let mut random = Random::new(9);
-    let (rows, classes) = (107, 50_257);
-    let logits = random.values(rows * classes, -5.0, 5.0);
-    let targets = draw_targets(&mut random, rows, classes, OPTIONS[1]);
-    for device in [portable_device(), gpu_device()] {
-        run(device, &logits, &targets, OPTIONS[1], 1e-6);
     }
 }
 
@@ -307,10 +299,10 @@ fn every_row_has_a_target() {
 fn the_gradient_takes_the_place_of_logits_that_nobody_else_reads() {
     const ROWS: usize = 9;
     let mut random = Random::new(8);
-    // Short rows, and rows that a workgroup shares.
+    // Short rows, rows that a workgroup shares, and rows that it keeps.
     for (device, classes) in [device(), portable_device(), gpu_device()]
         .into_iter()
-        .flat_map(|device| [27, 200, 1003].map(|classes| (device, classes)))
+        .flat_map(|device| [27, 200, 1003, 2001].map(|classes| (device, classes)))
     {
         let x = random.values(ROWS * 4, -1.0, 1.0);
         let w = random.values(4 * classes, -3.0, 3.0);

@@ -76,15 +76,15 @@ impl Ceiling {
             }
         }
         let elements = device.limits().max_storage_buffer_binding_size / 4;
-        let elements = (elements as usize).min(COPIED) / (4 * LANES) * (4 * LANES);
+        let elements = (elements as usize).min(COPIED) / MOST_AT_ONCE * MOST_AT_ONCE;
         let [source, destination] =
             [(), ()].map(|()| Tensor::zeros(device, [elements], DType::F32));
         let (source, destination) = (source?, destination?);
-        for wide in [false, true] {
+        for copy in COPIES {
             for _ in 0..RUNS {
                 let tape = Tape::inference(device);
                 let operands = [tape.tensor(&source), tape.tensor(&destination)];
-                tape.record_all(Copy { wide }, &operands);
+                tape.record_all(copy, &operands);
                 let (rate, _) = rate(tape, |cost| cost.bytes)?;
                 ceiling.bytes_per_second = ceiling.bytes_per_second.max(rate);
             }
@@ -169,13 +169,33 @@ impl Operation for MultiplyAdd {
 }
 
 /// Copies its first input over its second.
-#[derive(Debug, Hash)]
-struct Copy {
-    /// Four elements at a time.
-    wide: bool,
+#[derive(Clone, Copy, Debug, Hash)]
+struct CopyOver {
+    /// Elements of an invocation: 1 or 4.
+    width: usize,
+    /// Invocations of a workgroup.
+    lanes: usize,
 }
 
-impl Operation for Copy {
+const COPIES: [CopyOver; 3] = [
+    CopyOver {
+        width: 1,
+        lanes: 64,
+    },
+    CopyOver {
+        width: 4,
+        lanes: 64,
+    },
+    CopyOver {
+        width: 4,
+        lanes: 256,
+    },
+];
+
+/// Elements of the largest of these workgroups.
+const MOST_AT_ONCE: usize = 4 * 256;
+
+impl Operation for CopyOver {
     fn name(&self) -> &'static str {
         "ceiling_copy"
     }
@@ -198,13 +218,13 @@ impl Operation for Copy {
 
     fn lower(&self, cx: &mut Lowering<'_>) {
         let (source, destination) = (cx.input(0), cx.input(1));
-        let (entry, width) = if self.wide { ("copy4", 4) } else { ("copy", 1) };
+        let entry = if self.width == 4 { "copy4" } else { "copy" };
         cx.dispatch(
-            Dispatch::new(kernel(self.name(), entry))
+            Dispatch::new(kernel(self.name(), entry).constant("LANES", self.lanes))
                 .read(&source)
                 .write(&destination)
                 .params(&[source.elements() as u32])
-                .groups(source.elements() / width / LANES)
+                .groups(source.elements() / self.width / self.lanes)
                 .cost(0, source.bytes() + destination.bytes()),
         );
     }
@@ -234,13 +254,13 @@ mod tests {
                 );
             }
         }
-        for wide in [false, true] {
-            let values: Vec<f32> = (0..8 * LANES).map(|i| i as f32).collect();
+        for copy in COPIES {
+            let values: Vec<f32> = (0..2 * MOST_AT_ONCE).map(|i| i as f32).collect();
             let source = Tensor::new(&device, [values.len()], &values).unwrap();
             let destination = Tensor::zeros(&device, [values.len()], DType::F32).unwrap();
             let tape = Tape::inference(&device);
             let operands = [tape.tensor(&source), tape.tensor(&destination)];
-            tape.record_all(Copy { wide }, &operands);
+            tape.record_all(copy, &operands);
             tape.run().unwrap();
             assert_eq!(destination.to_vec::<f32>().unwrap(), values);
         }

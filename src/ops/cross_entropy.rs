@@ -98,7 +98,7 @@ impl Operation for Loss {
         let scale = if self.is_mean { 1.0 / rows as f32 } else { 1.0 };
         let smoothing = f64::from(self.options.label_smoothing);
         let strides = logits.layout.strides();
-        let variant = Variant::of(cx, rows, classes, writes_gradient);
+        let variant = Variant::of(cx, classes, writes_gradient);
         let params = |losses: &Operand| {
             [
                 rows as u32,
@@ -116,7 +116,7 @@ impl Operation for Loss {
                 ((1.0 - smoothing) as f32).to_bits(),
                 ((smoothing / classes as f64) as f32).to_bits(),
                 f32::NAN.to_bits(),
-                variant.rows_per_team as u32,
+                0,
             ]
         };
         // The single workgroup that adds up. Mesa's llvmpipe silently ends loops after 65,535 iterations.
@@ -135,12 +135,10 @@ impl Operation for Loss {
         }
         // Bound for the logits, and where the scale is not counted. Logits that the gradient overwrites are bound with it,
         // so something that the kernel does not read there stands in for them.
+        let main = variant.kernel(classes);
         let (main, first) = match over_logits {
-            true => (
-                kernel(variant.entry, &variant.team).block("logits", OVER_LOGITS),
-                targets,
-            ),
-            false => (kernel(variant.entry, &variant.team), logits),
+            true => (main.block("logits", OVER_LOGITS), targets),
+            false => (main, logits),
         };
         let mut dispatch = Dispatch::new(main)
             .read(&first)
@@ -194,53 +192,111 @@ fn kernel(entry: &'static str, team: &Team) -> Kernel {
     team.kernel(Kernel::builtin("cross_entropy", source, entry))
 }
 
-/// So many bytes of logits are under way at most where they are read twice, so that large GPUs find them in their cache
-/// the second time. Fewer would not keep the memory busy.
-const BYTES_UNDER_WAY: usize = 20 << 20;
-
 /// How rows are spread over invocations.
 struct Variant {
     entry: &'static str,
     team: Team,
-    /// Rows that a team takes, one after the other.
-    rows_per_team: usize,
     /// Rows in a workgroup.
     rows: usize,
+    /// vec4s of logits that an invocation keeps; 0 if rows are read twice.
+    kept: usize,
 }
 
+/// Rows up to so long are still in the nearest cache when they are read again.
+const CACHED: usize = 1024;
+
+/// The most vec4s that an invocation keeps: 100 registers.
+const MOST_KEPT: usize = 25;
+
 impl Variant {
-    fn of(cx: &Lowering<'_>, rows: usize, classes: usize, writes_gradient: bool) -> Variant {
+    fn of(cx: &Lowering<'_>, classes: usize, writes_gradient: bool) -> Variant {
         let entry = |losses, gradients| if writes_gradient { gradients } else { losses };
+        let software = |entry, rows| Variant {
+            entry,
+            team: Team::alone(8),
+            rows,
+            kept: 0,
+        };
         match cx.class() {
-            AdapterClass::Software if classes <= 512 => Variant {
-                entry: entry("losses_by_invocation", "gradients_by_invocation"),
-                team: Team::alone(8),
-                rows_per_team: 1,
-                rows: 16,
-            },
-            AdapterClass::Software => Variant {
-                entry: entry("losses_by_workgroup", "gradients_by_workgroup"),
-                team: Team::alone(8),
-                rows_per_team: 1,
-                rows: 1,
-            },
+            AdapterClass::Software if classes <= 512 => {
+                software(entry("losses_by_invocation", "gradients_by_invocation"), 16)
+            }
+            AdapterClass::Software => {
+                software(entry("losses_by_workgroup", "gradients_by_workgroup"), 1)
+            }
             AdapterClass::Gpu => {
-                let team = Team::gpu(cx.device(), classes, 16, 32);
-                let at_once = (BYTES_UNDER_WAY / (4 * classes)).max(1);
-                let rows_per_team = if writes_gradient {
-                    rows.div_ceil(at_once)
-                } else {
-                    1
-                };
-                Variant {
-                    entry: entry("losses_by_team", "gradients_by_team"),
-                    rows_per_team,
-                    rows: rows_per_team * team.teams,
-                    team,
+                let lanes = lanes_for_registers(cx, classes).filter(|_| writes_gradient);
+                match lanes {
+                    Some(lanes) => Variant {
+                        entry: "gradients_in_registers",
+                        team: Team::workgroup(cx.device(), lanes),
+                        rows: 1,
+                        kept: classes.div_ceil(4 * lanes),
+                    },
+                    None => {
+                        let team = Team::gpu(cx.device(), classes, 16, 32);
+                        Variant {
+                            entry: entry("losses_by_team", "gradients_by_team"),
+                            rows: team.teams,
+                            team,
+                            kept: 0,
+                        }
+                    }
                 }
             }
         }
     }
+
+    fn kernel(&self, classes: usize) -> Kernel {
+        let kernel = kernel(self.entry, &self.team);
+        match self.kept {
+            0 => kernel,
+            blocks => kernel
+                .constant("CLASSES", classes)
+                .block("kept", &kept(blocks)),
+        }
+    }
+}
+
+/// The invocations that keep a long row in registers, if the device's workgroups are large enough.
+fn lanes_for_registers(cx: &Lowering<'_>, classes: usize) -> Option<usize> {
+    let limits = cx.device().limits();
+    let most = limits
+        .max_compute_invocations_per_workgroup
+        .min(limits.max_compute_workgroup_size_x) as usize;
+    let mut sizes = [128, 256, 512].into_iter().filter(|&lanes| lanes <= most);
+    sizes.find(|lanes| classes > CACHED && classes <= 4 * MOST_KEPT * lanes)
+}
+
+/// The block `kept`: so many blocks of four as members of a struct, because some compilers refuse arrays that a loop
+/// indexes.
+fn kept(blocks: usize) -> String {
+    let each = |separator: &str, part: &dyn Fn(usize) -> String| -> String {
+        let parts: Vec<String> = (0..blocks).map(part).collect();
+        parts.join(separator)
+    };
+    let most = (1..blocks).fold("most_of_four(r.b0)".to_owned(), |most, b| {
+        format!("max({most}, most_of_four(r.b{b}))")
+    });
+    format!(
+        "struct Kept {{ {} }}\n\
+         fn kept_row(row: u32, lane: u32) -> Kept {{ return Kept({}); }}\n\
+         fn most_kept(r: Kept) -> f32 {{ return {most}; }}\n\
+         fn distance_kept(r: Kept, lane: u32, top: f32) -> f32 {{ return {}; }}\n\
+         fn exp_kept(r: Kept, top: f32) -> Kept {{ return Kept({}); }}\n\
+         fn total_kept(r: Kept) -> f32 {{ return {}; }}\n\
+         fn store_kept(to: u32, lane: u32, r: Kept, factor: f32, off: f32) {{\n{}\n}}\n",
+        each(", ", &|b| format!("b{b}: vec4<f32>")),
+        each(", ", &|b| format!("block(row, lane, {b}u)")),
+        each(" + ", &|b| format!(
+            "distance_of_four(r.b{b}, lane, {b}u, top)"
+        )),
+        each(", ", &|b| format!("exp(r.b{b} - top)")),
+        each(" + ", &|b| format!("sum_of_four(r.b{b})")),
+        each("\n", &|b| format!(
+            "    store_block(to, lane, {b}u, r.b{b} * factor - off);"
+        )),
+    )
 }
 
 impl<'t> Var<'t> {

@@ -85,6 +85,17 @@ impl Team {
         }
     }
 
+    /// A workgroup of so many lanes, on GPUs.
+    pub fn workgroup(device: &Device, lanes: usize) -> Team {
+        Team {
+            text: match device.has_subgroups() {
+                true => include_str!("../../shaders/team_subgroups.wgsl"),
+                false => TEAM,
+            },
+            ..Team::alone(lanes)
+        }
+    }
+
     /// For GPUs: the smallest team whose lanes have at most `each` of `units`, of the sizes that make sense; the largest
     /// beyond. Teams within a subgroup need neither workgroup memory nor barriers, and may have `most` of them a lane.
     pub fn gpu(device: &Device, units: usize, each: usize, most: usize) -> Team {
