@@ -153,7 +153,9 @@ fn keep_slice_square(place: Place, t: u32, square: mat4x4<f32>) {
     }
 }
 
-// Calls of the steps are written out, not loops: compilers that leave a loop alone can't overlap its turns.
+// On GPUs calls of the steps are written out, not loops: compilers that leave a loop alone can't overlap its turns. On
+// software adapters that is only long to compile.
+const WRITTEN_OUT: bool = true;
 
 fn along_steps(c: ptr<function, Squares>, place: Place, d: u32) {
     let x = place.first + 4u * d * OWN + mixed(place.row, 2u * d, DOWN);
@@ -193,10 +195,14 @@ fn plus_along(
         // While this slice is multiplied, the next is on its way.
         next0 = slice_square(head, pair, chunk + DEPTH, place.lane);
         if (SLICE > TEAM) { next1 = slice_square(head, pair, chunk + DEPTH, place.lane + TEAM); }
-        along_steps(c, place, 0u);
-        if (DEPTH > 1u) { along_steps(c, place, 1u); }
-        if (DEPTH > 2u) { along_steps(c, place, 2u); }
-        if (DEPTH > 3u) { along_steps(c, place, 3u); }
+        if (WRITTEN_OUT) {
+            along_steps(c, place, 0u);
+            if (DEPTH > 1u) { along_steps(c, place, 1u); }
+            if (DEPTH > 2u) { along_steps(c, place, 2u); }
+            if (DEPTH > 3u) { along_steps(c, place, 3u); }
+        } else {
+            for (var d = 0u; d < DEPTH; d++) { along_steps(c, place, d); }
+        }
     }
 }
 
@@ -249,9 +255,13 @@ fn plus_across(c: ptr<function, Squares>, place: Place, head: Head, scores: Squa
         workgroupBarrier();
         // While this slice is multiplied, the next is on its way.
         next = line_chunks(head, other, row + 4u * LINES, place.lane, slice + 1u < OTHER / LINES);
-        across_steps(c, place, 0u);
-        if (LINES > 1u) { across_steps(c, place, 1u); }
-        if (LINES > 2u) { across_steps(c, place, 2u); }
-        if (LINES > 3u) { across_steps(c, place, 3u); }
+        if (WRITTEN_OUT) {
+            across_steps(c, place, 0u);
+            if (LINES > 1u) { across_steps(c, place, 1u); }
+            if (LINES > 2u) { across_steps(c, place, 2u); }
+            if (LINES > 3u) { across_steps(c, place, 3u); }
+        } else {
+            for (var d = 0u; d < LINES; d++) { across_steps(c, place, d); }
+        }
     }
 }

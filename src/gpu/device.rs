@@ -98,6 +98,7 @@ pub struct Device {
 }
 
 pub(crate) struct Shared {
+    pub adapter: wgpu::Adapter,
     pub wgpu: wgpu::Device,
     pub queue: wgpu::Queue,
     pub description: AdapterDescription,
@@ -197,6 +198,11 @@ impl Device {
     pub fn has_timestamps(&self) -> bool {
         let features = self.shared.wgpu.features();
         features.contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
+    /// Whether the adapter is a software one, whichever class the kernels are chosen for.
+    pub(crate) fn is_software(&self) -> bool {
+        self.shared.description.kind == SOFTWARE
     }
 
     /// Whether kernels may use subgroup operations, whatever the size of subgroups.
@@ -485,6 +491,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
     });
     Ok(Device {
         shared: Arc::new(Shared {
+            adapter,
             wgpu: device,
             queue,
             description,

@@ -174,6 +174,12 @@ impl KernelCache {
         sources
     }
 
+    /// Whether there is a pipeline for a kernel.
+    pub fn has(&self, kernel: &Kernel, accesses: &[Access]) -> bool {
+        let key = (kernel.clone(), accesses.to_vec());
+        self.pipelines.lock().unwrap().contains_key(&key)
+    }
+
     /// The pipeline for a kernel, compiled on first use.
     pub fn pipeline(
         &self,
@@ -194,6 +200,23 @@ impl KernelCache {
 fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipeline> {
     let shared = &device.shared;
     count(&shared.counters.pipelines, 1);
+    let made = device.scoped(|| build(&shared.wgpu, kernel, accesses, shared.checked_kernels));
+    made.map_err(|error| match error {
+        Error::Validation { reason } => Error::Kernel {
+            kernel: kernel.name.to_owned(),
+            reason,
+        },
+        other => other,
+    })
+}
+
+/// The pipeline on any device. `checked` keeps runtime checks on for the crate's own kernels. wgpu reports errors.
+pub(crate) fn build(
+    device: &wgpu::Device,
+    kernel: &Kernel,
+    accesses: &[Access],
+    checked: bool,
+) -> Pipeline {
     let entry = |binding: u32, ty| wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
@@ -213,57 +236,39 @@ fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipe
         };
         entry(access.binding(index), ty)
     }));
-    let made = device.scoped(|| {
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(kernel.name),
-            source: wgpu::ShaderSource::Wgsl(kernel.source.as_ref().into()),
-        };
-        let module = if kernel.trusted && !shared.checked_kernels {
-            // SAFETY: only the crate's own kernels are trusted; each guards its accesses against the extents it is
-            // given, and the test-suite runs every one of them with the checks on.
-            unsafe {
-                shared.wgpu.create_shader_module_trusted(
-                    descriptor,
-                    wgpu::ShaderRuntimeChecks::unchecked(),
-                )
-            }
-        } else {
-            shared.wgpu.create_shader_module(descriptor)
-        };
-        let layout = shared
-            .wgpu
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-                label: Some(kernel.name),
-                entries: &entries,
-            });
-        let pipeline_layout = shared
-            .wgpu
-            .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label: Some(kernel.name),
-                bind_group_layouts: &[Some(&layout)],
-                immediate_size: 0,
-            });
-        let raw = shared
-            .wgpu
-            .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(kernel.name),
-                layout: Some(&pipeline_layout),
-                module: &module,
-                entry_point: Some(kernel.entry),
-                compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &[],
-                    // Kernels initialise their workgroup memory themselves.
-                    zero_initialize_workgroup_memory: false,
-                },
-                cache: None,
-            });
-        Pipeline { raw, layout }
+    let descriptor = wgpu::ShaderModuleDescriptor {
+        label: Some(kernel.name),
+        source: wgpu::ShaderSource::Wgsl(kernel.source.as_ref().into()),
+    };
+    let module = if kernel.trusted && !checked {
+        // SAFETY: only the crate's own kernels are trusted; each guards its accesses against the extents it is
+        // given, and the test-suite runs every one of them with the checks on.
+        unsafe {
+            device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        }
+    } else {
+        device.create_shader_module(descriptor)
+    };
+    let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        label: Some(kernel.name),
+        entries: &entries,
     });
-    made.map_err(|error| match error {
-        Error::Validation { reason } => Error::Kernel {
-            kernel: kernel.name.to_owned(),
-            reason,
+    let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some(kernel.name),
+        bind_group_layouts: &[Some(&layout)],
+        immediate_size: 0,
+    });
+    let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(kernel.name),
+        layout: Some(&pipeline_layout),
+        module: &module,
+        entry_point: Some(kernel.entry),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants: &[],
+            // Kernels initialise their workgroup memory themselves.
+            zero_initialize_workgroup_memory: false,
         },
-        other => other,
-    })
+        cache: None,
+    });
+    Pipeline { raw, layout }
 }

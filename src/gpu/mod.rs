@@ -1,6 +1,7 @@
 //! Everything that touches wgpu: the device and what it can do at most, tensors on it, kernels, buffers, readback and
 //! statistics.
 
+pub(crate) mod ahead;
 pub(crate) mod arena;
 mod ceiling;
 mod device;

@@ -186,6 +186,7 @@ fn half_backward(
                 beside = Some(own.invocations());
             }
             let (kernel, operands) = tiled_half(launch, entry, &own);
+            let kernel = kernel.flag("WRITTEN_OUT", !cx.device().is_software());
             (kernel, operands, own.workgroups(rows, heads))
         }
     };

@@ -103,7 +103,9 @@ fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Ope
     let tiling = Tiling::of(Job::Forward, head_dim, queries, keys);
     let source = include_str!("../../../shaders/attention_tiled.wgsl");
     let kernel = Kernel::builtin("attention", source, "forward");
-    let kernel = tiling.apply_to_forward(kernel, problem, cx.device().subgroup_size());
+    let kernel = tiling
+        .apply_to_forward(kernel, problem, cx.device().subgroup_size())
+        .flag("WRITTEN_OUT", !cx.device().is_software());
     let operands = tiling
         .operands(head_dim, launch.is_vector())
         .read_rows("q", &["q"])

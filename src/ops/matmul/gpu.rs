@@ -194,7 +194,8 @@ pub(super) fn lower(
                 .constant("COLUMN_QUADS", tile.column_quads)
                 .constant("DOWN", down)
                 .constant("ACROSS", across)
-                .constant("TEAMS", tile.teams);
+                .constant("TEAMS", tile.teams)
+                .flag("WRITTEN_OUT", !cx.device().is_software());
             let tiles = [rows.div_ceil(tile.rows), columns.div_ceil(tile.columns)];
             if splits == 1 {
                 return whole(cx, kernel, tiles, Some(tile.invocations()));

@@ -10,6 +10,7 @@ use super::profile::Queries;
 use super::uniform;
 use crate::error::{Error, Result};
 use crate::gpu::Device;
+use crate::gpu::ahead;
 use crate::gpu::arena::{Buffer, Watch};
 use crate::gpu::kernel::{Access, Pipeline};
 use crate::gpu::readback::{Landing, Readback, Ring};
@@ -276,12 +277,14 @@ fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipelin
             distinct.push(key);
         }
     }
+    let kernels = &device.shared.kernels;
+    distinct.retain(|(kernel, accesses)| !kernels.has(kernel, accesses));
     let workers = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(distinct.len().max(1));
     let compile = |worker: usize| -> Result<()> {
         for (kernel, accesses) in distinct.iter().skip(worker).step_by(workers) {
-            device.shared.kernels.pipeline(device, kernel, accesses)?;
+            kernels.pipeline(device, kernel, accesses)?;
         }
         Ok(())
     };
@@ -295,8 +298,18 @@ fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipelin
             .map(|thread| thread.join().expect("compiling does not panic"))
             .fold(mine, Result::and)
     })?;
+    let made: Vec<Arc<Pipeline>> = distinct
+        .iter()
+        .map(|(kernel, accesses)| kernels.pipeline(device, kernel, accesses))
+        .collect::<Result<_>>()?;
+    let new: Vec<_> = distinct
+        .iter()
+        .zip(&made)
+        .map(|((kernel, accesses), pipeline)| (*kernel, &accesses[..], &**pipeline))
+        .collect();
+    ahead::compile(device, &new);
     keys.iter()
-        .map(|(kernel, accesses)| device.shared.kernels.pipeline(device, kernel, accesses))
+        .map(|(kernel, accesses)| kernels.pipeline(device, kernel, accesses))
         .collect()
 }
 

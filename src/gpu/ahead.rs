@@ -1,0 +1,148 @@
+//! Machine code before it is needed, on Mesa's llvmpipe.
+//!
+//! llvmpipe compiles a kernel when it is first dispatched, one kernel after the other: seconds before a first step, on one
+//! core. Devices of their own compile beside one another, though, and what one of them compiled the others find in the
+//! driver's cache on disk, in milliseconds. A dispatch of no workgroups is enough, and runs nothing.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::kernel::{self, Access, Pipeline};
+use super::{Device, Kernel};
+
+/// Fewer new kernels than this are not worth a device.
+const FEWEST: usize = 4;
+
+/// Some drivers don't take many devices that are made at the same time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Compiles kernels that `device` has pipelines for, but has not dispatched, on all cores. Only ever saves time: what
+/// goes wrong here shows when the kernels are used.
+pub(crate) fn compile(device: &Device, kernels: &[(&Kernel, &[Access], &Pipeline)]) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let adapter = &device.shared.adapter;
+    if kernels.len() < FEWEST || cores < 2 || !compiles_late(device) {
+        return;
+    }
+    let Ok(_alone) = ONE_AT_A_TIME.try_lock() else {
+        return;
+    };
+    // The longest first, so that all cores end at about the same time.
+    let mut order: Vec<usize> = (0..kernels.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(kernels[index].0.source.len()));
+    let next = AtomicUsize::new(0);
+    let take = || {
+        order
+            .get(next.fetch_add(1, Relaxed))
+            .map(|&index| &kernels[index])
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..cores.min(kernels.len() / 2) {
+            scope.spawn(|| {
+                let Some((helper, queue)) = helper(device, adapter) else {
+                    return;
+                };
+                let dummies = Dummies::new(&helper);
+                while let Some((kernel, accesses, _)) = take() {
+                    let checked = device.shared.checked_kernels;
+                    let pipeline = kernel::build(&helper, kernel, accesses, checked);
+                    dummies.dispatch_nothing(&helper, &queue, &pipeline, accesses);
+                }
+            });
+        }
+        let (own, queue) = (&device.shared.wgpu, &device.shared.queue);
+        let dummies = Dummies::new(own);
+        while let Some((_, accesses, pipeline)) = take() {
+            dummies.dispatch_nothing(own, queue, pipeline, accesses);
+        }
+    });
+}
+
+/// Whether the driver is llvmpipe and keeps what it compiles.
+fn compiles_late(device: &Device) -> bool {
+    let is_off = |name| std::env::var(name).is_ok_and(|value| value == "true" || value == "1");
+    device.description().driver.contains("llvmpipe")
+        && !is_off("MESA_SHADER_CACHE_DISABLE")
+        && !is_off("MESA_GLSL_CACHE_DISABLE")
+}
+
+/// Another device on the same adapter, with the same features.
+fn helper(device: &Device, adapter: &wgpu::Adapter) -> Option<(wgpu::Device, wgpu::Queue)> {
+    let request = adapter.request_device(&wgpu::DeviceDescriptor {
+        label: Some("shadegrad, compiling"),
+        required_features: device.shared.wgpu.features(),
+        required_limits: device.shared.limits.clone(),
+        ..Default::default()
+    });
+    let (helper, queue) = pollster::block_on(request).ok()?;
+    helper.on_uncaptured_error(std::sync::Arc::new(|_| ()));
+    Some((helper, queue))
+}
+
+/// What kernels are bound to that run on nothing.
+struct Dummies {
+    read: wgpu::Buffer,
+    written: wgpu::Buffer,
+}
+
+impl Dummies {
+    /// As large as the largest uniform array.
+    const BYTES: u64 = 64 << 10;
+
+    fn new(device: &wgpu::Device) -> Dummies {
+        let [read, written] = [
+            wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM,
+            wgpu::BufferUsages::STORAGE,
+        ]
+        .map(|usage| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("nothing"),
+                size: Dummies::BYTES,
+                usage,
+                mapped_at_creation: false,
+            })
+        });
+        Dummies { read, written }
+    }
+
+    /// Makes the driver compile a kernel, and waits until it has.
+    fn dispatch_nothing(
+        &self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        pipeline: &Pipeline,
+        accesses: &[Access],
+    ) {
+        fn entry(binding: u32, buffer: &wgpu::Buffer) -> wgpu::BindGroupEntry<'_> {
+            wgpu::BindGroupEntry {
+                binding,
+                resource: buffer.as_entire_binding(),
+            }
+        }
+        let mut entries = vec![entry(0, &self.read)];
+        for (index, access) in accesses.iter().enumerate() {
+            let buffer = match access {
+                Access::Write => &self.written,
+                _ => &self.read,
+            };
+            entries.push(entry(access.binding(index), buffer));
+        }
+        let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("nothing"),
+            layout: &pipeline.layout,
+            entries: &entries,
+        });
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            pass.set_pipeline(&pipeline.raw);
+            pass.set_bind_group(0, &bind_group, &[]);
+            pass.dispatch_workgroups(0, 1, 1);
+        }
+        let submission = queue.submit([encoder.finish()]);
+        let _ = device.poll(wgpu::PollType::Wait {
+            submission_index: Some(submission),
+            timeout: None,
+        });
+    }
+}
