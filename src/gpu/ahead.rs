@@ -13,6 +13,9 @@ use super::{Device, Kernel};
 /// Fewer new kernels than this are not worth a device.
 const FEWEST: usize = 4;
 
+/// Each device has threads of its own for every core.
+const MOST_HELPERS: usize = 3;
+
 /// Some drivers don't take many devices that are made at the same time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -37,12 +40,12 @@ pub(crate) fn compile(device: &Device, kernels: &[(&Kernel, &[Access], &Pipeline
             .map(|&index| &kernels[index])
     };
     std::thread::scope(|scope| {
-        for _ in 1..cores.min(kernels.len() / 2) {
+        for _ in 0..MOST_HELPERS.min(cores - 1).min(kernels.len() / FEWEST) {
             scope.spawn(|| {
                 let Some((helper, queue)) = helper(device, adapter) else {
                     return;
                 };
-                let dummies = Dummies::new(&helper);
+                let dummies = Dummies::new(&helper, &device.shared.limits);
                 while let Some((kernel, accesses, _)) = take() {
                     let checked = device.shared.checked_kernels;
                     let pipeline = kernel::build(&helper, kernel, accesses, checked);
@@ -51,10 +54,13 @@ pub(crate) fn compile(device: &Device, kernels: &[(&Kernel, &[Access], &Pipeline
             });
         }
         let (own, queue) = (&device.shared.wgpu, &device.shared.queue);
-        let dummies = Dummies::new(own);
+        // An error would be about these dummies, and none of the caller's.
+        let scope = own.push_error_scope(wgpu::ErrorFilter::Validation);
+        let dummies = Dummies::new(own, &device.shared.limits);
         while let Some((_, accesses, pipeline)) = take() {
             dummies.dispatch_nothing(own, queue, pipeline, accesses);
         }
+        let _ = pollster::block_on(scope.pop());
     });
 }
 
@@ -89,7 +95,10 @@ impl Dummies {
     /// As large as the largest uniform array.
     const BYTES: u64 = 64 << 10;
 
-    fn new(device: &wgpu::Device) -> Dummies {
+    fn new(device: &wgpu::Device, limits: &wgpu::Limits) -> Dummies {
+        let bytes = Dummies::BYTES
+            .min(limits.max_uniform_buffer_binding_size)
+            .min(limits.max_storage_buffer_binding_size);
         let [read, written] = [
             wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM,
             wgpu::BufferUsages::STORAGE,
@@ -97,7 +106,7 @@ impl Dummies {
         .map(|usage| {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("nothing"),
-                size: Dummies::BYTES,
+                size: bytes,
                 usage,
                 mapped_at_creation: false,
             })
