@@ -24,7 +24,6 @@ struct Params {
     confidence: f32,
     uniform: f32,
     not_a_number: u32,   // as bits: WGSL has no such literal
-    pad: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::{Random, device};
 use shadegrad::gpu::{Fetch, Stats};
-use shadegrad::{DType, Shape, Tape, Tensor};
+use shadegrad::{AdapterClass, DType, Shape, Tape, Tensor};
 
 /// Counts what each thread allocates on the host.
 struct Counting;
@@ -125,14 +125,10 @@ impl Model {
 /// What may not change between identical steps.
 #[track_caller]
 fn assert_nothing_made(before: Stats, after: Stats) {
-    assert_eq!(after.buffers, before.buffers, "buffers");
-    assert_eq!(after.buffer_bytes, before.buffer_bytes, "bytes");
-    assert_nothing_planned(before, after);
-}
-
-fn assert_nothing_planned(before: Stats, after: Stats) {
     assert_eq!(after.pipelines, before.pipelines, "pipelines");
     assert_eq!(after.bind_groups, before.bind_groups, "bind groups");
+    assert_eq!(after.buffers, before.buffers, "buffers");
+    assert_eq!(after.buffer_bytes, before.buffer_bytes, "bytes");
     assert_eq!(after.plans, before.plans, "plans");
 }
 
@@ -266,7 +262,12 @@ fn a_loop_that_shows_its_losses_four_steps_late_waits_only_where_the_device_is_t
             );
         }
     }
-    assert_nothing_made(before, device().stats());
+    let after = device().stats();
+    assert_nothing_made(before, after);
+    // Software adapters share their cores with the host, which is never that fast there.
+    if device().class() == AdapterClass::Software {
+        assert_eq!(after.waits, before.waits);
+    }
     assert_eq!(shown.len(), 56);
     // The tail has not been computed yet, or only just.
     let waits = device().stats().waits;
@@ -276,7 +277,7 @@ fn a_loop_that_shows_its_losses_four_steps_late_waits_only_where_the_device_is_t
 }
 
 #[test]
-fn a_host_that_never_looks_is_held_back() {
+fn a_host_that_never_looks_is_held_back_without_making_anything() {
     let _alone = alone();
     let mut model = Model::new(7);
     for _ in 0..20 {
@@ -287,10 +288,7 @@ fn a_host_that_never_looks_is_held_back() {
         drop(model.step(0.01));
     }
     let after = device().stats();
-    assert_nothing_planned(before, after);
-    // Results land in a ring, which grows while more steps are under way than ever before. There are never more than these.
-    const MOST_UNDER_WAY: u64 = 9;
-    assert!(after.buffers - before.buffers < MOST_UNDER_WAY);
+    assert_nothing_made(before, after);
     assert_eq!(after.submits - before.submits, 60);
 }
 

@@ -39,12 +39,17 @@ fn stored_transposed<'t>(
 
 /// Operands stored transposed or not; with `forms` of eight, the second one shared by the batch, too.
 fn check(device: &Device, shapes: &[[usize; 4]], forms: usize) {
+    check_values(device, shapes, forms, 1.0);
+}
+
+/// With elements up to `most`.
+fn check_values(device: &Device, shapes: &[[usize; 4]], forms: usize, most: f64) {
     let mut random = Random::new(1);
     for &[batch, m, k, n] in shapes {
         for form in 0..forms {
             let (turn_a, turn_b, shared) = (form & 1 != 0, form & 2 != 0, form & 4 != 0);
-            let a = random.values(batch * m * k, -1.0, 1.0);
-            let b = random.values(if shared { 1 } else { batch } * k * n, -1.0, 1.0);
+            let a = random.values(batch * m * k, -most, most);
+            let b = random.values(if shared { 1 } else { batch } * k * n, -most, most);
             let tape = Tape::inference(device);
             let x = match turn_a {
                 true => stored_transposed(&tape, &a, [batch, m, k]),
@@ -60,9 +65,7 @@ fn check(device: &Device, shapes: &[[usize; 4]], forms: usize) {
             tape.run().unwrap();
             let expected = reference(&a, &b, [batch, m, k, n], shared);
             let what = format!("[{batch}, {m}, {k}]·[{k}, {n}], form {form}");
-            // Rounding errors of sums grow with the square root of their length.
-            let absolute = 1e-5f64.max(5e-7 * (k as f64).sqrt());
-            assert_close(&what, &product.get().unwrap(), &expected, 1e-5, absolute);
+            assert_close(&what, &product.get().unwrap(), &expected, 1e-5, 1e-5);
         }
     }
 }
@@ -101,18 +104,19 @@ fn tiles_for_gpus() {
             [1, 16_400, 12, 28],
             [1, 27, 9, 16_400],
             [1, 40, 1100, 72],
-            [1, 20, 3000, 24],
             [1, 300, 70, 210],
         ],
         4,
     );
+    // So deep that several workgroups share it; smaller elements, because errors grow with the sums.
+    check_values(portable_device(), &[[1, 20, 3000, 24]], 4, 0.5);
 }
 
 /// Where workgroups share the depth, the second stage has the epilogue.
 #[test]
 fn shared_depths_keep_their_epilogue() {
     let mut random = Random::new(5);
-    let [x, w] = [6 * 16_400, 16_400 * 10].map(|n| random.values(n, -0.03, 0.03));
+    let [x, w] = [6 * 16_400, 16_400 * 10].map(|n| random.values(n, -0.05, 0.05));
     let bias = random.values(10, -1.0, 1.0);
     let record = |tape: &Tape| {
         let (x, w) = (tape.input([6, 16_400], &x), tape.input([16_400, 10], &w));

@@ -4,8 +4,8 @@
 //! core. Devices of their own compile beside one another, though, and what one of them compiled the others find in the
 //! driver's cache on disk, in milliseconds. A dispatch of no workgroups is enough, and runs nothing.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use super::kernel::{self, Access, Pipeline};
 use super::{Device, Kernel};
@@ -19,17 +19,15 @@ const MOST_HELPERS: usize = 3;
 /// Some drivers don't take many devices that are made at the same time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Compiles kernels that `device` has pipelines for, but has not dispatched, on all cores. Only ever saves time: what
-/// goes wrong here shows when the kernels are used.
-pub(crate) fn compile(device: &Device, kernels: &[(&Kernel, &[Access], &Pipeline)]) {
+/// Compiles kernels that `device` has pipelines for, but has not dispatched, on all cores, and says whether that was worth
+/// it. Only ever saves time: what goes wrong here shows when the kernels are used.
+pub(crate) fn compile(device: &Device, kernels: &[(&Kernel, &[Access], &Pipeline)]) -> bool {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let adapter = &device.shared.adapter;
     if kernels.len() < FEWEST || cores < 2 || !compiles_late(device) {
-        return;
+        return false;
     }
-    let Ok(_alone) = ONE_AT_A_TIME.try_lock() else {
-        return;
-    };
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     // The longest first, so that all cores end at about the same time.
     let mut order: Vec<usize> = (0..kernels.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(kernels[index].0.source.len()));
@@ -62,6 +60,7 @@ pub(crate) fn compile(device: &Device, kernels: &[(&Kernel, &[Access], &Pipeline
         }
         let _ = pollster::block_on(scope.pop());
     });
+    true
 }
 
 /// Whether the driver is llvmpipe and keeps what it compiles.
@@ -153,5 +152,41 @@ impl Dummies {
             submission_index: Some(submission),
             timeout: None,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_it_shows() {
+        let device = Device::new().unwrap_or_else(|error| panic!("{error}"));
+        let text = "@group(0) @binding(1) var<storage, read> x: array<f32>;\n\
+                    @group(0) @binding(2) var<storage, read_write> y: array<f32>;\n\
+                    const N: u32 = 0u;\n\
+                    @compute @workgroup_size(8)\n\
+                    fn main(@builtin(local_invocation_index) i: u32) { y[i] = x[i + N]; }\n";
+        let accesses = [Access::Read, Access::Write];
+        let kernels: Vec<Kernel> = (0..FEWEST)
+            .map(|n| Kernel::new("shifted", text, "main").constant("N", n))
+            .collect();
+        let pipelines: Vec<_> = kernels
+            .iter()
+            .map(|kernel| device.shared.kernels.pipeline(&device, kernel, &accesses))
+            .collect::<Result<_, _>>()
+            .unwrap();
+        let list: Vec<_> = kernels
+            .iter()
+            .zip(&pipelines)
+            .map(|(kernel, pipeline)| (kernel, &accesses[..], &**pipeline))
+            .collect();
+        let before = device.stats();
+        let has_cores = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+        assert!(!compile(&device, &list[1..]));
+        assert_eq!(compile(&device, &list), has_cores && compiles_late(&device));
+        assert_eq!(device.stats(), before);
+        device.check().unwrap();
+        device.wait().unwrap();
     }
 }

@@ -93,7 +93,7 @@ impl Ceiling {
     }
 }
 
-/// Invocations of a workgroup, of both kernels.
+/// Invocations of a workgroup of multiply-adds.
 const LANES: usize = 64;
 
 /// In a round of one invocation: 12 chains, 32 times.

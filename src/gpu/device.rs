@@ -98,6 +98,7 @@ pub struct Device {
 }
 
 pub(crate) struct Shared {
+    /// For further devices on it.
     pub adapter: wgpu::Adapter,
     pub wgpu: wgpu::Device,
     pub queue: wgpu::Queue,
@@ -123,7 +124,7 @@ pub(crate) struct Shared {
 
 /// A host that records faster than the device computes is held back when this many submissions are under way: each
 /// holds on to its uploads.
-const MOST_IN_FLIGHT: usize = 8;
+pub(crate) const MOST_IN_FLIGHT: usize = 8;
 
 impl Drop for Shared {
     /// Software adapters compile and compute on threads of their own, which must not be cut off by the end of `main`.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::arena::Buffer;
+use super::device::MOST_IN_FLIGHT;
 use super::stats::count;
 use super::{Device, Element};
 use crate::error::{Error, Result};
@@ -120,9 +121,9 @@ pub(crate) struct Ring {
     resting: Arc<Mutex<Vec<Staging>>>,
 }
 
-/// So many results may be under way before a plan makes another staging buffer: a program that looks at its losses four
-/// steps late needs five.
-const MADE_AT_ONCE: usize = 5;
+/// So many results may be under way before a plan makes another staging buffer: those of all steps that the device lets be
+/// under way, and of the one that is being encoded.
+const MADE_AT_ONCE: usize = MOST_IN_FLIGHT + 1;
 
 /// Larger results get their staging buffers one by one.
 const MOST_BYTES_AT_ONCE: u64 = 64 << 10;

@@ -116,7 +116,6 @@ impl Operation for Loss {
                 ((1.0 - smoothing) as f32).to_bits(),
                 ((smoothing / classes as f64) as f32).to_bits(),
                 f32::NAN.to_bits(),
-                0,
             ]
         };
         // The single workgroup that adds up. Mesa's llvmpipe silently ends loops after 65,535 iterations.

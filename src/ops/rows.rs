@@ -116,15 +116,12 @@ impl Team {
             };
         }
         let lanes = [8, 32, 128].into_iter().find(fits).unwrap_or(256);
-        let teams = (WORKGROUP / lanes).max(1);
-        Team {
-            lanes,
-            teams,
-            text: match teams == 1 && device.has_subgroups() {
-                true => include_str!("../../shaders/team_subgroups.wgsl"),
-                false => TEAM,
+        match (WORKGROUP / lanes).max(1) {
+            1 => Team::workgroup(device, lanes),
+            teams => Team {
+                teams,
+                ..Team::alone(lanes)
             },
-            subgroup: None,
         }
     }
 

@@ -47,7 +47,8 @@ fn most_windows(device: &Device) -> u64 {
     (*most).max(1)
 }
 
-/// Turns the operands that fit into uniform ones, and changes the kernels' texts. `upload` is the size of the buffer of the tape's inputs.
+/// Turns the operands that fit into uniform ones, and changes the kernels' texts. `upload` is the size of the buffer of
+/// the tape's inputs.
 pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignment, upload: u64) {
     if !is_possible(device) {
         return;
