@@ -1,6 +1,7 @@
 //! Everything that touches wgpu: the device and what it can do at most, tensors on it, kernels, buffers, readback and
 //! statistics.
 
+mod adapter;
 pub(crate) mod ahead;
 pub(crate) mod arena;
 mod ceiling;
@@ -10,8 +11,9 @@ pub(crate) mod readback;
 pub(crate) mod stats;
 mod tensor;
 
+pub use adapter::{AdapterClass, AdapterDescription};
 pub use ceiling::Ceiling;
-pub use device::{AdapterClass, AdapterDescription, Device, DeviceOptions};
+pub use device::{Device, DeviceOptions};
 pub use kernel::Kernel;
 pub use readback::Fetch;
 pub use stats::Stats;

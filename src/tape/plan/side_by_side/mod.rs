@@ -4,6 +4,7 @@
 //! beforehand, as on GPUs, which wait for one dispatch to end before the next begins. So the gradients of a product's two
 //! factors become one dispatch, and so do others that [allow it](Dispatch::may_pair).
 
+mod items;
 mod text;
 
 use super::dispatch::{Dispatch, Program, Slot};

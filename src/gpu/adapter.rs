@@ -1,0 +1,111 @@
+//! Adapters: what there is, and which one to take.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// The kind of adapter, as far as the choice of kernel variants is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AdapterClass {
+    /// A software rasteriser (llvmpipe, WARP, SwiftShader): wide registers, no real workgroup memory, dear dispatches.
+    Software,
+    /// Real graphics hardware.
+    Gpu,
+}
+
+/// What can be said about an adapter before a device is opened on it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AdapterDescription {
+    /// The adapter's name.
+    pub name: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: String,
+    /// The driver's name and version.
+    pub driver: String,
+    /// Which kernel variants it gets.
+    pub class: AdapterClass,
+    /// `discrete GPU`, `integrated GPU`, `virtual GPU`, `software` or `other`.
+    pub kind: &'static str,
+}
+
+/// [`AdapterDescription::kind`] of software adapters.
+pub(super) const SOFTWARE: &str = "software";
+
+impl AdapterDescription {
+    pub(super) fn of(info: &wgpu::AdapterInfo) -> AdapterDescription {
+        let (class, kind) = match info.device_type {
+            wgpu::DeviceType::Cpu => (AdapterClass::Software, SOFTWARE),
+            wgpu::DeviceType::DiscreteGpu => (AdapterClass::Gpu, "discrete GPU"),
+            wgpu::DeviceType::IntegratedGpu => (AdapterClass::Gpu, "integrated GPU"),
+            wgpu::DeviceType::VirtualGpu => (AdapterClass::Gpu, "virtual GPU"),
+            wgpu::DeviceType::Other => (AdapterClass::Gpu, "other"),
+        };
+        AdapterDescription {
+            name: info.name.clone(),
+            backend: info.backend.to_str().to_owned(),
+            driver: format!("{} {}", info.driver, info.driver_info)
+                .trim()
+                .to_owned(),
+            class,
+            kind,
+        }
+    }
+}
+
+impl fmt::Display for AdapterDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} | {} | {}", self.name, self.backend, self.driver)?;
+        match self.kind {
+            SOFTWARE => write!(f, " | software adapter: no GPU is used, expect CPU speed"),
+            kind => write!(f, " | {kind}"),
+        }
+    }
+}
+
+/// All that can compute, best first.
+pub(super) fn ranked() -> Vec<wgpu::Adapter> {
+    let backends = wgpu::Backends::from_env()
+        .unwrap_or(wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12);
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    descriptor.backends = backends;
+    let instance = wgpu::Instance::new(descriptor);
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
+    adapters.retain(|adapter| {
+        adapter
+            .get_downlevel_capabilities()
+            .flags
+            .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+    });
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    adapters
+}
+
+/// The one that is wanted, by index, name or backend; the first if none is.
+pub(super) fn choose(
+    mut adapters: Vec<wgpu::Adapter>,
+    wanted: Option<String>,
+) -> Result<wgpu::Adapter> {
+    let position = match &wanted {
+        None => (!adapters.is_empty()).then_some(0),
+        Some(wanted) => {
+            let index = wanted.parse::<usize>().ok();
+            let text = wanted.to_lowercase();
+            index.filter(|&index| index < adapters.len()).or_else(|| {
+                adapters.iter().position(|adapter| {
+                    let info = adapter.get_info();
+                    info.name.to_lowercase().contains(&text) || info.backend.to_str() == text
+                })
+            })
+        }
+    };
+    position
+        .map(|position| adapters.swap_remove(position))
+        .ok_or(Error::NoAdapter { wanted })
+}
