@@ -129,6 +129,10 @@ fn square_of(operand: u32, head: Head, row: u32, chunk: u32) -> mat4x4<f32> {
         chunk_of(operand, head, row + 2u, chunk), chunk_of(operand, head, row + 3u, chunk)));
 }
 
+// On GPUs, the next slice is fetched while one is multiplied, and calls of the steps are written out, not loops:
+// compilers that leave a loop alone can't overlap its turns. On software adapters that is only long to compile.
+const OVERLAPPED: bool = true;
+
 // Squares of a slice along the rows: those of own rows, then those of other rows. Neighbours are neighbours in memory.
 const OWN_SLICE: u32 = DEPTH * OWN;
 const SLICE: u32 = OWN_SLICE + DEPTH * OTHER;
@@ -153,9 +157,6 @@ fn keep_slice_square(place: Place, t: u32, square: mat4x4<f32>) {
     }
 }
 
-// On GPUs calls of the steps are written out, not loops: compilers that leave a loop alone can't overlap its turns. On
-// software adapters that is only long to compile.
-const WRITTEN_OUT: bool = true;
 
 fn along_steps(c: ptr<function, Squares>, place: Place, d: u32) {
     let x = place.first + 4u * d * OWN + mixed(place.row, 2u * d, DOWN);
@@ -181,21 +182,21 @@ fn plus_along(
     c: ptr<function, Squares>, place: Place, head: Head, own: u32, own_row: u32, other: u32, other_row: u32,
 ) {
     let pair = Pair(own, own_row, other, other_row);
-    var next0 = slice_square(head, pair, 0u, place.lane);
+    var next0 = mat4x4<f32>();
     var next1 = mat4x4<f32>();
-    if (SLICE > TEAM) { next1 = slice_square(head, pair, 0u, place.lane + TEAM); }
+    if (OVERLAPPED) { next0 = slice_square(head, pair, 0u, place.lane); }
+    if (OVERLAPPED && SLICE > TEAM) { next1 = slice_square(head, pair, 0u, place.lane + TEAM); }
     for (var chunk = 0u; chunk < CHUNKS; chunk += DEPTH) {
         workgroupBarrier(); // the slice before has been read
-        keep_slice_square(place, place.lane, next0);
-        if (SLICE > TEAM) { keep_slice_square(place, place.lane + TEAM, next1); }
-        for (var t = place.lane + 2u * TEAM; t < SLICE; t += TEAM) {
+        if (OVERLAPPED) { keep_slice_square(place, place.lane, next0); }
+        if (OVERLAPPED && SLICE > TEAM) { keep_slice_square(place, place.lane + TEAM, next1); }
+        for (var t = place.lane + select(0u, 2u * TEAM, OVERLAPPED); t < SLICE; t += TEAM) {
             keep_slice_square(place, t, slice_square(head, pair, chunk, t));
         }
         workgroupBarrier();
-        // While this slice is multiplied, the next is on its way.
-        next0 = slice_square(head, pair, chunk + DEPTH, place.lane);
-        if (SLICE > TEAM) { next1 = slice_square(head, pair, chunk + DEPTH, place.lane + TEAM); }
-        if (WRITTEN_OUT) {
+        if (OVERLAPPED) {
+            next0 = slice_square(head, pair, chunk + DEPTH, place.lane);
+            if (SLICE > TEAM) { next1 = slice_square(head, pair, chunk + DEPTH, place.lane + TEAM); }
             along_steps(c, place, 0u);
             if (DEPTH > 1u) { along_steps(c, place, 1u); }
             if (DEPTH > 2u) { along_steps(c, place, 2u); }
@@ -236,26 +237,30 @@ fn keep_chunk(place: Place, t: u32, chunk: vec4<f32>) {
     if (t < LINE_CHUNKS) { second_tile[place.second + t] = chunk; }
 }
 
+fn keep_chunks(place: Place, next: mat4x4<f32>) {
+    keep_chunk(place, place.lane, next[0]);
+    if (LINE_CHUNKS > TEAM) { keep_chunk(place, place.lane + TEAM, next[1]); }
+    if (LINE_CHUNKS > 2u * TEAM) { keep_chunk(place, place.lane + 2u * TEAM, next[2]); }
+    if (LINE_CHUNKS > 3u * TEAM) { keep_chunk(place, place.lane + 3u * TEAM, next[3]); }
+}
+
 // Adds the product, across the rows, of scores (or weights) and a tile of other rows: results. For uniform control flow
 // only.
 fn plus_across(c: ptr<function, Squares>, place: Place, head: Head, scores: Squares, other: u32, other_row: u32) {
-    var next = line_chunks(head, other, other_row, place.lane, true);
+    var next = mat4x4<f32>();
+    if (OVERLAPPED) { next = line_chunks(head, other, other_row, place.lane, true); }
     for (var slice = 0u; slice < OTHER / LINES; slice++) {
         workgroupBarrier(); // the slice before has been read
         keep_scores(place, slice, place.column, scores.c00, scores.c10);
         if (SCORE_QUADS == 2u) { keep_scores(place, slice, place.column + ACROSS, scores.c01, scores.c11); }
-        keep_chunk(place, place.lane, next[0]);
-        if (LINE_CHUNKS > TEAM) { keep_chunk(place, place.lane + TEAM, next[1]); }
-        if (LINE_CHUNKS > 2u * TEAM) { keep_chunk(place, place.lane + 2u * TEAM, next[2]); }
-        if (LINE_CHUNKS > 3u * TEAM) { keep_chunk(place, place.lane + 3u * TEAM, next[3]); }
+        if (OVERLAPPED) { keep_chunks(place, next); }
         let row = other_row + 4u * LINES * slice;
-        for (var t = place.lane + 4u * TEAM; t < LINE_CHUNKS; t += TEAM) {
+        for (var t = place.lane + select(0u, 4u * TEAM, OVERLAPPED); t < LINE_CHUNKS; t += TEAM) {
             keep_chunk(place, t, line_chunk(head, other, row, t, true));
         }
         workgroupBarrier();
-        // While this slice is multiplied, the next is on its way.
-        next = line_chunks(head, other, row + 4u * LINES, place.lane, slice + 1u < OTHER / LINES);
-        if (WRITTEN_OUT) {
+        if (OVERLAPPED) {
+            next = line_chunks(head, other, row + 4u * LINES, place.lane, slice + 1u < OTHER / LINES);
             across_steps(c, place, 0u);
             if (LINES > 1u) { across_steps(c, place, 1u); }
             if (LINES > 2u) { across_steps(c, place, 2u); }

@@ -199,10 +199,12 @@ fn step(c: ptr<function, Squares>, x: u32, y: u32) {
     }
 }
 
-// Four steps of the depth. On GPUs calls of it are written out, not a loop: compilers that leave a loop alone can't overlap
-// its turns, which on an H100 made everything a sixth slower. On software adapters that is only long to compile.
-const WRITTEN_OUT: bool = true;
+// On GPUs, the next slice is fetched while one is multiplied, and the steps are written out, not a loop: compilers that
+// leave a loop alone can't overlap its turns, which on an H100 made everything a sixth slower. On software adapters that is
+// only long to compile.
+const OVERLAPPED: bool = true;
 
+// Four steps of the depth.
 fn four_steps(c: ptr<function, Squares>, team: u32, row: u32, column: u32, d: u32) {
     let x = team * A_TILE + 4u * d * A_QUADS + (row ^ (2u * d));
     let y = team * B_TILE + 4u * d * B_QUADS + (column ^ (2u * d));
@@ -256,18 +258,25 @@ fn tiles(
     let my_column = patch_index % (ACROSS / 8u) * 8u + lane % 8u;
 
     var c = Squares();
-    var next0 = fetched(lane, work, row0, column0, work.begin);
+    var next0 = mat4x4<f32>();
     var next1 = mat4x4<f32>();
-    if (SQUARES > TEAM) { next1 = fetched(lane + TEAM, work, row0, column0, work.begin); }
+    if (OVERLAPPED) { next0 = fetched(lane, work, row0, column0, work.begin); }
+    if (OVERLAPPED && SQUARES > TEAM) { next1 = fetched(lane + TEAM, work, row0, column0, work.begin); }
     for (var k = 0u; k < depth; k += DEPTH) {
         workgroupBarrier();  // the slice before has been multiplied
-        keep(team, lane, next0);
-        if (SQUARES > TEAM) { keep(team, lane + TEAM, next1); }
+        if (OVERLAPPED) {
+            keep(team, lane, next0);
+            if (SQUARES > TEAM) { keep(team, lane + TEAM, next1); }
+        } else {
+            for (var square = lane; square < SQUARES; square += TEAM) {
+                keep(team, square, fetched(square, work, row0, column0, work.begin + k));
+            }
+        }
         workgroupBarrier();
-        let next_k = work.begin + k + DEPTH;
-        next0 = fetched(lane, work, row0, column0, next_k);
-        if (SQUARES > TEAM) { next1 = fetched(lane + TEAM, work, row0, column0, next_k); }
-        if (WRITTEN_OUT) {
+        if (OVERLAPPED) {
+            let next_k = work.begin + k + DEPTH;
+            next0 = fetched(lane, work, row0, column0, next_k);
+            if (SQUARES > TEAM) { next1 = fetched(lane + TEAM, work, row0, column0, next_k); }
             four_steps(&c, team, my_row, my_column, 0u);
             four_steps(&c, team, my_row, my_column, 1u);
             four_steps(&c, team, my_row, my_column, 2u);

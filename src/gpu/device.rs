@@ -60,6 +60,7 @@ pub(crate) struct Shared {
     pub first_tick: OnceLock<u64>,
     /// Through how many windows kernels may read a large operand; software adapters measure it when they first need it.
     pub most_windows: OnceLock<u64>,
+    overlaps: OnceLock<bool>,
     in_flight: Mutex<VecDeque<wgpu::SubmissionIndex>>,
     failure: Arc<Mutex<Failure>>,
 }
@@ -141,6 +142,12 @@ impl Device {
     pub fn has_timestamps(&self) -> bool {
         let features = self.shared.wgpu.features();
         features.contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
+    /// Whether kernels for GPUs fetch ahead and write steps out, so that a GPU's memory and arithmetic overlap. On software
+    /// adapters they don't: that would only take two to three times as long to compile.
+    pub(crate) fn overlaps(&self) -> bool {
+        *self.shared.overlaps.get_or_init(|| !self.is_software())
     }
 
     /// Whether the adapter is a software one, whichever class the kernels are chosen for.
@@ -407,6 +414,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             next_buffer: AtomicU64::new(0),
             first_tick: OnceLock::new(),
             most_windows: OnceLock::new(),
+            overlaps: OnceLock::new(),
             in_flight: Mutex::default(),
             failure,
         }),

@@ -186,7 +186,7 @@ fn half_backward(
                 beside = Some(own.invocations());
             }
             let (kernel, operands) = tiled_half(launch, entry, &own);
-            let kernel = kernel.flag("WRITTEN_OUT", !cx.device().is_software());
+            let kernel = kernel.flag("OVERLAPPED", cx.device().overlaps());
             (kernel, operands, own.workgroups(rows, heads))
         }
     };

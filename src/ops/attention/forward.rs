@@ -105,7 +105,7 @@ fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Ope
     let kernel = Kernel::builtin("attention", source, "forward");
     let kernel = tiling
         .apply_to_forward(kernel, problem, cx.device().subgroup_size())
-        .flag("WRITTEN_OUT", !cx.device().is_software());
+        .flag("OVERLAPPED", cx.device().overlaps());
     let operands = tiling
         .operands(head_dim, launch.is_vector())
         .read_rows("q", &["q"])

@@ -196,7 +196,7 @@ pub(super) fn lower(
                 .constant("DOWN", down)
                 .constant("ACROSS", across)
                 .constant("TEAMS", tile.teams)
-                .flag("WRITTEN_OUT", !cx.device().is_software());
+                .flag("OVERLAPPED", cx.device().overlaps());
             let tiles = [rows.div_ceil(tile.rows), columns.div_ceil(tile.columns)];
             if splits == 1 {
                 return whole(cx, kernel, tiles, Some(tile.invocations()));
