@@ -157,7 +157,6 @@ fn keep_slice_square(place: Place, t: u32, square: mat4x4<f32>) {
     }
 }
 
-
 fn along_steps(c: ptr<function, Squares>, place: Place, d: u32) {
     let x = place.first + 4u * d * OWN + mixed(place.row, 2u * d, DOWN);
     let y = place.second + 4u * d * OTHER + mixed(place.column, 2u * d, ACROSS);

@@ -16,7 +16,10 @@
 // depth would put every fourth invocation on the same banks, so the vec4 of depths 4d … 4d + 3 are kept at their place
 // xor 2d.
 //
-// The blocks a, b and epilogue are replaced when a kernel is made, and the entry point not called is cut out.
+// Where the epilogue makes one element of two that lie half a row apart (GATED), a tile's columns are as many of the left
+// half as of the right.
+//
+// The blocks a, b, epilogue and gate are replaced when a kernel is made, and the entry point not called is cut out.
 
 const A_ALONG_DEPTH: bool = true;   // [M,K] in memory rather than [K,M]
 const B_ALONG_DEPTH: bool = false;  // [N,K] in memory rather than [K,N]
@@ -55,6 +58,12 @@ fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
     out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
 }
 //:end epilogue
+
+const GATED: bool = false;
+
+//:begin gate
+fn store_gate(batch: u32, row: u32, column: u32, gate: vec4<f32>, up: vec4<f32>) {}
+//:end gate
 
 fn a_line(origin: u32, outer: u32, inner: u32, end: vec2<u32>) -> vec4<f32> {
     if (outer < end.x && inner < end.y) { return a4(origin + outer * p.lda + inner, end.y - inner); }
@@ -148,14 +157,24 @@ fn place_of(square: u32, quads: u32, along_depth: bool) -> vec2<u32> {
     return vec2<u32>(square % quads, square / quads);
 }
 
-fn fetched(square: u32, work: Work, row: u32, column: u32, k: u32) -> mat4x4<f32> {
+// The first column of a quad of a tile; p.n and more past the end.
+fn column_of(tile: u32, quad: u32) -> u32 {
+    if (GATED) {
+        let half = p.n / 2u;
+        let within = 4u * (tile * (B_QUADS / 2u) + quad % (B_QUADS / 2u));
+        return select(p.n, within + quad / (B_QUADS / 2u) * half, within < half);
+    }
+    return 4u * (tile * B_QUADS + quad);
+}
+
+fn fetched(square: u32, work: Work, row: u32, tile_column: u32, k: u32) -> mat4x4<f32> {
     if (square < A_SQUARES) {
         let place = place_of(square, A_QUADS, A_ALONG_DEPTH);
         return a_square(work.a, row + 4u * place.x, k + 4u * place.y, work.end);
     }
     if (square < SQUARES) {
         let place = place_of(square - A_SQUARES, B_QUADS, B_ALONG_DEPTH);
-        return b_square(work.b, column + 4u * place.x, k + 4u * place.y, work.end);
+        return b_square(work.b, column_of(tile_column, place.x), k + 4u * place.y, work.end);
     }
     return mat4x4<f32>();
 }
@@ -214,14 +233,18 @@ fn four_steps(c: ptr<function, Squares>, team: u32, row: u32, column: u32, d: u3
     step(c, x + 3u * A_QUADS, y + 3u * B_QUADS);
 }
 
-// Row `team` of an invocation's only square, summed over the teams in their order.
-fn row_of_teams(c: mat4x4<f32>, local: u32) -> vec4<f32> {
+// Each invocation's only square, for row_of_teams.
+fn tell_teams(c: mat4x4<f32>, local: u32) {
     workgroupBarrier();  // the last slice has been multiplied
     tile_a[local] = c[0];
     tile_a[TEAMS * TEAM + local] = c[1];
     tile_b[local] = c[2];
     tile_b[TEAMS * TEAM + local] = c[3];
     workgroupBarrier();
+}
+
+// Row `team` of what invocation `local` told, summed over the teams in their order.
+fn row_of_teams(local: u32) -> vec4<f32> {
     let team = local / TEAM;
     let at = team % 2u * TEAMS * TEAM + local % TEAM;
     var sum = vec4<f32>(0.0);
@@ -250,7 +273,7 @@ fn tiles(
     let within = work.tile % (8u * p.tiles_n);
     let height = min(8u, p.tiles_m - 8u * strip);
     let row0 = (8u * strip + within % height) * 4u * A_QUADS;
-    let column0 = within / height * 4u * B_QUADS;
+    let tile_column = within / height;
 
     // 32 neighbours make a patch of 4 × 8: they read little from workgroup memory, and different banks of it.
     let patch_index = lane / 32u;
@@ -260,8 +283,8 @@ fn tiles(
     var c = Squares();
     var next0 = mat4x4<f32>();
     var next1 = mat4x4<f32>();
-    if (OVERLAPPED) { next0 = fetched(lane, work, row0, column0, work.begin); }
-    if (OVERLAPPED && SQUARES > TEAM) { next1 = fetched(lane + TEAM, work, row0, column0, work.begin); }
+    if (OVERLAPPED) { next0 = fetched(lane, work, row0, tile_column, work.begin); }
+    if (OVERLAPPED && SQUARES > TEAM) { next1 = fetched(lane + TEAM, work, row0, tile_column, work.begin); }
     for (var k = 0u; k < depth; k += DEPTH) {
         workgroupBarrier();  // the slice before has been multiplied
         if (OVERLAPPED) {
@@ -269,14 +292,14 @@ fn tiles(
             if (SQUARES > TEAM) { keep(team, lane + TEAM, next1); }
         } else {
             for (var square = lane; square < SQUARES; square += TEAM) {
-                keep(team, square, fetched(square, work, row0, column0, work.begin + k));
+                keep(team, square, fetched(square, work, row0, tile_column, work.begin + k));
             }
         }
         workgroupBarrier();
         if (OVERLAPPED) {
             let next_k = work.begin + k + DEPTH;
-            next0 = fetched(lane, work, row0, column0, next_k);
-            if (SQUARES > TEAM) { next1 = fetched(lane + TEAM, work, row0, column0, next_k); }
+            next0 = fetched(lane, work, row0, tile_column, next_k);
+            if (SQUARES > TEAM) { next1 = fetched(lane + TEAM, work, row0, tile_column, next_k); }
             four_steps(&c, team, my_row, my_column, 0u);
             four_steps(&c, team, my_row, my_column, 1u);
             four_steps(&c, team, my_row, my_column, 2u);
@@ -286,23 +309,31 @@ fn tiles(
         }
     }
     let row = row0 + 4u * my_row;
-    let column = column0 + 4u * my_column;
+    let column = column_of(tile_column, my_column);
     if (TEAMS > 1u) {
-        let value = row_of_teams(c.c00, local);
-        if (index < p.count && row + team < p.m && column < p.n) { store4(work.slice, row + team, column, value); }
+        tell_teams(c.c00, local);
+        if (index >= p.count || row + team >= p.m || column >= p.n) { return; }
+        let value = row_of_teams(local);
+        store4(work.slice, row + team, column, value);
+        // Columns are neighbours, and the other half of the row is half a tile further.
+        if (GATED && my_column < B_QUADS / 2u) {
+            store_gate(work.slice, row + team, column, value, row_of_teams(local + B_QUADS / 2u));
+        }
         return;
     }
     if (index >= p.count) { return; }
-    let next_column = column + 4u * ACROSS;
+    let next_column = column_of(tile_column, my_column + ACROSS);
     for (var i = 0u; i < 4u; i++) {
         let next_row = row + i + 4u * DOWN;
         if (row + i < p.m) {
             if (column < p.n) { store4(work.slice, row + i, column, c.c00[0]); }
             if (COLUMN_QUADS == 2u && next_column < p.n) { store4(work.slice, row + i, next_column, c.c01[0]); }
+            if (GATED && column < p.n) { store_gate(work.slice, row + i, column, c.c00[0], c.c01[0]); }
         }
         if (ROW_QUADS == 2u && next_row < p.m) {
             if (column < p.n) { store4(work.slice, next_row, column, c.c10[0]); }
             if (COLUMN_QUADS == 2u && next_column < p.n) { store4(work.slice, next_row, next_column, c.c11[0]); }
+            if (GATED && column < p.n) { store_gate(work.slice, next_row, column, c.c10[0], c.c11[0]); }
         }
         c.c00 = shifted(c.c00);
         c.c01 = shifted(c.c01);

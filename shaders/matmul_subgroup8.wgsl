@@ -22,6 +22,9 @@
 // Parameters are read once, before the loops: wherever one is read, llvmpipe gathers it for eight lanes, 30 instructions.
 // Places are carried from iteration to iteration: a sum of several terms would be taken apart and gathered lane by lane.
 //
+// Where the epilogue makes one element of two that lie half a row apart (GATED), lanes 0 to 3 have 16 columns of the left
+// half, the others the same of the right, and a shuffle brings them together.
+//
 // Blocks a, b (how an operand is loaded, from matmul_operands.wgsl) and epilogue are replaced when a kernel is made.
 
 struct Params {
@@ -148,6 +151,8 @@ fn live(f: Fragment, left: u32) -> Fragment {
     return Fragment(f.k0, select(none, f.k1, left > 1u), select(none, f.k2, left > 2u), select(none, f.k3, left > 3u));
 }
 
+const GATED: bool = false;
+
 @compute @workgroup_size(8)
 fn matmul(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -158,7 +163,14 @@ fn matmul(
     if (tile >= p.count) { return; }
     let batch = tile / p.tiles;
     let row0 = (tile % p.tiles) / p.tiles_n * 32u;
-    let column = (tile % p.tiles) % p.tiles_n * 32u + 4u * lane;
+    let tile_column = (tile % p.tiles) % p.tiles_n;
+    var column = tile_column * 32u + 4u * lane;
+    var is_there = column < p.n;
+    if (GATED) {
+        let within = tile_column * 16u + 4u * (lane % 4u);
+        column = within + lane / 4u * (p.n / 2u);
+        is_there = within < p.n / 2u;
+    }
     var ao = a_origin(batch, row0 + 4u * lane);
     var bo = b_origin(batch, column);
     var t = Tile();
@@ -172,7 +184,7 @@ fn matmul(
         bo = b_step(bo, ldb);
         accumulate(&t, fa, fb);
     }
-    if (column < p.n) {
+    if (is_there) {
         let end = min(row0 + 32u, p.m);
         var row = row0;
         var at = cursor(batch, row0, column);

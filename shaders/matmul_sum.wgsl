@@ -1,7 +1,8 @@
 // The second stage of a matrix product whose depth was shared by several workgroups: adds up what each left, in order,
-// and stores through the epilogue. An invocation has four columns.
+// and stores through the epilogue. An invocation has four columns. Where the epilogue makes one element of two that lie
+// half a row apart (GATED), those of the left half add up the right one, too.
 //
-// The block epilogue is replaced when a kernel is made.
+// The blocks epilogue and gate are replaced when a kernel is made.
 
 struct Params {
     m: u32, n: u32,
@@ -23,6 +24,19 @@ fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
 }
 //:end epilogue
 
+const GATED: bool = false;
+
+//:begin gate
+fn store_gate(batch: u32, row: u32, column: u32, gate: vec4<f32>, up: vec4<f32>) {}
+//:end gate
+
+fn sum_at(first: u32) -> vec4<f32> {
+    let matrix = p.m * p.quads;
+    var sum = parts[first];
+    for (var split = 1u; split < p.splits; split++) { sum += parts[first + split * matrix]; }
+    return sum;
+}
+
 @compute @workgroup_size(64)
 fn add_up(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -35,7 +49,9 @@ fn add_up(
     let batch = i / matrix;
     let place = i % matrix;
     let first = batch * p.splits * matrix + place;
-    var sum = parts[first];
-    for (var split = 1u; split < p.splits; split++) { sum += parts[first + split * matrix]; }
-    store4(batch, place / p.quads, place % p.quads * 4u, sum);
+    let sum = sum_at(first);
+    let row = place / p.quads;
+    let quad = place % p.quads;
+    store4(batch, row, quad * 4u, sum);
+    if (GATED && quad < p.quads / 2u) { store_gate(batch, row, quad * 4u, sum, sum_at(first + p.quads / 2u)); }
 }

@@ -60,7 +60,8 @@ pub(crate) struct Shared {
     pub first_tick: OnceLock<u64>,
     /// Through how many windows kernels may read a large operand; software adapters measure it when they first need it.
     pub most_windows: OnceLock<u64>,
-    overlaps: OnceLock<bool>,
+    /// See [`Device::overlaps`]; tests set it.
+    pub overlaps: OnceLock<bool>,
     in_flight: Mutex<VecDeque<wgpu::SubmissionIndex>>,
     failure: Arc<Mutex<Failure>>,
 }

@@ -45,6 +45,7 @@ impl Operation for Dropout {
     fn role(&self, output: TensorType) -> Role<'_> {
         Role::Epilogue {
             grid: row_grid(output.shape),
+            gates: false,
         }
     }
 

@@ -71,6 +71,7 @@ impl Operation for Embedding {
     fn role(&self, output: TensorType) -> Role<'_> {
         Role::Epilogue {
             grid: row_grid(output.shape),
+            gates: false,
         }
     }
 

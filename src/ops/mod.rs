@@ -11,6 +11,8 @@ mod gather;
 pub(crate) mod layout;
 pub(crate) mod matmul;
 pub(crate) mod norm;
+#[cfg(test)]
+mod overlap_tests;
 pub(crate) mod pad;
 pub mod pointwise;
 mod random;
@@ -54,6 +56,24 @@ pub enum Role<'a> {
     Epilogue {
         /// Batch, rows and columns; their product is the number of elements of output 0.
         grid: [usize; 3],
+        /// Whether the kernel can have both halves of a row at hand when it stores, for a [`Role::Gate`].
+        gates: bool,
+    },
+    /// Makes one element of two that lie half a row apart: the last axis of its one input has two halves. Runs a kernel of
+    /// its own, unless it can be the end of the epilogue that stores these rows.
+    Gate {
+        /// The WGSL expression over `gate`, from the left half, and `up`, from the right, both of type `T`, a scalar or a
+        /// vector.
+        wgsl: &'static str,
+    },
+    /// The gradient of a gate: from the rows with both halves (input 0, dense) and the gradient of what was made of them
+    /// (input 1), the gradient of the rows. Runs a kernel of its own, unless it can be the end of the epilogue that stores
+    /// input 1.
+    GateGradient {
+        /// The WGSL expression of the left half's gradient, over `gate`, `up` and `gradient`, all of type `T`.
+        gate: &'static str,
+        /// That of the right half's.
+        up: &'static str,
     },
 }
 

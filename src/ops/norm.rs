@@ -81,6 +81,7 @@ impl Operation for Norm {
     fn role(&self, output: TensorType) -> Role<'_> {
         Role::Epilogue {
             grid: grid(output.shape),
+            gates: false,
         }
     }
 
@@ -191,6 +192,7 @@ impl Operation for NormBackward {
     fn role(&self, output: TensorType) -> Role<'_> {
         Role::Epilogue {
             grid: grid(output.shape),
+            gates: false,
         }
     }
 

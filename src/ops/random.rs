@@ -37,6 +37,7 @@ impl Operation for Random {
     fn role(&self, output: TensorType) -> Role<'_> {
         Role::Epilogue {
             grid: row_grid(output.shape),
+            gates: false,
         }
     }
 

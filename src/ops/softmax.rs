@@ -47,6 +47,7 @@ impl Operation for Softmax {
     fn role(&self, output: TensorType) -> Role<'_> {
         Role::Epilogue {
             grid: grid(output.shape),
+            gates: false,
         }
     }
 
@@ -95,6 +96,7 @@ impl Operation for SoftmaxBackward {
     fn role(&self, output: TensorType) -> Role<'_> {
         Role::Epilogue {
             grid: grid(output.shape),
+            gates: false,
         }
     }
 

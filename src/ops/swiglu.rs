@@ -1,13 +1,21 @@
 //! The gated unit of SwiGLU feed-forward layers, on the packed output of one projection.
 //!
 //! `h = silu(gate)·up` where a row is `[gate, up]`, `[…, 2F] → […, F]`. Shazeer 2020, "GLU Variants Improve Transformer".
-//! Slices and pointwise operations say the same; this is one kernel forward and one backward, and the backward one
-//! writes both halves of the packed gradient in place, where slices would pad and add.
+//! Slices and pointwise operations say the same. Here it ends the epilogue of the projection before, and its gradient that
+//! of the product that computes the gradient of `h`. Where that cannot be, each is one kernel, and the gradient's writes
+//! both halves in place, where slices would pad and add.
 
-use super::{Operation, TensorType};
+use super::{Operation, Role, TensorType};
 use crate::gpu::{AdapterClass, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
+
+/// As in the kernels of their own; `shaders/swiglu.wgsl` says why it is bounded.
+macro_rules! sigmoid {
+    () => {
+        "(T(1.0) / (T(1.0) + exp(-clamp(gate, T(-80.0), T(80.0)))))"
+    };
+}
 
 /// `[…, 2F] → […, F]`
 #[derive(Clone, Debug)]
@@ -37,6 +45,12 @@ impl Operation for Swiglu {
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
         let inputs = [node.input(0), node.gradient(0)];
         vec![Some(node.tape().record(SwigluBackward, &inputs))]
+    }
+
+    fn role(&self, _output: TensorType) -> Role<'_> {
+        Role::Gate {
+            wgsl: concat!("gate * ", sigmoid!(), " * up"),
+        }
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
@@ -90,6 +104,19 @@ impl Operation for SwigluBackward {
         };
         let of_dh = || to_gate * up * slope + to_up * gate * s;
         vec![node.wants(0).then(of_packed), node.wants(1).then(of_dh)]
+    }
+
+    fn role(&self, _output: TensorType) -> Role<'_> {
+        Role::GateGradient {
+            gate: concat!(
+                "gradient * up * ",
+                sigmoid!(),
+                " * (T(1.0) + gate * (T(1.0) - ",
+                sigmoid!(),
+                "))"
+            ),
+            up: concat!("gradient * gate * ", sigmoid!()),
+        }
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {

@@ -1,7 +1,7 @@
 //! The matrix product on GPUs, see `shaders/matmul.wgsl`: register-blocked tiles, split along the depth where there are
 //! few, and a form for products of a matrix and a few vectors.
 
-use super::Matrices;
+use super::{FEW, Matrices};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::tape::{Dispatch, Lowering, Operand};
 
@@ -46,6 +46,11 @@ impl Tile {
     /// Invocations of a workgroup.
     fn invocations(&self) -> usize {
         self.teams * self.team().iter().product::<usize>()
+    }
+
+    /// Whether one invocation has at hand what lies half a row apart.
+    const fn gates(&self) -> bool {
+        self.column_quads == 2 || self.teams > 1
     }
 
     /// Tiles of an output.
@@ -114,10 +119,10 @@ enum Cut {
 }
 
 impl Cut {
-    /// The fastest by [`Tile::time`].
-    fn of(grid: [usize; 3], depth: usize) -> Cut {
+    /// The fastest by [`Tile::time`], of those that can end in a gate if there is one.
+    fn of(grid: [usize; 3], depth: usize, gated: bool) -> Cut {
         let [_, rows, columns] = grid;
-        if rows <= 4 || columns <= 4 {
+        if rows <= FEW || columns <= FEW {
             return Cut::Rows {
                 tall: columns <= 4 && rows > columns,
             };
@@ -125,10 +130,20 @@ impl Cut {
         let cuts = TILES
             .iter()
             .flat_map(|&tile| (1..=tile.most_splits(grid, depth)).map(move |n| (tile, n)));
+        // Partial sums are stored in quads from the beginning of the row, not of its halves.
+        let can_gate = |&(tile, splits): &(Tile, usize)| {
+            !gated
+                || if splits > 1 {
+                    columns.is_multiple_of(8)
+                } else {
+                    tile.gates()
+                }
+        };
         let time = |(tile, splits): &(Tile, usize)| tile.time(grid, depth, *splits);
         let (tile, splits) = cuts
+            .filter(can_gate)
             .min_by(|a, b| time(a).total_cmp(&time(b)))
-            .expect("every tile may stay whole");
+            .expect("the first tile may stay whole and gates");
         Cut::Tiles(tile, splits)
     }
 }
@@ -142,8 +157,9 @@ pub(super) fn lower(
     depth: usize,
 ) {
     let [batch, rows, columns] = grid;
-    let cut = Cut::of(grid, depth);
-    let kernel = kernel(a, b, grid, depth);
+    let gated = cx.has_gate();
+    let cut = Cut::of(grid, depth, gated);
+    let kernel = kernel(a, b, grid, depth, gated);
     let flops = 2 * (batch * rows * columns * depth) as u64;
     let operands = a.operand.bytes() + b.operand.bytes();
     let params = |splits: usize, chunk: usize, tiles: [usize; 2]| {
@@ -160,7 +176,7 @@ pub(super) fn lower(
         |cx: &mut Lowering<'_>, kernel: Kernel, tiles: [usize; 2], invocations: Option<usize>| {
             let epilogue = cx.epilogue(3);
             let (params, groups) = params(1, depth, tiles);
-            let dispatch = Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
+            let dispatch = Dispatch::new(epilogue.applied(kernel))
                 .read(&a.operand)
                 .read(&b.operand)
                 .params(&params)
@@ -197,8 +213,11 @@ pub(super) fn lower(
                 .constant("ACROSS", across)
                 .constant("TEAMS", tile.teams)
                 .flag("OVERLAPPED", cx.device().overlaps());
-            let tiles = [rows.div_ceil(tile.rows), columns.div_ceil(tile.columns)];
+            let mut tiles = [rows.div_ceil(tile.rows), columns.div_ceil(tile.columns)];
             if splits == 1 {
+                if gated {
+                    tiles[1] = columns.div_ceil(2).div_ceil(tile.columns / 2);
+                }
                 return whole(cx, kernel, tiles, Some(tile.invocations()));
             }
             let chunk = depth.div_ceil(splits).next_multiple_of(16);
@@ -238,7 +257,7 @@ fn add_up(
     let source = include_str!("../../../shaders/matmul_sum.wgsl");
     let kernel = Kernel::builtin("matmul_sum", source, "add_up");
     cx.dispatch(
-        Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
+        Dispatch::new(epilogue.applied(kernel))
             .read(parts)
             .params(&words.map(|word| word as u32))
             .epilogue(&epilogue)
@@ -253,6 +272,7 @@ fn kernel(
     b: &Matrices,
     [_, rows, columns]: [usize; 3],
     depth: usize,
+    gated: bool,
 ) -> impl Fn(&'static str, &str) -> Kernel {
     let [a_along, b_along] = [a.is_row_major(), !b.is_row_major()];
     let load = |name: &str, binding: usize, matrices: &Matrices, inner: usize| {
@@ -260,6 +280,8 @@ fn kernel(
         load(name, binding, steps.iter().all(|n| n.is_multiple_of(4)))
     };
     let loads_a = load("a", 1, a, if a_along { depth } else { rows });
+    // What a quad of columns may begin at.
+    let columns = if gated { columns / 2 } else { columns };
     let loads_b = load("b", 2, b, if b_along { depth } else { columns });
     move |entry, other| {
         let source = include_str!("../../../shaders/matmul.wgsl");
@@ -318,11 +340,11 @@ mod tests {
             ([1, 32, 96], 16_384, small, 32),
         ];
         for (grid, depth, tile, splits) in table {
-            let cut = Cut::of(grid, depth);
+            let cut = Cut::of(grid, depth, false);
             assert_eq!(cut, Cut::Tiles(tile, splits), "{grid:?}, depth {depth}");
         }
-        let token = Cut::of([1, 1, 50_257], 768);
+        let token = Cut::of([1, 1, 50_257], 768, false);
         assert_eq!(token, Cut::Rows { tall: false });
-        assert_eq!(Cut::of([3, 9, 1], 768), Cut::Rows { tall: true });
+        assert_eq!(Cut::of([3, 9, 1], 768, false), Cut::Rows { tall: true });
     }
 }

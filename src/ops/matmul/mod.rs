@@ -21,6 +21,9 @@ struct Matmul {
     grid: [usize; 3],
 }
 
+/// At most so many rows or columns are not worth a tile.
+const FEW: usize = 4;
+
 impl Operation for Matmul {
     fn name(&self) -> &'static str {
         "matmul"
@@ -51,7 +54,12 @@ impl Operation for Matmul {
     }
 
     fn role(&self, _output: TensorType) -> Role<'_> {
-        Role::Epilogue { grid: self.grid }
+        let [_, rows, columns] = self.grid;
+        Role::Epilogue {
+            grid: self.grid,
+            // The forms for a few rows or columns have no use for tiles.
+            gates: rows > FEW && columns > FEW,
+        }
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
@@ -63,16 +71,16 @@ impl Operation for Matmul {
         if rows == 1 || !cx.device().has_subgroups_of(8) {
             return gpu::lower(cx, &a, &b, self.grid, depth);
         }
-        let (kernel, sizes) = software::subgroup8(&a, &b, self.grid, depth);
         let epilogue = cx.epilogue(3);
-        let groups = sizes.groups;
+        let gated = epilogue.gate.is_some();
+        let (kernel, params, groups) = software::subgroup8(&a, &b, self.grid, depth, gated);
         let flops = 2 * (batch * rows * columns * depth) as u64;
         let bytes = a.operand.bytes() + b.operand.bytes() + epilogue.bytes;
         cx.dispatch(
             Dispatch::new(kernel.block("epilogue", &epilogue.wgsl_by_rows))
                 .read(&a.operand)
                 .read(&b.operand)
-                .params(&sizes.params)
+                .params(&params)
                 .epilogue(&epilogue)
                 .groups(groups)
                 .cost(flops, bytes)
@@ -160,24 +168,6 @@ fn matrices(cx: &mut Lowering<'_>, index: usize, output: Shape, extents: [usize;
             let copy = cx.contiguous_copy(&input);
             view(copy).expect("dense operands are matrices")
         }
-    }
-}
-
-/// What a variant adds to the dispatch.
-struct Sizes {
-    params: Vec<u32>,
-    groups: usize,
-}
-
-/// Tile counts that the variant for software adapters starts its parameters with: `m, n, k`, then the tiles.
-fn sizes(grid: [usize; 3], depth: usize, tile: usize) -> Sizes {
-    let [batch, rows, columns] = grid;
-    let tiles_n = columns.div_ceil(tile);
-    let tiles = rows.div_ceil(tile) * tiles_n;
-    let words = [rows, columns, depth, tiles_n, tiles, tiles * batch];
-    Sizes {
-        params: words.map(|word| word as u32).to_vec(),
-        groups: tiles * batch,
     }
 }
 

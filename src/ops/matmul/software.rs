@@ -1,38 +1,45 @@
 //! The matrix product on software adapters.
 
-use super::{Matrices, Sizes, sizes};
+use super::Matrices;
 use crate::gpu::Kernel;
 
-/// The register tile for subgroups of exactly eight lanes, see `shaders/matmul_subgroup8.wgsl`.
+/// The register tile for subgroups of exactly eight lanes, see `shaders/matmul_subgroup8.wgsl`: the kernel, its parameters
+/// up to those of the epilogue, and how many workgroups there are.
 pub(super) fn subgroup8(
     a: &Matrices,
     b: &Matrices,
-    grid: [usize; 3],
+    [batch, rows, columns]: [usize; 3],
     depth: usize,
-) -> (Kernel, Sizes) {
-    let mut sizes = sizes(grid, depth, 32);
-    let [leading_a, leading_b] = [a, b].map(|m| m.leading() as u32);
-    sizes.params.extend([
-        leading_a,
-        leading_b,
-        a.offset() as u32,
-        b.offset() as u32,
-        a.batch as u32,
-        b.batch as u32,
-    ]);
-    let kernel = Kernel::builtin(
-        "matmul",
-        include_str!("../../../shaders/matmul_subgroup8.wgsl"),
-        "matmul",
-    )
-    .block("a", &fragments(a, "a", a.is_row_major()))
-    .block("b", &fragments(b, "b", !b.is_row_major()));
-    (kernel, sizes)
+    gated: bool,
+) -> (Kernel, Vec<u32>, usize) {
+    // A gated tile has 16 columns of each half.
+    let half = columns / 2;
+    let tiles_n = if gated {
+        half.div_ceil(16)
+    } else {
+        columns.div_ceil(32)
+    };
+    let tiles = rows.div_ceil(32) * tiles_n;
+    let groups = batch * tiles;
+    let extents = [rows, columns, depth, tiles_n, tiles, groups];
+    let places = [a, b].map(|m| (m.leading(), m.offset(), m.batch));
+    let [(lda, a_offset, a_batch), (ldb, b_offset, b_batch)] = places;
+    let places = [lda, ldb, a_offset, b_offset, a_batch, b_batch];
+    let params = extents.into_iter().chain(places).map(|word| word as u32);
+    let source = include_str!("../../../shaders/matmul_subgroup8.wgsl");
+    let starts_b = if gated { half } else { 0 };
+    let kernel = Kernel::builtin("matmul", source, "matmul")
+        .flag("GATED", gated)
+        .block("a", &fragments(a, "a", a.is_row_major(), 0))
+        .block("b", &fragments(b, "b", !b.is_row_major(), starts_b));
+    (kernel, params.collect(), groups)
 }
 
-/// The text that loads one operand's fragments; `along_depth` says that depth runs along memory.
-fn fragments(matrices: &Matrices, name: &str, along_depth: bool) -> String {
-    let aligned = [matrices.leading(), matrices.offset(), matrices.batch]
+/// The text that loads one operand's fragments; `along_depth` says that depth runs along memory. Where it does not, lines
+/// are read from `start` on, too.
+fn fragments(matrices: &Matrices, name: &str, along_depth: bool, start: usize) -> String {
+    let start = if along_depth { 0 } else { start };
+    let aligned = [matrices.leading(), matrices.offset(), matrices.batch, start]
         .iter()
         .all(|stride| stride.is_multiple_of(4));
     let section = match (along_depth, aligned) {

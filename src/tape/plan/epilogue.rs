@@ -1,11 +1,13 @@
-//! Generated epilogues: the pointwise members of a unit, as the function through which its root kernel stores.
+//! Generated epilogues: the pointwise members of a unit, and its end, as the functions through which its root kernel
+//! stores.
 
 use std::fmt::Write;
 
 use super::dispatch::Operand;
 use super::lowering::Lowerer;
-use super::pointwise::{Expression, Pack, touched_bytes};
+use super::pointwise::{EndingKind, Expression, Pack, touched_bytes};
 use super::units::Unit;
+use crate::gpu::Kernel;
 use crate::gpu::kernel::Access;
 use crate::ops::Role;
 use crate::shape::Shape;
@@ -28,20 +30,38 @@ pub(crate) const MOST_OPERANDS: usize = 7;
 ///
 /// which [`Kernel::block`](crate::gpu::Kernel) replaces by [`Epilogue::wgsl`]. `store4` stores columns `column` to
 /// `column + 3`, leaving out those past the end; `column` is a multiple of four and in range, and so is the row.
+///
+/// With a gate, `column` is the beginning of the left or right half of a row and a multiple of four further, and what is
+/// past the end of a half is left out.
 pub(crate) struct Epilogue {
     pub wgsl: String,
     /// The same for kernels that store rows one after the other, through `cursor(batch, row, column)` and
     /// `store_next(&cursor, column, value)` instead of `store4`. Places are kept from row to row: llvmpipe gathers a
-    /// parameter anew wherever one is read.
+    /// parameter anew wherever one is read. With a gate, lanes 0 to 3 of a subgroup of eight have columns of the left half,
+    /// the others the same of the right.
     pub wgsl_by_rows: String,
+    /// If there is a gate: `store_gate(batch, row, column, gate, up)`, which stores columns `column` to `column + 3` of its
+    /// output from what `store4` was given for these columns of both halves.
+    pub gate: Option<String>,
     /// Bytes that the epilogue reads and writes.
     pub bytes: u64,
     leaves: Vec<Operand>,
+    /// The gate's comes last.
     outputs: Vec<Operand>,
     params: Vec<u32>,
 }
 
 impl Epilogue {
+    /// The kernel with its block `epilogue` replaced. If there is a gate, its block `gate`, which declares a `store_gate` that
+    /// does nothing, is replaced too, and its flag `GATED` set.
+    pub fn applied(&self, kernel: Kernel) -> Kernel {
+        let kernel = kernel.block("epilogue", &self.wgsl);
+        match &self.gate {
+            Some(gate) => kernel.flag("GATED", true).block("gate", gate),
+            None => kernel,
+        }
+    }
+
     pub(super) fn bindings(&self) -> impl Iterator<Item = (usize, Access)> {
         let leaves = self.leaves.iter().map(|leaf| (leaf.slot, Access::Read));
         leaves.chain(
@@ -65,20 +85,20 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
     let root = unit.root.expect("epilogues follow a root");
     let output = graph.outputs(root).next().expect("an output");
     let operation = graph.operation(root).expect("an operation");
-    let Role::Epilogue { grid } = operation.role(graph.ty(output)) else {
+    let Role::Epilogue { grid, .. } = operation.role(graph.ty(output)) else {
         panic!(
             "{}: only Role::Epilogue operations have epilogues",
             operation.name()
         );
     };
     let mut expression = Expression::of(lowerer, unit);
-    if expression.outputs.is_empty() {
+    if expression.outputs.is_empty() && expression.end.is_none() {
         // Nobody reads output 0; the kernel still needs somewhere to store.
         let operand = lowerer.operand(output);
         expression.outputs.push((0, operand));
     }
     let shape = Shape::new(&grid);
-    let layouts: Vec<_> = expression
+    let mut layouts: Vec<_> = expression
         .operands()
         .map(|operand| {
             let broadcast = operand.layout.broadcast_to(expression.shape);
@@ -86,11 +106,20 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
             layout.expect("checked when the unit was formed")
         })
         .collect();
+    let [batch, rows, mut columns] = grid;
+    if let Some(end) = &expression.end {
+        if let EndingKind::Gate(_) = end.kind {
+            columns /= 2;
+        }
+        let grid = Shape::new(&[batch, rows, columns]);
+        let layout = end.output.layout.reshape(grid);
+        layouts.push(layout.expect("intermediate values are dense"));
+    }
     let packs: Vec<Pack> = layouts
         .iter()
         .map(|layout| Pack::of(layout.offset, layout.strides()))
         .collect();
-    let vector = grid[2].is_multiple_of(4) && packs.iter().all(|&pack| pack != Pack::Single);
+    let vector = columns.is_multiple_of(4) && packs.iter().all(|&pack| pack != Pack::Single);
     // What is the same for all rows is loaded once.
     let is_fixed: Vec<bool> = layouts[..expression.leaves.len()]
         .iter()
@@ -108,16 +137,30 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
         params.push(layout.strides()[2] as u32);
     }
     let declarations = declarations(&expression, &packs, vector, first_binding);
+    let end = expression.end.as_ref();
+    let outputs = expression.outputs.iter().map(|(_, output)| *output);
+    let outputs: Vec<Operand> = outputs.chain(end.map(|end| end.output)).collect();
+    let mut bytes: u64 = expression
+        .leaves
+        .iter()
+        .chain(&outputs)
+        .map(touched_bytes)
+        .sum();
+    let gate = end.and_then(|end| match end.kind {
+        EndingKind::Gate(_) => Some(gate_text(&expression, end.step, &packs, vector)),
+        EndingKind::GateGradient(_) => {
+            // The right halves.
+            bytes += 2 * touched_bytes(&end.output);
+            None
+        }
+    });
     Epilogue {
         wgsl: declarations.clone() + &store_text(&expression, &packs, vector),
         wgsl_by_rows: declarations + &cursor_text(&expression, &packs, vector, &is_fixed),
-        bytes: expression.operands().map(touched_bytes).sum(),
-        leaves: expression.leaves.clone(),
-        outputs: expression
-            .outputs
-            .iter()
-            .map(|(_, output)| *output)
-            .collect(),
+        gate,
+        bytes,
+        leaves: expression.leaves,
+        outputs,
         params,
     }
 }
@@ -137,7 +180,8 @@ fn declarations(
         if vector { "vec4<f32>" } else { "f32" }
     )
     .unwrap();
-    for (index, operand) in expression.operands().enumerate() {
+    let end = expression.end.iter().map(|end| &end.output);
+    for (index, operand) in expression.operands().chain(end).enumerate() {
         let (access, name) = if index < leaves {
             ("read", "in")
         } else {
@@ -157,7 +201,60 @@ fn declarations(
         .unwrap();
     }
     expression.functions(&mut text);
+    match expression.end.as_ref().map(|end| &end.kind) {
+        None => {}
+        Some(EndingKind::Gate(wgsl)) => {
+            writeln!(text, "fn gated(gate: T, up: T) -> T {{ return {wgsl}; }}").unwrap();
+        }
+        Some(EndingKind::GateGradient(halves)) => {
+            for (name, wgsl) in ["gate_gradient", "up_gradient"].iter().zip(halves) {
+                writeln!(
+                    text,
+                    "fn {name}(gate: T, up: T, gradient: T) -> T {{ return {wgsl}; }}"
+                )
+                .unwrap();
+            }
+        }
+    }
     text
+}
+
+fn has_gate(expression: &Expression) -> bool {
+    let end = expression.end.as_ref();
+    end.is_some_and(|end| matches!(end.kind, EndingKind::Gate(_)))
+}
+
+/// The end of the columns that a quad at `column` may have.
+fn end_of_columns(expression: &Expression) -> &'static str {
+    match has_gate(expression) {
+        true => "select(p.n / 2u, p.n, column >= p.n / 2u)",
+        false => "p.n",
+    }
+}
+
+/// The statements of the end that is a gate's gradient, if it is: `at` gives the place of an operand's element in the left
+/// half, `apart` how much further the right half is.
+fn gate_gradient(
+    text: &mut String,
+    expression: &Expression,
+    at: impl Fn(usize) -> String,
+    apart: &str,
+) {
+    let Some(end) = &expression.end else { return };
+    if let EndingKind::Gate(_) = end.kind {
+        return;
+    }
+    let rows = expression.leaves.len() - 1;
+    let output = expression.operands().count();
+    let (step, from, to) = (end.step, at(rows), at(output));
+    writeln!(
+        text,
+        "    let gate = in{rows}[{from}];\n    \
+         let up = in{rows}[{from} + {apart}];\n    \
+         out{output}[{to}] = gate_gradient(gate, up, v{step});\n    \
+         out{output}[{to} + {apart}] = up_gradient(gate, up, v{step});"
+    )
+    .unwrap();
 }
 
 /// `store4`, see [`Epilogue`].
@@ -178,14 +275,56 @@ fn store_text(expression: &Expression, packs: &[Pack], vector: bool) -> String {
         let index = leaves + index;
         writeln!(text, "    out{index}[{}] = v{step};", place(index)).unwrap();
     }
+    let apart = if vector { "p.n / 4u" } else { "p.n" };
+    gate_gradient(&mut text, expression, place, apart);
     text.push_str("}\n");
     if !vector {
-        text.push_str(
-            "fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {\n    \
+        let end = end_of_columns(expression);
+        writeln!(
+            text,
+            "fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {{\n    \
+             let end = {end};\n    \
              store1(batch, row, column, value.x);\n    \
-             if (column + 1u < p.n) { store1(batch, row, column + 1u, value.y); }\n    \
-             if (column + 2u < p.n) { store1(batch, row, column + 2u, value.z); }\n    \
-             if (column + 3u < p.n) { store1(batch, row, column + 3u, value.w); }\n}\n",
+             if (column + 1u < end) {{ store1(batch, row, column + 1u, value.y); }}\n    \
+             if (column + 2u < end) {{ store1(batch, row, column + 2u, value.z); }}\n    \
+             if (column + 3u < end) {{ store1(batch, row, column + 3u, value.w); }}\n}}"
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// `store_gate`, see [`Epilogue::gate`].
+fn gate_text(expression: &Expression, step: usize, packs: &[Pack], vector: bool) -> String {
+    let mut text = String::new();
+    writeln!(
+        text,
+        "fn row_value(batch: u32, row: u32, column: u32, value: T) -> T {{"
+    )
+    .unwrap();
+    expression.statements(&mut text, "value", |leaf| {
+        format!("T(in{leaf}[{}])", place(packs, vector, leaf))
+    });
+    let last = packs.len() - 1;
+    let place = place(packs, vector, last);
+    let name = if vector { "store_gate" } else { "store_gate1" };
+    writeln!(
+        text,
+        "    return v{step};\n}}\n\
+         fn {name}(batch: u32, row: u32, column: u32, gate: T, up: T) {{\n    \
+         let left = row_value(batch, row, column, gate);\n    \
+         let right = row_value(batch, row, column + p.n / 2u, up);\n    \
+         out{last}[{place}] = gated(left, right);\n}}"
+    )
+    .unwrap();
+    if !vector {
+        text.push_str(
+            "fn store_gate(batch: u32, row: u32, column: u32, gate: vec4<f32>, up: vec4<f32>) {\n    \
+             let end = p.n / 2u;\n    \
+             store_gate1(batch, row, column, gate.x, up.x);\n    \
+             if (column + 1u < end) { store_gate1(batch, row, column + 1u, gate.y, up.y); }\n    \
+             if (column + 2u < end) { store_gate1(batch, row, column + 2u, gate.z, up.z); }\n    \
+             if (column + 3u < end) { store_gate1(batch, row, column + 3u, gate.w, up.w); }\n}\n",
         );
     }
     text
@@ -226,8 +365,13 @@ fn cursor_text(expression: &Expression, packs: &[Pack], vector: bool, is_fixed: 
         }
         writeln!(steps, "    (*c).place{index} += (*c).row{index};").unwrap();
     }
-    fields.push("columns: u32".to_owned());
-    values.push("p.n".to_owned());
+    let apart = match (has_gate(expression), vector) {
+        (true, _) => "p.n / 2u",
+        (false, true) => "p.n / 4u",
+        (false, false) => "p.n",
+    };
+    fields.extend(["end: u32", "apart: u32"].map(str::to_owned));
+    values.extend([end_of_columns(expression), apart].map(str::to_owned));
     let (fields, values) = (fields.join(", "), values.join(",\n        "));
     let mut text = String::new();
     writeln!(text, "struct Cursor {{ {fields} }}").unwrap();
@@ -240,7 +384,11 @@ fn cursor_text(expression: &Expression, packs: &[Pack], vector: bool, is_fixed: 
         true => format!("c.place{index}"),
         false => format!("c.place{index} + e * c.column{index}"),
     };
-    writeln!(text, "fn store_at(c: Cursor, e: u32, value: T) {{").unwrap();
+    writeln!(
+        text,
+        "fn store_at(c: Cursor, e: u32, column: u32, value: T) {{"
+    )
+    .unwrap();
     expression.statements(&mut text, "value", |leaf| match fixed(leaf) {
         true => format!("T(c.fixed{leaf})"),
         false => format!("T(in{leaf}[{}])", at(leaf)),
@@ -249,13 +397,26 @@ fn cursor_text(expression: &Expression, packs: &[Pack], vector: bool, is_fixed: 
         let index = leaves + index;
         writeln!(text, "    out{index}[{}] = v{step};", at(index)).unwrap();
     }
+    if has_gate(expression) {
+        // The other half of the row is four lanes further.
+        let step = expression.end.as_ref().map_or(0, |end| end.step);
+        let last = count - 1;
+        writeln!(
+            text,
+            "    let other = subgroupShuffleXor(v{step}, 4u);\n    \
+             if (column < c.apart) {{ out{last}[{}] = gated(v{step}, other); }}",
+            at(last)
+        )
+        .unwrap();
+    }
+    gate_gradient(&mut text, expression, at, "c.apart");
     let calls = match vector {
-        true => "    store_at(*c, 0u, value);\n",
+        true => "    store_at(*c, 0u, column, value);\n",
         false => {
-            "    store_at(*c, 0u, value.x);\n    \
-             if (column + 1u < (*c).columns) { store_at(*c, 1u, value.y); }\n    \
-             if (column + 2u < (*c).columns) { store_at(*c, 2u, value.z); }\n    \
-             if (column + 3u < (*c).columns) { store_at(*c, 3u, value.w); }\n"
+            "    store_at(*c, 0u, column, value.x);\n    \
+             if (column + 1u < (*c).end) { store_at(*c, 1u, column, value.y); }\n    \
+             if (column + 2u < (*c).end) { store_at(*c, 2u, column, value.z); }\n    \
+             if (column + 3u < (*c).end) { store_at(*c, 3u, column, value.w); }\n"
         }
     };
     writeln!(

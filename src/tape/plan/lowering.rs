@@ -8,7 +8,7 @@ use super::epilogue::{self, Epilogue};
 use super::pointwise;
 use super::side_by_side;
 use super::uniform;
-use super::units::Unit;
+use super::units::{End, Unit};
 use crate::gpu::{AdapterClass, DType, Device, Tensor};
 use crate::ops::Role;
 use crate::shape::{Layout, Shape};
@@ -456,6 +456,11 @@ impl Lowering<'_> {
     #[track_caller]
     pub fn dispatch(&mut self, dispatch: Dispatch) {
         self.lowerer.push(dispatch);
+    }
+
+    /// Whether the epilogue will end in a [`Role::Gate`].
+    pub(crate) fn has_gate(&self) -> bool {
+        matches!(self.unit.end, Some(End::Gate(_)))
     }
 
     /// The WGSL through which a [`Role::Epilogue`] kernel stores output 0; its bindings start at `first_binding`.

@@ -9,7 +9,7 @@ use super::units::Unit;
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::ops::Role;
 use crate::ops::pointwise::Pointwise;
-use crate::shape::{Shape, collapse};
+use crate::shape::{Layout, Shape, collapse};
 use crate::tape::graph::ValueId;
 
 /// A unit's computation on one element, as a straight line of steps.
@@ -21,6 +21,23 @@ pub(super) struct Expression {
     pub steps: Vec<Step>,
     /// Which steps are stored, and where.
     pub outputs: Vec<(usize, Operand)>,
+    pub end: Option<Ending>,
+}
+
+/// What follows the steps of an epilogue, see [`End`](super::units::End).
+pub(super) struct Ending {
+    /// The step that it reads.
+    pub step: usize,
+    pub kind: EndingKind,
+    pub output: Operand,
+}
+
+pub(super) enum EndingKind {
+    /// The expression of [`Role::Gate`].
+    Gate(&'static str),
+    /// The expressions of [`Role::GateGradient`] for both halves. The rows are the last leaf, of which no step loads
+    /// anything; as the output, they are given as their left half.
+    GateGradient([&'static str; 2]),
 }
 
 pub(super) enum Step {
@@ -43,6 +60,7 @@ impl Expression {
             leaves: Vec::new(),
             steps: Vec::new(),
             outputs: Vec::new(),
+            end: None,
         };
         let mut step_of: BTreeMap<ValueId, usize> = BTreeMap::new();
         if let Some(root) = unit.root {
@@ -85,6 +103,27 @@ impl Expression {
                 let operand = lowerer.operand(value);
                 expression.outputs.push((step, operand));
             }
+        }
+        if let Some(end) = unit.end {
+            let (value, beside) = end.inputs(graph);
+            let output = graph.outputs(end.node()).next().expect("an output");
+            let operation = graph.operation(end.node()).expect("an operation");
+            let mut target = lowerer.operand(output);
+            let kind = match operation.role(graph.ty(output)) {
+                Role::Gate { wgsl } => EndingKind::Gate(wgsl),
+                Role::GateGradient { gate, up } => {
+                    let rows = lowerer.operand(beside.expect("the rows"));
+                    expression.leaves.push(left_half(&rows, shape));
+                    target = left_half(&target, shape);
+                    EndingKind::GateGradient([gate, up])
+                }
+                _ => unreachable!("checked when the unit was formed"),
+            };
+            expression.end = Some(Ending {
+                step: step_of[&value],
+                kind,
+                output: target,
+            });
         }
         expression
     }
@@ -154,6 +193,13 @@ impl Expression {
     }
 }
 
+/// The left half of dense rows; `shape` is that of one half.
+fn left_half(rows: &Operand, shape: Shape) -> Operand {
+    let layout = rows.layout;
+    let layout = Layout::strided(shape, layout.offset, layout.strides());
+    Operand { layout, ..*rows }
+}
+
 /// Lowers a unit that is pointwise throughout.
 pub(super) fn lower(lowerer: &mut Lowerer<'_>, unit: &Unit) {
     let expression = Expression::of(lowerer, unit);
@@ -167,6 +213,7 @@ pub(super) fn copy(lowerer: &mut Lowerer<'_>, from: &Operand, to: &Operand) {
         leaves: vec![*from],
         steps: vec![Step::Leaf(0)],
         outputs: vec![(0, *to)],
+        end: None,
     };
     emit(lowerer, &expression, "copy");
 }

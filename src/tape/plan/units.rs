@@ -2,11 +2,13 @@
 //!
 //! Every live node that needs a kernel starts as a unit of its own. Pointwise units then merge with the units that
 //! feed them, as long as they compute the same shape in the same epoch, the merged kernel stays within the binding
-//! limit, and no path leaves the merged unit and comes back.
+//! limit, and no path leaves the merged unit and comes back. At last, gates and their
+//! gradients join the units that compute what they read.
 
 use std::collections::{BinaryHeap, HashSet};
 
 use super::analysis::{Analysis, nodes};
+use crate::gpu::AdapterClass;
 use crate::ops::Role;
 use crate::shape::Shape;
 use crate::tape::graph::{Graph, NodeId, Source, ValueId};
@@ -24,10 +26,52 @@ pub(super) struct Unit {
     pub root: Option<NodeId>,
     /// Pointwise members in order of recording.
     pub pointwise: Vec<NodeId>,
+    /// What ends the root's epilogue, if there is anything.
+    pub end: Option<End>,
+}
+
+/// A node whose shape differs from its unit's, and that therefore can only be the end of an epilogue.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// [`Role::Gate`]
+    Gate(NodeId),
+    /// [`Role::GateGradient`]
+    GateGradient(NodeId),
+}
+
+impl End {
+    fn of(graph: &Graph, node: NodeId) -> Option<End> {
+        let output = graph.outputs(node).next()?;
+        match graph.operation(node)?.role(graph.ty(output)) {
+            Role::Gate { .. } => Some(End::Gate(node)),
+            Role::GateGradient { .. } => Some(End::GateGradient(node)),
+            _ => None,
+        }
+    }
+
+    pub fn node(self) -> NodeId {
+        match self {
+            End::Gate(node) | End::GateGradient(node) => node,
+        }
+    }
+
+    /// What the epilogue computes for it, and what it reads otherwise.
+    pub fn inputs(self, graph: &Graph) -> (ValueId, Option<ValueId>) {
+        let inputs = graph.inputs(self.node());
+        match self {
+            End::Gate(_) => (inputs[0], None),
+            End::GateGradient(_) => (inputs[1], Some(inputs[0])),
+        }
+    }
 }
 
 impl Unit {
     pub fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.elementwise().chain(self.end.map(End::node))
+    }
+
+    /// Members that compute the same shape.
+    fn elementwise(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.root.iter().chain(&self.pointwise).copied()
     }
 
@@ -64,8 +108,8 @@ impl Unit {
     }
 }
 
-/// Forms the units and orders them for execution.
-pub(super) fn form(graph: &Graph, analysis: &Analysis) -> Vec<Unit> {
+/// Forms the units and orders them for execution on a device of that class.
+pub(super) fn form(class: AdapterClass, graph: &Graph, analysis: &Analysis) -> Vec<Unit> {
     let mut former = Former::new(graph, analysis);
     if graph.fusion.pointwise {
         former.absorb_into_only_reader();
@@ -73,6 +117,7 @@ pub(super) fn form(graph: &Graph, analysis: &Analysis) -> Vec<Unit> {
     }
     if graph.fusion.epilogue {
         former.merge_with_producers(true);
+        former.merge_ends(class);
     }
     former.schedule()
 }
@@ -100,13 +145,13 @@ impl<'a> Former<'a> {
             unit_of[node.index()] = Some(units.len());
             units.push(if is_pointwise(graph, node) {
                 Unit {
-                    root: None,
                     pointwise: vec![node],
+                    ..Unit::default()
                 }
             } else {
                 Unit {
                     root: Some(node),
-                    pointwise: Vec::new(),
+                    ..Unit::default()
                 }
             });
         }
@@ -169,6 +214,57 @@ impl<'a> Former<'a> {
         }
     }
 
+    /// Ends join the units that compute what they read, if those store it through an epilogue.
+    fn merge_ends(&mut self, class: AdapterClass) {
+        for node in nodes(self.graph) {
+            let end = self.unit_of[node.index()].zip(End::of(self.graph, node));
+            let Some((unit, end)) = end else { continue };
+            let (value, _) = end.inputs(self.graph);
+            let producer = self.unit_of[self.graph.producer(value).index()];
+            let Some(producer) = producer.filter(|_| self.analysis.is_own_base(value)) else {
+                continue;
+            };
+            let merged = Unit {
+                end: Some(end),
+                ..self.units[producer].clone()
+            };
+            if self.units[producer].end.is_none()
+                && self.can_end(&merged, end)
+                && (class == AdapterClass::Gpu || self.has_quads(end))
+            {
+                self.merge(producer, unit, merged);
+            }
+        }
+    }
+
+    /// Whether halves of rows are quads. Elsewhere a kernel that stores quads is slower on software adapters than one that
+    /// goes from element to element.
+    fn has_quads(&self, end: End) -> bool {
+        let rows = self.graph.inputs(end.node())[0];
+        self.graph.ty(rows).shape.last().is_multiple_of(8)
+    }
+
+    /// Whether the epilogue computes what `end` reads, and has at hand what it takes.
+    fn can_end(&self, unit: &Unit, end: End) -> bool {
+        let Some(output) = unit.root.and_then(|root| self.graph.outputs(root).next()) else {
+            return false;
+        };
+        let operation = self.graph.operation(self.graph.producer(output));
+        let role = operation
+            .expect("roots are operations")
+            .role(self.graph.ty(output));
+        let Role::Epilogue { grid, gates } = role else {
+            return false;
+        };
+        let (value, beside) = end.inputs(self.graph);
+        let is_computed = value == output || unit.pointwise.contains(&self.graph.producer(value));
+        let is_dense = |value: ValueId| self.analysis.views[value.index()].layout.is_contiguous();
+        is_computed
+            && self.graph.ty(value).shape.last() == grid[2]
+            && (gates || matches!(end, End::GateGradient(_)))
+            && beside.is_none_or(is_dense)
+    }
+
     /// Merges two units if that is sound; says whether it was.
     fn try_merge(&mut self, one: usize, other: usize) -> bool {
         let merged = {
@@ -182,8 +278,14 @@ impl<'a> Former<'a> {
             Unit {
                 root: a.root.or(b.root),
                 pointwise,
+                end: None,
             }
         };
+        self.merge(one, other, merged)
+    }
+
+    /// Makes `one` and `other` what is `merged` of them, if that is sound; says whether it was.
+    fn merge(&mut self, one: usize, other: usize, merged: Unit) -> bool {
         if !self.fits(&merged) || self.comes_back(&merged) {
             return false;
         }
@@ -202,9 +304,10 @@ impl<'a> Former<'a> {
         let epoch = self.analysis.epoch[first.index()];
         let shape = shape_of(self.graph, first);
         if unit.pointwise.len() > MOST_POINTWISE
-            || !members.all(|node| {
-                self.analysis.epoch[node.index()] == epoch && shape_of(self.graph, node) == shape
-            })
+            || !members.all(|node| self.analysis.epoch[node.index()] == epoch)
+            || !unit
+                .elementwise()
+                .all(|node| shape_of(self.graph, node) == shape)
         {
             return false;
         }
@@ -221,7 +324,7 @@ impl<'a> Former<'a> {
         }
         let output = self.graph.outputs(root).next().expect("roots have outputs");
         let operation = self.graph.operation(root).expect("roots are operations");
-        let Role::Epilogue { grid } = operation.role(self.graph.ty(output)) else {
+        let Role::Epilogue { grid, .. } = operation.role(self.graph.ty(output)) else {
             return false;
         };
         let used: HashSet<ValueId> = unit
@@ -244,7 +347,9 @@ impl<'a> Former<'a> {
             .filter(|value| !further.contains(value))
             .count()
             .max(1);
-        if operation.bindings(own_inputs.len()) + read.len() + stored > MOST_BINDINGS {
+        let beside = unit.end.and_then(|end| end.inputs(self.graph).1);
+        let bound = operation.bindings(own_inputs.len()) + read.len() + stored;
+        if bound + usize::from(beside.is_some()) > MOST_BINDINGS {
             return false;
         }
         // It must be addressable by batch, row and column.

@@ -1,0 +1,249 @@
+//! SwiGLU at the end of the projection whose rows it reads: one kernel where the epilogue has whole rows, and the same
+//! values as from two.
+
+mod common;
+
+use std::sync::{Mutex, PoisonError};
+
+use common::{Random, assert_close, assert_close_f32, device, gpu_device, portable_device};
+use shadegrad::tape::Fusion;
+use shadegrad::{AdapterClass, Device, Tape, Var};
+
+fn devices() -> [&'static Device; 3] {
+    [device(), portable_device(), gpu_device()]
+}
+
+/// `x·w` with `w` of two halves.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    rows: usize,
+    depth: usize,
+    half: usize,
+    is_transposed: bool,
+    has_bias: bool,
+}
+
+impl Case {
+    const fn new(rows: usize, depth: usize, half: usize) -> Case {
+        Case {
+            rows,
+            depth,
+            half,
+            is_transposed: false,
+            has_bias: false,
+        }
+    }
+
+    fn x(&self) -> Vec<f32> {
+        Random::new(1).values(self.rows * self.depth, -1.0, 1.0)
+    }
+
+    /// `[depth, 2·half]`, or `[2·half, depth]` if transposed.
+    fn w(&self) -> Vec<f32> {
+        let most = 2.0 / (self.depth as f64).sqrt();
+        Random::new(2).values(self.depth * 2 * self.half, -most, most)
+    }
+
+    fn bias(&self) -> Vec<f32> {
+        Random::new(3).values(2 * self.half, -1.0, 1.0)
+    }
+
+    /// The leaves `x`, `w` and the bias, and the rows.
+    fn record<'t>(&self, tape: &'t Tape) -> (Vec<Var<'t>>, Var<'t>) {
+        let x = tape.variable([self.rows, self.depth], &self.x());
+        let mut leaves = vec![x];
+        let mut rows = if self.is_transposed {
+            leaves.push(tape.variable([2 * self.half, self.depth], &self.w()));
+            x.matmul(leaves[1].transpose())
+        } else {
+            leaves.push(tape.variable([self.depth, 2 * self.half], &self.w()));
+            x.matmul(leaves[1])
+        };
+        if self.has_bias {
+            leaves.push(tape.variable([2 * self.half], &self.bias()));
+            rows = rows + leaves[2];
+        }
+        (leaves, rows)
+    }
+
+    fn expected(&self) -> Vec<f64> {
+        let &Case {
+            depth, half, rows, ..
+        } = self;
+        let (x, w, bias) = (self.x(), self.w(), self.bias());
+        let column = |row: usize, column: usize| -> f64 {
+            let product: f64 = (0..depth)
+                .map(|k| {
+                    let at = if self.is_transposed {
+                        column * depth + k
+                    } else {
+                        k * 2 * half + column
+                    };
+                    f64::from(x[row * depth + k]) * f64::from(w[at])
+                })
+                .sum();
+            product
+                + if self.has_bias {
+                    f64::from(bias[column])
+                } else {
+                    0.0
+                }
+        };
+        let silu = |x: f64| x / (1.0 + (-x).exp());
+        let places = (0..rows).flat_map(|row| (0..half).map(move |i| (row, i)));
+        places
+            .map(|(row, i)| silu(column(row, i)) * column(row, half + i))
+            .collect()
+    }
+}
+
+/// What `record` gives, fetched, and how many dispatches that took.
+fn run(
+    device: &Device,
+    fusion: Fusion,
+    record: impl for<'t> FnOnce(&'t Tape) -> Vec<Var<'t>>,
+) -> (Vec<Vec<f32>>, u64) {
+    let tape = Tape::training(device);
+    tape.set_fusion(fusion);
+    let results = record(&tape).into_iter().map(|var| tape.fetch::<f32>(var));
+    let results: Vec<_> = results.collect();
+    // The device is shared: count only while nobody else runs anything.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = device.stats().dispatches;
+    tape.run().unwrap();
+    let dispatches = device.stats().dispatches - before;
+    drop(alone);
+    let fetched = results.iter().map(|result| result.get().unwrap());
+    (fetched.collect(), dispatches)
+}
+
+/// How many dispatches fewer there are if that many ends are fused, and a bias. On software adapters, only quads are.
+fn saved(device: &Device, case: &Case, ends: u64) -> u64 {
+    let has_quads = case.half.is_multiple_of(4);
+    let is_fused = device.class() == AdapterClass::Gpu || has_quads;
+    u64::from(case.has_bias) + if is_fused { ends } else { 0 }
+}
+
+/// The values, on all devices, and that fusing takes a dispatch off.
+fn check(case: Case) {
+    let expected = case.expected();
+    for (index, device) in devices().into_iter().enumerate() {
+        let what = format!("{case:?}, device {index}");
+        let hidden = |fusion| run(device, fusion, |tape| vec![case.record(tape).1.swiglu()]);
+        let (fused, dispatches) = hidden(Fusion::ON);
+        let (apart, more) = hidden(Fusion::OFF);
+        let least = dispatches + saved(device, &case, 1);
+        assert!(least <= more, "{what}: {dispatches}, {more}");
+        assert_close(&what, &fused[0], &expected, 1e-5, 1e-5);
+        assert_close_f32(&what, &fused[0], &apart[0], 1e-5, 1e-5);
+    }
+}
+
+#[test]
+fn halves_of_any_width() {
+    for (rows, half) in [(5, 3), (33, 85), (70, 88), (9, 46)] {
+        check(Case::new(rows, 24, half));
+    }
+}
+
+#[test]
+fn transposed_weights() {
+    for half in [20, 21] {
+        check(Case {
+            is_transposed: true,
+            ..Case::new(40, 18, half)
+        });
+    }
+}
+
+#[test]
+fn biases_come_before_the_gate() {
+    for half in [16, 19] {
+        check(Case {
+            has_bias: true,
+            ..Case::new(33, 20, half)
+        });
+    }
+}
+
+/// Enough for the largest tiles on GPUs, and so deep that workgroups share the depth there.
+#[test]
+fn all_tiles() {
+    check(Case::new(1024, 8, 512));
+    check(Case::new(1024, 8, 511));
+    check(Case::new(8, 16_384, 8));
+    check(Case::new(8, 16_384, 7));
+}
+
+/// The rows are stored as well where the gradient needs them, and the gradient of what was made of them is not. The
+/// product that computes that has many columns, or few.
+#[test]
+fn gradients_are_those_of_more_kernels() {
+    for (rows, half, has_bias) in [
+        (37, 24, false),
+        (37, 13, true),
+        (3, 24, false),
+        (70, 3, true),
+    ] {
+        let case = Case {
+            has_bias,
+            ..Case::new(rows, 16, half)
+        };
+        let down = Random::new(4).values(half * 20, -0.5, 0.5);
+        for device in devices() {
+            let gradients = |fusion| {
+                run(device, fusion, |tape| {
+                    let (mut leaves, rows) = case.record(tape);
+                    leaves.push(tape.variable([half, 20], &down));
+                    let hidden = rows.swiglu();
+                    let result = hidden.matmul(leaves[leaves.len() - 1]);
+                    let gradients = tape.backward((result * result).sum_all());
+                    let of = |leaf| gradients.of(leaf).expect("it depends on all");
+                    let mut results: Vec<_> = leaves.into_iter().map(of).collect();
+                    results.extend([rows, hidden]);
+                    results
+                })
+            };
+            let (fused, dispatches) = gradients(Fusion::ON);
+            let no_epilogue = Fusion {
+                epilogue: false,
+                ..Fusion::ON
+            };
+            let (apart, more) = gradients(no_epilogue);
+            let saved = saved(device, &case, 1 + u64::from(rows > 4));
+            assert!(dispatches + saved <= more, "{case:?}: {dispatches}, {more}");
+            for (index, (fused, apart)) in fused.iter().zip(&apart).enumerate() {
+                let what = format!("{case:?}, result {index}");
+                assert_close_f32(&what, fused, apart, 1e-5, 1e-5);
+            }
+        }
+    }
+}
+
+/// What cannot be one kernel is still right: few rows, rows that are a view, a second gate.
+#[test]
+fn gates_of_their_own() {
+    let few = Case::new(3, 16, 12);
+    let case = Case::new(24, 16, 12);
+    for device in devices() {
+        let (hidden, dispatches) =
+            run(device, Fusion::ON, |tape| vec![few.record(tape).1.swiglu()]);
+        assert_eq!(dispatches, 2);
+        assert_close("few rows", &hidden[0], &few.expected(), 1e-5, 1e-5);
+
+        let (hidden, dispatches) = run(device, Fusion::ON, |tape| {
+            let rows = case.record(tape).1;
+            let reshaped = rows.reshape([2, 12, 24]).swiglu();
+            vec![rows.swiglu(), reshaped, rows.slice(1, 6..18).swiglu()]
+        });
+        assert!(dispatches >= 3, "{dispatches}");
+        let expected = case.expected();
+        assert_close("rows", &hidden[0], &expected, 1e-5, 1e-5);
+        assert_close("reshaped", &hidden[1], &expected, 1e-5, 1e-5);
+        let (narrow, _) = run(device, Fusion::OFF, |tape| {
+            vec![case.record(tape).1.slice(1, 6..18).swiglu()]
+        });
+        assert_close_f32("part of the rows", &hidden[2], &narrow[0], 1e-5, 1e-5);
+    }
+}
