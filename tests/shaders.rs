@@ -272,6 +272,8 @@ fn exercise(device: &Device, random: &mut Random) {
         // Products with every operand transposed or not, with and without an epilogue.
         let hidden = (x.matmul(w) + b).gelu() + x;
         let products = hidden.transpose().matmul(x).matmul(w.transpose());
+        // Gates at the end of products, and by themselves.
+        let gated = hidden.matmul(w).swiglu() + w.swiglu().slice(0, 0..5);
         // Views that need copies, padding, sums over inner and outer axes.
         let views = products
             .transpose()
@@ -282,7 +284,8 @@ fn exercise(device: &Device, random: &mut Random) {
         let loss = rows.max(&[1]).sum_all()
             + views.sum_all()
             + products.sum(&[0]).pad(0, 1, 2).exp().sum_all()
-            + hidden.sum(&[1]).sum_all();
+            + hidden.sum(&[1]).sum_all()
+            + gated.sum_all();
         let gradients = tape.backward(loss);
         for leaf in [x, w, b] {
             drop(tape.fetch::<f32>(gradients.of(leaf).unwrap()));

@@ -61,16 +61,22 @@ pub enum Role<'a> {
     },
     /// Makes one element of two that lie half a row apart: the last axis of its one input has two halves. Runs a kernel of
     /// its own, unless it can be the end of the epilogue that stores these rows.
+    ///
+    /// Input and output are `f32`, and the output has half the input's columns; anything else is left to the kernel.
     Gate {
-        /// The WGSL expression over `gate`, from the left half, and `up`, from the right, both of type `T`, a scalar or a
-        /// vector.
+        /// The WGSL expression, in one line, over `gate`, from the left half, and `up`, from the right, both of type `T`, a
+        /// scalar or a vector.
         wgsl: &'static str,
     },
     /// The gradient of a gate: from the rows with both halves (input 0, dense) and the gradient of what was made of them
     /// (input 1), the gradient of the rows. Runs a kernel of its own, unless it can be the end of the epilogue that stores
     /// input 1.
+    ///
+    /// All are `f32`, the output has the shape of input 0, and input 1 half the columns; anything else is left to the
+    /// kernel.
     GateGradient {
-        /// The WGSL expression of the left half's gradient, over `gate`, `up` and `gradient`, all of type `T`.
+        /// The WGSL expression, in one line, of the left half's gradient, over `gate`, `up` and `gradient`, all of type
+        /// `T`.
         gate: &'static str,
         /// That of the right half's.
         up: &'static str,

@@ -10,7 +10,7 @@ use shadegrad::tape::Fusion;
 use shadegrad::{AdapterClass, Device, DeviceOptions, Shape};
 
 /// All fusions, then each by itself.
-pub const FUSIONS: [Fusion; 6] = [
+pub const FUSIONS: [Fusion; 7] = [
     Fusion::ON,
     Fusion {
         pointwise: true,
@@ -18,6 +18,10 @@ pub const FUSIONS: [Fusion; 6] = [
     },
     Fusion {
         epilogue: true,
+        ..Fusion::OFF
+    },
+    Fusion {
+        gate: true,
         ..Fusion::OFF
     },
     Fusion {
@@ -35,13 +39,17 @@ pub const FUSIONS: [Fusion; 6] = [
 ];
 
 /// All fusions but one.
-pub const ALL_BUT_ONE: [Fusion; 5] = [
+pub const ALL_BUT_ONE: [Fusion; 6] = [
     Fusion {
         pointwise: false,
         ..Fusion::ON
     },
     Fusion {
         epilogue: false,
+        ..Fusion::ON
+    },
+    Fusion {
+        gate: false,
         ..Fusion::ON
     },
     Fusion {

@@ -1,7 +1,7 @@
 //! The matrix product on GPUs, see `shaders/matmul.wgsl`: register-blocked tiles, split along the depth where there are
 //! few, and a form for products of a matrix and a few vectors.
 
-use super::{FEW, Matrices};
+use super::Matrices;
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::tape::{Dispatch, Lowering, Operand};
 
@@ -119,10 +119,10 @@ enum Cut {
 }
 
 impl Cut {
-    /// The fastest by [`Tile::time`], of those that can end in a gate if there is one.
-    fn of(grid: [usize; 3], depth: usize, gated: bool) -> Cut {
+    /// The fastest by [`Tile::time`].
+    fn of(grid: [usize; 3], depth: usize) -> Cut {
         let [_, rows, columns] = grid;
-        if rows <= FEW || columns <= FEW {
+        if rows <= 4 || columns <= 4 {
             return Cut::Rows {
                 tall: columns <= 4 && rows > columns,
             };
@@ -130,22 +130,38 @@ impl Cut {
         let cuts = TILES
             .iter()
             .flat_map(|&tile| (1..=tile.most_splits(grid, depth)).map(move |n| (tile, n)));
-        // Partial sums are stored in quads from the beginning of the row, not of its halves.
-        let can_gate = |&(tile, splits): &(Tile, usize)| {
-            !gated
-                || if splits > 1 {
-                    columns.is_multiple_of(8)
-                } else {
-                    tile.gates()
-                }
-        };
         let time = |(tile, splits): &(Tile, usize)| tile.time(grid, depth, *splits);
         let (tile, splits) = cuts
-            .filter(can_gate)
             .min_by(|a, b| time(a).total_cmp(&time(b)))
-            .expect("the first tile may stay whole and gates");
+            .expect("every tile may stay whole");
         Cut::Tiles(tile, splits)
     }
+
+    /// The same for a product that ends in a gate; `None` where that would take much longer. Sums are added up in the same
+    /// order as without the gate, so that both have the same bits.
+    fn gated(grid: [usize; 3], depth: usize) -> Option<Cut> {
+        let Cut::Tiles(tile, splits) = Cut::of(grid, depth) else {
+            return None;
+        };
+        if splits > 1 {
+            // Partial sums are stored in quads from the beginning of the row, not of its halves.
+            return grid[2]
+                .is_multiple_of(8)
+                .then_some(Cut::Tiles(tile, splits));
+        }
+        let time = |tile: &Tile| tile.time(grid, depth, 1);
+        let tiles = TILES.into_iter();
+        tiles
+            .filter(|other| other.gates() && other.teams == tile.teams)
+            .min_by(|a, b| time(a).total_cmp(&time(b)))
+            .filter(|other| time(other) <= 1.1 * time(&tile))
+            .map(|tile| Cut::Tiles(tile, 1))
+    }
+}
+
+/// Whether a product should end in a gate.
+pub(super) fn can_gate(grid: [usize; 3], depth: usize) -> bool {
+    Cut::gated(grid, depth).is_some()
 }
 
 /// `A·B` with `[batch, rows, columns]` and the given depth.
@@ -158,7 +174,10 @@ pub(super) fn lower(
 ) {
     let [batch, rows, columns] = grid;
     let gated = cx.has_gate();
-    let cut = Cut::of(grid, depth, gated);
+    let cut = match gated {
+        true => Cut::gated(grid, depth).expect("the planner asked"),
+        false => Cut::of(grid, depth),
+    };
     let kernel = kernel(a, b, grid, depth, gated);
     let flops = 2 * (batch * rows * columns * depth) as u64;
     let operands = a.operand.bytes() + b.operand.bytes();
@@ -340,11 +359,31 @@ mod tests {
             ([1, 32, 96], 16_384, small, 32),
         ];
         for (grid, depth, tile, splits) in table {
-            let cut = Cut::of(grid, depth, false);
+            let cut = Cut::of(grid, depth);
             assert_eq!(cut, Cut::Tiles(tile, splits), "{grid:?}, depth {depth}");
         }
-        let token = Cut::of([1, 1, 50_257], 768, false);
+        let token = Cut::of([1, 1, 50_257], 768);
         assert_eq!(token, Cut::Rows { tall: false });
-        assert_eq!(Cut::of([3, 9, 1], 768, false), Cut::Rows { tall: true });
+        assert_eq!(Cut::of([3, 9, 1], 768), Cut::Rows { tall: true });
+    }
+
+    #[test]
+    fn cuts_with_gates() {
+        let [square, _, wide, small] = TILES;
+        let table = [
+            ([1, 16_384, 2048], 384, Some((square, 1))),
+            ([1, 512, 176], 32, Some((small, 1))),
+            ([1, 512, 170], 32, Some((small, 1))),
+            ([1, 27, 65_536], 128, Some((wide, 1))),
+            ([1, 32, 96], 16_384, Some((small, 32))),
+            // Halves that are no quads, where the depth is better cut; half of each tile empty; no tiles.
+            ([1, 32, 90], 16_384, None),
+            ([1, 65_536, 32], 128, None),
+            ([1, 1, 2048], 384, None),
+        ];
+        for (grid, depth, expected) in table {
+            let expected = expected.map(|(tile, splits)| Cut::Tiles(tile, splits));
+            assert_eq!(Cut::gated(grid, depth), expected, "{grid:?}, depth {depth}");
+        }
     }
 }

@@ -19,10 +19,8 @@ struct Matmul {
     shape: Shape,
     /// Batch, rows and columns as the kernel sees them: where `B` has no batch, `A`'s is part of the rows.
     grid: [usize; 3],
+    depth: usize,
 }
-
-/// At most so many rows or columns are not worth a tile.
-const FEW: usize = 4;
 
 impl Operation for Matmul {
     fn name(&self) -> &'static str {
@@ -54,17 +52,14 @@ impl Operation for Matmul {
     }
 
     fn role(&self, _output: TensorType) -> Role<'_> {
-        let [_, rows, columns] = self.grid;
         Role::Epilogue {
             grid: self.grid,
-            // The forms for a few rows or columns have no use for tiles.
-            gates: rows > FEW && columns > FEW,
+            gates: gpu::can_gate(self.grid, self.depth),
         }
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        let [batch, rows, columns] = self.grid;
-        let depth = cx.input(0).shape().last();
+        let ([batch, rows, columns], depth) = (self.grid, self.depth);
         let a = matrices(cx, 0, self.shape, [batch, rows, depth]);
         let b = matrices(cx, 1, self.shape, [batch, depth, columns]);
         // A tile's work for a single row would be wasted; the form for GPUs reads the matrix once and no more.
@@ -72,7 +67,7 @@ impl Operation for Matmul {
             return gpu::lower(cx, &a, &b, self.grid, depth);
         }
         let epilogue = cx.epilogue(3);
-        let gated = epilogue.gate.is_some();
+        let gated = cx.has_gate();
         let (kernel, params, groups) = software::subgroup8(&a, &b, self.grid, depth, gated);
         let flops = 2 * (batch * rows * columns * depth) as u64;
         let bytes = a.operand.bytes() + b.operand.bytes() + epilogue.bytes;
@@ -203,6 +198,7 @@ impl<'t> Var<'t> {
         let operation = Matmul {
             shape: Shape::new(&dims),
             grid,
+            depth: a.last(),
         };
         self.tape.record(operation, &[self, other])
     }

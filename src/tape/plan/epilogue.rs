@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::dispatch::Operand;
 use super::lowering::Lowerer;
-use super::pointwise::{EndingKind, Expression, Pack, touched_bytes};
+use super::pointwise::{Expression, Pack, touched_bytes};
 use super::units::Unit;
 use crate::gpu::Kernel;
 use crate::gpu::kernel::Access;
@@ -31,8 +31,8 @@ pub(crate) const MOST_OPERANDS: usize = 7;
 /// which [`Kernel::block`](crate::gpu::Kernel) replaces by [`Epilogue::wgsl`]. `store4` stores columns `column` to
 /// `column + 3`, leaving out those past the end; `column` is a multiple of four and in range, and so is the row.
 ///
-/// With a gate, `column` is the beginning of the left or right half of a row and a multiple of four further, and what is
-/// past the end of a half is left out.
+/// With a gate, `column` is a multiple of four behind the beginning of the left or right half of a row, and what is past
+/// the end of that half is left out.
 pub(crate) struct Epilogue {
     pub wgsl: String,
     /// The same for kernels that store rows one after the other, through `cursor(batch, row, column)` and
@@ -46,14 +46,14 @@ pub(crate) struct Epilogue {
     /// Bytes that the epilogue reads and writes.
     pub bytes: u64,
     leaves: Vec<Operand>,
-    /// The gate's comes last.
+    /// That of the end comes last.
     outputs: Vec<Operand>,
     params: Vec<u32>,
 }
 
 impl Epilogue {
-    /// The kernel with its block `epilogue` replaced. If there is a gate, its block `gate`, which declares a `store_gate` that
-    /// does nothing, is replaced too, and its flag `GATED` set.
+    /// The kernel with its block `epilogue` replaced. If there is a gate, its block `gate`, which declares a `store_gate`
+    /// that does nothing, is replaced too, and its flag `GATED` set.
     pub fn applied(&self, kernel: Kernel) -> Kernel {
         let kernel = kernel.block("epilogue", &self.wgsl);
         match &self.gate {
@@ -108,22 +108,23 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
         .collect();
     let [batch, rows, mut columns] = grid;
     if let Some(end) = &expression.end {
-        if let EndingKind::Gate(_) = end.kind {
+        if end.is_gate() {
             columns /= 2;
         }
         let grid = Shape::new(&[batch, rows, columns]);
         let layout = end.output.layout.reshape(grid);
-        layouts.push(layout.expect("intermediate values are dense"));
+        layouts.push(layout.expect("outputs are dense"));
     }
     let packs: Vec<Pack> = layouts
         .iter()
         .map(|layout| Pack::of(layout.offset, layout.strides()))
         .collect();
     let vector = columns.is_multiple_of(4) && packs.iter().all(|&pack| pack != Pack::Single);
-    // What is the same for all rows is loaded once.
+    // What is the same for all rows is loaded once, if a step loads it.
     let is_fixed: Vec<bool> = layouts[..expression.leaves.len()]
         .iter()
-        .map(|layout| vector && layout.strides()[1] == 0)
+        .enumerate()
+        .map(|(leaf, layout)| vector && layout.strides()[1] == 0 && expression.loads(leaf))
         .collect();
     let mut params = Vec::new();
     for (layout, pack) in layouts.iter().zip(&packs) {
@@ -146,14 +147,11 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
         .chain(&outputs)
         .map(touched_bytes)
         .sum();
-    let gate = end.and_then(|end| match end.kind {
-        EndingKind::Gate(_) => Some(gate_text(&expression, end.step, &packs, vector)),
-        EndingKind::GateGradient(_) => {
-            // The right halves.
-            bytes += 2 * touched_bytes(&end.output);
-            None
-        }
-    });
+    let gate = gate_step(&expression).map(|step| gate_text(&expression, step, &packs, vector));
+    if let (Some(end), None) = (end, &gate) {
+        // The right halves of the rows and of their gradient.
+        bytes += 2 * touched_bytes(&end.output);
+    }
     Epilogue {
         wgsl: declarations.clone() + &store_text(&expression, &packs, vector),
         wgsl_by_rows: declarations + &cursor_text(&expression, &packs, vector, &is_fixed),
@@ -201,60 +199,38 @@ fn declarations(
         .unwrap();
     }
     expression.functions(&mut text);
-    match expression.end.as_ref().map(|end| &end.kind) {
-        None => {}
-        Some(EndingKind::Gate(wgsl)) => {
-            writeln!(text, "fn gated(gate: T, up: T) -> T {{ return {wgsl}; }}").unwrap();
-        }
-        Some(EndingKind::GateGradient(halves)) => {
-            for (name, wgsl) in ["gate_gradient", "up_gradient"].iter().zip(halves) {
-                writeln!(
-                    text,
-                    "fn {name}(gate: T, up: T, gradient: T) -> T {{ return {wgsl}; }}"
-                )
-                .unwrap();
-            }
-        }
+    if let Some(end) = &expression.end {
+        end.functions(&mut text);
     }
     text
 }
 
-fn has_gate(expression: &Expression) -> bool {
-    let end = expression.end.as_ref();
-    end.is_some_and(|end| matches!(end.kind, EndingKind::Gate(_)))
+/// The step that a gate reads, if there is one.
+fn gate_step(expression: &Expression) -> Option<usize> {
+    let end = expression.end.as_ref().filter(|end| end.is_gate());
+    end.map(|end| end.step)
 }
 
 /// The end of the columns that a quad at `column` may have.
 fn end_of_columns(expression: &Expression) -> &'static str {
-    match has_gate(expression) {
-        true => "select(p.n / 2u, p.n, column >= p.n / 2u)",
-        false => "p.n",
+    match gate_step(expression) {
+        Some(_) => "select(p.n / 2u, p.n, column >= p.n / 2u)",
+        None => "p.n",
     }
 }
 
-/// The statements of the end that is a gate's gradient, if it is: `at` gives the place of an operand's element in the left
-/// half, `apart` how much further the right half is.
+/// The statements of the end that is a gate's gradient, if it is; see [`Ending`](super::ends::Ending).
 fn gate_gradient(
     text: &mut String,
     expression: &Expression,
     at: impl Fn(usize) -> String,
     apart: &str,
 ) {
-    let Some(end) = &expression.end else { return };
-    if let EndingKind::Gate(_) = end.kind {
-        return;
+    let end = expression.end.as_ref().filter(|end| !end.is_gate());
+    if let Some(end) = end {
+        let operands = [expression.leaves.len() - 1, expression.operands().count()];
+        end.gradient_statements(text, operands, at, apart);
     }
-    let rows = expression.leaves.len() - 1;
-    let output = expression.operands().count();
-    let (step, from, to) = (end.step, at(rows), at(output));
-    writeln!(
-        text,
-        "    let gate = in{rows}[{from}];\n    \
-         let up = in{rows}[{from} + {apart}];\n    \
-         out{output}[{to}] = gate_gradient(gate, up, v{step});\n    \
-         out{output}[{to} + {apart}] = up_gradient(gate, up, v{step});"
-    )
-    .unwrap();
 }
 
 /// `store4`, see [`Epilogue`].
@@ -275,8 +251,7 @@ fn store_text(expression: &Expression, packs: &[Pack], vector: bool) -> String {
         let index = leaves + index;
         writeln!(text, "    out{index}[{}] = v{step};", place(index)).unwrap();
     }
-    let apart = if vector { "p.n / 4u" } else { "p.n" };
-    gate_gradient(&mut text, expression, place, apart);
+    gate_gradient(&mut text, expression, place, apart(vector));
     text.push_str("}\n");
     if !vector {
         let end = end_of_columns(expression);
@@ -294,6 +269,11 @@ fn store_text(expression: &Expression, packs: &[Pack], vector: bool) -> String {
     text
 }
 
+/// How far apart the halves of a gate's rows lie, where a kernel's columns are those of one half.
+fn apart(vector: bool) -> &'static str {
+    if vector { "p.n / 4u" } else { "p.n" }
+}
+
 /// `store_gate`, see [`Epilogue::gate`].
 fn gate_text(expression: &Expression, step: usize, packs: &[Pack], vector: bool) -> String {
     let mut text = String::new();
@@ -305,8 +285,8 @@ fn gate_text(expression: &Expression, step: usize, packs: &[Pack], vector: bool)
     expression.statements(&mut text, "value", |leaf| {
         format!("T(in{leaf}[{}])", place(packs, vector, leaf))
     });
-    let last = packs.len() - 1;
-    let place = place(packs, vector, last);
+    let output = expression.operands().count();
+    let place = place(packs, vector, output);
     let name = if vector { "store_gate" } else { "store_gate1" };
     writeln!(
         text,
@@ -314,7 +294,7 @@ fn gate_text(expression: &Expression, step: usize, packs: &[Pack], vector: bool)
          fn {name}(batch: u32, row: u32, column: u32, gate: T, up: T) {{\n    \
          let left = row_value(batch, row, column, gate);\n    \
          let right = row_value(batch, row, column + p.n / 2u, up);\n    \
-         out{last}[{place}] = gated(left, right);\n}}"
+         out{output}[{place}] = gated(left, right);\n}}"
     )
     .unwrap();
     if !vector {
@@ -365,13 +345,19 @@ fn cursor_text(expression: &Expression, packs: &[Pack], vector: bool, is_fixed: 
         }
         writeln!(steps, "    (*c).place{index} += (*c).row{index};").unwrap();
     }
-    let apart = match (has_gate(expression), vector) {
-        (true, _) => "p.n / 2u",
-        (false, true) => "p.n / 4u",
-        (false, false) => "p.n",
-    };
-    fields.extend(["end: u32", "apart: u32"].map(str::to_owned));
-    values.extend([end_of_columns(expression), apart].map(str::to_owned));
+    fields.push("end: u32".to_owned());
+    values.push(end_of_columns(expression).to_owned());
+    let gate = gate_step(expression);
+    if expression.end.is_some() {
+        // Where right halves begin, as a column or as a distance.
+        fields.push("half: u32".to_owned());
+        let half = if gate.is_some() {
+            "p.n / 2u"
+        } else {
+            apart(vector)
+        };
+        values.push(half.to_owned());
+    }
     let (fields, values) = (fields.join(", "), values.join(",\n        "));
     let mut text = String::new();
     writeln!(text, "struct Cursor {{ {fields} }}").unwrap();
@@ -397,19 +383,18 @@ fn cursor_text(expression: &Expression, packs: &[Pack], vector: bool, is_fixed: 
         let index = leaves + index;
         writeln!(text, "    out{index}[{}] = v{step};", at(index)).unwrap();
     }
-    if has_gate(expression) {
+    if let Some(step) = gate {
         // The other half of the row is four lanes further.
-        let step = expression.end.as_ref().map_or(0, |end| end.step);
-        let last = count - 1;
+        let output = expression.operands().count();
         writeln!(
             text,
             "    let other = subgroupShuffleXor(v{step}, 4u);\n    \
-             if (column < c.apart) {{ out{last}[{}] = gated(v{step}, other); }}",
-            at(last)
+             if (column < c.half) {{ out{output}[{}] = gated(v{step}, other); }}",
+            at(output)
         )
         .unwrap();
     }
-    gate_gradient(&mut text, expression, at, "c.apart");
+    gate_gradient(&mut text, expression, at, "c.half");
     let calls = match vector {
         true => "    store_at(*c, 0u, column, value);\n",
         false => {

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use super::analysis::{Analysis, tensor_of};
 use super::dispatch::{Dispatch, Operand, Program, Slot};
+use super::ends::End;
 use super::epilogue::{self, Epilogue};
 use super::pointwise;
 use super::side_by_side;
 use super::uniform;
-use super::units::{End, Unit};
+use super::units::Unit;
 use crate::gpu::{AdapterClass, DType, Device, Tensor};
 use crate::ops::Role;
 use crate::shape::{Layout, Shape};

@@ -7,6 +7,7 @@
 
 mod analysis;
 mod dispatch;
+mod ends;
 mod epilogue;
 mod lowering;
 mod memory;
@@ -47,6 +48,9 @@ pub struct Fusion {
     pub pointwise: bool,
     /// Pointwise operations that follow a kernel with an epilogue (matrix products, norms, softmax, …) run in it.
     pub epilogue: bool,
+    /// SwiGLU runs at the end of the matrix product whose rows it reads, and its gradient at the end of the one that
+    /// computes the gradient of its result.
+    pub gate: bool,
     /// A value that is only assigned to a persistent tensor is computed in place there.
     pub forward_assign: bool,
     /// Small dispatches of one kind that don't depend on one another, such as the gradients of a product's two factors, run
@@ -62,6 +66,7 @@ impl Fusion {
     pub const OFF: Fusion = Fusion {
         pointwise: false,
         epilogue: false,
+        gate: false,
         forward_assign: false,
         side_by_side: false,
         uniform: false,
@@ -70,6 +75,7 @@ impl Fusion {
     pub const ON: Fusion = Fusion {
         pointwise: true,
         epilogue: true,
+        gate: true,
         forward_assign: true,
         side_by_side: true,
         uniform: true,
@@ -89,6 +95,7 @@ impl Fusion {
             match name {
                 "pointwise" => fusion.pointwise = true,
                 "epilogue" => fusion.epilogue = true,
+                "gate" => fusion.gate = true,
                 "forward_assign" => fusion.forward_assign = true,
                 "side_by_side" => fusion.side_by_side = true,
                 "uniform" => fusion.uniform = true,
@@ -112,8 +119,8 @@ impl Default for Fusion {
             let names = std::env::var("SHADEGRAD_FUSE").unwrap_or_default();
             Fusion::named(&names).unwrap_or_else(|unknown| {
                 panic!(
-                    "SHADEGRAD_FUSE: there is no fusion `{unknown}`; there are pointwise, epilogue, forward_assign, \
-                     side_by_side and uniform, or on and off"
+                    "SHADEGRAD_FUSE: there is no fusion `{unknown}`; there are pointwise, epilogue, gate, \
+                     forward_assign, side_by_side and uniform, or on and off"
                 )
             })
         })
@@ -232,7 +239,7 @@ mod tests {
         assert_eq!(Fusion::named(""), Ok(Fusion::ON));
         assert_eq!(Fusion::named("on"), Ok(Fusion::ON));
         assert_eq!(Fusion::named("off"), Ok(Fusion::OFF));
-        let all = "pointwise, epilogue,forward_assign,side_by_side,uniform";
+        let all = "pointwise, epilogue,gate,forward_assign,side_by_side,uniform";
         assert_eq!(Fusion::named(all), Ok(Fusion::ON));
         let one = Fusion {
             epilogue: true,

@@ -4,40 +4,26 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::dispatch::{Dispatch, Operand};
+use super::ends::Ending;
 use super::lowering::Lowerer;
 use super::units::Unit;
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::ops::Role;
 use crate::ops::pointwise::Pointwise;
-use crate::shape::{Layout, Shape, collapse};
+use crate::shape::{Shape, collapse};
 use crate::tape::graph::ValueId;
 
 /// A unit's computation on one element, as a straight line of steps.
 pub(super) struct Expression {
     /// The shape every step computes.
     pub shape: Shape,
-    /// What is read from memory, each broadcast to the shape.
+    /// What is read from memory, each broadcast to the shape; then what `end` reads, if it does.
     pub leaves: Vec<Operand>,
     pub steps: Vec<Step>,
     /// Which steps are stored, and where.
     pub outputs: Vec<(usize, Operand)>,
+    /// What follows the steps.
     pub end: Option<Ending>,
-}
-
-/// What follows the steps of an epilogue, see [`End`](super::units::End).
-pub(super) struct Ending {
-    /// The step that it reads.
-    pub step: usize,
-    pub kind: EndingKind,
-    pub output: Operand,
-}
-
-pub(super) enum EndingKind {
-    /// The expression of [`Role::Gate`].
-    Gate(&'static str),
-    /// The expressions of [`Role::GateGradient`] for both halves. The rows are the last leaf, of which no step loads
-    /// anything; as the output, they are given as their left half.
-    GateGradient([&'static str; 2]),
 }
 
 pub(super) enum Step {
@@ -105,34 +91,24 @@ impl Expression {
             }
         }
         if let Some(end) = unit.end {
-            let (value, beside) = end.inputs(graph);
-            let output = graph.outputs(end.node()).next().expect("an output");
-            let operation = graph.operation(end.node()).expect("an operation");
-            let mut target = lowerer.operand(output);
-            let kind = match operation.role(graph.ty(output)) {
-                Role::Gate { wgsl } => EndingKind::Gate(wgsl),
-                Role::GateGradient { gate, up } => {
-                    let rows = lowerer.operand(beside.expect("the rows"));
-                    expression.leaves.push(left_half(&rows, shape));
-                    target = left_half(&target, shape);
-                    EndingKind::GateGradient([gate, up])
-                }
-                _ => unreachable!("checked when the unit was formed"),
-            };
-            expression.end = Some(Ending {
-                step: step_of[&value],
-                kind,
-                output: target,
-            });
+            let step = step_of[&end.inputs(graph).0];
+            let ending = Ending::new(lowerer, end, step, shape, &mut expression.leaves);
+            expression.end = Some(ending);
         }
         expression
     }
 
-    /// Leaves, then outputs: the order in which kernels bind them.
+    /// Leaves, then outputs: the order in which kernels bind them. What `end` writes is bound last.
     pub fn operands(&self) -> impl Iterator<Item = &Operand> {
         self.leaves
             .iter()
             .chain(self.outputs.iter().map(|(_, output)| output))
+    }
+
+    /// Whether a step loads a leaf.
+    pub fn loads(&self, leaf: usize) -> bool {
+        let is_load = |step: &Step| matches!(step, Step::Leaf(index) if *index == leaf);
+        self.steps.iter().any(is_load)
     }
 
     fn applications(&self) -> u64 {
@@ -191,13 +167,6 @@ impl Expression {
             writeln!(out, "    let v{index} = {value};").unwrap();
         }
     }
-}
-
-/// The left half of dense rows; `shape` is that of one half.
-fn left_half(rows: &Operand, shape: Shape) -> Operand {
-    let layout = rows.layout;
-    let layout = Layout::strided(shape, layout.offset, layout.strides());
-    Operand { layout, ..*rows }
 }
 
 /// Lowers a unit that is pointwise throughout.

@@ -2,12 +2,13 @@
 //!
 //! Every live node that needs a kernel starts as a unit of its own. Pointwise units then merge with the units that
 //! feed them, as long as they compute the same shape in the same epoch, the merged kernel stays within the binding
-//! limit, and no path leaves the merged unit and comes back. At last, gates and their
-//! gradients join the units that compute what they read.
+//! limit, and no path leaves the merged unit and comes back. At last, gates and their gradients join the units that compute
+//! what they read.
 
 use std::collections::{BinaryHeap, HashSet};
 
 use super::analysis::{Analysis, nodes};
+use super::ends::End;
 use crate::gpu::AdapterClass;
 use crate::ops::Role;
 use crate::shape::Shape;
@@ -28,41 +29,6 @@ pub(super) struct Unit {
     pub pointwise: Vec<NodeId>,
     /// What ends the root's epilogue, if there is anything.
     pub end: Option<End>,
-}
-
-/// A node whose shape differs from its unit's, and that therefore can only be the end of an epilogue.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum End {
-    /// [`Role::Gate`]
-    Gate(NodeId),
-    /// [`Role::GateGradient`]
-    GateGradient(NodeId),
-}
-
-impl End {
-    fn of(graph: &Graph, node: NodeId) -> Option<End> {
-        let output = graph.outputs(node).next()?;
-        match graph.operation(node)?.role(graph.ty(output)) {
-            Role::Gate { .. } => Some(End::Gate(node)),
-            Role::GateGradient { .. } => Some(End::GateGradient(node)),
-            _ => None,
-        }
-    }
-
-    pub fn node(self) -> NodeId {
-        match self {
-            End::Gate(node) | End::GateGradient(node) => node,
-        }
-    }
-
-    /// What the epilogue computes for it, and what it reads otherwise.
-    pub fn inputs(self, graph: &Graph) -> (ValueId, Option<ValueId>) {
-        let inputs = graph.inputs(self.node());
-        match self {
-            End::Gate(_) => (inputs[0], None),
-            End::GateGradient(_) => (inputs[1], Some(inputs[0])),
-        }
-    }
 }
 
 impl Unit {
@@ -117,6 +83,8 @@ pub(super) fn form(class: AdapterClass, graph: &Graph, analysis: &Analysis) -> V
     }
     if graph.fusion.epilogue {
         former.merge_with_producers(true);
+    }
+    if graph.fusion.gate {
         former.merge_ends(class);
     }
     former.schedule()
@@ -237,8 +205,8 @@ impl<'a> Former<'a> {
         }
     }
 
-    /// Whether halves of rows are quads. Elsewhere a kernel that stores quads is slower on software adapters than one that
-    /// goes from element to element.
+    /// Whether halves of rows are quads. Where they aren't, the fused kernel stores single elements, which is slower on
+    /// software adapters than a kernel of its own.
     fn has_quads(&self, end: End) -> bool {
         let rows = self.graph.inputs(end.node())[0];
         self.graph.ty(rows).shape.last().is_multiple_of(8)
