@@ -2,7 +2,9 @@
 //!
 //! llvmpipe compiles a kernel when it is first dispatched, one kernel after the other: seconds before a first step, on one
 //! core. Devices of their own compile beside one another, though, and what one of them compiled the others find in the
-//! driver's cache on disk, in milliseconds. A dispatch of no workgroups is enough, and runs nothing.
+//! driver's cache on disk, in milliseconds. A dispatch of no workgroups is enough, and runs nothing. But its parameters have
+//! to be true ones: the driver looks at them, and where constants instead would make a kernel much shorter, as zeros do
+//! where they end loops, it compiles that.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -19,9 +21,12 @@ const MOST_HELPERS: usize = 3;
 /// Some drivers don't take many devices that are made at the same time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// A kernel to compile, how it is bound, its pipeline, and parameters that it will be dispatched with.
+pub(crate) type New<'a> = (&'a Kernel, &'a [Access], &'a Pipeline, &'a [u32]);
+
 /// Compiles kernels that `device` has pipelines for, but has not dispatched, on all cores, and says whether that was worth
 /// it. Only ever saves time: what goes wrong here shows when the kernels are used.
-pub(crate) fn compile(device: &Device, kernels: &[(&Kernel, &[Access], &Pipeline)]) -> bool {
+pub(crate) fn compile(device: &Device, kernels: &[New<'_>]) -> bool {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let adapter = &device.shared.adapter;
     if kernels.len() < FEWEST || cores < 2 || !compiles_late(device) {
@@ -44,9 +49,10 @@ pub(crate) fn compile(device: &Device, kernels: &[(&Kernel, &[Access], &Pipeline
                     return;
                 };
                 let dummies = Dummies::new(&helper, &device.shared.limits);
-                while let Some((kernel, accesses, _)) = take() {
+                while let Some(&(kernel, accesses, _, params)) = take() {
                     let checked = device.shared.checked_kernels;
                     let pipeline = kernel::build(&helper, kernel, accesses, checked);
+                    queue.write_buffer(&dummies.params, 0, bytemuck::cast_slice(params));
                     dummies.dispatch_nothing(&helper, &queue, &pipeline, accesses);
                 }
             });
@@ -55,7 +61,8 @@ pub(crate) fn compile(device: &Device, kernels: &[(&Kernel, &[Access], &Pipeline
         // An error would be about these dummies, and none of the caller's.
         let scope = own.push_error_scope(wgpu::ErrorFilter::Validation);
         let dummies = Dummies::new(own, &device.shared.limits);
-        while let Some((_, accesses, pipeline)) = take() {
+        while let Some(&(_, accesses, pipeline, params)) = take() {
+            queue.write_buffer(&dummies.params, 0, bytemuck::cast_slice(params));
             dummies.dispatch_nothing(own, queue, pipeline, accesses);
         }
         let _ = pollster::block_on(scope.pop());
@@ -86,6 +93,7 @@ fn helper(device: &Device, adapter: &wgpu::Adapter) -> Option<(wgpu::Device, wgp
 
 /// What kernels are bound to that run on nothing.
 struct Dummies {
+    params: wgpu::Buffer,
     read: wgpu::Buffer,
     written: wgpu::Buffer,
 }
@@ -98,7 +106,8 @@ impl Dummies {
         let bytes = Dummies::BYTES
             .min(limits.max_uniform_buffer_binding_size)
             .min(limits.max_storage_buffer_binding_size);
-        let [read, written] = [
+        let [params, read, written] = [
+            wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM,
             wgpu::BufferUsages::STORAGE,
         ]
@@ -110,7 +119,11 @@ impl Dummies {
                 mapped_at_creation: false,
             })
         });
-        Dummies { read, written }
+        Dummies {
+            params,
+            read,
+            written,
+        }
     }
 
     /// Makes the driver compile a kernel, and waits until it has.
@@ -127,7 +140,7 @@ impl Dummies {
                 resource: buffer.as_entire_binding(),
             }
         }
-        let mut entries = vec![entry(0, &self.read)];
+        let mut entries = vec![entry(0, &self.params)];
         for (index, access) in accesses.iter().enumerate() {
             let buffer = match access {
                 Access::Write => &self.written,
@@ -179,7 +192,7 @@ mod tests {
         let list: Vec<_> = kernels
             .iter()
             .zip(&pipelines)
-            .map(|(kernel, pipeline)| (kernel, &accesses[..], &**pipeline))
+            .map(|(kernel, pipeline)| (kernel, &accesses[..], &**pipeline, &[][..]))
             .collect();
         let before = device.stats();
         let has_cores = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);

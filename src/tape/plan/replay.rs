@@ -270,20 +270,19 @@ fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipelin
             (&dispatch.kernel, accesses.collect())
         })
         .collect();
-    let mut distinct: Vec<&(&crate::gpu::Kernel, Vec<Access>)> = Vec::new();
-    let mut seen = HashSet::new();
-    for key in &keys {
-        if seen.insert(key) {
-            distinct.push(key);
-        }
-    }
     let kernels = &device.shared.kernels;
-    distinct.retain(|(kernel, accesses)| !kernels.has(kernel, accesses));
+    let mut seen = HashSet::new();
+    // With the first dispatch of each.
+    let distinct: Vec<_> = keys
+        .iter()
+        .zip(dispatches)
+        .filter(|&(key, _)| seen.insert(key) && !kernels.has(key.0, &key.1))
+        .collect();
     let workers = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(distinct.len().max(1));
     let compile = |worker: usize| -> Result<()> {
-        for (kernel, accesses) in distinct.iter().skip(worker).step_by(workers) {
+        for ((kernel, accesses), _) in distinct.iter().skip(worker).step_by(workers) {
             kernels.pipeline(device, kernel, accesses)?;
         }
         Ok(())
@@ -300,12 +299,14 @@ fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipelin
     })?;
     let made: Vec<Arc<Pipeline>> = distinct
         .iter()
-        .map(|(kernel, accesses)| kernels.pipeline(device, kernel, accesses))
+        .map(|((kernel, accesses), _)| kernels.pipeline(device, kernel, accesses))
         .collect::<Result<_>>()?;
     let new: Vec<_> = distinct
         .iter()
         .zip(&made)
-        .map(|((kernel, accesses), pipeline)| (*kernel, &accesses[..], &**pipeline))
+        .map(|(((kernel, accesses), dispatch), pipeline)| {
+            (*kernel, &accesses[..], &**pipeline, &dispatch.params[..])
+        })
         .collect();
     ahead::compile(device, &new);
     keys.iter()
