@@ -153,6 +153,17 @@ fn live(f: Fragment, left: u32) -> Fragment {
 
 const GATED: bool = false;
 
+fn column_of(tile: u32, lane: u32) -> u32 {
+    if (GATED) { return tile * 16u + 4u * (lane % 4u) + lane / 4u * (p.n / 2u); }
+    return tile * 32u + 4u * lane;
+}
+
+// Asked for behind the loop, so that it need not be kept until then.
+fn is_there(column: u32, lane: u32) -> bool {
+    if (GATED) { return column - lane / 4u * (p.n / 2u) < p.n / 2u; }
+    return column < p.n;
+}
+
 @compute @workgroup_size(8)
 fn matmul(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -163,14 +174,7 @@ fn matmul(
     if (tile >= p.count) { return; }
     let batch = tile / p.tiles;
     let row0 = (tile % p.tiles) / p.tiles_n * 32u;
-    let tile_column = (tile % p.tiles) % p.tiles_n;
-    var column = tile_column * 32u + 4u * lane;
-    var is_there = column < p.n;
-    if (GATED) {
-        let within = tile_column * 16u + 4u * (lane % 4u);
-        column = within + lane / 4u * (p.n / 2u);
-        is_there = within < p.n / 2u;
-    }
+    let column = column_of((tile % p.tiles) % p.tiles_n, lane);
     var ao = a_origin(batch, row0 + 4u * lane);
     var bo = b_origin(batch, column);
     var t = Tile();
@@ -184,7 +188,7 @@ fn matmul(
         bo = b_step(bo, ldb);
         accumulate(&t, fa, fb);
     }
-    if (is_there) {
+    if (is_there(column, lane)) {
         let end = min(row0 + 32u, p.m);
         var row = row0;
         var at = cursor(batch, row0, column);
