@@ -3,10 +3,9 @@
 
 mod common;
 
-use std::sync::{Mutex, PoisonError};
-
 use common::{
-    FUSIONS, Random, assert_close, assert_close_f32, device, gpu_device, portable_device,
+    FUSIONS, Random, assert_close, assert_close_f32, device, devices, gpu_device, portable_device,
+    run_counted,
 };
 use shadegrad::ops::attention::Attention;
 use shadegrad::tape::Fusion;
@@ -17,32 +16,7 @@ fn run_with(
     fusion: Fusion,
     record: impl for<'t> FnOnce(&'t Tape) -> Vec<Var<'t>>,
 ) -> (Vec<Vec<f32>>, u64) {
-    run_on(device(), fusion, record)
-}
-
-/// The same on a given device.
-fn run_on(
-    device: &Device,
-    fusion: Fusion,
-    record: impl for<'t> FnOnce(&'t Tape) -> Vec<Var<'t>>,
-) -> (Vec<Vec<f32>>, u64) {
-    let tape = Tape::training(device);
-    tape.set_fusion(fusion);
-    let results: Vec<_> = record(&tape)
-        .into_iter()
-        .map(|var| tape.fetch::<f32>(var))
-        .collect();
-    // The device is shared: count only while nobody else runs anything.
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = device.stats().dispatches;
-    tape.run().unwrap();
-    let dispatches = device.stats().dispatches - before;
-    drop(alone);
-    (
-        results.iter().map(|result| result.get().unwrap()).collect(),
-        dispatches,
-    )
+    run_counted(device(), fusion, record)
 }
 
 /// Runs without any fusion and with each of `fusions`; all must agree. Gives the unfused results, and the dispatches
@@ -332,17 +306,12 @@ fn same_bits(device: &Device, record: impl for<'t> Fn(&'t Tape) -> Vec<Var<'t>>)
         ..Fusion::ON
     };
     let dispatches = [(Fusion::OFF, SIDE_BY_SIDE), (without, Fusion::ON)].map(|fusions| {
-        let (apart, dispatches_apart) = run_on(device, fusions.0, &record);
-        let (together, dispatches_together) = run_on(device, fusions.1, &record);
+        let (apart, dispatches_apart) = run_counted(device, fusions.0, &record);
+        let (together, dispatches_together) = run_counted(device, fusions.1, &record);
         assert!(apart == together, "the same arithmetic, so the same bits");
         [dispatches_apart, dispatches_together]
     });
     dispatches[0]
-}
-
-/// The device as it is, and those that run the kernels for GPUs.
-fn devices() -> [&'static Device; 3] {
-    [device(), gpu_device(), portable_device()]
 }
 
 /// The gradients of a product's two factors: dispatches apart and side by side.

@@ -3,15 +3,15 @@
 
 mod common;
 
-use std::sync::{Mutex, PoisonError};
-
-use common::{Random, assert_close, assert_close_f32, device, gpu_device, portable_device};
+use common::{Random, assert_close, assert_close_f32, devices, run_counted};
 use shadegrad::tape::Fusion;
 use shadegrad::{AdapterClass, Device, Tape, Var};
 
-fn devices() -> [&'static Device; 3] {
-    [device(), portable_device(), gpu_device()]
-}
+/// Everything but gates.
+const APART: Fusion = Fusion {
+    gate: false,
+    ..Fusion::ON
+};
 
 /// `x·w` with `w` of two halves.
 #[derive(Clone, Copy, Debug)]
@@ -97,45 +97,37 @@ impl Case {
     }
 }
 
-/// What `record` gives, fetched, and how many dispatches that took.
-fn run(
-    device: &Device,
-    fusion: Fusion,
-    record: impl for<'t> FnOnce(&'t Tape) -> Vec<Var<'t>>,
-) -> (Vec<Vec<f32>>, u64) {
-    let tape = Tape::training(device);
-    tape.set_fusion(fusion);
-    let results = record(&tape).into_iter().map(|var| tape.fetch::<f32>(var));
-    let results: Vec<_> = results.collect();
-    // The device is shared: count only while nobody else runs anything.
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = device.stats().dispatches;
-    tape.run().unwrap();
-    let dispatches = device.stats().dispatches - before;
-    drop(alone);
-    let fetched = results.iter().map(|result| result.get().unwrap());
-    (fetched.collect(), dispatches)
-}
-
 /// Whether gates are fused: on software adapters, only those of quads.
 fn is_fused(device: &Device, case: &Case) -> bool {
     device.class() == AdapterClass::Gpu || case.half.is_multiple_of(4)
 }
 
-/// The values, on all devices, and that fusing takes a dispatch off.
+/// Sums are added up in the same order, so the bits are the same.
+fn assert_same_bits(what: &str, fused: &[Vec<f32>], apart: &[Vec<f32>]) {
+    let bits = |values: &[Vec<f32>]| -> Vec<Vec<u32>> {
+        let each = values.iter();
+        each.map(|x| x.iter().map(|x| x.to_bits()).collect())
+            .collect()
+    };
+    assert!(bits(fused) == bits(apart), "{what}");
+}
+
+/// The values, on all devices, and that fusing takes a dispatch off and changes no bit.
 fn check(case: Case) {
     let expected = case.expected();
     for (index, device) in devices().into_iter().enumerate() {
         let what = format!("{case:?}, device {index}");
-        let hidden = |fusion| run(device, fusion, |tape| vec![case.record(tape).1.swiglu()]);
+        let hidden =
+            |fusion| run_counted(device, fusion, |tape| vec![case.record(tape).1.swiglu()]);
         let (fused, dispatches) = hidden(Fusion::ON);
-        let (apart, more) = hidden(Fusion::OFF);
-        // Without fusion, a bias is a dispatch of its own, too.
-        let saved = u64::from(is_fused(device, &case)) + u64::from(case.has_bias);
-        assert!(dispatches + saved <= more, "{what}: {dispatches}, {more}");
+        let (apart, more) = hidden(APART);
+        assert_eq!(
+            dispatches + u64::from(is_fused(device, &case)),
+            more,
+            "{what}"
+        );
         assert_close(&what, &fused[0], &expected, 1e-5, 1e-5);
-        assert_close_f32(&what, &fused[0], &apart[0], 1e-5, 1e-5);
+        assert_same_bits(&what, &fused, &apart);
     }
 }
 
@@ -186,15 +178,15 @@ fn batches() {
     );
     for device in devices() {
         let hidden = |fusion| {
-            run(device, fusion, |tape| {
+            run_counted(device, fusion, |tape| {
                 let x = tape.variable([1, 10, depth], &x);
                 let w = tape.variable([batch, depth, 2 * half], &w);
                 vec![x.matmul(w).swiglu()]
             })
         };
-        let ((fused, dispatches), (apart, more)) = (hidden(Fusion::ON), hidden(Fusion::OFF));
+        let ((fused, dispatches), (apart, more)) = (hidden(Fusion::ON), hidden(APART));
         assert_eq!(dispatches + 1, more);
-        assert_close_f32("batch", &fused[0], &apart[0], 1e-5, 1e-5);
+        assert_same_bits("batch", &fused, &apart);
     }
 }
 
@@ -206,7 +198,7 @@ fn gradients_behind_norms() {
         let weight = Random::new(7).values(half, 0.5, 1.5);
         for device in devices() {
             let gradient = |fusion| {
-                run(device, fusion, |tape| {
+                run_counted(device, fusion, |tape| {
                     let x = tape.variable([rows, 2 * half], &packed);
                     let weight = tape.variable([half], &weight);
                     let y = x.swiglu().rms_norm(weight, 1e-5);
@@ -215,8 +207,8 @@ fn gradients_behind_norms() {
                 })
             };
             let what = format!("{rows} rows of two times {half}");
-            let ((fused, _), (apart, _)) = (gradient(Fusion::ON), gradient(Fusion::OFF));
-            assert_close_f32(&what, &fused[0], &apart[0], 1e-5, 1e-5);
+            let ((fused, _), (apart, _)) = (gradient(Fusion::ON), gradient(APART));
+            assert_same_bits(&what, &fused, &apart);
         }
     }
 }
@@ -238,7 +230,7 @@ fn gradients_are_those_of_more_kernels() {
         let down = Random::new(4).values(half * 20, -0.5, 0.5);
         for device in devices() {
             let gradients = |fusion| {
-                run(device, fusion, |tape| {
+                run_counted(device, fusion, |tape| {
                     let (mut leaves, rows) = case.record(tape);
                     leaves.push(tape.variable([half, 20], &down));
                     let hidden = rows.swiglu();
@@ -251,20 +243,13 @@ fn gradients_are_those_of_more_kernels() {
                 })
             };
             let (fused, dispatches) = gradients(Fusion::ON);
-            let no_gate = Fusion {
-                gate: false,
-                ..Fusion::ON
-            };
-            let (apart, more) = gradients(no_gate);
+            let (apart, more) = gradients(APART);
             let saved = match is_fused(device, &case) {
                 true => 1 + u64::from(rows > 4),
                 false => 0,
             };
             assert_eq!(dispatches + saved, more, "{case:?}");
-            for (index, (fused, apart)) in fused.iter().zip(&apart).enumerate() {
-                let what = format!("{case:?}, result {index}");
-                assert_close_f32(&what, fused, apart, 1e-5, 1e-5);
-            }
+            assert_same_bits(&format!("{case:?}"), &fused, &apart);
         }
     }
 }
@@ -276,11 +261,11 @@ fn gates_of_their_own() {
     let case = Case::new(24, 16, 12);
     for device in devices() {
         let (hidden, dispatches) =
-            run(device, Fusion::ON, |tape| vec![few.record(tape).1.swiglu()]);
+            run_counted(device, Fusion::ON, |tape| vec![few.record(tape).1.swiglu()]);
         assert_eq!(dispatches, 2);
         assert_close("few rows", &hidden[0], &few.expected(), 1e-5, 1e-5);
 
-        let (hidden, dispatches) = run(device, Fusion::ON, |tape| {
+        let (hidden, dispatches) = run_counted(device, Fusion::ON, |tape| {
             let rows = case.record(tape).1;
             let reshaped = rows.reshape([2, 12, 24]).swiglu();
             vec![rows.swiglu(), reshaped, rows.slice(1, 6..18).swiglu()]
@@ -290,7 +275,7 @@ fn gates_of_their_own() {
         let expected = case.expected();
         assert_close("rows", &hidden[0], &expected, 1e-5, 1e-5);
         assert_close("reshaped", &hidden[1], &expected, 1e-5, 1e-5);
-        let (narrow, _) = run(device, Fusion::OFF, |tape| {
+        let (narrow, _) = run_counted(device, Fusion::OFF, |tape| {
             vec![case.record(tape).1.slice(1, 6..18).swiglu()]
         });
         assert_close_f32("part of the rows", &hidden[2], &narrow[0], 1e-5, 1e-5);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Random, device};
+use common::{Random, device, devices};
 use shadegrad::ops::rotary_table;
 use shadegrad::{Result, Shape, Tape, check};
 
@@ -49,6 +49,42 @@ fn swiglu_and_its_gradients() {
         let oracle = |x: &[Vec<f64>]| swiglu64(&x[0], shape.last() / 2);
         let checked = check::second_gradient(device(), &inputs, |x| x[0].swiglu(), oracle);
         pass(shape, checked);
+    }
+}
+
+/// `[rows, depth]·[depth, columns]`
+fn product64(a: &[f64], b: &[f64], depth: usize) -> Vec<f64> {
+    let columns = b.len() / depth;
+    let row = |row: &[f64]| -> Vec<f64> {
+        let element = |j: usize| (0..depth).map(|k| row[k] * b[k * columns + j]).sum();
+        (0..columns).map(element).collect()
+    };
+    a.chunks(depth).flat_map(row).collect()
+}
+
+/// There the gate and its gradient end the products' kernels.
+#[test]
+fn swiglu_between_products() {
+    let mut random = Random::new(8);
+    for [rows, depth, half, columns] in [[6, 5, 8, 7], [7, 6, 5, 9]] {
+        let shapes = [[rows, depth], [depth, 2 * half], [half, columns]];
+        let inputs = shapes.map(|dims| {
+            let shape = Shape::from(&dims[..]);
+            (shape, random.values(shape.elements(), -0.8, 0.8))
+        });
+        let oracle = |x: &[Vec<f64>]| {
+            let packed = product64(&x[0], &x[1], depth);
+            product64(&swiglu64(&packed, half), &x[2], half)
+        };
+        for device in devices() {
+            let checked = check::gradient(
+                device,
+                &inputs,
+                |x| x[0].matmul(x[1]).swiglu().matmul(x[2]),
+                oracle,
+            );
+            pass(format!("{shapes:?}"), checked);
+        }
     }
 }
 

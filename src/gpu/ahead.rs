@@ -52,8 +52,7 @@ pub(crate) fn compile(device: &Device, kernels: &[New<'_>]) -> bool {
                 while let Some(&(kernel, accesses, _, params)) = take() {
                     let checked = device.shared.checked_kernels;
                     let pipeline = kernel::build(&helper, kernel, accesses, checked);
-                    queue.write_buffer(&dummies.params, 0, bytemuck::cast_slice(params));
-                    dummies.dispatch_nothing(&helper, &queue, &pipeline, accesses);
+                    dummies.dispatch_nothing((&helper, &queue), &pipeline, accesses, params);
                 }
             });
         }
@@ -62,8 +61,7 @@ pub(crate) fn compile(device: &Device, kernels: &[New<'_>]) -> bool {
         let scope = own.push_error_scope(wgpu::ErrorFilter::Validation);
         let dummies = Dummies::new(own, &device.shared.limits);
         while let Some(&(_, accesses, pipeline, params)) = take() {
-            queue.write_buffer(&dummies.params, 0, bytemuck::cast_slice(params));
-            dummies.dispatch_nothing(own, queue, pipeline, accesses);
+            dummies.dispatch_nothing((own, queue), pipeline, accesses, params);
         }
         let _ = pollster::block_on(scope.pop());
     });
@@ -129,10 +127,10 @@ impl Dummies {
     /// Makes the driver compile a kernel, and waits until it has.
     fn dispatch_nothing(
         &self,
-        device: &wgpu::Device,
-        queue: &wgpu::Queue,
+        (device, queue): (&wgpu::Device, &wgpu::Queue),
         pipeline: &Pipeline,
         accesses: &[Access],
+        params: &[u32],
     ) {
         fn entry(binding: u32, buffer: &wgpu::Buffer) -> wgpu::BindGroupEntry<'_> {
             wgpu::BindGroupEntry {
@@ -160,6 +158,7 @@ impl Dummies {
             pass.set_bind_group(0, &bind_group, &[]);
             pass.dispatch_workgroups(0, 1, 1);
         }
+        queue.write_buffer(&self.params, 0, bytemuck::cast_slice(params));
         let submission = queue.submit([encoder.finish()]);
         let _ = device.poll(wgpu::PollType::Wait {
             submission_index: Some(submission),

@@ -123,25 +123,35 @@ pub(crate) struct Ring {
 
 /// So many results may be under way before a plan makes another staging buffer: those of all steps that the device lets be
 /// under way, and of the one that is being encoded.
-const MADE_AT_ONCE: usize = MOST_IN_FLIGHT + 1;
+const MADE_AT_ONCE: u64 = MOST_IN_FLIGHT as u64 + 1;
 
 /// Larger results get their staging buffers one by one.
 const MOST_BYTES_AT_ONCE: u64 = 64 << 10;
 
+/// How many buffers a ring for results of this size begins with.
+fn count_at_first(bytes: u64) -> u64 {
+    match bytes {
+        0 => 0,
+        1..=MOST_BYTES_AT_ONCE => MADE_AT_ONCE,
+        _ => 1,
+    }
+}
+
 impl Ring {
     /// A ring for results of this size, none if it is zero.
     pub fn new(device: &Device, bytes: u64) -> Result<Ring> {
-        let count = match bytes {
-            0 => 0,
-            1..=MOST_BYTES_AT_ONCE => MADE_AT_ONCE,
-            _ => 1,
-        };
-        let resting: Result<Vec<Staging>> =
-            (0..count).map(|_| Staging::new(device, bytes)).collect();
+        let resting: Result<Vec<Staging>> = (0..count_at_first(bytes))
+            .map(|_| Staging::new(device, bytes))
+            .collect();
         Ok(Ring {
             bytes,
             resting: Arc::new(Mutex::new(resting?)),
         })
+    }
+
+    /// Bytes of the buffers that a ring begins with.
+    pub fn bytes_at_first(&self) -> u64 {
+        self.bytes * count_at_first(self.bytes)
     }
 
     /// A buffer that is not being filled, made only if there is none; `None` if there are no results.

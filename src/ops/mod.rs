@@ -32,7 +32,7 @@ pub use rotary::rotary_table;
 use crate::gpu::DType;
 use crate::shape::{Layout, Shape};
 use crate::tape::{Backward, Lowering, Signature, Var};
-use pointwise::Pointwise;
+use pointwise::{Pointwise, Row};
 
 /// Shape and element type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,8 +65,10 @@ pub enum Role<'a> {
     /// Input and output are `f32`, and the output has half the input's columns; anything else is left to the kernel.
     Gate {
         /// The WGSL expression, in one line, over `gate`, from the left half, and `up`, from the right, both of type `T`, a
-        /// scalar or a vector.
+        /// scalar or a vector. May call pointwise operations, `pw_` and the name.
         wgsl: &'static str,
+        /// The rows of those.
+        rows: &'static [&'static Row],
     },
     /// The gradient of a gate: from the rows with both halves (input 0, dense) and the gradient of what was made of them
     /// (input 1), the gradient of the rows. Runs a kernel of its own, unless it can be the end of the epilogue that stores
@@ -76,10 +78,12 @@ pub enum Role<'a> {
     /// kernel.
     GateGradient {
         /// The WGSL expression, in one line, of the left half's gradient, over `gate`, `up` and `gradient`, all of type
-        /// `T`.
+        /// `T`. May call pointwise operations, `pw_` and the name.
         gate: &'static str,
         /// That of the right half's.
         up: &'static str,
+        /// The rows of those operations.
+        rows: &'static [&'static Row],
     },
 }
 

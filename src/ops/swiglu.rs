@@ -5,17 +5,15 @@
 //! of the product that computes the gradient of `h`. Where that cannot be, each is one kernel, and the gradient's writes
 //! both halves in place, where slices would pad and add.
 
+use super::pointwise::Row;
+use super::pointwise::table::rows;
 use super::{Operation, Role, TensorType};
 use crate::gpu::{AdapterClass, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
 
-/// As in the kernels of their own; `shaders/swiglu.wgsl` says why it is bounded.
-macro_rules! sigmoid {
-    () => {
-        "(T(1.0) / (T(1.0) + exp(-clamp(gate, T(-80.0), T(80.0)))))"
-    };
-}
+/// What the roles' expressions call.
+static CALLED: [&Row; 1] = [&rows::sigmoid];
 
 /// `[…, 2F] → […, F]`
 #[derive(Clone, Debug)]
@@ -49,7 +47,8 @@ impl Operation for Swiglu {
 
     fn role(&self, _output: TensorType) -> Role<'_> {
         Role::Gate {
-            wgsl: concat!("gate * ", sigmoid!(), " * up"),
+            wgsl: "gate * pw_sigmoid(gate) * up",
+            rows: &CALLED,
         }
     }
 
@@ -108,14 +107,9 @@ impl Operation for SwigluBackward {
 
     fn role(&self, _output: TensorType) -> Role<'_> {
         Role::GateGradient {
-            gate: concat!(
-                "gradient * up * ",
-                sigmoid!(),
-                " * (T(1.0) + gate * (T(1.0) - ",
-                sigmoid!(),
-                "))"
-            ),
-            up: concat!("gradient * gate * ", sigmoid!()),
+            gate: "gradient * up * pw_sigmoid(gate) * (T(1.0) + gate * (T(1.0) - pw_sigmoid(gate)))",
+            up: "gradient * gate * pw_sigmoid(gate)",
+            rows: &CALLED,
         }
     }
 

@@ -125,13 +125,15 @@ impl Table<'_> {
             lower_bound,
             persistent,
             inputs,
+            results,
         } = memory;
         writeln!(
             f,
-            "peak memory {}: persistent {}, inputs {}, intermediate {}, which is {:.2} of the least possible {}",
+            "peak memory {}: persistent {}, inputs {}, results {}, intermediate {}, which is {:.2} of the least possible {}",
             Bytes(memory.total()),
             Bytes(*persistent),
             Bytes(*inputs),
+            Bytes(*results),
             Bytes(*intermediate),
             *intermediate as f64 / (*lower_bound).max(1) as f64,
             Bytes(*lower_bound),

@@ -4,10 +4,10 @@
 
 pub mod host;
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use shadegrad::tape::Fusion;
-use shadegrad::{AdapterClass, Device, DeviceOptions, Shape};
+use shadegrad::{AdapterClass, Device, DeviceOptions, Shape, Tape, Var};
 
 /// All fusions, then each by itself.
 pub const FUSIONS: [Fusion; 7] = [
@@ -111,6 +111,36 @@ pub fn gpu_device() -> &'static Device {
             ..DeviceOptions::default()
         })
     })
+}
+
+/// The device as it is, and those that run the kernels for GPUs.
+pub fn devices() -> [&'static Device; 3] {
+    [device(), gpu_device(), portable_device()]
+}
+
+/// Records on a training tape, runs it, and gives what was recorded as results, with the number of dispatches.
+pub fn run_counted(
+    device: &Device,
+    fusion: Fusion,
+    record: impl for<'t> FnOnce(&'t Tape) -> Vec<Var<'t>>,
+) -> (Vec<Vec<f32>>, u64) {
+    let tape = Tape::training(device);
+    tape.set_fusion(fusion);
+    let results: Vec<_> = record(&tape)
+        .into_iter()
+        .map(|var| tape.fetch::<f32>(var))
+        .collect();
+    // The device is shared: count only while nobody else runs anything.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = device.stats().dispatches;
+    tape.run().unwrap();
+    let dispatches = device.stats().dispatches - before;
+    drop(alone);
+    (
+        results.iter().map(|result| result.get().unwrap()).collect(),
+        dispatches,
+    )
 }
 
 fn open(options: DeviceOptions) -> Device {

@@ -3,7 +3,7 @@
 
 mod gradient;
 mod operators;
-mod table;
+pub(crate) mod table;
 
 use std::hash::Hash;
 

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::dispatch::Operand;
 use super::lowering::Lowerer;
 use crate::gpu::DType;
+use crate::ops::pointwise::Row;
 use crate::ops::{Role, TensorType};
 use crate::shape::{Layout, Shape};
 use crate::tape::graph::{Graph, NodeId, ValueId};
@@ -63,6 +64,8 @@ pub(super) struct Ending {
     /// The step that it reads.
     pub step: usize,
     pub output: Operand,
+    /// The pointwise operations that it calls.
+    pub rows: &'static [&'static Row],
     kind: Kind,
 }
 
@@ -87,24 +90,30 @@ impl Ending {
         let output = graph.outputs(end.node()).next().expect("an output");
         let operation = graph.operation(end.node()).expect("an operation");
         let target = lowerer.operand(output);
-        let (kind, output) = match operation.role(graph.ty(output)) {
-            Role::Gate { wgsl } => (Kind::Gate(wgsl), target),
-            Role::GateGradient { gate, up } => {
-                let (_, rows) = end.inputs(graph);
-                let rows = lowerer.operand(rows.expect("a gradient reads rows"));
-                leaves.push(left_half(&rows, shape));
-                (Kind::GateGradient([gate, up]), left_half(&target, shape))
+        let (kind, rows, output) = match operation.role(graph.ty(output)) {
+            Role::Gate { wgsl, rows } => (Kind::Gate(wgsl), rows, target),
+            Role::GateGradient { gate, up, rows } => {
+                let (_, packed) = end.inputs(graph);
+                let packed = lowerer.operand(packed.expect("a gradient reads rows"));
+                leaves.push(left_half(&packed, shape));
+                let kind = Kind::GateGradient([gate, up]);
+                (kind, rows, left_half(&target, shape))
             }
             _ => unreachable!("checked when the unit was formed"),
         };
-        Ending { step, output, kind }
+        Ending {
+            step,
+            output,
+            rows,
+            kind,
+        }
     }
 
     pub fn is_gate(&self) -> bool {
         matches!(self.kind, Kind::Gate(_))
     }
 
-    /// The functions that are applied.
+    /// The functions that are applied, behind those of [`Ending::rows`].
     pub fn functions(&self, text: &mut String) {
         match &self.kind {
             Kind::Gate(wgsl) => {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::dispatch::{Program, Slot};
 use crate::gpu::arena::Buffer;
+use crate::gpu::readback::Ring;
 
 /// Which pooled buffer each transient slot gets.
 pub(super) struct Assignment {
@@ -98,12 +99,14 @@ pub struct MemoryUse {
     pub persistent: u64,
     /// Bytes of the inputs and of the kernels' parameters.
     pub inputs: u64,
+    /// Bytes of the buffers in which results are on their way to the host.
+    pub results: u64,
 }
 
 impl MemoryUse {
     /// All bytes together: the most that the tape ever needs, since its buffers exist from its first run on.
     pub fn total(&self) -> u64 {
-        self.intermediate + self.persistent + self.inputs
+        self.intermediate + self.persistent + self.inputs + self.results
     }
 }
 
@@ -112,6 +115,7 @@ pub(super) fn total(
     program: &Program,
     assignment: &Assignment,
     inputs: &[Option<&Buffer>],
+    results: &Ring,
 ) -> MemoryUse {
     let mut persistent = HashMap::new();
     for slot in &program.slots {
@@ -124,5 +128,6 @@ pub(super) fn total(
         lower_bound: assignment.lower_bound,
         persistent: persistent.values().sum(),
         inputs: inputs.iter().flatten().map(|buffer| buffer.bytes()).sum(),
+        results: results.bytes_at_first(),
     }
 }

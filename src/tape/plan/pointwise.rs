@@ -9,7 +9,7 @@ use super::lowering::Lowerer;
 use super::units::Unit;
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::ops::Role;
-use crate::ops::pointwise::Pointwise;
+use crate::ops::pointwise::{Pointwise, Row};
 use crate::shape::{Shape, collapse};
 use crate::tape::graph::ValueId;
 
@@ -118,14 +118,16 @@ impl Expression {
 
     /// Function declarations for every table row used, over the type `T`.
     pub fn functions(&self, out: &mut String) {
-        let mut rows = BTreeMap::new();
+        let steps = self.steps.iter().filter_map(|step| match step {
+            Step::Apply(pointwise, _) => Some(pointwise.row),
+            _ => None,
+        });
+        let called = self.end.iter().flat_map(|end| end.rows.iter().copied());
+        let rows: BTreeMap<&str, &Row> = steps.chain(called).map(|row| (row.name, row)).collect();
         let mut helpers = Vec::new();
-        for step in &self.steps {
-            if let Step::Apply(pointwise, _) = step {
-                rows.insert(pointwise.row.name, pointwise.row);
-                if !pointwise.row.helpers.is_empty() && !helpers.contains(&pointwise.row.helpers) {
-                    helpers.push(pointwise.row.helpers);
-                }
+        for row in rows.values().filter(|row| !row.helpers.is_empty()) {
+            if !helpers.contains(&row.helpers) {
+                helpers.push(row.helpers);
             }
         }
         for helper in helpers {

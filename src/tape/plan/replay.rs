@@ -167,16 +167,14 @@ impl Plan {
         });
         let readback_bytes = graph.fetches.last().map_or(0, |(_, range)| range.end);
         let distinct: HashSet<*const Pipeline> = pipelines.iter().map(Arc::as_ptr).collect();
+        let ring = Ring::new(device, readback_bytes as u64)?;
+        let inputs = [upload.as_ref(), Some(&params.buffer)];
         Ok(Plan {
-            memory: memory::total(
-                &program,
-                &assignment,
-                &[upload.as_ref(), Some(&params.buffer)],
-            ),
+            memory: memory::total(&program, &assignment, &inputs, &ring),
             pipelines: distinct.len(),
             steps,
             copies,
-            ring: Ring::new(device, readback_bytes as u64)?,
+            ring,
             external: external.collect(),
             upload,
             _held: pooled.into_iter().chain([params.buffer]).collect(),

@@ -214,14 +214,7 @@ impl<'a> Former<'a> {
 
     /// Whether the epilogue computes what `end` reads, and has at hand what it takes.
     fn can_end(&self, unit: &Unit, end: End) -> bool {
-        let Some(output) = unit.root.and_then(|root| self.graph.outputs(root).next()) else {
-            return false;
-        };
-        let operation = self.graph.operation(self.graph.producer(output));
-        let role = operation
-            .expect("roots are operations")
-            .role(self.graph.ty(output));
-        let Role::Epilogue { grid, gates } = role else {
+        let Some((output, grid, gates)) = unit.root.and_then(|root| self.epilogue(root)) else {
             return false;
         };
         let (value, beside) = end.inputs(self.graph);
@@ -231,6 +224,15 @@ impl<'a> Former<'a> {
             && self.graph.ty(value).shape.last() == grid[2]
             && (gates || matches!(end, End::GateGradient(_)))
             && beside.is_none_or(is_dense)
+    }
+
+    /// The output that a node stores through an epilogue, if it does, as what grid, and whether its kernel gates.
+    fn epilogue(&self, root: NodeId) -> Option<(ValueId, [usize; 3], bool)> {
+        let output = self.graph.outputs(root).next()?;
+        match self.graph.operation(root)?.role(self.graph.ty(output)) {
+            Role::Epilogue { grid, gates } => Some((output, grid, gates)),
+            _ => None,
+        }
     }
 
     /// Merges two units if that is sound; says whether it was.
@@ -290,9 +292,7 @@ impl<'a> Former<'a> {
         if own_inputs.iter().any(feeds_root) {
             return false;
         }
-        let output = self.graph.outputs(root).next().expect("roots have outputs");
-        let operation = self.graph.operation(root).expect("roots are operations");
-        let Role::Epilogue { grid, .. } = operation.role(self.graph.ty(output)) else {
+        let Some((_, grid, _)) = self.epilogue(root) else {
             return false;
         };
         let used: HashSet<ValueId> = unit
@@ -316,6 +316,7 @@ impl<'a> Former<'a> {
             .count()
             .max(1);
         let beside = unit.end.and_then(|end| end.inputs(self.graph).1);
+        let operation = self.graph.operation(root).expect("roots are operations");
         let bound = operation.bindings(own_inputs.len()) + read.len() + stored;
         if bound + usize::from(beside.is_some()) > MOST_BINDINGS {
             return false;
