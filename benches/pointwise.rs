@@ -15,6 +15,16 @@ pub fn benches(session: &mut Session) {
         [&[512, 32], &[512, 32]],
         |[x, y]| x + y,
     );
+    // A copy, as far as memory is concerned: what kernels of these sizes can reach, with what it costs to start one.
+    let sizes: &[usize] = if session.is_large() {
+        &[16, 32, 64, 128]
+    } else {
+        &[4]
+    };
+    for mib in sizes {
+        let id = format!("pointwise/scale_{mib}_mib");
+        session.forward(Size::Small, &id, [&[mib * 256, 1024]], |[x]| x * 1.5);
+    }
     session.differentiable(Size::Small, "pointwise/residual", [full, full], |[x, y]| {
         x + y
     });

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Random, assert_close, assert_close_f32, devices, run_counted};
 use shadegrad::tape::Fusion;
-use shadegrad::{AdapterClass, Device, Tape, Var};
+use shadegrad::{Tape, Var};
 
 /// Everything but gates.
 const APART: Fusion = Fusion {
@@ -97,11 +97,6 @@ impl Case {
     }
 }
 
-/// Whether gates are fused: on software adapters, only those of quads.
-fn is_fused(device: &Device, case: &Case) -> bool {
-    device.class() == AdapterClass::Gpu || case.half.is_multiple_of(4)
-}
-
 /// Sums are added up in the same order, so the bits are the same.
 fn assert_same_bits(what: &str, fused: &[Vec<f32>], apart: &[Vec<f32>]) {
     let bits = |values: &[Vec<f32>]| -> Vec<Vec<u32>> {
@@ -121,11 +116,7 @@ fn check(case: Case) {
             |fusion| run_counted(device, fusion, |tape| vec![case.record(tape).1.swiglu()]);
         let (fused, dispatches) = hidden(Fusion::ON);
         let (apart, more) = hidden(APART);
-        assert_eq!(
-            dispatches + u64::from(is_fused(device, &case)),
-            more,
-            "{what}"
-        );
+        assert_eq!(dispatches + 1, more, "{what}");
         assert_close(&what, &fused[0], &expected, 1e-5, 1e-5);
         assert_same_bits(&what, &fused, &apart);
     }
@@ -244,10 +235,7 @@ fn gradients_are_those_of_more_kernels() {
             };
             let (fused, dispatches) = gradients(Fusion::ON);
             let (apart, more) = gradients(APART);
-            let saved = match is_fused(device, &case) {
-                true => 1 + u64::from(rows > 4),
-                false => 0,
-            };
+            let saved = 1 + u64::from(rows > 4);
             assert_eq!(dispatches + saved, more, "{case:?}");
             assert_same_bits(&format!("{case:?}"), &fused, &apart);
         }

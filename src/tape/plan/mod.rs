@@ -225,7 +225,7 @@ fn find(device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>>
 
 fn make(device: &Device, graph: &Graph) -> Result<Plan> {
     let analysis = analysis::Analysis::of(graph);
-    let units = units::form(device.class(), graph, &analysis);
+    let units = units::form(graph, &analysis);
     let program = lowering::lower(device, graph, &analysis, &units);
     Plan::build(device, graph, program)
 }

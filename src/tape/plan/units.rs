@@ -9,7 +9,6 @@ use std::collections::{BinaryHeap, HashSet};
 
 use super::analysis::{Analysis, nodes};
 use super::ends::End;
-use crate::gpu::AdapterClass;
 use crate::ops::Role;
 use crate::shape::Shape;
 use crate::tape::graph::{Graph, NodeId, Source, ValueId};
@@ -74,8 +73,8 @@ impl Unit {
     }
 }
 
-/// Forms the units and orders them for execution on a device of that class.
-pub(super) fn form(class: AdapterClass, graph: &Graph, analysis: &Analysis) -> Vec<Unit> {
+/// Forms the units and orders them for execution.
+pub(super) fn form(graph: &Graph, analysis: &Analysis) -> Vec<Unit> {
     let mut former = Former::new(graph, analysis);
     if graph.fusion.pointwise {
         former.absorb_into_only_reader();
@@ -85,7 +84,7 @@ pub(super) fn form(class: AdapterClass, graph: &Graph, analysis: &Analysis) -> V
         former.merge_with_producers(true);
     }
     if graph.fusion.gate {
-        former.merge_ends(class);
+        former.merge_ends();
     }
     former.schedule()
 }
@@ -183,7 +182,7 @@ impl<'a> Former<'a> {
     }
 
     /// Ends join the units that compute what they read, if those store it through an epilogue.
-    fn merge_ends(&mut self, class: AdapterClass) {
+    fn merge_ends(&mut self) {
         for node in nodes(self.graph) {
             let end = self.unit_of[node.index()].zip(End::of(self.graph, node));
             let Some((unit, end)) = end else { continue };
@@ -196,20 +195,10 @@ impl<'a> Former<'a> {
                 end: Some(end),
                 ..self.units[producer].clone()
             };
-            if self.units[producer].end.is_none()
-                && self.can_end(&merged, end)
-                && (class == AdapterClass::Gpu || self.has_quads(end))
-            {
+            if self.units[producer].end.is_none() && self.can_end(&merged, end) {
                 self.merge(producer, unit, merged);
             }
         }
-    }
-
-    /// Whether halves of rows are quads. Where they aren't, the fused kernel stores single elements, which is slower on
-    /// software adapters than a kernel of its own.
-    fn has_quads(&self, end: End) -> bool {
-        let rows = self.graph.inputs(end.node())[0];
-        self.graph.ty(rows).shape.last().is_multiple_of(8)
     }
 
     /// Whether the epilogue computes what `end` reads, and has at hand what it takes.
