@@ -1,10 +1,11 @@
-//! What all integration tests share: one device per process, data from a seed, and comparison with tolerances.
+//! What all integration tests share: devices, data from a seed, and comparison with tolerances.
 
 #![allow(dead_code)] // Each test binary uses its own part.
 
 pub mod host;
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::cell::OnceCell;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use shadegrad::tape::Fusion;
 use shadegrad::{AdapterClass, Device, DeviceOptions, Shape, Tape, Var};
@@ -66,51 +67,35 @@ pub const ALL_BUT_ONE: [Fusion; 6] = [
     },
 ];
 
-static DEVICE: OnceLock<Device> = OnceLock::new();
-static PORTABLE_DEVICE: OnceLock<Device> = OnceLock::new();
-static GPU_DEVICE: OnceLock<Device> = OnceLock::new();
-
-/// The device that all tests of this process share, held to WebGPU's default limits, so that wgpu refuses any kernel that
-/// needs more. The first call prints the adapter's line.
+/// The device that a test has to itself, held to WebGPU's default limits, so that wgpu refuses any kernel that needs more.
+/// The first call prints the adapter's line.
 ///
 /// # Panics
 ///
 /// If there is no adapter, with the line that says what to install.
 pub fn device() -> &'static Device {
-    DEVICE.get_or_init(|| {
-        let device = open(DeviceOptions::default());
-        println!("adapter: {}", device.description());
-        device
-    })
+    static PRINTED: Once = Once::new();
+    let device = Kind::Own.device();
+    PRINTED.call_once(|| println!("adapter: {}", device.description()));
+    device
 }
 
-/// A second device on the same adapter, with the kernel variants that GPUs without optional features get. Shared too.
+/// A second device on the same adapter, with the kernel variants that GPUs without optional features get.
 ///
 /// # Panics
 ///
 /// As [`device`].
 pub fn portable_device() -> &'static Device {
-    PORTABLE_DEVICE.get_or_init(|| {
-        open(DeviceOptions {
-            class: Some(AdapterClass::Gpu),
-            portable: true,
-            ..DeviceOptions::default()
-        })
-    })
+    Kind::Portable.device()
 }
 
-/// A third device, with the kernel variants that GPUs with subgroup operations get. Shared too.
+/// A third device, with the kernel variants that GPUs with subgroup operations get.
 ///
 /// # Panics
 ///
 /// As [`device`].
 pub fn gpu_device() -> &'static Device {
-    GPU_DEVICE.get_or_init(|| {
-        open(DeviceOptions {
-            class: Some(AdapterClass::Gpu),
-            ..DeviceOptions::default()
-        })
-    })
+    Kind::Gpu.device()
 }
 
 /// The device as it is, and those that run the kernels for GPUs.
@@ -130,36 +115,80 @@ pub fn run_counted(
         .into_iter()
         .map(|var| tape.fetch::<f32>(var))
         .collect();
-    // The device is shared: count only while nobody else runs anything.
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = device.stats().dispatches;
     tape.run().unwrap();
     let dispatches = device.stats().dispatches - before;
-    drop(alone);
     (
         results.iter().map(|result| result.get().unwrap()).collect(),
         dispatches,
     )
 }
 
-fn open(options: DeviceOptions) -> Device {
-    let options = DeviceOptions {
-        limits: Some(wgpu::Limits::default()),
-        ..options
-    };
-    let device = Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"));
-    // SAFETY: `settle` is a function of the right type that does not unwind.
-    let refused = unsafe { atexit(settle) };
-    assert_eq!(refused, 0, "atexit has no room");
-    device
+#[derive(Clone, Copy)]
+enum Kind {
+    Own,
+    Portable,
+    Gpu,
 }
 
-/// Waits for the shared devices when the process ends. They are never dropped, and a driver that is still compiling then
-/// would meet its libraries half taken down: Mesa's llvmpipe crashes in LLVM.
+/// By kind: all devices that have been opened, and those that no test has.
+static OPEN: [Mutex<Vec<&Device>>; 3] = [const { Mutex::new(Vec::new()) }; 3];
+static IDLE: [Mutex<Vec<&Device>>; 3] = [const { Mutex::new(Vec::new()) }; 3];
+
+thread_local! {
+    /// Those that the test of this thread has.
+    static LENT: [OnceCell<Lent>; 3] = const { [const { OnceCell::new() }; 3] };
+}
+
+/// A device that goes back when its thread ends.
+struct Lent(Kind, &'static Device);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        lock(&IDLE[self.0 as usize]).push(self.1);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Kind {
+    /// The device of this thread. Tests that run at the same time have different ones: a driver compiles and runs what one
+    /// device is given one after the other.
+    fn device(self) -> &'static Device {
+        let lend = || {
+            let idle = lock(&IDLE[self as usize]).pop();
+            Lent(self, idle.unwrap_or_else(|| self.open()))
+        };
+        LENT.with(|lent| lent[self as usize].get_or_init(lend).1)
+    }
+
+    fn open(self) -> &'static Device {
+        let class = match self {
+            Kind::Own => None,
+            Kind::Portable | Kind::Gpu => Some(AdapterClass::Gpu),
+        };
+        let options = DeviceOptions {
+            class,
+            portable: matches!(self, Kind::Portable),
+            limits: Some(wgpu::Limits::default()),
+            ..DeviceOptions::default()
+        };
+        let device = Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"));
+        let device: &Device = Box::leak(Box::new(device));
+        lock(&OPEN[self as usize]).push(device);
+        // SAFETY: `settle` is a function of the right type that does not unwind.
+        let refused = unsafe { atexit(settle) };
+        assert_eq!(refused, 0, "atexit has no room");
+        device
+    }
+}
+
+/// Waits for all devices when the process ends. They are never dropped, and a driver that is still compiling then would
+/// meet its libraries half taken down: Mesa's llvmpipe crashes in LLVM.
 extern "C" fn settle() {
-    let devices = [DEVICE.get(), PORTABLE_DEVICE.get(), GPU_DEVICE.get()];
-    for device in devices.into_iter().flatten() {
+    for device in OPEN.iter().flat_map(|open| lock(open).clone()) {
         // A lost device has nothing under way, and nobody is left to tell.
         let _ = device.wait();
     }
