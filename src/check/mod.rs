@@ -160,29 +160,19 @@ impl Check {
         operation: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>,
         oracle: impl Fn(&[Vec<f64>]) -> Vec<f64>,
     ) -> Result<Report> {
-        let problem = Problem::new(self, inputs);
-        let outputs = oracle(&problem.values);
-        let weights = problem.weights(outputs.len());
-        let slopes = problem.first_differences(&weights, &oracle);
-        let mut passes = vec![Pass::default()];
-        if inputs.len() == 1 {
-            passes.push(Pass {
-                detached: None,
-                transposed: true,
-            });
-        }
-        passes.extend(
-            (0..inputs.len())
-                .filter(|_| inputs.len() > 1)
-                .map(|input| Pass {
-                    detached: Some(input),
-                    transposed: true,
-                }),
-        );
+        let problem = Problem::new(self, inputs, &oracle);
+        let slopes = problem.first_differences(&oracle);
+        // Without its only input nothing would be left to check.
+        let detach = |input| (inputs.len() > 1).then_some(input);
+        let transposed = (0..inputs.len()).map(|input| Pass {
+            detached: detach(input),
+            transposed: true,
+        });
+        let passes = std::iter::once(Pass::default()).chain(transposed);
         let mut report = Report::empty(inputs.len());
         for pass in passes {
             let tape = Tape::training(device);
-            let graph = problem.record(&tape, &weights, pass, &operation);
+            let graph = problem.record(&tape, pass, &operation);
             let gradients = tape.backward(graph.loss);
             let value = tape.fetch::<f32>(graph.output);
             let gradients: Vec<Fetch<f32>> = graph
@@ -192,9 +182,11 @@ impl Check {
                 .collect();
             tape.run()?;
             let value = value.get()?;
-            report
-                .forward
-                .raise(self.compare(&format!("value{pass}"), &value, &outputs)?);
+            report.forward.raise(self.compare(
+                &format!("value{pass}"),
+                &value,
+                &problem.outputs,
+            )?);
             for (input, gradient) in gradients.iter().enumerate() {
                 let expected: Vec<f64> = slopes[input]
                     .iter()
@@ -233,13 +225,11 @@ impl Check {
         operation: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>,
         oracle: impl Fn(&[Vec<f64>]) -> Vec<f64>,
     ) -> Result<Report> {
-        let problem = Problem::new(self, inputs);
-        let outputs = oracle(&problem.values);
-        let weights = problem.weights(outputs.len());
-        let expected = problem.second_differences(&weights, &oracle);
+        let problem = Problem::new(self, inputs, &oracle);
+        let expected = problem.second_differences(&oracle);
 
         let tape = Tape::training(device);
-        let graph = problem.record(&tape, &weights, Pass::default(), &operation);
+        let graph = problem.record(&tape, Pass::default(), &operation);
         let first = tape.backward(graph.loss);
         let mut sum = tape.full(Shape::SCALAR, 0.0);
         for (index, &input) in graph.inputs.iter().enumerate() {
@@ -258,7 +248,7 @@ impl Check {
         tape.run()?;
 
         let mut report = Report::empty(inputs.len());
-        report.forward = self.compare("value", &value.get()?, &outputs)?;
+        report.forward = self.compare("value", &value.get()?, &problem.outputs)?;
         for (input, fetch) in seconds.iter().enumerate() {
             let actual = match fetch {
                 Some(fetch) => fetch.get()?,

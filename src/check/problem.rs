@@ -29,7 +29,7 @@ impl fmt::Display for Pass {
 }
 
 /// What the loss weighs the operation's output with.
-pub(super) struct Weights {
+struct Weights {
     linear: Vec<f32>,
     square: Vec<f32>,
 }
@@ -53,7 +53,10 @@ impl Weights {
 pub(super) struct Problem<'a> {
     check: &'a Check,
     inputs: &'a [(Shape, Vec<f32>)],
-    pub values: Vec<Vec<f64>>,
+    values: Vec<Vec<f64>>,
+    /// What the oracle makes of them.
+    pub outputs: Vec<f64>,
+    weights: Weights,
     /// `uᵢ`
     pub direct: Vec<Vec<f32>>,
     /// `rᵢ`
@@ -68,7 +71,11 @@ pub(super) struct Recorded<'t> {
 }
 
 impl<'a> Problem<'a> {
-    pub fn new(check: &'a Check, inputs: &'a [(Shape, Vec<f32>)]) -> Problem<'a> {
+    pub fn new(
+        check: &'a Check,
+        inputs: &'a [(Shape, Vec<f32>)],
+        oracle: &impl Fn(&[Vec<f64>]) -> Vec<f64>,
+    ) -> Problem<'a> {
         assert!(
             !inputs.is_empty(),
             "check: an operation without inputs has no gradient"
@@ -80,19 +87,19 @@ impl<'a> Problem<'a> {
             inputs.iter().enumerate().map(draw).collect()
         };
         let wide = |(_, values): &(Shape, Vec<f32>)| values.iter().map(|&x| f64::from(x)).collect();
+        let values: Vec<Vec<f64>> = inputs.iter().map(wide).collect();
+        let outputs = oracle(&values);
         Problem {
             check,
             inputs,
-            values: inputs.iter().map(wide).collect(),
+            values,
+            weights: Weights {
+                linear: draw(check.seed, "check linear", 0, outputs.len()),
+                square: draw(check.seed, "check square", 0, outputs.len()),
+            },
+            outputs,
             direct: each("check direct"),
             direction: each("check direction"),
-        }
-    }
-
-    pub fn weights(&self, outputs: usize) -> Weights {
-        Weights {
-            linear: draw(self.check.seed, "check linear", 0, outputs),
-            square: draw(self.check.seed, "check square", 0, outputs),
         }
     }
 
@@ -104,7 +111,6 @@ impl<'a> Problem<'a> {
     pub fn record<'t>(
         &self,
         tape: &'t Tape,
-        weights: &Weights,
         pass: Pass,
         operation: &impl for<'v> Fn(&[Var<'v>]) -> Var<'v>,
     ) -> Recorded<'t> {
@@ -134,11 +140,11 @@ impl<'a> Problem<'a> {
         let shape = output.shape();
         assert_eq!(
             shape.elements(),
-            weights.linear.len(),
+            self.outputs.len(),
             "check: the oracle gives another number of elements than the operation, whose output is {shape}"
         );
-        let linear = tape.input(shape, &weights.linear);
-        let square = tape.input(shape, &weights.square);
+        let linear = tape.input(shape, &self.weights.linear);
+        let square = tape.input(shape, &self.weights.square);
         let weighed = |y: Var<'t>, linear: Var<'t>, square: Var<'t>| {
             ((square * y * 0.5 + linear) * y).sum_all()
         };
@@ -155,30 +161,16 @@ impl<'a> Problem<'a> {
     }
 
     /// `∂L/∂aᵢ` without the direct part.
-    pub fn first_differences(
-        &self,
-        weights: &Weights,
-        oracle: &impl Fn(&[Vec<f64>]) -> Vec<f64>,
-    ) -> Vec<Vec<f64>> {
+    pub fn first_differences(&self, oracle: &impl Fn(&[Vec<f64>]) -> Vec<f64>) -> Vec<Vec<f64>> {
         let mut values = self.values.clone();
         self.each_element(|input, element| {
-            let middle = self.values[input][element];
-            let step = self.check.step * middle.abs().max(1.0);
-            values[input][element] = middle + step;
-            let plus = oracle(&values);
-            values[input][element] = middle - step;
-            let minus = oracle(&values);
-            values[input][element] = middle;
-            weights.difference(&plus, &minus) / (2.0 * step)
+            let step = self.check.step * self.values[input][element].abs().max(1.0);
+            self.across(oracle, &mut values, [input, element], step) / (2.0 * step)
         })
     }
 
     /// `∂/∂xⱼ Σᵢ Σ rᵢ·∂L/∂xᵢ`: the change of the slope at `xⱼ` along the direction `r`.
-    pub fn second_differences(
-        &self,
-        weights: &Weights,
-        oracle: &impl Fn(&[Vec<f64>]) -> Vec<f64>,
-    ) -> Vec<Vec<f64>> {
+    pub fn second_differences(&self, oracle: &impl Fn(&[Vec<f64>]) -> Vec<f64>) -> Vec<Vec<f64>> {
         let width = 10.0 * self.check.step;
         let along = |sign: f64| -> Vec<Vec<f64>> {
             let shifted = |(input, values): (usize, &Vec<f64>)| {
@@ -195,17 +187,28 @@ impl<'a> Problem<'a> {
         let mut ends = [along(1.0), along(-1.0)];
         self.each_element(|input, element| {
             let step = width * self.values[input][element].abs().max(1.0);
-            let [ahead, behind] = ends.each_mut().map(|values| {
-                let middle = values[input][element];
-                values[input][element] = middle + step;
-                let plus = oracle(values);
-                values[input][element] = middle - step;
-                let minus = oracle(values);
-                values[input][element] = middle;
-                weights.difference(&plus, &minus)
-            });
+            let [ahead, behind] = ends
+                .each_mut()
+                .map(|values| self.across(oracle, values, [input, element], step));
             self.factor(input) * (ahead - behind) / (4.0 * step * width)
         })
+    }
+
+    /// The loss's difference between `step` more and `step` less in one element.
+    fn across(
+        &self,
+        oracle: &impl Fn(&[Vec<f64>]) -> Vec<f64>,
+        values: &mut [Vec<f64>],
+        [input, element]: [usize; 2],
+        step: f64,
+    ) -> f64 {
+        let middle = values[input][element];
+        let [plus, minus] = [middle + step, middle - step].map(|value| {
+            values[input][element] = value;
+            oracle(values)
+        });
+        values[input][element] = middle;
+        self.weights.difference(&plus, &minus)
     }
 
     fn each_element(&self, mut of: impl FnMut(usize, usize) -> f64) -> Vec<Vec<f64>> {

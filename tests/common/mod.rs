@@ -131,8 +131,10 @@ enum Kind {
     Gpu,
 }
 
-/// By kind: all devices that have been opened, and those that no test has.
-static OPEN: [Mutex<Vec<&Device>>; 3] = [const { Mutex::new(Vec::new()) }; 3];
+/// All devices that have been opened.
+static OPEN: Mutex<Vec<&Device>> = Mutex::new(Vec::new());
+
+/// By kind: those that no test has.
 static IDLE: [Mutex<Vec<&Device>>; 3] = [const { Mutex::new(Vec::new()) }; 3];
 
 thread_local! {
@@ -183,7 +185,7 @@ impl Kind {
         tape.fetch::<f32>(large + 1.0);
         tape.run().unwrap_or_else(|error| panic!("{error}"));
         let device: &Device = Box::leak(Box::new(device));
-        lock(&OPEN[self as usize]).push(device);
+        lock(&OPEN).push(device);
         // SAFETY: `settle` is a function of the right type that does not unwind.
         let refused = unsafe { atexit(settle) };
         assert_eq!(refused, 0, "atexit has no room");
@@ -194,7 +196,7 @@ impl Kind {
 /// Waits for all devices when the process ends. They are never dropped, and a driver that is still compiling then would
 /// meet its libraries half taken down: Mesa's llvmpipe crashes in LLVM.
 extern "C" fn settle() {
-    for device in OPEN.iter().flat_map(|open| lock(open).clone()) {
+    for device in lock(&OPEN).iter() {
         // A lost device has nothing under way, and nobody is left to tell.
         let _ = device.wait();
     }
