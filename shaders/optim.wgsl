@@ -3,7 +3,7 @@
 
 struct Params {
     vectors: u32,         // vec4s in the segment
-    runs: u32,            // of equal weight decay
+    runs: u32,            // of parameters that are treated alike
     runs_offset: u32,     // in runs
     values_offset: u32,   // of the hyperparameters, in vec4s
     control_offset: u32,
@@ -131,7 +131,7 @@ fn norm_serial() {
 
 @group(0) @binding(1) var<storage, read_write> parameters: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> gradient: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> runs: array<vec2<u32>>;
+@group(0) @binding(3) var<storage, read> runs: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> values: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> control: array<u32>;
 @group(0) @binding(6) var<storage, read_write> first_moment: array<vec4<f32>>;
@@ -143,8 +143,11 @@ fn is_sound(bits: u32) -> bool {
     return (bits & 0x7f800000u) != 0x7f800000u;
 }
 
+// The settings, too: a learning rate that is finite on the host may overflow when it is put together with others.
 fn may_update() -> bool {
-    return is_sound(control[p.control_offset]) && is_sound(control[p.control_offset + 2u]);
+    let settings = bitcast<vec4<u32>>(values[p.values_offset]);
+    return is_sound(control[p.control_offset]) && is_sound(control[p.control_offset + 2u])
+        && is_sound(settings.x) && is_sound(settings.y) && is_sound(settings.z) && is_sound(settings.w);
 }
 
 // Where a workgroup's vec4s end: before they begin, if there must be no update.
@@ -156,8 +159,10 @@ fn scale() -> f32 {
     return bitcast<f32>(control[p.control_offset + 1u]);
 }
 
-// Weight decay differs by parameter. A run is a stretch of parameters with the same factor, [the vec4 it ends before,
-// the factor's bits]; the last ends with the segment. This gives the run that a vec4 lies in.
+// Parameters are treated differently. A run is a stretch of those that are treated alike: [the vec4 of the gradient that
+// it ends before, the bits of the factor on the learning rate, those on the weight decay, how many vec4s further on the
+// parameters lie than their gradients]. The last ends with the gradient. Where the rate is zero, nothing changes. This
+// gives the run that a vec4 lies in.
 fn run_at(vector: u32) -> u32 {
     var low = p.runs_offset;
     var high = low + p.runs - 1u;
@@ -183,16 +188,19 @@ fn adamw(
     var first = index * WIDTH * EACH;
     for (var r = run_at(first); first < end; r++) {
         let run = runs[r];
-        let factor = 1.0 - a.w * bitcast<f32>(run.y);
+        let rate = bitcast<f32>(run.y);
+        let factor = 1.0 - a.w * rate * bitcast<f32>(run.z);
         let stop = min(end, run.x);
-        for (var i = first + lane; i < stop; i += WIDTH) {
+        let start = select(first + lane, stop, rate == 0.0);
+        for (var i = start; i < stop; i += WIDTH) {
             let g = gradient[i] * scale;
             var m = first_moment[i];
             m += b.x * (g - m);
             let v = b.y * second_moment[i] + b.z * g * g;
             first_moment[i] = m;
             second_moment[i] = v;
-            parameters[i] = parameters[i] * factor - a.x * m / (sqrt(v) / a.y + a.z);
+            let place = i + run.w;
+            parameters[place] = parameters[place] * factor - a.x * rate * m / (sqrt(v) / a.y + a.z);
         }
         first = stop;
     }
@@ -212,13 +220,16 @@ fn sgd_momentum(
     var first = index * WIDTH * EACH;
     for (var r = run_at(first); first < end; r++) {
         let run = runs[r];
-        let factor = a.z * bitcast<f32>(run.y);
+        let rate = bitcast<f32>(run.y);
+        let factor = a.z * bitcast<f32>(run.z);
         let stop = min(end, run.x);
-        for (var i = first + lane; i < stop; i += WIDTH) {
-            let old = parameters[i];
+        let start = select(first + lane, stop, rate == 0.0);
+        for (var i = start; i < stop; i += WIDTH) {
+            let place = i + run.w;
+            let old = parameters[place];
             let u = a.y * first_moment[i] + gradient[i] * scale + factor * old;
             first_moment[i] = u;
-            parameters[i] = old - a.x * u;
+            parameters[place] = old - a.x * rate * u;
         }
         first = stop;
     }
@@ -237,12 +248,15 @@ fn sgd(
     var first = index * WIDTH * EACH;
     for (var r = run_at(first); first < end; r++) {
         let run = runs[r];
-        let factor = a.z * bitcast<f32>(run.y);
+        let rate = bitcast<f32>(run.y);
+        let factor = a.z * bitcast<f32>(run.z);
         let stop = min(end, run.x);
-        for (var i = first + lane; i < stop; i += WIDTH) {
-            let old = parameters[i];
+        let start = select(first + lane, stop, rate == 0.0);
+        for (var i = start; i < stop; i += WIDTH) {
+            let place = i + run.w;
+            let old = parameters[place];
             let u = gradient[i] * scale + factor * old;
-            parameters[i] = old - a.x * u;
+            parameters[place] = old - a.x * rate * u;
         }
         first = stop;
     }

@@ -45,7 +45,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::nn::{FlatTensors, Parameters};
+use crate::nn::{FlatTensors, Parameter, Parameters};
 use crate::optim::Optimizer;
 use crate::shape::Shape;
 
@@ -235,7 +235,7 @@ impl Checkpoint {
         parameters: &Parameters,
         optimizer: Option<&mut dyn Optimizer>,
     ) -> Result<()> {
-        let values = self.values("param", parameters)?;
+        let values = self.values("param", parameters.iter())?;
         self.refuse_unknown(parameters)?;
         let Some(optimizer) = optimizer else {
             return parameters.load(values);
@@ -252,7 +252,15 @@ impl Checkpoint {
         }
         let mut restored = Vec::new();
         for (prefix, flat) in moments(Some(optimizer)) {
-            restored.push((flat, self.values(&prefix, parameters)?));
+            let was_frozen = |name: &str| saved.settings["groups"][name][0] == 0.0;
+            let mut names = parameters.members(flat).map(Parameter::name);
+            if let Some(name) = names.find(|name| was_frozen(name)) {
+                return Err(self.refuse(format!(
+                    "parameter `{name}` was frozen when it was saved, so there are no moments to go on with: freeze it, \
+                     or restore the parameters without the optimizer"
+                )));
+            }
+            restored.push((flat, self.values(&prefix, parameters.members(flat))?));
         }
         parameters.load(values)?;
         for (flat, values) in restored {
@@ -262,8 +270,12 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The tensors of one kind, for all parameters.
-    fn values(&self, prefix: &str, parameters: &Parameters) -> Result<Values> {
+    /// The tensors of one kind, for some parameters.
+    fn values<'a>(
+        &self,
+        prefix: &str,
+        parameters: impl Iterator<Item = &'a Parameter>,
+    ) -> Result<Values> {
         let mut values = Vec::new();
         for parameter in parameters {
             let (name, shape) = (parameter.name(), parameter.shape());

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Random, device};
 use shadegrad::tape::Fusion;
-use shadegrad::{DType, Tape, Tensor};
+use shadegrad::{DType, Tape, Tensor, Var};
 
 /// Runs a test with assigned values computed in place where possible, and with copies.
 fn both_ways(test: impl Fn(&dyn Fn() -> Tape)) {
@@ -318,4 +318,59 @@ fn drawn_sequences_of_readings_and_assignments() {
 fn shapes_must_match() {
     let tape = Tape::inference(device());
     tape.assign(&tensor(&[0.0; 3]), tape.full([4], 1.0));
+}
+
+/// `f(t)`, then a new value for `t`, then the gradient.
+fn differentiated_after_a_write<'t>(
+    tape: &'t Tape,
+    t: &Tensor,
+    f: impl Fn(Var<'t>) -> Var<'t>,
+) -> Option<Var<'t>> {
+    let leaf = tape.tensor_variable(t);
+    let loss = f(leaf).sum_all();
+    tape.assign(t, tape.full([2], 7.0));
+    tape.backward(loss).of(leaf)
+}
+
+#[test]
+fn a_gradient_that_reads_what_was_overwritten_is_refused() {
+    let rules: [fn(Var<'_>) -> Var<'_>; 5] = [
+        |t| t * t,
+        |t| t * t.detach(),
+        |t| t.sin(),
+        |t| t.reshape([1, 2]).matmul(t.reshape([2, 1])),
+        |t| t.reshape([2, 1]).broadcast_to([2, 3]).softmax() * t.reshape([2, 1]),
+    ];
+    for rule in rules {
+        let t = tensor(&[2.0, 3.0]);
+        let tape = Tape::training(common::device());
+        let record = || differentiated_after_a_write(&tape, &t, rule).map(|_| ());
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(record)).unwrap_err();
+        let message = panic.downcast_ref::<String>().unwrap();
+        assert!(
+            message.contains("of shape [2] that was overwritten"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_gradient_that_does_not_read_it_is_right() {
+    let rules: [fn(Var<'_>) -> Var<'_>; 3] = [|t| t * 5.0, |t| t + t.detach().exp(), |t| t.exp()];
+    let expected = [[5.0, 5.0], [1.0, 1.0], [2f32.exp(), 3f32.exp()]];
+    for (rule, expected) in rules.into_iter().zip(expected) {
+        let t = tensor(&[2.0, 3.0]);
+        let tape = Tape::training(common::device());
+        let gradient = differentiated_after_a_write(&tape, &t, rule).unwrap();
+        let gradient = tape.fetch::<f32>(gradient);
+        tape.run().unwrap();
+        common::assert_close(
+            "gradient",
+            &gradient.get().unwrap(),
+            &common::wide(&expected),
+            1e-6,
+            0.0,
+        );
+        assert_eq!(read(&t), [7.0, 7.0]);
+    }
 }

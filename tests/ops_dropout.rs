@@ -137,6 +137,39 @@ fn the_mask_depends_on_seed_step_and_position_on_the_tape_alone() {
     }
 }
 
+/// What tapes draw that nobody gave a key.
+#[test]
+fn successive_tapes_draw_different_numbers_and_runs_repeat() {
+    let run = || {
+        let device = Device::new().unwrap();
+        let draw = |record: fn(&Tape) -> Var<'_>, tape: Tape| {
+            let drawn = tape.fetch::<f32>(record(&tape));
+            tape.run().unwrap();
+            drawn.get().unwrap()
+        };
+        let mask: fn(&Tape) -> Var<'_> = |tape| tape.full([256], 1.0).dropout(0.5);
+        let mut drawn: Vec<Vec<f32>> = (0..3)
+            .map(|_| draw(mask, Tape::training(&device)))
+            .collect();
+        // A tape with a key of its own, and one that draws nothing, are not counted.
+        let keyed = Tape::training(&device);
+        keyed.set_seed(5, 6);
+        draw(mask, keyed);
+        draw(|tape| tape.full([256], 1.0), Tape::training(&device));
+        let noise: fn(&Tape) -> Var<'_> = |tape| tape.random_uniform([256]);
+        drawn.extend((0..2).map(|_| draw(noise, Tape::inference(&device))));
+        drawn
+    };
+    let first = run();
+    for (index, drawn) in first.iter().enumerate() {
+        assert!(
+            !first[..index].contains(drawn),
+            "tape {index} repeats another"
+        );
+    }
+    assert_eq!(first, run());
+}
+
 #[test]
 fn gradients_over_drawn_shapes() {
     let mut random = Random::new(1);

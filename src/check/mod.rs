@@ -10,7 +10,8 @@
 //! ```
 //!
 //! so the gradient that arrives at the operation depends on its output, every input is used twice, and the gradient that
-//! leaves goes through another operation. The check is made several times: once as above, and once for every input with
+//! leaves goes through another operation. An operation that draws random numbers draws those of
+//! [`set_seed(0, 0)`](Tape::set_seed). The check is made several times: once as above, and once for every input with
 //! that input detached, the inputs read through transposed strides, and the arriving gradient transposed as well.
 //!
 //! ```

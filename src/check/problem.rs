@@ -114,6 +114,8 @@ impl<'a> Problem<'a> {
         pass: Pass,
         operation: &impl for<'v> Fn(&[Var<'v>]) -> Var<'v>,
     ) -> Recorded<'t> {
+        // The oracle is one function: what the operation draws must be the same in every pass.
+        tape.set_seed(0, 0);
         let mut inputs = Vec::new();
         let mut seen = Vec::new();
         let mut loss = tape.full(Shape::SCALAR, 0.0);

@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     /// The subgroup size, where the driver guarantees a single one.
     subgroup_size: Option<u32>,
     next_buffer: AtomicU64,
+    /// Tapes that have drawn random numbers without a key of their own.
+    pub tapes_drawing: AtomicU64,
     /// The first timestamp that was read. What counts is the distance to it: drivers may count nanoseconds since the epoch,
     /// more than an `f64` tells apart.
     pub first_tick: OnceLock<u64>,
@@ -413,6 +415,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             subgroup_size,
             checked_kernels: options.checked_kernels || cfg!(debug_assertions),
             next_buffer: AtomicU64::new(0),
+            tapes_drawing: AtomicU64::new(0),
             first_tick: OnceLock::new(),
             most_windows: OnceLock::new(),
             overlaps: OnceLock::new(),

@@ -5,20 +5,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::ops::Index;
 use std::sync::{Arc, OnceLock};
 
+use super::flat::{FlatTensors, Places};
 use super::{Constant, Init};
 use crate::error::{Error, Result};
-use crate::gpu::{DType, Device, Tensor};
+use crate::gpu::{Device, Tensor};
 use crate::shape::Shape;
 use crate::tape::{Tape, Var};
-
-/// Every parameter starts at a multiple of this many elements, so that kernels may take four at a time. A binding
-/// starts up to 240 bytes before, where WebGPU lets it.
-const ALIGNMENT: usize = 4;
-
-/// Segments are multiples of this many elements: the optimizers take two vec4s at a time.
-const SEGMENT_ALIGNMENT: usize = 8;
 
 /// A named tensor that training changes. Cheap to clone; clones are the same parameter, which is how weights are tied.
 ///
@@ -219,8 +214,7 @@ impl ParameterBuilder {
     pub fn build_zeroed(self, device: &Device) -> Result<Parameters> {
         let largest = ParameterBuilder::parameter_limit_of(device);
         let places = Places::of(&self.parameters, self.segment_limit, largest)?;
-        let shapes: Vec<Shape> = self.parameters.iter().map(Parameter::shape).collect();
-        let storage = FlatTensors::zeros(device, &places, &shapes)?;
+        let storage = FlatTensors::zeros(device, &places, &self.parameters)?;
         for (parameter, tensor) in self.parameters.iter().zip(storage.parts()) {
             let fresh = parameter.inner.tensor.set(tensor.clone()).is_ok();
             assert!(fresh, "only a builder fills its parameters");
@@ -238,89 +232,6 @@ impl ParameterBuilder {
                 storage,
             }),
         })
-    }
-}
-
-/// Where the parameters lie: which segment, and from which element on.
-struct Places {
-    places: Vec<(usize, usize)>,
-    /// Elements per segment, padding included.
-    segments: Vec<usize>,
-}
-
-impl Places {
-    fn of(parameters: &[Parameter], wanted: u64, largest: u64) -> Result<Places> {
-        let limit = (wanted.min(largest) / 4) as usize;
-        let limit = limit - limit % SEGMENT_ALIGNMENT;
-        let mut places = Vec::with_capacity(parameters.len());
-        let mut segments: Vec<usize> = Vec::new();
-        for parameter in parameters {
-            let elements = parameter.shape().elements();
-            let alone = 4 * elements.next_multiple_of(SEGMENT_ALIGNMENT) as u64;
-            if alone > largest {
-                return Err(Error::Limit {
-                    what: format!("parameter `{}`, in bytes,", parameter.name()),
-                    needed: alone,
-                    limit: largest,
-                });
-            }
-            let padded = elements.next_multiple_of(ALIGNMENT);
-            match segments.last_mut().filter(|used| **used + padded <= limit) {
-                Some(used) => {
-                    let offset = std::mem::replace(used, *used + padded);
-                    places.push((segments.len() - 1, offset));
-                }
-                None => {
-                    places.push((segments.len(), 0));
-                    segments.push(padded);
-                }
-            }
-        }
-        for segment in &mut segments {
-            *segment = segment.next_multiple_of(SEGMENT_ALIGNMENT);
-        }
-        Ok(Places { places, segments })
-    }
-}
-
-/// One tensor per parameter, all lying in a few flat ones: the parameters' own storage, or what mirrors it, such as
-/// gradients and moments. Elements between the parts are padding, zero for good.
-#[derive(Clone, Debug)]
-pub struct FlatTensors {
-    segments: Vec<Tensor>,
-    parts: Vec<Tensor>,
-}
-
-impl FlatTensors {
-    fn zeros(device: &Device, places: &Places, shapes: &[Shape]) -> Result<FlatTensors> {
-        let segments = places.segments.iter();
-        let segments = segments
-            .map(|&elements| Tensor::zeros(device, [elements], DType::F32))
-            .collect::<Result<Vec<Tensor>>>()?;
-        let parts = places.places.iter().zip(shapes);
-        let parts = parts
-            .map(|(&(segment, offset), &shape)| segments[segment].part(offset, shape))
-            .collect();
-        Ok(FlatTensors { segments, parts })
-    }
-
-    /// The flat tensors, each of rank 1 and a multiple of 8 elements long.
-    pub fn segments(&self) -> &[Tensor] {
-        &self.segments
-    }
-
-    /// Their size on the device, padding included: at most 3 elements behind each part and 4 at the end of a segment.
-    pub fn bytes(&self) -> u64 {
-        let elements = self
-            .segments
-            .iter()
-            .map(|segment| segment.shape().elements());
-        4 * elements.sum::<usize>() as u64
-    }
-
-    /// The part of each parameter, in the parameters' order and with their shapes.
-    pub fn parts(&self) -> &[Tensor] {
-        &self.parts
     }
 }
 
@@ -377,7 +288,7 @@ impl Parameters {
 
     /// For each parameter, in order, the segment it lies in and its first element there.
     pub fn places(&self) -> &[(usize, usize)] {
-        &self.inner.places.places
+        self.inner.places.all()
     }
 
     /// New storage of zeros, laid out like the parameters: for gradients, moments and the like.
@@ -386,8 +297,27 @@ impl Parameters {
     ///
     /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn mirror(&self) -> Result<FlatTensors> {
-        let shapes: Vec<Shape> = self.iter().map(Parameter::shape).collect();
-        FlatTensors::zeros(self.device(), &self.inner.places, &shapes)
+        self.mirror_of(&(0..self.len()).collect::<Vec<usize>>())
+    }
+
+    /// [`Parameters::mirror`] for some of the parameters, by ascending index: the others have no part in it and take no
+    /// memory. What shares a segment there shares one here.
+    ///
+    /// # Errors
+    ///
+    /// As [`Parameters::mirror`].
+    ///
+    /// # Panics
+    ///
+    /// If there is no parameter of such an index.
+    pub fn mirror_of(&self, members: &[usize]) -> Result<FlatTensors> {
+        let Built {
+            device,
+            parameters,
+            places,
+            ..
+        } = &*self.inner;
+        FlatTensors::zeros(device, &places.of_some(parameters, members), parameters)
     }
 
     /// Copies all values to the host: names, shapes and values, in order. [`Parameters::load`] takes them back.
@@ -418,8 +348,8 @@ impl Parameters {
         let segments = segments
             .map(Tensor::to_vec::<f32>)
             .collect::<Result<Vec<_>>>()?;
-        let read = self.iter().zip(self.places());
-        let read = read.map(|(parameter, &(segment, offset))| {
+        let read = flat.places().map(|(index, segment, offset)| {
+            let parameter = &self[index];
             let (name, shape) = (parameter.name().to_owned(), parameter.shape());
             let values = &segments[segment][offset..offset + shape.elements()];
             (name, shape, values.to_vec())
@@ -454,16 +384,25 @@ impl Parameters {
                 return refuse(name, "it is given twice".to_owned());
             }
         }
-        if let Some(missing) = self.iter().find(|p| !given.contains_key(p.name())) {
+        let parts = || self.members(flat).zip(flat.parts());
+        if let Some((missing, _)) = parts().find(|(p, _)| !given.contains_key(p.name())) {
             return refuse(
                 missing.name().to_owned(),
                 "its values are missing".to_owned(),
             );
         }
-        for (parameter, tensor) in self.iter().zip(flat.parts()) {
+        for (parameter, tensor) in parts() {
             tensor.write(&given[parameter.name()])?;
         }
         Ok(())
+    }
+
+    /// The parameters that have a part in a mirror, in order.
+    pub(crate) fn members<'a>(
+        &'a self,
+        flat: &'a FlatTensors,
+    ) -> impl Iterator<Item = &'a Parameter> {
+        flat.places().map(|(index, ..)| &self[index])
     }
 }
 
@@ -473,6 +412,15 @@ impl<'a> IntoIterator for &'a Parameters {
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
+    }
+}
+
+/// By position in the order in which they were added.
+impl Index<usize> for Parameters {
+    type Output = Parameter;
+
+    fn index(&self, index: usize) -> &Parameter {
+        &self.inner.parameters[index]
     }
 }
 

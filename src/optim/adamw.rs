@@ -3,14 +3,13 @@
 use serde_json::{Value, json};
 
 use super::gradients::Gradients;
-use super::{Optimizer, Update, require};
+use super::{Optimizer, ParameterGroups, Update, require, require_rate};
 use crate::error::Result;
 use crate::nn::{FlatTensors, Parameters};
-use crate::shape::Shape;
 use crate::tape::{Tape, Var};
 
 /// Settings of [`AdamW`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct AdamWConfig {
     /// `β₁`, the decay of the first moment. (`f64`, because `1 − β` is what counts.)
     pub beta1: f64,
@@ -18,10 +17,12 @@ pub struct AdamWConfig {
     pub beta2: f64,
     /// `ε`, added to the denominator.
     pub eps: f32,
-    /// `λ`, how fast weights decay, before the factors of [`AdamW::with_decay`].
+    /// `λ`, how fast weights decay, before the factors of `groups`.
     pub weight_decay: f32,
     /// The largest norm of the whole gradient; longer ones are scaled down to it.
     pub clip_norm: Option<f32>,
+    /// By parameter, factors on the learning rate and the weight decay. By default, only matrices decay.
+    pub groups: ParameterGroups,
 }
 
 impl Default for AdamWConfig {
@@ -33,6 +34,7 @@ impl Default for AdamWConfig {
             eps: 1e-8,
             weight_decay: 0.01,
             clip_norm: None,
+            groups: ParameterGroups::DEFAULT,
         }
     }
 }
@@ -44,12 +46,13 @@ impl Default for AdamWConfig {
 /// g ← g · min(1, clip / (‖g‖ + 10⁻⁶))                over all parameters together
 /// m ← m + (1 − β₁) · (g − m)
 /// v ← β₂ · v + (1 − β₂) · g²
-/// p ← p · (1 − lr · λ · factor) − lr · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε)
+/// p ← p · (1 − r · λ · d) − r · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε)      r = lr · factor
 /// ```
 ///
-/// The factor comes from a rule: by default, only matrices decay, see [`default_decay`](super::default_decay). However
-/// many parameters there are, the update is one dispatch per segment of flat storage, usually one. Parameters,
-/// gradient and both moments take 16 bytes a parameter.
+/// The factors on the learning rate and the decay, `d`, come from a rule, [`ParameterGroups`]: by default, only matrices
+/// decay, see [`default_decay`](super::default_decay). However many parameters there are, the update is one dispatch per
+/// segment of flat storage, usually one. Parameters, gradient and both moments take 16 bytes a parameter, 4 where it is
+/// frozen.
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
@@ -76,27 +79,18 @@ impl AdamW {
         let sound = decay.is_finite() && decay >= 0.0;
         require(sound, "weight_decay", decay, "a finite number, at least 0")?;
         require_clip(config.clip_norm)?;
+        let gradients = Gradients::new(parameters, &config.groups)?;
         Ok(AdamW {
+            first: gradients.mirror()?,
+            second: gradients.mirror()?,
             config,
-            gradients: Gradients::new(parameters)?,
-            first: parameters.mirror()?,
-            second: parameters.mirror()?,
+            gradients,
         })
     }
 
-    /// Replaces the rule that gives each parameter, by full name and shape, its factor on the weight decay.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a factor that is negative or not finite.
-    pub fn with_decay(mut self, rule: impl Fn(&str, Shape) -> f32) -> Result<AdamW> {
-        self.gradients.set_decay(rule)?;
-        Ok(self)
-    }
-
     /// The settings.
-    pub fn config(&self) -> AdamWConfig {
-        self.config
+    pub fn config(&self) -> &AdamWConfig {
+        &self.config
     }
 }
 
@@ -112,13 +106,14 @@ impl Optimizer for AdamW {
     }
 
     fn settings(&self) -> Value {
-        let config = self.config;
+        let config = &self.config;
         json!({
             "beta1": config.beta1,
             "beta2": config.beta2,
             "eps": config.eps,
             "weight_decay": config.weight_decay,
             "clip_norm": config.clip_norm,
+            "groups": self.gradients.settings(),
         })
     }
 
@@ -134,7 +129,9 @@ impl Optimizer for AdamW {
             eps,
             weight_decay,
             clip_norm,
+            groups: _,
         } = self.config;
+        require_rate(learning_rate);
         let step = self.gradients.step(tape, loss, clip_norm);
         let t = self.gradients.steps as f64;
         let rate = f64::from(learning_rate);
@@ -150,12 +147,7 @@ impl Optimizer for AdamW {
         ];
         let values = values.map(|value| value as f32);
         let moments = [&self.first, &self.second];
-        self.gradients.update(&step, "adamw", &values, &moments);
-        Update {
-            loss,
-            grad_norm: step.grad_norm,
-            step: self.gradients.steps,
-        }
+        self.gradients.update(&step, "adamw", values, &moments)
     }
 
     #[track_caller]

@@ -129,9 +129,9 @@ pub(super) fn over_segment(class: AdapterClass, entry: &'static str, vectors: us
 pub(super) struct Params {
     pub vectors: usize,
     pub runs: usize,
-    /// In elements, as the next.
+    /// In elements, as the next; a multiple of four, as inputs start at multiples of 16 bytes.
     pub runs_offset: u32,
-    /// A multiple of four, as inputs start at multiples of 16 bytes.
+    /// Likewise.
     pub values: u32,
     pub control: u32,
     pub count: usize,
@@ -146,7 +146,7 @@ impl Params {
         [
             self.vectors as u32,
             self.runs as u32,
-            self.runs_offset / 2,
+            self.runs_offset / 4,
             self.values / 4,
             self.control,
             self.count as u32,

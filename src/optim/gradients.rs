@@ -1,83 +1,76 @@
 //! What all optimizers share: the flat gradient, its accumulation, weight decay by parameter, and updates of whole
 //! segments.
 
+use std::hash::Hash;
+
 use super::clip::{Params, global_norm, over_segment};
+use super::{Factors, ParameterGroups, Update};
 use crate::error::Result;
 use crate::nn::{FlatTensors, Parameters};
 use crate::ops::{Operation, TensorType};
-use crate::shape::Shape;
 use crate::tape::{Backward, Lowering, Signature, Tape, Var};
-
-/// The rule for weight decay that optimizers start with: 1 for matrices (rank 2 and up), 0 for norms, biases and
-/// embeddings, told by their names.
-pub fn default_decay(name: &str, shape: Shape) -> f32 {
-    let spared = name.contains("norm") || name.contains("embedding") || name.ends_with("bias");
-    if shape.rank() >= 2 && !spared {
-        1.0
-    } else {
-        0.0
-    }
-}
 
 /// The part of an optimizer that does not depend on its formula.
 #[derive(Debug)]
 pub(super) struct Gradients {
     pub parameters: Parameters,
+    /// By parameter.
+    factors: Vec<Factors>,
+    /// Of the parameters that are not frozen.
     gradient: FlatTensors,
     /// The sum over the micro-batches before the last; allocated when first needed.
     accumulated: Option<FlatTensors>,
-    /// Micro-batches in `accumulated`.
+    /// Micro-batches in `accumulated`, and the parameters that their losses depend on.
     pending: usize,
-    /// By segment: [`decay_runs`].
-    decay: Vec<Vec<u32>>,
+    reached: Vec<bool>,
     pub steps: u64,
 }
 
 /// What a step's update kernels are given, beside the segments.
 pub(super) struct Step<'t> {
-    pub grad_norm: Var<'t>,
+    loss: Var<'t>,
+    grad_norm: Var<'t>,
     control: Var<'t>,
     tape: &'t Tape,
+    /// By segment of the gradient: [`Gradients::runs`].
+    runs: Vec<Vec<[u32; 4]>>,
 }
 
 impl Gradients {
-    pub fn new(parameters: &Parameters) -> Result<Gradients> {
-        super::require(
-            !parameters.is_empty(),
-            "parameters",
-            "none",
-            "at least one parameter to train",
-        )?;
+    pub fn new(parameters: &Parameters, groups: &ParameterGroups) -> Result<Gradients> {
+        let factors = groups.of(parameters)?;
         Ok(Gradients {
+            gradient: mirror(parameters, &factors)?,
             parameters: parameters.clone(),
-            gradient: parameters.mirror()?,
+            reached: vec![false; factors.len()],
+            factors,
             accumulated: None,
             pending: 0,
-            decay: decay_runs(parameters, default_decay)?,
             steps: 0,
         })
     }
 
-    /// Replaces the rule that gives the factors on the weight decay.
-    pub fn set_decay(&mut self, rule: impl Fn(&str, Shape) -> f32) -> Result<()> {
-        self.decay = decay_runs(&self.parameters, rule)?;
-        Ok(())
+    /// Storage for what belongs to the parameters that are not frozen.
+    pub fn mirror(&self) -> Result<FlatTensors> {
+        mirror(&self.parameters, &self.factors)
     }
 
     /// Records the gradient of a micro-batch and adds it to what has been accumulated.
     #[track_caller]
     pub fn accumulate<'t>(&mut self, tape: &'t Tape, loss: Var<'t>) -> Result<()> {
         if self.accumulated.is_none() {
-            self.accumulated = Some(self.parameters.mirror()?);
+            self.accumulated = Some(self.mirror()?);
         }
         let accumulated = self.accumulated.as_ref().expect("made above");
-        if self.pending == 0 {
+        let reached = if self.pending == 0 {
             // What the last step left there is overwritten.
-            self.differentiate(tape, loss, accumulated);
+            self.differentiate(tape, loss, accumulated)
         } else {
-            self.differentiate(tape, loss, &self.gradient);
+            let reached = self.differentiate(tape, loss, &self.gradient);
             add(tape, accumulated, &self.gradient);
-        }
+            reached
+        };
+        self.reach(&reached);
         self.pending += 1;
         Ok(())
     }
@@ -85,7 +78,10 @@ impl Gradients {
     /// Records everything of a step but the update itself.
     #[track_caller]
     pub fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, clip: Option<f32>) -> Step<'t> {
-        self.differentiate(tape, loss, &self.gradient);
+        let reached = self.differentiate(tape, loss, &self.gradient);
+        self.reach(&reached);
+        let runs = self.runs();
+        self.reached.fill(false);
         if std::mem::take(&mut self.pending) > 0 {
             let accumulated = self
                 .accumulated
@@ -96,95 +92,147 @@ impl Gradients {
         self.steps += 1;
         let (grad_norm, control) = global_norm(tape, self.gradient.segments(), loss, clip);
         Step {
+            loss,
             grad_norm,
             control,
             tape,
+            runs,
         }
     }
 
-    /// Records one update kernel per segment. `values` are its hyperparameters, data of this step.
-    pub fn update(
+    /// Records one update kernel per segment. `values` are its hyperparameters, data of this step: first the learning
+    /// rate, then at most the one other that the kernel multiplies with a factor. Gives what the optimizer gives back.
+    pub fn update<'t, const N: usize>(
         &self,
-        step: &Step<'_>,
+        step: &Step<'t>,
         kernel: &'static str,
-        values: &[f32],
+        mut values: [f32; N],
         moments: &[&FlatTensors],
-    ) {
+    ) -> Update<'t> {
+        // Everything that the kernel would multiply must be finite, or it shall do nothing and the report say so.
+        let factors = self.factors.iter();
+        let largest = factors.fold(1.0f32, |most, factors| {
+            most.max(factors.learning_rate * factors.weight_decay.max(1.0))
+        });
+        if let Some(&value) = values.iter().find(|&value| !(value * largest).is_finite()) {
+            values[0] = value * largest;
+        }
         let tape = step.tape;
-        let values = tape.input([values.len()], values);
-        for (index, parameters) in self.parameters.segments().iter().enumerate() {
-            let runs = &self.decay[index];
+        let learning_rate = values[0];
+        let values = tape.input([N], &values);
+        for (index, gradient) in self.gradient.segments().iter().enumerate() {
+            let runs = &step.runs[index];
             let mut inputs = vec![
-                tape.tensor(parameters),
-                tape.tensor(&self.gradient.segments()[index]),
-                tape.input([runs.len() / 2, 2], runs),
+                tape.tensor(&self.parameters.segments()[self.source(index)]),
+                tape.tensor(gradient),
+                tape.input([runs.len(), 4], runs.as_flattened()),
                 values,
                 step.control,
             ];
             let moments = moments.iter().map(|flat| &flat.segments()[index]);
             inputs.extend(moments.map(|segment| tape.tensor(segment)));
-            tape.record_all(UpdateSegment { kernel }, &inputs);
+            let vectors = runs.last().expect("no segment is empty")[0] as usize;
+            tape.record_all(UpdateSegment { kernel, vectors }, &inputs);
         }
+        Update {
+            loss: step.loss,
+            grad_norm: step.grad_norm,
+            step: self.steps,
+            learning_rate,
+        }
+    }
+
+    /// The factors, for checkpoints.
+    pub fn settings(&self) -> serde_json::Value {
+        super::groups::settings(&self.parameters, &self.factors)
     }
 
     /// Bytes of parameters, gradients, and what is needed beside them.
     pub fn memory(&self) -> u64 {
         let accumulated = self.accumulated.as_ref().map_or(0, FlatTensors::bytes);
-        // Gradients are laid out like the parameters.
-        2 * self.gradient.bytes() + accumulated
+        let segments = self.parameters.segments().iter();
+        let elements = segments.map(|segment| segment.shape().elements() as u64);
+        4 * elements.sum::<u64>() + self.gradient.bytes() + accumulated
     }
 
     pub fn resume(&mut self, steps: u64) {
         self.steps = steps;
         self.pending = 0;
+        self.reached.fill(false);
     }
 
+    /// Which parameters, of those that are not frozen, the loss depends on.
     #[track_caller]
-    fn differentiate<'t>(&self, tape: &'t Tape, loss: Var<'t>, to: &FlatTensors) {
+    fn differentiate<'t>(&self, tape: &'t Tape, loss: Var<'t>, to: &FlatTensors) -> Vec<bool> {
         let gradients = tape.backward(loss);
+        let mut reached = vec![false; self.factors.len()];
         // All gradients are recorded before the first is assigned, so that the planner may fuse across them; it then
         // lets each gradient's kernel write straight into the flat storage.
-        for (parameter, part) in self.parameters.iter().zip(to.parts()) {
+        for ((index, ..), part) in to.places().zip(to.parts()) {
+            let parameter = &self.parameters[index];
             let gradient = gradients.of(parameter.on(tape));
+            reached[index] = gradient.is_some();
             let gradient = gradient.unwrap_or_else(|| tape.full(parameter.shape(), 0.0));
             tape.assign(part, gradient);
         }
+        reached
     }
-}
 
-/// For each segment, the stretches of parameters whose weights decay alike: of each, the vec4 that it ends before and
-/// the bits of the factor that a rule gives. The last ends with the segment.
-fn decay_runs(parameters: &Parameters, rule: impl Fn(&str, Shape) -> f32) -> Result<Vec<Vec<u32>>> {
-    let segments = parameters.segments();
-    let mut runs: Vec<Vec<[u32; 2]>> = vec![Vec::new(); segments.len()];
-    for (parameter, &(segment, offset)) in parameters.iter().zip(parameters.places()) {
-        let (name, shape) = (parameter.name(), parameter.shape());
-        let factor = rule(name, shape);
-        super::require(
-            factor.is_finite() && factor >= 0.0,
-            &format!("decay factor of `{name}`"),
-            factor,
-            "a finite number, at least 0",
-        )?;
-        let (end, factor) = ((offset + shape.elements()).div_ceil(4), factor.to_bits());
-        match runs[segment].last_mut() {
-            Some(run) if run[1] == factor => run[0] = end as u32,
-            _ => runs[segment].push([end as u32, factor]),
+    fn reach(&mut self, reached: &[bool]) {
+        for (all, reached) in self.reached.iter_mut().zip(reached) {
+            *all |= reached;
         }
     }
-    for (runs, segment) in runs.iter_mut().zip(segments) {
-        let last = runs.last_mut().expect("no segment is empty");
-        last[0] = (segment.shape().elements() / 4) as u32;
+
+    /// The segment of the parameters that a segment of the gradient mirrors.
+    fn source(&self, segment: usize) -> usize {
+        let mut places = self.gradient.places();
+        let place = places.find(|&(_, other, _)| other == segment);
+        let (index, ..) = place.expect("no segment is empty");
+        self.parameters.places()[index].0
     }
-    Ok(runs.into_iter().map(|runs| runs.concat()).collect())
+
+    /// For each segment of the gradient, the stretches that are treated alike: the vec4 that each ends before, the bits of
+    /// its factors on learning rate and weight decay, and how many vec4s further on the parameters lie than their
+    /// gradients. Parameters that no loss of this step depends on are left alone, as in PyTorch: their rate is zero.
+    fn runs(&self) -> Vec<Vec<[u32; 4]>> {
+        let mut runs: Vec<Vec<[u32; 4]>> = vec![Vec::new(); self.gradient.segments().len()];
+        for (index, segment, offset) in self.gradient.places() {
+            let factors = match self.reached[index] {
+                true => self.factors[index],
+                false => Factors::FROZEN,
+            };
+            let elements = self.parameters[index].shape().elements();
+            let end = (offset + elements).div_ceil(4) as u32;
+            let shift = (self.parameters.places()[index].1 - offset) / 4;
+            let run = [
+                end,
+                factors.learning_rate.to_bits(),
+                factors.weight_decay.to_bits(),
+                shift as u32,
+            ];
+            match runs[segment].last_mut() {
+                Some(last) if last[1..] == run[1..] => last[0] = end,
+                _ => runs[segment].push(run),
+            }
+        }
+        runs
+    }
 }
 
-/// Changes one segment of the parameters in place. Inputs: parameters, gradient, [`decay_runs`], hyperparameters,
+fn mirror(parameters: &Parameters, factors: &[Factors]) -> Result<FlatTensors> {
+    let trained = (0..factors.len()).filter(|&index| !factors[index].is_frozen());
+    parameters.mirror_of(&trained.collect::<Vec<usize>>())
+}
+
+/// Changes one segment of the parameters in place. Inputs: parameters, gradient, [`Gradients::runs`], hyperparameters,
 /// control, moments; the first and the moments are overwritten.
 #[derive(Debug)]
 struct UpdateSegment {
     /// The kernel's entry point.
     kernel: &'static str,
+    /// Of the gradient, without the padding at the end.
+    vectors: usize,
 }
 
 impl Operation for UpdateSegment {
@@ -192,7 +240,9 @@ impl Operation for UpdateSegment {
         self.kernel
     }
 
-    fn identity(&self, _signature: &mut Signature) {}
+    fn identity(&self, signature: &mut Signature) {
+        self.vectors.hash(signature);
+    }
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
         Vec::new()
@@ -212,10 +262,9 @@ impl Operation for UpdateSegment {
 
     fn lower(&self, cx: &mut Lowering<'_>) {
         let [runs, values, control] = [2, 3, 4].map(|index| cx.input(index));
-        let elements = cx.input(0).elements();
         let params = Params {
-            vectors: elements / 4,
-            runs: runs.elements() / 2,
+            vectors: self.vectors,
+            runs: runs.elements() / 4,
             runs_offset: runs.offset(),
             values: values.offset(),
             control: control.offset(),
@@ -227,14 +276,16 @@ impl Operation for UpdateSegment {
         for index in 0..cx.input_count() {
             let operand = cx.input(index);
             let is_written = self.mutates().contains(&index);
-            bytes += operand.bytes() * if is_written { 2 } else { 1 };
+            // Of the parameters, only those that have a gradient.
+            let used = operand.bytes().min(16 * self.vectors as u64);
+            bytes += used * if is_written { 2 } else { 1 };
             dispatch = if is_written {
                 dispatch.write(&operand)
             } else {
                 dispatch.read(&operand)
             };
         }
-        cx.dispatch(dispatch.cost(15 * elements as u64, bytes));
+        cx.dispatch(dispatch.cost(60 * self.vectors as u64, bytes));
     }
 }
 

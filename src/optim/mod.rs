@@ -33,11 +33,12 @@
 mod adamw;
 mod clip;
 mod gradients;
+mod groups;
 mod schedule;
 mod sgd;
 
 pub use adamw::{AdamW, AdamWConfig};
-pub use gradients::default_decay;
+pub use groups::{Factors, ParameterGroups, default_decay};
 pub use schedule::Schedule;
 pub use sgd::{Sgd, SgdConfig};
 
@@ -58,18 +59,24 @@ pub trait Optimizer {
     fn parameters(&self) -> &Parameters;
 
     /// Records a whole update: the gradient of `loss`, to which earlier [accumulated](Optimizer::accumulate) ones are
-    /// added, clipping, and the change of the parameters. Parameters that the loss does not depend on count as having
-    /// a gradient of zero.
+    /// added, clipping, and the change of the parameters. Parameters that are frozen, or that the loss of no micro-batch
+    /// depends on, keep their values and moments, and count as having a gradient of zero.
     ///
-    /// If the loss or the norm of the gradient is infinite or not a number, the tape changes neither parameters nor
-    /// moments; [`Report::get`] says so. The step counts nevertheless.
+    /// If the loss, the norm of the gradient or the learning rate as the kernel takes it (divided by `1 − β₁ᵗ` in
+    /// [`AdamW`]) is infinite or not a number, the tape changes neither parameters nor moments; [`Report::get`] says so.
+    /// The step counts nevertheless.
     ///
     /// The learning rate is data: changing it costs nothing. The tape must be run, or the optimizer's step count is
     /// ahead of its moments.
     ///
+    /// A tape has one step: a second one, of another optimizer, would differentiate with the first one's new values
+    /// where the loss depends on both, and panics. Parameters that are to be treated differently belong to
+    /// [groups](ParameterGroups) of one optimizer.
+    ///
     /// # Panics
     ///
-    /// If `loss` is no scalar, or an operation on the way has no gradient.
+    /// If `loss` is no scalar, the learning rate is negative or not finite, an operation on the way has no gradient, or a
+    /// tensor that the gradient is computed from was overwritten since the loss read it.
     #[track_caller]
     fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, learning_rate: f32) -> Update<'t>;
 
@@ -116,6 +123,8 @@ pub struct Update<'t> {
     pub grad_norm: Var<'t>,
     /// The number of this step, counted from 1.
     pub step: u64,
+    /// The learning rate as the update takes it, such as corrected for the step; not finite if it overflowed.
+    pub learning_rate: f32,
 }
 
 impl<'t> Update<'t> {
@@ -126,6 +135,7 @@ impl<'t> Update<'t> {
             loss: tape.fetch(self.loss),
             grad_norm: tape.fetch(self.grad_norm),
             step: self.step,
+            learning_rate: self.learning_rate,
         }
     }
 }
@@ -135,6 +145,7 @@ pub struct Report {
     loss: Fetch<f32>,
     grad_norm: Fetch<f32>,
     step: u64,
+    learning_rate: f32,
 }
 
 /// What a step reports.
@@ -168,8 +179,8 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`] if the loss or the gradient's norm is infinite or not a number: then this step changed
-    /// nothing. [`Error::Readback`] if the tape has not run, [`Error::DeviceLost`].
+    /// [`Error::NonFinite`] if the loss, the gradient's norm or the learning rate is infinite or not a number: then this
+    /// step changed nothing. [`Error::Readback`] if the tape has not run, [`Error::DeviceLost`].
     pub fn get(&self) -> Result<Metrics> {
         let metrics = Metrics {
             step: self.step,
@@ -179,6 +190,10 @@ impl Report {
         for (what, value) in [
             ("the loss", metrics.loss),
             ("the gradient norm", metrics.grad_norm),
+            (
+                "the learning rate, corrected for its step,",
+                self.learning_rate,
+            ),
         ] {
             if !value.is_finite() {
                 return Err(Error::NonFinite {
@@ -202,4 +217,15 @@ fn require(sound: bool, name: &str, value: impl ToString, expected: &str) -> Res
         value: value.to_string(),
         expected: expected.to_owned(),
     })
+}
+
+/// # Panics
+///
+/// If a learning rate is no finite number, or negative.
+#[track_caller]
+fn require_rate(learning_rate: f32) {
+    assert!(
+        learning_rate.is_finite() && learning_rate >= 0.0,
+        "step: the learning rate is {learning_rate}, expected a finite number, at least 0"
+    );
 }

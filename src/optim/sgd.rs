@@ -4,33 +4,35 @@ use serde_json::{Value, json};
 
 use super::adamw::require_clip;
 use super::gradients::Gradients;
-use super::{Optimizer, Update, require};
+use super::{Optimizer, ParameterGroups, Update, require, require_rate};
 use crate::error::Result;
 use crate::nn::{FlatTensors, Parameters};
-use crate::shape::Shape;
 use crate::tape::{Tape, Var};
 
 /// Settings of [`Sgd`]. The default has no momentum, no decay and no clipping.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct SgdConfig {
     /// `μ`, how much of the last velocity is kept. Zero needs no storage for velocities.
     pub momentum: f32,
-    /// `λ`, the strength of the L2 penalty, before the factors of [`Sgd::with_decay`].
+    /// `λ`, the strength of the L2 penalty, before the factors of `groups`.
     pub weight_decay: f32,
     /// The largest norm of the whole gradient; longer ones are scaled down to it.
     pub clip_norm: Option<f32>,
+    /// By parameter, factors on the learning rate and the weight decay. By default, only matrices decay.
+    pub groups: ParameterGroups,
 }
 
 /// Stochastic gradient descent with momentum (Polyak 1964), computed as PyTorch does.
 ///
 /// ```text
 /// g ← g · min(1, clip / (‖g‖ + 10⁻⁶))                over all parameters together
-/// u ← μ · u + g + λ · factor · p
-/// p ← p − lr · u
+/// u ← μ · u + g + λ · d · p
+/// p ← p − lr · factor · u
 /// ```
 ///
-/// The factor comes from a rule: by default, only matrices decay, see [`default_decay`](super::default_decay). The
-/// update is one dispatch per segment of flat storage, usually one.
+/// The factors on the learning rate and the decay, `d`, come from a rule, [`ParameterGroups`]: by default, only matrices
+/// decay, see [`default_decay`](super::default_decay). The update is one dispatch per segment of flat storage, usually
+/// one.
 #[derive(Debug)]
 pub struct Sgd {
     config: SgdConfig,
@@ -53,26 +55,17 @@ impl Sgd {
         let sound = decay.is_finite() && decay >= 0.0;
         require(sound, "weight_decay", decay, "a finite number, at least 0")?;
         require_clip(config.clip_norm)?;
+        let gradients = Gradients::new(parameters, &config.groups)?;
         Ok(Sgd {
+            velocity: (momentum > 0.0).then(|| gradients.mirror()).transpose()?,
             config,
-            gradients: Gradients::new(parameters)?,
-            velocity: (momentum > 0.0).then(|| parameters.mirror()).transpose()?,
+            gradients,
         })
     }
 
-    /// Replaces the rule that gives each parameter, by full name and shape, its factor on the weight decay.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a factor that is negative or not finite.
-    pub fn with_decay(mut self, rule: impl Fn(&str, Shape) -> f32) -> Result<Sgd> {
-        self.gradients.set_decay(rule)?;
-        Ok(self)
-    }
-
     /// The settings.
-    pub fn config(&self) -> SgdConfig {
-        self.config
+    pub fn config(&self) -> &SgdConfig {
+        &self.config
     }
 }
 
@@ -82,11 +75,12 @@ impl Optimizer for Sgd {
     }
 
     fn settings(&self) -> Value {
-        let config = self.config;
+        let config = &self.config;
         json!({
             "momentum": config.momentum,
             "weight_decay": config.weight_decay,
             "clip_norm": config.clip_norm,
+            "groups": self.gradients.settings(),
         })
     }
 
@@ -100,20 +94,15 @@ impl Optimizer for Sgd {
             momentum,
             weight_decay,
             clip_norm,
+            groups: _,
         } = self.config;
+        require_rate(learning_rate);
         let step = self.gradients.step(tape, loss, clip_norm);
         let values = [learning_rate, momentum, weight_decay, 0.0];
+        let gradients = &self.gradients;
         match &self.velocity {
-            Some(velocity) => {
-                self.gradients
-                    .update(&step, "sgd_momentum", &values, &[velocity]);
-            }
-            None => self.gradients.update(&step, "sgd", &values, &[]),
-        }
-        Update {
-            loss,
-            grad_norm: step.grad_norm,
-            step: self.gradients.steps,
+            Some(velocity) => gradients.update(&step, "sgd_momentum", values, &[velocity]),
+            None => gradients.update(&step, "sgd", values, &[]),
         }
     }
 

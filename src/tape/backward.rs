@@ -5,7 +5,7 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 use super::checkpoint::Recomputed;
-use super::{NodeId, Tape, ValueId, Var};
+use super::{Graph, NodeId, Tape, ValueId, Var};
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
 
@@ -134,7 +134,9 @@ impl Tape {
             let (operation, backward) = self.rule(node, &of_value, &recomputed);
             // Gradients belong to what was recorded first, also where the rule reads what was recorded again.
             let inputs: SmallVec<[ValueId; 8]> = self.graph.borrow().inputs(node).into();
+            let recorded = self.len() as u32;
             let gradients = operation.backward(&backward);
+            assert_unchanged(&self.graph.borrow(), node, recorded, &gradients);
             assert_eq!(
                 gradients.len(),
                 backward.inputs.len(),
@@ -202,6 +204,34 @@ impl Tape {
                 .collect(),
         };
         (operation, backward)
+    }
+}
+
+/// Refuses a gradient rule, recorded from node `first` on, that reads a tensor which was overwritten after `forward`, the
+/// operation that it belongs to: it would be given the new values with the old results.
+#[track_caller]
+fn assert_unchanged(graph: &Graph, forward: NodeId, first: u32, gradients: &[Option<Var<'_>>]) {
+    let written: SmallVec<[ValueId; 8]> = graph.overwritten(forward.0 + 1..first).collect();
+    if written.is_empty() {
+        return;
+    }
+    let recorded = first..graph.nodes.len() as u32;
+    let inputs = recorded.flat_map(|node| graph.inputs(NodeId(node)).iter().copied());
+    // A gradient may be an input as it is.
+    let given = gradients.iter().flatten().map(|gradient| gradient.id);
+    for read in inputs.chain(given).map(|value| graph.source_of(value)) {
+        assert!(
+            !written
+                .iter()
+                .any(|&other| graph.share_elements(read, other)),
+            "backward: the gradient of `{}` reads a tensor of shape {} that was overwritten on this tape since: \
+             differentiate first, and overwrite (`assign`, an optimizer's step) afterwards. For parameters that are to \
+             be treated differently, one optimizer has groups",
+            graph
+                .operation(forward)
+                .map_or("", |operation| operation.name()),
+            graph.ty(read).shape
+        );
     }
 }
 

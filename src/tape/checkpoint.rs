@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::{Graph, NodeId, Source, Tape, ValueId};
+use super::{Graph, NodeId, Tape, ValueId};
 
 impl Tape {
     /// Runs `record`, and lets [`Tape::backward`] compute again what it records instead of keeping it: of this part of
@@ -56,21 +56,12 @@ impl Tape {
         graph.is_checkpointing = false;
         let part = start..graph.nodes.len() as u32;
         assert!(
-            overwritten(&graph, part.clone()).next().is_none(),
+            graph.overwritten(part.clone()).next().is_none(),
             "checkpoint: the part overwrites a tensor, which it would do again in the backward pass"
         );
         graph.checkpoints.push(part);
         result
     }
-}
-
-/// The tensors, as values, that some of the nodes overwrite.
-fn overwritten(graph: &Graph, nodes: Range<u32>) -> impl Iterator<Item = ValueId> + '_ {
-    nodes.map(NodeId).flat_map(move |node| {
-        let operation = graph.operation(node);
-        let mutated = operation.map_or(&[][..], |operation| operation.mutates());
-        mutated.iter().map(move |&input| graph.inputs(node)[input])
-    })
 }
 
 /// What a backward pass has recorded again so far.
@@ -126,25 +117,14 @@ impl Recomputed {
 
 #[track_caller]
 fn assert_unchanged(graph: &Graph, part: Range<u32>) {
-    let tensor = |value: ValueId| match graph.nodes[graph.producer(value).index()].source {
-        Source::Tensor { index } => Some(&graph.tensors[index]),
-        _ => None,
-    };
-    let changed: Vec<_> = overwritten(graph, part.start..graph.nodes.len() as u32)
-        .filter_map(tensor)
+    let written: Vec<ValueId> = graph
+        .overwritten(part.start..graph.nodes.len() as u32)
         .collect();
-    if changed.is_empty() {
-        return;
-    }
-    let mut read = part
-        .flat_map(|node| graph.inputs(NodeId(node)))
-        .filter_map(|&value| tensor(value));
+    let mut read = part.flat_map(|node| graph.inputs(NodeId(node)));
     assert!(
-        !read.any(|read| changed.iter().any(|changed| {
-            read.buffer.id() == changed.buffer.id()
-                && read.layout.offset < changed.layout.end()
-                && changed.layout.offset < read.layout.end()
-        })),
+        !read.any(|&read| written
+            .iter()
+            .any(|&other| graph.share_elements(read, other))),
         "backward: a tensor that a checkpointed part reads was overwritten since: its values cannot be computed again"
     );
 }

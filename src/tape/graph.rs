@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::plan::Fusion;
 use super::signature::Signature;
 use crate::gpu::{DType, Tensor};
-use crate::ops::{Operation, TensorType};
+use crate::ops::{Operation, Role, TensorType};
 use crate::shape::Shape;
 
 /// Position of a value on its tape.
@@ -73,6 +73,8 @@ pub(crate) struct Graph {
     pub fusion: Fusion,
     pub random_streams: u32,
     pub random_key: Option<ValueId>,
+    /// Nodes that overwrite tensors, in order.
+    writers: Vec<NodeId>,
     /// Nodes that begin a new phase, such as the first one of a backward pass: kernels do not span phases.
     pub boundaries: Vec<NodeId>,
     /// Nodes of the checkpointed parts, in order, none within another.
@@ -112,6 +114,7 @@ impl Graph {
             mut bound,
             mut upload,
             mut fetches,
+            mut writers,
             mut signature,
             mut boundaries,
             mut checkpoints,
@@ -128,6 +131,7 @@ impl Graph {
         upload.clear();
         upload.shrink_to(MOST_SPARE_BYTES);
         fetches.clear();
+        writers.clear();
         signature.clear();
         boundaries.clear();
         checkpoints.clear();
@@ -139,6 +143,7 @@ impl Graph {
             bound,
             upload,
             fetches,
+            writers,
             signature,
             boundaries,
             checkpoints,
@@ -170,6 +175,48 @@ impl Graph {
             Source::Operation(operation) => Some(operation),
             _ => None,
         }
+    }
+
+    /// The tensors, as values, that some of the nodes overwrite.
+    pub fn overwritten(&self, nodes: Range<u32>) -> impl Iterator<Item = ValueId> + '_ {
+        let first = self
+            .writers
+            .partition_point(|writer| writer.0 < nodes.start);
+        let writers = self.writers[first..].iter();
+        let writers = writers.take_while(move |writer| writer.0 < nodes.end);
+        writers.flat_map(|&writer| {
+            let operation = self.operation(writer).expect("only operations write");
+            let inputs = self.inputs(writer);
+            operation.mutates().iter().map(|&input| inputs[input])
+        })
+    }
+
+    /// The persistent tensor that a value is, if it is one.
+    pub fn tensor(&self, value: ValueId) -> Option<&Tensor> {
+        match self.nodes[self.producer(value).index()].source {
+            Source::Tensor { index } => Some(&self.tensors[index]),
+            _ => None,
+        }
+    }
+
+    /// What a view, or a view of one, looks at.
+    pub fn source_of(&self, mut value: ValueId) -> ValueId {
+        while let Some(operation) = self.operation(self.producer(value))
+            && let Role::View = operation.role(self.ty(value))
+        {
+            value = self.inputs(self.producer(value))[0];
+        }
+        value
+    }
+
+    /// Whether both are persistent tensors that have elements in common.
+    pub fn share_elements(&self, a: ValueId, b: ValueId) -> bool {
+        let (Some(a), Some(b)) = (self.tensor(a), self.tensor(b)) else {
+            return false;
+        };
+        a.buffer.id() == b.buffer.id()
+            && a.layout.offset < b.layout.end()
+            && b.layout.offset < a.layout.end()
     }
 
     pub fn ty(&self, value: ValueId) -> TensorType {
@@ -271,6 +318,9 @@ impl Graph {
         outputs: &[TensorType],
     ) -> Range<u32> {
         let signature = &mut self.signature;
+        if !operation.mutates().is_empty() {
+            self.writers.push(NodeId(self.nodes.len() as u32));
+        }
         signature.write_u8(2);
         signature.write(operation.name().as_bytes());
         signature.write_u8(0xff);

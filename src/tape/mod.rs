@@ -14,6 +14,7 @@ mod var;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 pub(crate) use backward::sum_to;
@@ -319,15 +320,20 @@ impl Tape {
         graph.random_streams
     }
 
-    /// The tape's random key, set by [`Tape::set_seed`], as two words.
+    /// The tape's random key, set by [`Tape::set_seed`].
     pub(crate) fn random_key(&self) -> Var<'_> {
         let key = self.graph.borrow().random_key;
-        key.map(|id| self.var(id))
-            .unwrap_or_else(|| self.set_seed(0, 0))
+        key.map(|id| self.var(id)).unwrap_or_else(|| {
+            let drawing = &self.device.shared.tapes_drawing;
+            self.set_seed(0, drawing.fetch_add(1, Relaxed))
+        })
     }
 
-    /// Sets what random operations on this tape draw from: a seed and a step number. Both are data. Without this call
-    /// both are zero.
+    /// Sets what random operations on this tape draw from: a seed and a step number. Both are data.
+    ///
+    /// Without this call, the seed is zero and the step is how many tapes of the device have drawn without it before: so
+    /// successive tapes draw different numbers, and a program that records the same tapes in the same order draws the same
+    /// each time it runs. A training loop that is to continue from a checkpoint to the same bits sets both.
     ///
     /// Call it before the first random operation is recorded; later ones only affect what follows.
     pub fn set_seed(&self, seed: u64, step: u64) -> Var<'_> {

@@ -2,12 +2,15 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod groups;
 mod model;
 
 use common::Random;
 use model::{Batch, Model, Values, reference, wide};
 use shadegrad::nn::{FlatTensors, Init, ParameterBuilder};
-use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig, default_decay};
+use shadegrad::optim::{
+    AdamW, AdamWConfig, Factors, Optimizer, ParameterGroups, Sgd, SgdConfig, default_decay,
+};
 use shadegrad::{Device, Error, Shape, Tape, Tensor, Var};
 
 /// Scales a gradient as `torch.nn.utils.clip_grad_norm_` does; gives its norm before that.
@@ -57,20 +60,26 @@ const CLIPPED: AdamWConfig = AdamWConfig {
     eps: 1e-8,
     weight_decay: 0.3,
     clip_norm: Some(CLIP as f32),
+    groups: ParameterGroups::DEFAULT,
 };
 
-/// Trains with AdamW beside the reference and compares after every step.
-fn train_adamw(device: &Device, segment_limit: u64, factors: [f64; 5], custom: bool) {
+/// What the groups say of the model's parameters. Nothing depends on the third, which is why it stays as it is.
+fn factors(model: &Model, groups: &ParameterGroups) -> Vec<Factors> {
+    let parameters = model.parameters.iter();
+    let factors = parameters.map(|p| match p.name() {
+        "unused.weight" => Factors::FROZEN,
+        name => groups.factors(name, p.shape()),
+    });
+    factors.collect()
+}
+
+/// Trains with AdamW beside the reference and compares after every step. Gives how many gradients were clipped, and how
+/// many were not.
+fn train_adamw(device: &Device, segment_limit: u64, groups: ParameterGroups) -> [u32; 2] {
     let model = Model::new(device, 7, segment_limit);
-    let mut optimizer = AdamW::new(&model.parameters, CLIPPED).unwrap();
-    if custom {
-        let rule = |name: &str, _| match name {
-            "linear.bias" => 2.0,
-            "norm.weight" => 0.5,
-            _ => 0.0,
-        };
-        optimizer = optimizer.with_decay(rule).unwrap();
-    }
+    let factors = factors(&model, &groups);
+    let config = AdamWConfig { groups, ..CLIPPED };
+    let mut optimizer = AdamW::new(&model.parameters, config).unwrap();
     let mut values = wide(&model.values());
     let (mut m, mut v) = (zeros(&values), zeros(&values));
     let mut random = Random::new(1);
@@ -86,21 +95,28 @@ fn train_adamw(device: &Device, segment_limit: u64, factors: [f64; 5], custom: b
         let metrics = report.get().unwrap();
 
         let (loss, mut gradient) = reference(&values, &batch);
+        for (gradient, factors) in gradient.iter_mut().zip(&factors) {
+            if factors.is_frozen() {
+                gradient.fill(0.0);
+            }
+        }
         let norm = clip(&mut gradient, CLIP);
         if norm > CLIP {
             clipped += 1;
         } else {
             whole += 1;
         }
-        let (rate, b1, b2) = (f64::from(rate), 0.9, 0.99);
-        for (tensor, factor) in factors.iter().enumerate() {
+        let (b1, b2) = (0.9, 0.99);
+        for (tensor, factors) in factors.iter().enumerate() {
+            let rate = f64::from(rate) * f64::from(factors.learning_rate);
+            let decay = 0.3 * f64::from(factors.weight_decay);
             for i in 0..values[tensor].len() {
                 let (g, p) = (gradient[tensor][i], &mut values[tensor][i]);
                 let (m, v) = (&mut m[tensor][i], &mut v[tensor][i]);
                 *m = b1 * *m + (1.0 - b1) * g;
                 *v = b2 * *v + (1.0 - b2) * g * g;
                 let (mean, square) = (*m / (1.0 - b1.powi(t)), *v / (1.0 - b2.powi(t)));
-                *p -= rate * 0.3 * factor * *p;
+                *p -= rate * decay * *p;
                 *p -= rate * mean / (square.sqrt() + 1e-8);
             }
         }
@@ -114,37 +130,53 @@ fn train_adamw(device: &Device, segment_limit: u64, factors: [f64; 5], custom: b
         assert_eq!(metrics.step, t as u64);
         assert_values(&format!("step {t}"), &model.values(), &values);
     }
-    assert!(clipped > 2 && whole > 2, "{clipped} clipped, {whole} whole");
     assert_eq!(optimizer.steps(), 20);
     for segment in optimizer.parameters().segments() {
         let values = segment.to_vec::<f32>().unwrap();
         assert!(values.iter().all(|value| value.is_finite()));
     }
+    [clipped, whole]
 }
 
 #[test]
 fn adamw_follows_the_reference() {
     for device in [common::device(), common::portable_device()] {
-        train_adamw(device, u64::MAX, [1.0, 0.0, 1.0, 0.0, 0.0], false);
+        let [clipped, whole] = train_adamw(device, u64::MAX, ParameterGroups::DEFAULT);
+        assert!(clipped > 2 && whole > 2, "{clipped} clipped, {whole} whole");
     }
 }
 
 #[test]
 fn adamw_follows_the_reference_over_several_segments() {
     // 152 elements for the weight alone, then pairs of 44 and 56.
-    train_adamw(common::device(), 256, [1.0, 0.0, 1.0, 0.0, 0.0], false);
+    train_adamw(common::device(), 256, ParameterGroups::DEFAULT);
 }
 
 #[test]
-fn decay_follows_the_rule_that_was_given() {
-    train_adamw(common::device(), u64::MAX, [0.0, 2.0, 0.0, 0.5, 0.0], true);
+fn adamw_follows_the_rule_that_was_given() {
+    let rule = |name: &str, _| match name {
+        "linear.bias" => (1.0, 2.0),
+        "norm.weight" => (0.25, 0.5),
+        "linear.weight" => (3.0, 0.0),
+        _ => (1.0, 0.0),
+    };
+    let groups = ParameterGroups::new(move |name, shape| {
+        let (learning_rate, weight_decay) = rule(name, shape);
+        Factors {
+            learning_rate,
+            weight_decay,
+        }
+    });
+    for segment_limit in [u64::MAX, 256] {
+        train_adamw(common::device(), segment_limit, groups.clone());
+    }
 }
 
 /// Factors that change within workgroups and stay for several of them.
 #[test]
 fn each_of_many_parameters_decays_by_its_own_factor() {
     let sizes = [5, 1, 4, 1020, 1024, 3, 2500, 64, 7, 1, 9, 700];
-    let factor = |name: &str, _| [0.0, 1.0, 1.0, 0.5][name.parse::<usize>().unwrap() % 4];
+    let factor = |name: &str, _: Shape| [0.0f32, 1.0, 1.0, 0.5][name.parse::<usize>().unwrap() % 4];
     for device in [common::device(), common::portable_device()] {
         let mut builder = ParameterBuilder::new(1).with_segment_limit(16_384);
         for (index, size) in sizes.into_iter().enumerate() {
@@ -155,13 +187,18 @@ fn each_of_many_parameters_decays_by_its_own_factor() {
         let mut expected = wide(&parameters.to_host().unwrap());
         let config = AdamWConfig {
             weight_decay: 0.5,
+            groups: ParameterGroups::new(move |name, shape| Factors {
+                learning_rate: 1.0,
+                weight_decay: factor(name, shape),
+            }),
             ..AdamWConfig::default()
         };
-        let optimizer = AdamW::new(&parameters, config).unwrap();
-        let mut optimizer = optimizer.with_decay(factor).unwrap();
+        let mut optimizer = AdamW::new(&parameters, config).unwrap();
         let tape = Tape::training(device);
-        // Nothing depends on a parameter, so that decay is all that happens to them.
-        optimizer.step(&tape, tape.scalar(1.0f32), 0.25);
+        // Gradients of zero, so that decay is all that happens to the parameters.
+        let sums = parameters.iter().map(|p| p.on(&tape).sum_all());
+        let loss = sums.reduce(|a, b| a + b).unwrap() * tape.scalar(0.0);
+        optimizer.step(&tape, loss, 0.25);
         tape.run().unwrap();
         for (parameter, values) in parameters.iter().zip(&mut expected) {
             let kept = 1.0 - 0.25 * 0.5 * f64::from(factor(parameter.name(), parameter.shape()));
@@ -182,12 +219,14 @@ fn by_default_matrices_decay() {
 }
 
 /// Trains with SGD beside the reference.
-fn train_sgd(device: &Device, momentum: f32) {
+fn train_sgd(device: &Device, momentum: f32, groups: &ParameterGroups) {
     let model = Model::new(device, 3, u64::MAX);
+    let factors = factors(&model, groups);
     let config = SgdConfig {
         momentum,
         weight_decay: 0.1,
         clip_norm: Some(CLIP as f32),
+        groups: groups.clone(),
     };
     let mut optimizer = Sgd::new(&model.parameters, config).unwrap();
     assert_eq!(optimizer.state().len(), usize::from(momentum > 0.0));
@@ -202,11 +241,13 @@ fn train_sgd(device: &Device, momentum: f32) {
 
         let (_, mut gradient) = reference(&values, &batch);
         clip(&mut gradient, CLIP);
-        for (tensor, factor) in [1.0, 0.0, 1.0, 0.0, 0.0].into_iter().enumerate() {
+        for (tensor, factors) in factors.iter().enumerate() {
+            let rate = 0.01 * f64::from(factors.learning_rate);
+            let decay = 0.1 * f64::from(factors.weight_decay);
             for i in 0..values[tensor].len() {
                 let (p, u) = (&mut values[tensor][i], &mut velocity[tensor][i]);
-                *u = f64::from(momentum) * *u + gradient[tensor][i] + 0.1 * factor * *p;
-                *p -= 0.01 * *u;
+                *u = f64::from(momentum) * *u + gradient[tensor][i] + decay * *p;
+                *p -= rate * *u;
             }
         }
         assert_values(&format!("step {t}"), &model.values(), &values);
@@ -216,14 +257,25 @@ fn train_sgd(device: &Device, momentum: f32) {
 #[test]
 fn sgd_follows_the_reference() {
     for device in [common::device(), common::portable_device()] {
-        train_sgd(device, 0.0);
+        train_sgd(device, 0.0, &ParameterGroups::DEFAULT);
     }
 }
 
 #[test]
 fn sgd_with_momentum_follows_the_reference() {
     for device in [common::device(), common::portable_device()] {
-        train_sgd(device, 0.9);
+        train_sgd(device, 0.9, &ParameterGroups::DEFAULT);
+    }
+}
+
+#[test]
+fn sgd_follows_the_rule_that_was_given() {
+    let groups = ParameterGroups::new(|name, _| Factors {
+        learning_rate: if name == "linear.bias" { 2.0 } else { 0.5 },
+        weight_decay: if name == "norm.weight" { 3.0 } else { 0.0 },
+    });
+    for momentum in [0.0, 0.9] {
+        train_sgd(common::device(), momentum, &groups);
     }
 }
 

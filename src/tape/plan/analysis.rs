@@ -1,9 +1,8 @@
 //! What is live, who reads what, and which values are only views of others.
 
-use crate::gpu::Tensor;
 use crate::ops::Role;
 use crate::shape::Layout;
-use crate::tape::graph::{Graph, NodeId, Source, ValueId};
+use crate::tape::graph::{Graph, NodeId, ValueId};
 
 /// Facts about a graph that all later passes use.
 pub(super) struct Analysis {
@@ -80,14 +79,6 @@ impl Analysis {
 
 pub(super) fn nodes(graph: &Graph) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
     (0..graph.nodes.len() as u32).map(NodeId)
-}
-
-/// The tensor behind a value that is one.
-pub(super) fn tensor_of(graph: &Graph, value: ValueId) -> Option<&Tensor> {
-    match graph.nodes[graph.producer(value).index()].source {
-        Source::Tensor { index } => Some(&graph.tensors[index]),
-        _ => None,
-    }
 }
 
 pub(super) fn is_effect(graph: &Graph, node: NodeId) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::analysis::{Analysis, tensor_of};
+use super::analysis::Analysis;
 use super::dispatch::{Dispatch, Operand, Program, Slot};
 use super::ends::End;
 use super::epilogue::{self, Epilogue};
@@ -80,7 +80,7 @@ impl Lowerer<'_> {
             let &[destination, value] = graph.inputs(node) else {
                 unreachable!("assign has two inputs");
             };
-            let tensor = tensor_of(graph, destination).expect("destinations are tensors");
+            let tensor = graph.tensor(destination).expect("destinations are tensors");
             let view = analysis.views[value.index()];
             let is_whole = view.layout.is_contiguous()
                 && view.layout.offset == 0
@@ -123,7 +123,7 @@ impl Lowerer<'_> {
             let forwarded = self.places.get(&base).is_some_and(|&(slot, _)| {
                 matches!(&self.program.slots[slot], Slot::External { buffer, .. } if buffer.id() == tensor.buffer.id())
             });
-            let bound = tensor_of(self.graph, base)
+            let bound = self.graph.tensor(base)
                 .is_some_and(|source| source.buffer.id() == tensor.buffer.id());
             forwarded || bound
         })

@@ -1,0 +1,148 @@
+//! Flat storage: where parameters, and what belongs to them, lie in a few large tensors.
+
+use super::Parameter;
+use crate::error::{Error, Result};
+use crate::gpu::{DType, Device, Tensor};
+
+/// Every parameter starts at a multiple of this many elements, so that kernels may take four at a time. A binding
+/// starts up to 240 bytes before, where WebGPU lets it.
+const ALIGNMENT: usize = 4;
+
+/// Segments are multiples of this many elements: the optimizers take two vec4s at a time.
+const SEGMENT_ALIGNMENT: usize = 8;
+
+/// Where parameters lie: which segment, and from which element on.
+pub(super) struct Places {
+    /// Which parameters, in order.
+    members: Vec<usize>,
+    places: Vec<(usize, usize)>,
+    /// Elements per segment, padding included.
+    segments: Vec<usize>,
+}
+
+impl Places {
+    /// For all parameters, in segments of the wanted size where that is possible.
+    pub fn of(parameters: &[Parameter], wanted: u64, largest: u64) -> Result<Places> {
+        let limit = (wanted.min(largest) / 4) as usize;
+        let limit = limit - limit % SEGMENT_ALIGNMENT;
+        let mut filled = Places::empty();
+        for (index, parameter) in parameters.iter().enumerate() {
+            let elements = parameter.shape().elements();
+            let alone = 4 * elements.next_multiple_of(SEGMENT_ALIGNMENT) as u64;
+            if alone > largest {
+                return Err(Error::Limit {
+                    what: format!("parameter `{}`, in bytes,", parameter.name()),
+                    needed: alone,
+                    limit: largest,
+                });
+            }
+            let used = filled.segments.last().copied();
+            let fits =
+                used.is_some_and(|used| used + elements.next_multiple_of(ALIGNMENT) <= limit);
+            filled.push(index, elements, !fits);
+        }
+        Ok(filled.padded())
+    }
+
+    /// For some of these parameters, close together. What shares a segment here shares one there.
+    pub fn of_some(&self, parameters: &[Parameter], members: &[usize]) -> Places {
+        let mut filled = Places::empty();
+        let mut last = None;
+        for &index in members {
+            let segment = self.places[index].0;
+            let is_new = last.replace(segment) != Some(segment);
+            filled.push(index, parameters[index].shape().elements(), is_new);
+        }
+        filled.padded()
+    }
+
+    /// Segment and first element, by parameter.
+    pub fn all(&self) -> &[(usize, usize)] {
+        &self.places
+    }
+
+    fn empty() -> Places {
+        Places {
+            members: Vec::new(),
+            places: Vec::new(),
+            segments: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, index: usize, elements: usize, in_new_segment: bool) {
+        if in_new_segment {
+            self.segments.push(0);
+        }
+        let segment = self.segments.len() - 1;
+        let used = &mut self.segments[segment];
+        self.members.push(index);
+        self.places.push((segment, *used));
+        *used += elements.next_multiple_of(ALIGNMENT);
+    }
+
+    fn padded(mut self) -> Places {
+        for segment in &mut self.segments {
+            *segment = segment.next_multiple_of(SEGMENT_ALIGNMENT);
+        }
+        self
+    }
+}
+
+/// One tensor per parameter, all lying in a few flat ones: the parameters' own storage, or what mirrors it, such as
+/// gradients and moments. Elements between the parts are padding, zero for good.
+#[derive(Clone, Debug)]
+pub struct FlatTensors {
+    segments: Vec<Tensor>,
+    parts: Vec<Tensor>,
+    /// Of each part: the parameter's index, the segment, and the first element there.
+    places: Vec<(usize, usize, usize)>,
+}
+
+impl FlatTensors {
+    pub(super) fn zeros(
+        device: &Device,
+        places: &Places,
+        parameters: &[Parameter],
+    ) -> Result<FlatTensors> {
+        let segments = places.segments.iter();
+        let segments = segments
+            .map(|&elements| Tensor::zeros(device, [elements], DType::F32))
+            .collect::<Result<Vec<Tensor>>>()?;
+        let members = places.members.iter().zip(&places.places);
+        let places: Vec<_> = members
+            .map(|(&index, &(s, offset))| (index, s, offset))
+            .collect();
+        let part = |&(index, segment, offset): &(usize, usize, usize)| {
+            segments[segment].part(offset, parameters[index].shape())
+        };
+        Ok(FlatTensors {
+            parts: places.iter().map(part).collect(),
+            segments,
+            places,
+        })
+    }
+
+    /// The flat tensors, each of rank 1 and a multiple of 8 elements long.
+    pub fn segments(&self) -> &[Tensor] {
+        &self.segments
+    }
+
+    /// Their size on the device, padding included: at most 3 elements behind each part and 4 at the end of a segment.
+    pub fn bytes(&self) -> u64 {
+        let elements = self
+            .segments
+            .iter()
+            .map(|segment| segment.shape().elements());
+        4 * elements.sum::<usize>() as u64
+    }
+
+    /// The part of each parameter that has one, in the parameters' order and with their shapes.
+    pub fn parts(&self) -> &[Tensor] {
+        &self.parts
+    }
+
+    /// For each part, in order: the index of its parameter, the segment it lies in, and its first element there.
+    pub fn places(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+        self.places.iter().copied()
+    }
+}
