@@ -90,9 +90,17 @@ fn part_of(row: u32, first: u32, step: u32) -> Part {
     return part;
 }
 
+// Replaced where the host has not checked the targets.
+//:begin refuse
+fn refuse(index: u32) {}
+//:end refuse
+
 fn loss_of(row: u32, target_class: u32, part: Part) -> f32 {
     if (is_ignored(target_class)) { return 0.0; }
-    if (target_class >= p.classes) { return bitcast<f32>(p.not_a_number); }
+    if (target_class >= p.classes) {
+        refuse(target_class);
+        return bitcast<f32>(p.not_a_number);
+    }
     var loss = log(part.total) - p.confidence * (logit(row, target_class) - part.most);
     // Without smoothing, a class that is masked by −∞ must not matter.
     if (p.uniform > 0.0) { loss -= p.uniform * part.distance; }

@@ -1,6 +1,7 @@
 // Rows of a table by index. An invocation copies four columns of a few rows.
 //
-// The block `epilogue` is replaced when a kernel is made, and `weight` where strides do not allow loads of a vec4.
+// The block `epilogue` is replaced when a kernel is made, `weight` where strides do not allow loads of a vec4, and `refuse`
+// where the host has not checked the indices.
 
 struct Params {
     n: u32,                          // columns
@@ -9,9 +10,10 @@ struct Params {
     vocabulary: u32,                 // rows of the table
     weight_offset: u32, weight_row: u32, weight_column: u32,   // in units of what `weight` loads
     ids_offset: u32,
-    first: u32,                      // the index of the table's first row
-    is_part: u32,                    // whether rows that the table does not hold are zero; else they are its last
-    unused: vec2<u32>,
+    first: u32,                      // the index of the table's first row, as it may be a part of a larger one
+    whole: u32,                      // rows of the whole table
+    not_a_number: u32,
+    unused: u32,
     operands: array<vec4<u32>, 7>,   // of the epilogue: offset, strides of batch, row and column
 }
 
@@ -22,6 +24,10 @@ struct Params {
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 fn load4(base: u32, column: u32) -> vec4<f32> { return weight[base + column / 4u]; }
 //:end weight
+
+//:begin refuse
+fn refuse(index: u32) {}
+//:end refuse
 
 //:begin epilogue
 @group(0) @binding(3) var<storage, read_write> out0: array<vec4<f32>>;
@@ -50,11 +56,13 @@ fn embedding(
     var batch = first / p.rows;
     var row = first % p.rows;
     for (var place = first; place < end; place++) {
+        let id = ids[p.ids_offset + place];
         // An index below the first row wraps around to one far beyond the last.
-        let index = ids[p.ids_offset + place] - p.first;
+        let index = id - p.first;
         let value = load4(p.weight_offset + min(index, p.vocabulary - 1u) * p.weight_row, column);
-        let is_missing = p.is_part == 1u && index >= p.vocabulary;
-        store4(batch, row, column, select(value, vec4<f32>(0.0), is_missing));
+        let missing = select(0.0, bitcast<f32>(p.not_a_number), id >= p.whole);
+        store4(batch, row, column, select(value, vec4<f32>(missing), index >= p.vocabulary));
+        if (id >= p.whole && column == 0u && p.first == 0u) { refuse(id); }
         row++;
         if (row == p.rows) {
             row = 0u;

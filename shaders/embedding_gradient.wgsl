@@ -17,16 +17,15 @@ struct Params {
     first: u32,             // the first place that `walk` goes to
     end: u32,               // the place that it stops before
     clears: u32,            // whether `walk` clears the table first
-    first_row: u32,         // the index of the table's first row
-    is_part: u32,           // whether rows that the table does not hold get nothing; else they are its last
+    first_row: u32,         // the index of the table's first row, as it may be a part of a larger one
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-// The row that an index names: the last one if it is past the table's end, as in the forward pass; one past the last if the
-// table is a part that does not hold it. (An index below the first row wraps around.)
+// The row that an index names: one past the last if the table does not hold it. (An index below the first row wraps
+// around.)
 fn row_of(id: u32) -> u32 {
-    return min(id - p.first_row, p.vocabulary - 1u + p.is_part);
+    return min(id - p.first_row, p.vocabulary);
 }
 
 //:begin element

@@ -10,6 +10,7 @@ struct Params {
     output_offset: u32,
     first: u32,        // of the picked ones, where this part of the sum begins and ends
     end: u32,
+    not_a_number: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -17,10 +18,10 @@ struct Params {
 @group(0) @binding(2) var<storage, read> indices: array<u32>;
 @group(0) @binding(3) var<storage, read_write> output: array<f32>;
 
-// Indices past the end count as the last one.
-fn index_at(place: u32) -> u32 {
-    return min(indices[p.indices_offset + place], p.extent - 1u);
-}
+// Replaced where the host has not checked the indices.
+//:begin refuse
+fn refuse(index: u32) {}
+//:end refuse
 
 @compute @workgroup_size(64)
 fn gather(
@@ -32,7 +33,11 @@ fn gather(
     if (i >= p.count) { return; }
     let inner = i % p.inner;
     let outer = i / p.inner / p.picked;
-    output[p.output_offset + i] = input[p.input_offset + (outer * p.extent + index_at(i)) * p.inner + inner];
+    let index = indices[p.indices_offset + i];
+    let within = min(index, p.extent - 1u);
+    let value = input[p.input_offset + (outer * p.extent + within) * p.inner + inner];
+    output[p.output_offset + i] = select(value, bitcast<f32>(p.not_a_number), index >= p.extent);
+    if (index >= p.extent) { refuse(index); }
 }
 
 // An invocation sums what was read from one element, in the order of the indices, one part of them a dispatch.
@@ -52,7 +57,7 @@ fn gather_gradient(
     if (p.first > 0u) { sum = output[p.output_offset + i]; }
     for (var k = p.first; k < p.end; k++) {
         let place = first + k * p.inner;
-        if (index_at(place) == mine) { sum += input[p.input_offset + place]; }
+        if (indices[p.indices_offset + place] == mine) { sum += input[p.input_offset + place]; }
     }
     output[p.output_offset + i] = sum;
 }

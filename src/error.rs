@@ -151,6 +151,21 @@ pub enum Error {
         /// The vocabulary's size.
         vocab_size: usize,
     },
+    /// An operation was given indices of something that is not there.
+    #[error(
+        "{operation}: {count} of the indices are out of range, the largest is {largest}, there are {extent}: check the \
+         data, and that the model is as large as its vocabulary"
+    )]
+    IndexOutOfRange {
+        /// The operation.
+        operation: String,
+        /// How many indices are out of range.
+        count: u32,
+        /// The largest of them.
+        largest: u32,
+        /// How many rows, classes or elements there are.
+        extent: usize,
+    },
     /// A setting that makes no sense.
     #[error("{name} = {value} is not possible: expected {expected}")]
     InvalidArgument {

@@ -290,6 +290,23 @@ impl Layout {
         })
     }
 
+    /// The index of every element, in row-major order.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = usize> + '_ {
+        let is_contiguous = self.is_contiguous();
+        let place = move |mut rest: usize| {
+            if is_contiguous {
+                return self.offset + rest;
+            }
+            let axes = self.shape.dims().iter().zip(self.strides()).rev();
+            axes.fold(self.offset, |index, (extent, stride)| {
+                let step = rest % extent * stride;
+                rest /= extent;
+                index + step
+            })
+        };
+        (0..self.shape.elements()).map(place)
+    }
+
     /// One past the largest element index that this layout touches.
     pub fn end(&self) -> usize {
         let reach: usize = self

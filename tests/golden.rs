@@ -137,6 +137,7 @@ impl Golden {
             eps: 1e-8,
             weight_decay: 0.1,
             clip_norm: Some(1.0),
+            ..AdamWConfig::default()
         };
         let mut optimizer = AdamW::new(&parameters, config).unwrap();
         let [(shape, tokens), (_, targets)] =

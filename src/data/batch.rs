@@ -54,8 +54,7 @@ impl Batch {
     }
 }
 
-/// Checks that every token is one of the vocabulary. Kernels cannot report a token that is not, so ids are checked where
-/// they come in.
+/// Checks that every token is one of the vocabulary, before a model is given them.
 ///
 /// # Errors
 ///

@@ -113,6 +113,39 @@ impl Readback {
     }
 }
 
+/// Indices out of range that a kernel counts, in two words behind the results: how many, and the largest.
+pub(crate) struct Fault {
+    pub operation: &'static str,
+    /// What all indices are to be below.
+    pub extent: usize,
+}
+
+impl Fault {
+    pub const WORDS: usize = 2;
+
+    /// The size of the counters of so many faults.
+    pub fn bytes(faults: &[Fault]) -> usize {
+        4 * Fault::WORDS * faults.len()
+    }
+
+    /// The first fault that has been counted, if there is one.
+    fn check(faults: &[Fault], results: &[u8]) -> Result<()> {
+        let counters = &results[results.len() - Fault::bytes(faults)..];
+        for (fault, counter) in faults.iter().zip(counters.chunks_exact(4 * Fault::WORDS)) {
+            let [count, largest] = bytemuck::pod_read_unaligned(counter);
+            if count > 0 {
+                return Err(Error::IndexOutOfRange {
+                    operation: fault.operation.to_owned(),
+                    count,
+                    largest,
+                    extent: fault.extent,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Staging buffers of one plan that nobody is waiting for. They come back when the results have been taken or dropped.
 #[derive(Clone)]
 pub(crate) struct Ring {
@@ -188,8 +221,8 @@ pub(crate) struct Landing {
 enum LandingState {
     /// The tape has not run yet.
     Recorded,
-    Flying(Readback, Ring),
-    Landed(Vec<u8>),
+    Flying(Readback, Ring, Arc<[Fault]>),
+    Landed(Vec<u8>, Arc<[Fault]>),
     Failed,
 }
 
@@ -200,32 +233,35 @@ impl Landing {
         })
     }
 
-    pub fn launch(&self, readback: Readback, ring: Ring) {
-        *self.state.borrow_mut() = LandingState::Flying(readback, ring);
+    pub fn launch(&self, readback: Readback, ring: Ring, faults: Arc<[Fault]>) {
+        *self.state.borrow_mut() = LandingState::Flying(readback, ring, faults);
     }
 
     fn ready(&self) -> Result<bool> {
         match &*self.state.borrow() {
-            LandingState::Flying(readback, _) => readback.poll(),
-            LandingState::Landed(_) => Ok(true),
+            LandingState::Flying(readback, ..) => readback.poll(),
+            LandingState::Landed(..) => Ok(true),
             _ => Ok(false),
         }
     }
 
     fn bytes(&self, shape: Shape, range: std::ops::Range<usize>) -> Result<Vec<u8>> {
         let mut state = self.state.borrow_mut();
-        if let LandingState::Flying(readback, _) = &*state {
+        if let LandingState::Flying(readback, ..) = &*state {
             let bytes = readback.wait();
             let flown = std::mem::replace(&mut *state, LandingState::Failed);
-            let LandingState::Flying(readback, ring) = flown else {
+            let LandingState::Flying(readback, ring, faults) = flown else {
                 unreachable!("matched above");
             };
             let bytes = bytes?;
             ring.give_back(readback);
-            *state = LandingState::Landed(bytes);
+            *state = LandingState::Landed(bytes, faults);
         }
         let reason = match &*state {
-            LandingState::Landed(bytes) => return Ok(bytes[range].to_vec()),
+            LandingState::Landed(bytes, faults) => {
+                Fault::check(faults, bytes)?;
+                return Ok(bytes[range].to_vec());
+            }
             LandingState::Recorded => "the tape has not run yet: call Tape::run first",
             _ => "reading failed before",
         };
@@ -240,7 +276,7 @@ impl Drop for Landing {
     /// A result that nobody looked at gives its staging buffer back too.
     fn drop(&mut self) {
         let state = std::mem::replace(self.state.get_mut(), LandingState::Failed);
-        if let LandingState::Flying(readback, ring) = state {
+        if let LandingState::Flying(readback, ring, _) = state {
             ring.give_back(readback);
         }
     }
@@ -269,7 +305,8 @@ impl<E: Element> Fetch<E> {
     ///
     /// # Errors
     ///
-    /// [`Error::Readback`] if the tape has not run, [`Error::DeviceLost`].
+    /// [`Error::Readback`] if the tape has not run, [`Error::IndexOutOfRange`] if an operation on the tape was given such
+    /// indices, [`Error::DeviceLost`].
     pub fn get(&self) -> Result<Vec<E>> {
         let bytes = self.landing.bytes(self.shape, self.range.clone())?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))

@@ -68,9 +68,10 @@ impl Embedding {
         if let [weight] = self.parts.as_slice() {
             return weight.on(tape).embedding(ids);
         }
+        let count = self.parts.iter().map(|part| part.shape().dim(0)).sum();
         let mut first = 0;
         let rows = self.parts.iter().map(|part| {
-            let rows = part.on(tape).embedding_part(ids, first);
+            let rows = part.on(tape).embedding_part(ids, first, count);
             first += part.shape().dim(0);
             rows
         });

@@ -226,7 +226,7 @@ impl Encoder {
     /// element type, is nonzero where there is a token and zero where there is padding, which no position sees. What comes
     /// out in the places of padding means nothing: leave it out of what you compute from the result.
     ///
-    /// Tokens beyond the vocabulary are not detected here: see [`check_tokens`](crate::data::check_tokens).
+    /// Tokens beyond the vocabulary are an error, as with [`Var::embedding`].
     ///
     /// # Panics
     ///

@@ -169,7 +169,7 @@ impl Gpt {
     /// The vectors behind the last block, before the final norm: `U32 [B, T] → [B, T, d_model]`, with `T` up to the
     /// context.
     ///
-    /// Tokens beyond the vocabulary are not detected here: see [`check_tokens`](crate::data::check_tokens).
+    /// Tokens beyond the vocabulary are an error, as with [`Var::embedding`].
     ///
     /// # Panics
     ///

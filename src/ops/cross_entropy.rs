@@ -13,6 +13,7 @@
 
 use std::hash::Hash;
 
+use super::indices::Bounds;
 use super::rows::Team;
 use super::{Operation, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
@@ -44,6 +45,7 @@ struct Loss {
     options: CrossEntropy,
     /// The mean over the targets that count; else one loss for each row.
     is_mean: bool,
+    bounds: Bounds,
 }
 
 impl Operation for Loss {
@@ -53,7 +55,7 @@ impl Operation for Loss {
 
     fn identity(&self, signature: &mut Signature) {
         let smoothing = self.options.label_smoothing.to_bits();
-        (self.options.ignore_index, smoothing, self.is_mean).hash(signature);
+        (self.bounds, smoothing, self.is_mean).hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
@@ -139,6 +141,8 @@ impl Operation for Loss {
             true => (main.block("logits", OVER_LOGITS), targets),
             false => (main, logits),
         };
+        let counter = self.bounds.counter(cx, "cross_entropy");
+        let main = counter.kernel(main, 6);
         let mut dispatch = Dispatch::new(main)
             .read(&first)
             .read(&targets)
@@ -150,8 +154,15 @@ impl Operation for Loss {
             let scale = counted.unwrap_or(first);
             dispatch = dispatch.write(&gradient).read(&scale);
             bytes += gradient.bytes();
+        } else if self.bounds.bindings() > 0 {
+            // In the places of those two, so that the counter has the same binding in all of the text's kernels.
+            dispatch = dispatch.read(&first).read(&first);
         }
-        cx.dispatch(dispatch.cost(8 * logits.elements() as u64, bytes));
+        cx.dispatch(
+            counter
+                .bind(dispatch)
+                .cost(8 * logits.elements() as u64, bytes),
+        );
         if self.is_mean && cx.is_needed(0) {
             let scale = counted.unwrap_or(losses);
             cx.dispatch(
@@ -302,8 +313,8 @@ impl<'t> Var<'t> {
     /// The mean cross-entropy of these logits `[.., V]` with the target classes `[..]` (of type `U32`), as a scalar:
     /// `mean(−ln softmax(logits)[target])` over the targets that are not ignored, 0 if all are.
     ///
-    /// A target that is neither ignored nor below `V` makes loss and gradient not a number; check targets where they
-    /// come in, with [`check_tokens`](crate::data::check_tokens). The gradient cannot be differentiated again.
+    /// A target that is neither ignored nor below `V` makes loss and gradient not a number, and is an error as with
+    /// [`Var::embedding`]. The gradient cannot be differentiated again.
     ///
     /// ```
     /// # fn main() -> shadegrad::Result<()> {
@@ -361,7 +372,16 @@ impl<'t> Var<'t> {
             "cross_entropy: label smoothing {} is not within 0.0..=1.0",
             options.label_smoothing
         );
-        self.tape
-            .record_all(Loss { options, is_mean }, &[self, targets])[0]
+        let loss = Loss {
+            bounds: Bounds::check(
+                "cross_entropy",
+                targets,
+                x.shape.last(),
+                options.ignore_index,
+            ),
+            options,
+            is_mean,
+        };
+        self.tape.record_all(loss, &[self, targets])[0]
     }
 }

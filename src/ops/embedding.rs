@@ -9,6 +9,7 @@
 
 use std::hash::Hash;
 
+use super::indices::Bounds;
 use super::{Operation, Role, TensorType, row_grid};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::Shape;
@@ -24,24 +25,11 @@ fn rows_of(ids: Shape, width: usize) -> Shape {
 /// `weight`, `ids` → the rows.
 #[derive(Clone, Debug, Hash)]
 struct Embedding {
-    part: Option<Part>,
-}
-
-/// That a table is a part of a larger one: it begins with the row of this index, and the places of rows that are not in it
-/// give zeros and get no gradient.
-#[derive(Clone, Copy, Debug, Hash)]
-struct Part {
+    /// The index of the table's first row: it may be a part of a larger one. The places of rows that are not in it give
+    /// zeros and get no gradient.
     first: usize,
-}
-
-impl Part {
-    /// For the kernels: the index of the first row, and whether it is a part at all.
-    fn words(part: Option<Part>) -> [u32; 2] {
-        match part {
-            Some(Part { first }) => [first as u32, 1],
-            None => [0, 0],
-        }
-    }
+    /// Those of the whole table.
+    bounds: Bounds,
 }
 
 impl Operation for Embedding {
@@ -60,10 +48,12 @@ impl Operation for Embedding {
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
         let (weight, ids, gradient) = (node.input(0), node.input(1), node.gradient(0));
         let vocabulary = weight.shape().dim(0);
-        let part = self.part;
         let sums = || {
-            node.tape()
-                .record(EmbeddingGradient { vocabulary, part }, &[gradient, ids])
+            let sums = EmbeddingGradient {
+                vocabulary,
+                rows: self.clone(),
+            };
+            node.tape().record(sums, &[gradient, ids])
         };
         vec![node.wants(0).then(sums), None]
     }
@@ -73,6 +63,10 @@ impl Operation for Embedding {
             grid: row_grid(output.shape),
             gates: false,
         }
+    }
+
+    fn bindings(&self, inputs: usize) -> usize {
+        inputs + self.bounds.bindings()
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
@@ -93,9 +87,12 @@ impl Operation for Embedding {
             row / unit,
             column,
             ids.layout.offset,
+            self.first,
+            self.bounds.extent,
         ];
         let params = words.map(|word| word as u32);
-        let epilogue = cx.epilogue(3);
+        let epilogue = cx.epilogue(3 + self.bounds.bindings());
+        let counter = self.bounds.counter(cx, "embedding");
         let source = include_str!("../../shaders/embedding.wgsl");
         let (lanes, rows) = match cx.class() {
             AdapterClass::Software => (8, 16),
@@ -108,13 +105,13 @@ impl Operation for Embedding {
             kernel = kernel.block("weight", SCALAR_LOADS);
         }
         let read = 4 * (ids.elements() * width) as u64 + ids.bytes();
+        let kernel = counter.kernel(kernel.block("epilogue", &epilogue.wgsl), 3);
+        let dispatch = Dispatch::new(kernel).read(&weight).read(&ids);
         cx.dispatch(
-            Dispatch::new(kernel.block("epilogue", &epilogue.wgsl))
-                .read(&weight)
-                .read(&ids)
+            counter
+                .bind(dispatch)
                 .params(&params)
-                .params(&Part::words(self.part))
-                .params(&[0; 2])
+                .params(&[f32::NAN.to_bits(), 0])
                 .epilogue(&epilogue)
                 .groups(ids.elements().div_ceil(rows) * width.div_ceil(4 * lanes))
                 .cost(0, read + epilogue.bytes),
@@ -136,7 +133,7 @@ fn load4(base: u32, column: u32) -> vec4<f32> {
 #[derive(Clone, Debug, Hash)]
 struct EmbeddingGradient {
     vocabulary: usize,
-    part: Option<Part>,
+    rows: Embedding,
 }
 
 /// Up to so many workgroups, and so many places that all of them look at together, every row of the table looks at every
@@ -171,11 +168,8 @@ impl Operation for EmbeddingGradient {
 
     /// It is linear in `dout`, and its transpose is the embedding.
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        let (ids, part) = (node.input(1), self.part);
-        let rows = node
-            .tape()
-            .record(Embedding { part }, &[node.gradient(0), ids]);
-        vec![Some(rows), None]
+        let inputs = [node.gradient(0), node.input(1)];
+        vec![Some(node.tape().record(self.rows.clone(), &inputs)), None]
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
@@ -184,7 +178,7 @@ impl Operation for EmbeddingGradient {
             ids: cx.contiguous(&cx.input(1)),
             output: cx.output(0),
             vocabulary: self.vocabulary,
-            part: self.part,
+            first: self.rows.first,
         };
         match cx.class() {
             AdapterClass::Software => sums.walked(cx),
@@ -205,7 +199,7 @@ struct Sums {
     ids: Operand,
     output: Operand,
     vocabulary: usize,
-    part: Option<Part>,
+    first: usize,
 }
 
 impl Sums {
@@ -226,7 +220,7 @@ impl Sums {
         Dispatch::new(kernel)
             .params(&params.map(|word| word as u32))
             .params(&more.map(|word| word as u32))
-            .params(&Part::words(self.part))
+            .params(&[self.first as u32])
     }
 
     fn cost(&self) -> (u64, u64) {
@@ -342,9 +336,9 @@ impl Sums {
 impl<'t> Var<'t> {
     /// Rows of this table by index: `weight [vocabulary, d]`, `ids […]` of type `U32` → `[…, d]`.
     ///
-    /// Several places may hold the same index; their gradients add up in a fixed order. An index beyond the table reads
-    /// its last row, as a kernel cannot report it: check indices where they come in, with
-    /// [`check_tokens`](crate::data::check_tokens).
+    /// Several places may hold the same index; their gradients add up in a fixed order. An index beyond the table is an
+    /// [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange): of [`Tape::run`] if the indices are an
+    /// [input](Tape::input), else of every [`Fetch`](crate::Fetch) of the tape; what it reads is not a number.
     ///
     /// ```
     /// # fn main() -> shadegrad::Result<()> {
@@ -364,23 +358,18 @@ impl<'t> Var<'t> {
     /// If this is no matrix of type `F32`, or `ids` is not of type `U32` or has more axes than fit.
     #[track_caller]
     pub fn embedding(self, ids: Var<'t>) -> Var<'t> {
-        self.rows(ids, None)
+        self.embedding_part(ids, 0, self.shape().dims().first().copied().unwrap_or(0))
     }
 
-    /// [`Var::embedding`] from a part of a table: this holds the rows from index `first` on, and where an index names a
-    /// row that it does not hold, the result is zero. So the sum over the parts of a table is its embedding; a table that
-    /// is larger than a kernel can bind is split like that.
+    /// [`Var::embedding`] from a part of a table of `vocabulary` rows: this holds the rows from index `first` on, and where
+    /// an index names a row that it does not hold, the result is zero. So the sum over the parts of a table is its
+    /// embedding; a table that is larger than a kernel can bind is split like that.
     ///
     /// # Panics
     ///
     /// As [`Var::embedding`].
     #[track_caller]
-    pub fn embedding_part(self, ids: Var<'t>, first: usize) -> Var<'t> {
-        self.rows(ids, Some(Part { first }))
-    }
-
-    #[track_caller]
-    fn rows(self, ids: Var<'t>, part: Option<Part>) -> Var<'t> {
+    pub fn embedding_part(self, ids: Var<'t>, first: usize, vocabulary: usize) -> Var<'t> {
         let (weight, ids_type) = (self.tensor_type(), ids.tensor_type());
         assert!(
             weight.dtype == DType::F32 && weight.shape.rank() == 2,
@@ -394,6 +383,7 @@ impl<'t> Var<'t> {
             ids_type.dtype,
             ids_type.shape
         );
-        self.tape.record(Embedding { part }, &[self, ids])
+        let bounds = Bounds::check("embedding", ids, vocabulary, None);
+        self.tape.record(Embedding { first, bounds }, &[self, ids])
     }
 }

@@ -9,6 +9,7 @@
 
 use std::hash::Hash;
 
+use super::indices::Bounds;
 use super::{Operation, TensorType};
 use crate::gpu::{DType, Kernel};
 use crate::shape::Shape;
@@ -18,6 +19,7 @@ use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
 #[derive(Clone, Debug, Hash)]
 struct Gather {
     axis: usize,
+    bounds: Bounds,
 }
 
 impl Operation for Gather {
@@ -34,27 +36,19 @@ impl Operation for Gather {
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        let sums = GatherGradient {
-            axis: self.axis,
-            extent: node.input(0).shape().dim(self.axis),
-        };
         let inputs = [node.gradient(0), node.input(1)];
+        let sums = GatherGradient(self.clone());
         vec![Some(node.tape().record(sums, &inputs)), None]
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        let extent = cx.input(0).shape().dim(self.axis);
-        lower(cx, self.axis, extent, "gather");
+        lower(cx, self, "gather");
     }
 }
 
 /// The gradient at what was gathered, the indices → the gradient of `x`.
 #[derive(Clone, Debug, Hash)]
-struct GatherGradient {
-    axis: usize,
-    /// Of `x` along the axis.
-    extent: usize,
-}
+struct GatherGradient(Gather);
 
 impl Operation for GatherGradient {
     fn name(&self) -> &'static str {
@@ -66,48 +60,61 @@ impl Operation for GatherGradient {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![Tape::f32(inputs[0].shape.with_dim(self.axis, self.extent))]
+        vec![Tape::f32(
+            inputs[0].shape.with_dim(self.0.axis, self.0.bounds.extent),
+        )]
     }
 
     /// It is linear, and its transpose is gathering.
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        let indices = node.input(1);
-        vec![Some(node.gradient(0).gather(self.axis, indices)), None]
+        let inputs = [node.gradient(0), node.input(1)];
+        vec![Some(node.tape().record(self.0.clone(), &inputs)), None]
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        lower(cx, self.axis, self.extent, "gather_gradient");
+        lower(cx, &self.0, "gather_gradient");
     }
 }
 
 /// Indices that one dispatch of the gradient looks at: Mesa's llvmpipe silently ends loops after 65,535 iterations.
 const MOST_SUMMED: usize = 60_000;
 
-fn lower(cx: &mut Lowering<'_>, axis: usize, extent: usize, entry: &'static str) {
+fn lower(cx: &mut Lowering<'_>, gather: &Gather, entry: &'static str) {
+    let &Gather { axis, bounds } = gather;
     let [input, indices] = [0, 1].map(|index| cx.contiguous(&cx.input(index)));
     let output = cx.output(0);
     let picked = indices.shape().dim(axis);
     let is_gradient = entry == "gather_gradient";
     let part = if is_gradient { MOST_SUMMED } else { picked };
+    // The gradient reads the indices again, but they are counted once.
+    let counter = (!is_gradient).then(|| bounds.counter(cx, "gather"));
     for first in (0..picked).step_by(part) {
         let params = [
             output.elements(),
             output.shape().dims()[axis + 1..].iter().product(),
             picked,
-            extent,
+            bounds.extent,
             input.layout.offset,
             indices.layout.offset,
             output.layout.offset,
             first,
             picked.min(first + part),
         ];
-        let kernel = Kernel::builtin(entry, include_str!("../../shaders/gather.wgsl"), entry);
+        let mut kernel = Kernel::builtin(entry, include_str!("../../shaders/gather.wgsl"), entry);
+        if let Some(counter) = &counter {
+            kernel = counter.kernel(kernel, 4);
+        }
+        let mut dispatch = Dispatch::new(kernel)
+            .read(&input)
+            .read(&indices)
+            .write(&output);
+        if let Some(counter) = &counter {
+            dispatch = counter.bind(dispatch);
+        }
         cx.dispatch(
-            Dispatch::new(kernel)
-                .read(&input)
-                .read(&indices)
-                .write(&output)
+            dispatch
                 .params(&params.map(|word| word as u32))
+                .params(&[f32::NAN.to_bits()])
                 .groups(output.elements().div_ceil(64))
                 .cost(0, indices.bytes() + 2 * input.bytes().min(output.bytes())),
         );
@@ -116,8 +123,8 @@ fn lower(cx: &mut Lowering<'_>, axis: usize, extent: usize, entry: &'static str)
 
 impl<'t> Var<'t> {
     /// Elements by index along an axis: `out[.., j, ..] = self[.., indices[.., j, ..], ..]`, of the shape of `indices`
-    /// (of type `U32`), whose extents beside the axis may be smaller than this tensor's. An index beyond the axis reads
-    /// the last element.
+    /// (of type `U32`), whose extents beside the axis may be smaller than this tensor's. An index beyond the axis is
+    /// an error, as with [`Var::embedding`].
     ///
     /// The gradient looks, for every element of this tensor, at all indices along the axis: where both are long,
     /// [`Var::index_select`] is cheaper, if it will do.
@@ -147,11 +154,12 @@ impl<'t> Var<'t> {
                 read = read.slice(a, 0..extent);
             }
         }
-        self.tape.record(Gather { axis }, &[read, indices])
+        let bounds = Bounds::check("gather", indices, x.shape.dim(axis), None);
+        self.tape.record(Gather { axis, bounds }, &[read, indices])
     }
 
     /// The parts of this tensor at the given positions of an axis: `out[.., j, ..] = self[.., indices[j], ..]`. An index
-    /// beyond the axis reads the last part.
+    /// beyond the axis is an error, as with [`Var::embedding`].
     ///
     /// # Panics
     ///

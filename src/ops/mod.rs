@@ -8,6 +8,7 @@ mod cross_entropy;
 pub(crate) mod dropout;
 mod embedding;
 mod gather;
+mod indices;
 pub(crate) mod layout;
 pub(crate) mod matmul;
 pub(crate) mod norm;

@@ -10,9 +10,10 @@ use smallvec::SmallVec;
 
 use super::plan::Fusion;
 use super::signature::Signature;
+use crate::error::Error;
 use crate::gpu::{DType, Tensor};
 use crate::ops::{Operation, Role, TensorType};
-use crate::shape::Shape;
+use crate::shape::{Layout, Shape};
 
 /// Position of a value on its tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +82,8 @@ pub(crate) struct Graph {
     pub checkpoints: Vec<Range<u32>>,
     /// Whether a checkpointed part is being recorded.
     pub is_checkpointing: bool,
+    /// Why the tape must not run.
+    pub refused: Option<Error>,
 }
 
 /// A tape's storage is taken over by the next tape of the same thread, unless its uploads were larger than this.
@@ -119,6 +122,7 @@ impl Graph {
             mut boundaries,
             mut checkpoints,
             is_checkpointing: _,
+            refused: _,
             fusion: _,
             random_streams: _,
             random_key: _,
@@ -207,6 +211,42 @@ impl Graph {
             value = self.inputs(self.producer(value))[0];
         }
         value
+    }
+
+    /// Looks at the words of a value that was uploaded with the tape, or is a view of one; `None` if they are not on the
+    /// host.
+    pub fn host_words<T>(
+        &self,
+        value: ValueId,
+        look: impl FnOnce(&mut dyn Iterator<Item = u32>) -> T,
+    ) -> Option<T> {
+        let (layout, bytes) = self.host_layout(value)?;
+        let word = |index: usize| {
+            let word = bytes[4 * index..]
+                .first_chunk()
+                .expect("layouts stay within");
+            u32::from_ne_bytes(*word)
+        };
+        Some(look(&mut layout.indices().map(word)))
+    }
+
+    fn host_layout(&self, value: ValueId) -> Option<(Layout, &[u8])> {
+        let node = self.producer(value);
+        let TensorType { shape, .. } = self.ty(value);
+        match &self.nodes[node.index()].source {
+            Source::Upload { offset } => {
+                let bytes = &self.upload[*offset..offset + 4 * shape.elements()];
+                Some((Layout::contiguous(shape, 0), bytes))
+            }
+            Source::Tensor { .. } => None,
+            Source::Operation(operation) => {
+                let Role::View = operation.role(self.ty(value)) else {
+                    return None;
+                };
+                let (layout, bytes) = self.host_layout(self.inputs(node)[0])?;
+                Some((operation.view(&layout)?, bytes))
+            }
+        }
     }
 
     /// Whether both are persistent tensors that have elements in common.

@@ -29,7 +29,7 @@ pub use var::Var;
 
 use smallvec::SmallVec;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::readback::Landing;
 use crate::gpu::{DType, Device, Element, Fetch, Tensor};
 use crate::ops::{Operation, TensorType};
@@ -263,9 +263,9 @@ impl Tape {
     ///
     /// # Errors
     ///
-    /// Anything the device reports: [`Error::DeviceLost`](crate::Error::DeviceLost),
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::Limit`](crate::Error::Limit), or
-    /// [`Error::Kernel`](crate::Error::Kernel) for a kernel that does not compile.
+    /// [`Error::IndexOutOfRange`] if an operation was given such indices as host data; then nothing runs. Anything the
+    /// device reports: [`Error::DeviceLost`], [`Error::OutOfMemory`], [`Error::Limit`], or [`Error::Kernel`] for a kernel
+    /// that does not compile.
     pub fn run(self) -> Result<()> {
         plan::run(
             &self.device,
@@ -293,6 +293,20 @@ impl Tape {
     /// As [`Tape::run`].
     pub fn memory(self) -> Result<MemoryUse> {
         plan::memory(&self.device, &mut self.graph.borrow_mut(), self.training)
+    }
+
+    /// Makes [`Tape::run`] fail. The first reason counts.
+    pub(crate) fn refuse(&self, error: Error) {
+        self.graph.borrow_mut().refused.get_or_insert(error);
+    }
+
+    /// [`Graph::host_words`].
+    pub(crate) fn host_words<T>(
+        &self,
+        var: Var<'_>,
+        look: impl FnOnce(&mut dyn Iterator<Item = u32>) -> T,
+    ) -> Option<T> {
+        self.graph.borrow().host_words(var.id, look)
     }
 
     pub(crate) fn var(&self, id: ValueId) -> Var<'_> {

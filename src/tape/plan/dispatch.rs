@@ -3,6 +3,7 @@
 use super::epilogue::Epilogue;
 use crate::gpu::arena::Buffer;
 use crate::gpu::kernel::Access;
+use crate::gpu::readback::Fault;
 use crate::gpu::{DType, Kernel};
 use crate::shape::{Layout, Shape};
 
@@ -19,6 +20,8 @@ pub(super) enum Slot {
     },
     /// The plan's upload buffer.
     Upload,
+    /// Where kernels count what they refuse: see [`Fault`].
+    Faults,
     /// Another slot from so many bytes on.
     Window { of: usize, start: u64 },
 }
@@ -186,4 +189,6 @@ pub(super) struct Program {
     pub dispatches: Vec<Dispatch>,
     /// What goes back to the host: the source, and the range of the readback in bytes.
     pub fetches: Vec<(Operand, std::ops::Range<usize>)>,
+    /// What kernels count, in the order of the counters.
+    pub faults: Vec<Fault>,
 }

@@ -10,6 +10,7 @@ use super::pointwise;
 use super::side_by_side;
 use super::uniform;
 use super::units::Unit;
+use crate::gpu::readback::Fault;
 use crate::gpu::{AdapterClass, DType, Device, Tensor};
 use crate::ops::Role;
 use crate::shape::{Layout, Shape};
@@ -30,9 +31,10 @@ pub(super) fn lower(
         graph,
         analysis,
         program: Program {
-            slots: vec![Slot::Upload],
+            slots: vec![Slot::Upload, Slot::Faults],
             dispatches: Vec::new(),
             fetches: Vec::new(),
+            faults: Vec::new(),
         },
         places: HashMap::new(),
     };
@@ -53,8 +55,9 @@ pub(super) fn lower(
     lowerer.program
 }
 
-/// The upload buffer's slot.
+/// The upload buffer's slot, and that of the counters of faults.
 const UPLOAD: usize = 0;
+const FAULTS: usize = 1;
 
 pub(super) struct Lowerer<'a> {
     pub device: &'a Device,
@@ -326,6 +329,16 @@ impl Lowerer<'_> {
         copy
     }
 
+    fn fault_counter(&mut self, fault: Fault) -> Operand {
+        let words = Fault::WORDS * self.program.faults.len();
+        self.program.faults.push(fault);
+        Operand {
+            slot: FAULTS,
+            layout: Layout::contiguous(Shape::new(&[Fault::WORDS]), words),
+            dtype: DType::U32,
+        }
+    }
+
     #[track_caller]
     pub fn push(&mut self, dispatch: Dispatch) {
         for (axis, &extent) in dispatch.grid.iter().enumerate() {
@@ -357,6 +370,7 @@ pub(super) trait Emit {
     fn push(&mut self, dispatch: Dispatch);
     fn epilogue(&mut self, unit: &Unit, first_binding: usize) -> Epilogue;
     fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand>;
+    fn fault_counter(&mut self, fault: Fault) -> Operand;
 }
 
 impl Emit for Lowerer<'_> {
@@ -380,6 +394,9 @@ impl Emit for Lowerer<'_> {
     }
     fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand> {
         Lowerer::put_over(self, node, output, input)
+    }
+    fn fault_counter(&mut self, fault: Fault) -> Operand {
+        Lowerer::fault_counter(self, fault)
     }
 }
 
@@ -457,6 +474,12 @@ impl Lowering<'_> {
     #[track_caller]
     pub fn dispatch(&mut self, dispatch: Dispatch) {
         self.lowerer.push(dispatch);
+    }
+
+    /// Two words in which a kernel counts indices that are not below `extent`, and keeps the largest, atomically. They are
+    /// zero when the tape begins to run, and whoever fetches something from it gets an error if there are any.
+    pub(crate) fn fault_counter(&mut self, operation: &'static str, extent: usize) -> Operand {
+        self.lowerer.fault_counter(Fault { operation, extent })
     }
 
     /// Whether the epilogue will end in a [`Role::Gate`].

@@ -208,6 +208,9 @@ pub(super) fn memory(device: &Device, graph: &mut Graph, training: bool) -> Resu
 
 fn find(device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>> {
     device.check()?;
+    if let Some(error) = graph.refused.take() {
+        return Err(error);
+    }
     (training, graph.fusion).hash(&mut graph.signature);
     let shared = &device.shared;
     let cached = shared.plans.lock().unwrap().get(&graph.signature);

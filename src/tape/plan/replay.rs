@@ -13,7 +13,7 @@ use crate::gpu::Device;
 use crate::gpu::ahead;
 use crate::gpu::arena::{Buffer, Watch};
 use crate::gpu::kernel::{Access, Pipeline};
-use crate::gpu::readback::{Landing, Readback, Ring};
+use crate::gpu::readback::{Fault, Landing, Readback, Ring};
 use crate::gpu::stats::count;
 use crate::tape::graph::Graph;
 
@@ -22,6 +22,9 @@ pub(crate) struct Plan {
     pub steps: Vec<Step>,
     upload: Option<Buffer>,
     copies: Vec<Copy>,
+    /// What kernels count, and where.
+    faults: Arc<[Fault]>,
+    counters: Option<Buffer>,
     ring: Ring,
     /// Keeps pooled buffers and parameters from being given back while bind groups refer to them.
     _held: Vec<Buffer>,
@@ -81,6 +84,10 @@ impl Plan {
         } else {
             Some(device.create_storage("upload", upload_bytes)?)
         };
+        let counters = match Fault::bytes(&program.faults) as u64 {
+            0 => None,
+            bytes => Some(device.create_storage("faults", bytes)?),
+        };
         let resolve = |slot: usize| -> (&Buffer, u64, u64) {
             match &program.slots[slot] {
                 Slot::Transient { elements } => {
@@ -95,6 +102,12 @@ impl Plan {
                 } => (buffer, *start, *bytes),
                 Slot::Upload => {
                     let buffer = upload.as_ref().expect("uploads exist where they are read");
+                    (buffer, 0, buffer.bytes())
+                }
+                Slot::Faults => {
+                    let buffer = counters
+                        .as_ref()
+                        .expect("counters exist where they are bound");
                     (buffer, 0, buffer.bytes())
                 }
                 Slot::Window { .. } => unreachable!("windows look at other slots"),
@@ -160,20 +173,31 @@ impl Plan {
                 bytes: range.len() as u64,
             }
         });
-        let copies = copies.collect();
+        let mut copies: Vec<Copy> = copies.collect();
+        let readback_bytes = graph.fetches.last().map_or(0, |(_, range)| range.end) as u64;
+        // Nobody is told about faults who asks for nothing.
+        let counted = counters.as_ref().filter(|_| readback_bytes > 0);
+        copies.extend(counted.map(|counters| Copy {
+            from: counters.raw().clone(),
+            start: 0,
+            to: readback_bytes,
+            bytes: counters.bytes(),
+        }));
+        let readback_bytes = readback_bytes + counted.map_or(0, Buffer::bytes);
         let external = program.slots.iter().filter_map(|slot| match slot {
             Slot::External { buffer, .. } => Some(buffer.watch()),
             _ => None,
         });
-        let readback_bytes = graph.fetches.last().map_or(0, |(_, range)| range.end);
         let distinct: HashSet<*const Pipeline> = pipelines.iter().map(Arc::as_ptr).collect();
-        let ring = Ring::new(device, readback_bytes as u64)?;
-        let inputs = [upload.as_ref(), Some(&params.buffer)];
+        let ring = Ring::new(device, readback_bytes)?;
+        let inputs = [upload.as_ref(), counters.as_ref(), Some(&params.buffer)];
         Ok(Plan {
             memory: memory::total(&program, &assignment, &inputs, &ring),
             pipelines: distinct.len(),
             steps,
             copies,
+            faults: program.faults.into(),
+            counters,
             ring,
             external: external.collect(),
             upload,
@@ -213,6 +237,9 @@ impl Plan {
     ) -> Result<(wgpu::CommandBuffer, Option<Readback>)> {
         let wgpu = &device.shared.wgpu;
         let mut encoder = wgpu.create_command_encoder(&Default::default());
+        if let Some(counters) = &self.counters {
+            encoder.clear_buffer(counters.raw(), 0, None);
+        }
         match queries {
             Some(queries) => queries.encode(&mut encoder, steps),
             None if steps.is_empty() => {}
@@ -238,7 +265,7 @@ impl Plan {
     ) {
         if let Some(mut readback) = readback {
             readback.map(submission);
-            landing.launch(readback, self.ring.clone());
+            landing.launch(readback, self.ring.clone(), self.faults.clone());
         }
     }
 }

@@ -105,7 +105,7 @@ fn windows(device: &Device, slot: &Slot, present: u64) -> Vec<u64> {
             bytes,
             ..
         } => (*bytes, buffer.bytes() - start),
-        Slot::Window { .. } => return Vec::new(),
+        Slot::Faults | Slot::Window { .. } => return Vec::new(),
     };
     if let Some(size) = window(device, bytes).filter(|&size| size <= present) {
         return vec![size];
