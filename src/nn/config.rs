@@ -191,7 +191,9 @@ pub struct GptConfig {
     pub head_bias: bool,
     /// Whether the output head is the token embedding transposed, rather than a parameter of its own.
     pub tie_weights: bool,
-    /// The share of values that training drops: after the embedding, in attention, and before each residual sum.
+    /// The share of values that training drops: after the embedding, in attention, and before each residual sum. Which
+    /// ones differs from tape to tape; [`Tape::set_seed`](crate::Tape::set_seed) makes it a function of seed and step, as
+    /// a run needs that is to resume to the same bits.
     pub dropout: f32,
     /// Whether the projections that feed residual sums start with a standard deviation smaller by `√(2·n_layers)`, as
     /// in GPT-2.

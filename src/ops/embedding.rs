@@ -338,7 +338,7 @@ impl<'t> Var<'t> {
     ///
     /// Several places may hold the same index; their gradients add up in a fixed order. An index beyond the table is an
     /// [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange): of [`Tape::run`] if the indices are an
-    /// [input](Tape::input), else of every [`Fetch`](crate::Fetch) of the tape; what it reads is not a number.
+    /// [input](Tape::input), else of every [`Fetch`](crate::gpu::Fetch) of the tape; what it reads is not a number.
     ///
     /// ```
     /// # fn main() -> shadegrad::Result<()> {
