@@ -2,11 +2,14 @@
 //! whenever and however often it is interrupted. All but `echo`, `gpt2`, `masked` and `text` are about
 //! `train_names`.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod echo;
 #[path = "../common/example.rs"]
 mod example;
 #[cfg(feature = "tokenizers")]
 mod gpt2;
+mod hostile;
 #[cfg(unix)]
 mod interrupts;
 mod masked;
@@ -21,6 +24,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
+use common::Random;
 use example::program;
 
 /// A model that trains in a moment.
