@@ -14,7 +14,7 @@ struct Params {
     gradient_offset: u32,
     output_offset: u32,
     run: u32,               // length of the sorted runs that `merge` joins
-    first: u32,             // the first place that `walk` goes to
+    first: u32,             // the first place that `walk` goes to, or of those with an index that `sum_places` does
     end: u32,               // the place that it stops before
     clears: u32,            // whether `walk` clears the table first
     first_row: u32,         // the index of the table's first row, as it may be a part of a larger one
@@ -219,7 +219,8 @@ fn find_starts(
 @group(0) @binding(3) var<storage, read> bounds: array<u32>;
 @group(0) @binding(4) var<storage, read_write> sums: array<f32>;
 
-// An invocation sums one column of one row, in parts, so that rounding does not grow with the number of places.
+// An invocation sums one column of one row, in parts, so that rounding does not grow with the number of places. One dispatch
+// goes over some of a row's places.
 @compute @workgroup_size(64)
 fn sum_places(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -230,9 +231,11 @@ fn sum_places(
     if (i >= p.vocabulary * p.width) { return; }
     let row = i / p.width;
     let column = p.gradient_offset + i % p.width;
-    let end = bounds[row + 1u];
+    let first = bounds[row] + p.first;
+    let end = min(bounds[row + 1u], bounds[row] + p.end);
     var sum = 0.0;
-    for (var start = bounds[row]; start < end; start += 64u) {
+    if (p.first > 0u) { sum = sums[p.output_offset + i]; }
+    for (var start = first; start < end; start += 64u) {
         let part_end = min(start + 64u, end);
         var part = 0.0;
         for (var k = start; k < part_end; k++) {

@@ -13,7 +13,7 @@ struct Params {
     // Of the scalars that go into `control`:
     loss_offset: u32,
     clip_offset: u32,
-    chunk: u32,           // vec4s that a workgroup of `sum_squares` takes
+    chunk: u32,           // vec4s that a workgroup sums the squares of, an even number
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -22,9 +22,6 @@ struct Params {
 // there a workgroup costs as much as hundreds of elements.
 const WIDTH: u32 = 256u;
 const EACH: u32 = 1u;
-
-// On software adapters a workgroup sums the squares of this many vec4s, an even number, so that few partial sums are left.
-const CHUNK: u32 = 1024u;
 
 // --- The global norm of the gradient, in two kernels ---
 
@@ -107,10 +104,10 @@ fn sum_squares_serial(
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
     let index = group.x + group.y * groups.x;
-    let end = min(p.vectors, (index + 1u) * CHUNK);
+    let end = min(p.vectors, (index + 1u) * p.chunk);
     var even = vec4<f32>(0.0);
     var odd = vec4<f32>(0.0);
-    for (var i = index * CHUNK; i < end; i += 2u) {
+    for (var i = index * p.chunk; i < end; i += 2u) {
         let a = squared[i];
         let b = squared[i + 1u];
         even += a * a;

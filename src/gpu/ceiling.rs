@@ -161,6 +161,7 @@ impl Operation for MultiplyAdd {
         cx.dispatch(
             Dispatch::new(kernel)
                 .write(&sums)
+                .iterations(self.rounds as usize + 1)
                 .params(&[self.rounds, 0.75f32.to_bits(), 0.25f32.to_bits()])
                 .groups(sums.elements() / LANES)
                 .cost(flops, sums.bytes()),
@@ -221,6 +222,7 @@ impl Operation for CopyOver {
         let entry = if self.width == 4 { "copy4" } else { "copy" };
         cx.dispatch(
             Dispatch::new(kernel(self.name(), entry).constant("LANES", self.lanes))
+                .iterations(0)
                 .read(&source)
                 .write(&destination)
                 .params(&[source.elements() as u32])

@@ -68,6 +68,9 @@ pub(crate) struct Shared {
     failure: Arc<Mutex<Failure>>,
 }
 
+/// How often an invocation may go round loops on software adapters: see [`Device::most_iterations`].
+pub(crate) const MOST_ITERATIONS: usize = 65_535;
+
 /// A host that records faster than the device computes is held back when this many submissions are under way: each
 /// holds on to its uploads.
 pub(crate) const MOST_IN_FLIGHT: usize = 8;
@@ -156,6 +159,15 @@ impl Device {
     /// Whether the adapter is a software one, whichever class the kernels are chosen for.
     pub(crate) fn is_software(&self) -> bool {
         self.shared.description.kind == SOFTWARE
+    }
+
+    /// How often an invocation may go round loops, all of them together. Mesa's llvmpipe, before version 26, ends them there
+    /// without a word (`LP_MAX_TGSI_LOOP_ITERATIONS`); other drivers have no such limit.
+    pub(crate) fn most_iterations(&self) -> usize {
+        match self.is_software() {
+            true => MOST_ITERATIONS,
+            false => usize::MAX,
+        }
     }
 
     /// Whether kernels may use subgroup operations, whatever the size of subgroups.

@@ -13,6 +13,7 @@ mod tensor;
 
 pub use adapter::{AdapterClass, AdapterDescription};
 pub use ceiling::Ceiling;
+pub(crate) use device::MOST_ITERATIONS;
 pub use device::{Device, DeviceOptions};
 pub use kernel::Kernel;
 pub use readback::Fetch;

@@ -120,10 +120,15 @@ impl Operation for Loss {
                 f32::NAN.to_bits(),
             ]
         };
-        // The single workgroup that adds up. Mesa's llvmpipe silently ends loops after 65,535 iterations.
+        // The single workgroup that adds up.
         let lanes = match cx.class() {
             AdapterClass::Software if rows <= 8 * 4096 => 8,
             _ => 256,
+        };
+        // Larger ones take sixteen rows at a time.
+        let adding_up = match lanes {
+            8 => rows.div_ceil(8) + 8,
+            _ => rows.div_ceil(16 * lanes) + 16 + 8,
         };
         if let Some(counted) = &counted {
             cx.dispatch(
@@ -131,6 +136,7 @@ impl Operation for Loss {
                     .read(&targets)
                     .write(counted)
                     .params(&params(&losses))
+                    .iterations(adding_up)
                     .cost(0, targets.bytes()),
             );
         }
@@ -148,6 +154,7 @@ impl Operation for Loss {
             .read(&targets)
             .write(&losses)
             .params(&params(&losses))
+            .iterations(variant.iterations(classes))
             .groups(rows.div_ceil(variant.rows));
         let mut bytes = logits.bytes() + targets.bytes() + losses.bytes();
         if writes_gradient {
@@ -171,6 +178,7 @@ impl Operation for Loss {
                     .read(&scale)
                     .write(&output)
                     .params(&params(&output))
+                    .iterations(adding_up)
                     .cost(rows as u64, losses.bytes()),
             );
         }
@@ -232,7 +240,14 @@ impl Variant {
                 software(entry("losses_by_invocation", "gradients_by_invocation"), 16)
             }
             AdapterClass::Software => {
-                software(entry("losses_by_workgroup", "gradients_by_workgroup"), 1)
+                let one = software(entry("losses_by_workgroup", "gradients_by_workgroup"), 1);
+                match one.iterations(classes) <= cx.most_iterations() {
+                    true => one,
+                    false => Variant {
+                        team: Team::alone(256),
+                        ..one
+                    },
+                }
             }
             AdapterClass::Gpu => {
                 let lanes = lanes_for_registers(cx, classes).filter(|_| writes_gradient);
@@ -255,6 +270,16 @@ impl Variant {
                 }
             }
         }
+    }
+
+    /// Of an invocation's loops: twice over its share of a row, first four classes at a time, and joining the lanes.
+    fn iterations(&self, classes: usize) -> usize {
+        let sharers = match self.rows {
+            16 => 1,
+            _ => self.team.lanes,
+        };
+        let classes = classes.div_ceil(sharers);
+        classes.div_ceil(4) + 4 + classes + 3 * (8 + self.team.lanes.div_ceil(8) + self.team.teams)
     }
 
     fn kernel(&self, classes: usize) -> Kernel {

@@ -96,6 +96,8 @@ impl Operation for Dropout {
                 .read(&key)
                 .params(&words)
                 .epilogue(&epilogue)
+                // Ten rounds of the generator.
+                .iterations(rows_each * (12 + epilogue.iterations) + 1)
                 .groups(groups)
                 .cost(input.elements() as u64, input.bytes() + epilogue.bytes),
         );

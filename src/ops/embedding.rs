@@ -113,6 +113,7 @@ impl Operation for Embedding {
                 .params(&params)
                 .params(&[f32::NAN.to_bits(), 0])
                 .epilogue(&epilogue)
+                .iterations(rows * (1 + epilogue.iterations) + 1)
                 .groups(ids.elements().div_ceil(rows) * width.div_ceil(4 * lanes))
                 .cost(0, read + epilogue.bytes),
         );
@@ -144,10 +145,14 @@ const MOST_DIRECT_LOOKS: usize = 1 << 24;
 /// Columns of one row that a workgroup of `direct` sums.
 const DIRECT_COLUMNS: usize = 32;
 
-/// Rows that the walk clears itself, and places that one dispatch walks over. Mesa's llvmpipe silently ends an invocation's
-/// loops after 65,535 iterations in all.
+/// Rows that the walk clears itself.
 const MOST_CLEARED_ROWS: usize = 4096;
-const MOST_WALKED_PLACES: usize = 60_000;
+
+/// Places that are summed by themselves, so that rounding does not grow with their number: in the shader, too.
+const SUMMED_PART: usize = 64;
+
+/// How often a search among places halves them, at most.
+const HALVINGS: usize = 32;
 
 /// Entries that are sorted by counting, before merging: `BLOCK` of the shader.
 const SORT_BLOCK: usize = 1024;
@@ -247,14 +252,16 @@ impl Sums {
             cx.dispatch(
                 self.dispatch(kernel("clear"), [0; 4])
                     .write(&self.output)
+                    .iterations(0)
                     .groups((self.vocabulary * columns).div_ceil(64))
                     .cost(0, self.output.bytes()),
             );
         }
         let places = self.ids.elements();
         let (flops, bytes) = self.cost();
-        for first in (0..places).step_by(MOST_WALKED_PLACES) {
-            let end = places.min(first + MOST_WALKED_PLACES);
+        let most = cx.most_iterations() - MOST_CLEARED_ROWS - 2;
+        for first in (0..places).step_by(most) {
+            let end = places.min(first + most);
             let clears = first == 0 && !clears_first;
             let part = |n: u64| n * (end - first) as u64 / places as u64;
             cx.dispatch(
@@ -262,6 +269,7 @@ impl Sums {
                     .read(&self.gradient)
                     .read(&self.ids)
                     .write(&self.output)
+                    .iterations(MOST_CLEARED_ROWS + end - first + 2)
                     .groups(columns.div_ceil(8))
                     .cost(part(flops), part(bytes)),
             );
@@ -284,6 +292,7 @@ impl Sums {
                 .read(&self.gradient)
                 .read(&self.ids)
                 .write(&self.output)
+                .iterations(self.ids.elements().div_ceil(32) + 16)
                 .groups(self.direct_groups())
                 .cost(flops, bytes),
         );
@@ -296,6 +305,7 @@ impl Sums {
             self.dispatch(kernel("sort_blocks"), [0; 4])
                 .read(&self.ids)
                 .write(&entries)
+                .iterations(SORT_BLOCK + 1)
                 .groups(places.div_ceil(64))
                 .cost(0, self.ids.bytes() + entries.bytes()),
         );
@@ -306,6 +316,7 @@ impl Sums {
                 self.dispatch(kernel("merge"), [run, 0, 0, 0])
                     .read(&entries)
                     .write(&merged)
+                    .iterations(HALVINGS)
                     .groups(places.div_ceil(64))
                     .cost(0, entries.bytes() + merged.bytes()),
             );
@@ -317,19 +328,27 @@ impl Sums {
             self.dispatch(kernel("find_starts"), [0; 4])
                 .read(&entries)
                 .write(&starts)
+                .iterations(HALVINGS)
                 .groups((self.vocabulary + 1).div_ceil(64))
                 .cost(0, entries.bytes() + starts.bytes()),
         );
         let (flops, bytes) = self.cost();
-        cx.dispatch(
-            self.dispatch(kernel("sum_places"), [0; 4])
-                .read(&self.gradient)
-                .read(&entries)
-                .read(&starts)
-                .write(&self.output)
-                .groups((self.vocabulary * self.width()).div_ceil(64))
-                .cost(flops, bytes + entries.bytes() + starts.bytes()),
-        );
+        // All places may have the same index. They are summed in parts, each a loop within a loop.
+        let most = (cx.most_iterations() - 1) / (SUMMED_PART + 2) * SUMMED_PART;
+        for first in (0..places).step_by(most) {
+            let end = places.min(first + most);
+            let part = |n: u64| n * (end - first) as u64 / places as u64;
+            cx.dispatch(
+                self.dispatch(kernel("sum_places"), [0, first, end, 0])
+                    .read(&self.gradient)
+                    .read(&entries)
+                    .read(&starts)
+                    .write(&self.output)
+                    .iterations((end - first) + 2 * (end - first).div_ceil(SUMMED_PART) + 1)
+                    .groups((self.vocabulary * self.width()).div_ceil(64))
+                    .cost(part(flops), part(bytes + entries.bytes() + starts.bytes())),
+            );
+        }
     }
 }
 

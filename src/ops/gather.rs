@@ -76,16 +76,18 @@ impl Operation for GatherGradient {
     }
 }
 
-/// Indices that one dispatch of the gradient looks at: Mesa's llvmpipe silently ends loops after 65,535 iterations.
-const MOST_SUMMED: usize = 60_000;
-
 fn lower(cx: &mut Lowering<'_>, gather: &Gather, entry: &'static str) {
     let &Gather { axis, bounds } = gather;
     let [input, indices] = [0, 1].map(|index| cx.contiguous(&cx.input(index)));
     let output = cx.output(0);
     let picked = indices.shape().dim(axis);
     let is_gradient = entry == "gather_gradient";
-    let part = if is_gradient { MOST_SUMMED } else { picked };
+    // The gradient looks at every index along the axis, as many in one dispatch as loops may go round.
+    let part = if is_gradient {
+        picked.min(cx.most_iterations() - 1)
+    } else {
+        picked
+    };
     // The gradient reads the indices again, but they are counted once.
     let counter = (!is_gradient).then(|| bounds.counter(cx, "gather"));
     for first in (0..picked).step_by(part) {
@@ -115,6 +117,7 @@ fn lower(cx: &mut Lowering<'_>, gather: &Gather, entry: &'static str) {
             dispatch
                 .params(&params.map(|word| word as u32))
                 .params(&[f32::NAN.to_bits()])
+                .iterations(if is_gradient { part + 1 } else { 0 })
                 .groups(output.elements().div_ceil(64))
                 .cost(0, indices.bytes() + 2 * input.bytes().min(output.bytes())),
         );

@@ -6,7 +6,7 @@
 
 use std::hash::Hash;
 
-use super::rows::{Rows, Sharing, TEAM, grid, load, load_by_rows};
+use super::rows::{Loops, Rows, Sharing, TEAM, grid, load, load_by_rows};
 use super::{Operation, Role, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::tape::{Backward, Dispatch, Epilogue, Lowering, Operand, Signature, Tape, Var, sum_to};
@@ -97,8 +97,12 @@ impl Operation for Norm {
         let third = if bias { 2 } else { 1 };
         let inputs = [0, 1, third].map(|index| Rows::of(cx, cx.input(index), width));
         let statistics = cx.output(1);
-        let sharing = Sharing::repeating(cx, rows, width);
         let epilogue = cx.epilogue(5);
+        let loops = Loops {
+            passes: 3,
+            stores: epilogue.iterations,
+        };
+        let sharing = Sharing::repeating(cx, rows, width, loops);
         let [x, weight, third] = inputs;
         let kernel = Form::of(cx, self.name(), "forward", width)
             .kernel(&sharing, &epilogue, width, "bias", [&x, &weight, &third])
@@ -116,6 +120,7 @@ impl Operation for Norm {
                 .params(&params)
                 .epilogue(&epilogue)
                 .groups(sharing.groups)
+                .iterations(sharing.iterations)
                 .cost(
                     6 * (rows * width) as u64,
                     x.operand.bytes() + epilogue.bytes,
@@ -204,7 +209,13 @@ impl Operation for NormBackward {
     fn lower(&self, cx: &mut Lowering<'_>) {
         let [_, rows, width] = grid(cx.input(0).shape());
         let [x, weight, dy] = [0, 1, 3].map(|index| Rows::of(cx, cx.input(index), width));
-        let sharing = Sharing::summing(cx, rows, width);
+        let epilogue = cx.epilogue(6);
+        // The last pass is that of the sums, column by column.
+        let loops = Loops {
+            passes: 3,
+            stores: epilogue.iterations,
+        };
+        let sharing = Sharing::summing(cx, rows, width, loops);
         let partial = cx.temp([sharing.groups, 2, width], DType::F32);
         let outputs: Vec<Operand> = (1..=1 + usize::from(self.bias))
             .map(|index| cx.output(index))
@@ -214,7 +225,6 @@ impl Operation for NormBackward {
         params.extend([sharing.groups as u32, 0]);
         params.extend([&outputs[0], &outputs[outputs.len() - 1]].map(Operand::offset));
 
-        let epilogue = cx.epilogue(6);
         let kernel = Form::of(cx, self.name(), "backward", width)
             .kernel(&sharing, &epilogue, width, "dy", [&x, &weight, &dy])
             .flag("LAYER_NORM", self.kind == Kind::Layer)
@@ -229,6 +239,7 @@ impl Operation for NormBackward {
                 .params(&params)
                 .epilogue(&epilogue)
                 .groups(sharing.groups)
+                .iterations(sharing.iterations)
                 .cost(
                     12 * (rows * width) as u64,
                     x.operand.bytes() + dy.operand.bytes() + epilogue.bytes,
@@ -271,6 +282,7 @@ impl NormBackward {
             .read(partial)
             .params(&params)
             .groups(width.div_ceil(columns))
+            .iterations(partial.shape().dim(0).div_ceil(parts) + 16)
             .cost(partial.elements() as u64, partial.bytes());
         for output in outputs {
             dispatch = dispatch.write(output);

@@ -62,6 +62,7 @@ impl Operation for Pad {
         let kernel = Kernel::builtin("pad", include_str!("../../shaders/pad.wgsl"), "pad");
         cx.dispatch(
             Dispatch::new(kernel)
+                .iterations(0)
                 .read(&input)
                 .write(&output)
                 .params(&params)

@@ -64,6 +64,7 @@ impl Operation for Random {
                 .read(&key)
                 .params(&words)
                 .epilogue(&epilogue)
+                .iterations(11 + epilogue.iterations)
                 .groups((batch * rows * columns.div_ceil(4)).div_ceil(64))
                 .cost(0, epilogue.bytes),
         );

@@ -91,7 +91,7 @@ impl Operation for Reduce {
 
 impl Reduce {
     fn emit(&self, cx: &mut Lowering<'_>, input: &Operand, output: &Operand, walk: &Walk) {
-        let split = Split::of(cx.class(), walk);
+        let split = Split::of(cx.class(), walk, cx.most_iterations());
         let source = Kernel::builtin(self.name(), SOURCE, "reduce").block("argmax", "");
         let kernel = split.kernel(self.operation(walk.kernel(source)));
         if split.chunks == 1 {
@@ -136,6 +136,7 @@ fn dispatch(
         .write(output)
         .params(&walk.params(split, scale))
         .groups(split.groups(walk))
+        .iterations(split.iterations(walk))
         .cost(input.elements() as u64, input.bytes() + output.bytes());
     // Gradients of biases are not needed before the optimizer runs. Three arrays of partial results take 12 KiB at most.
     cx.dispatch(match cx.class() {
@@ -173,7 +174,7 @@ impl Operation for Argmax {
     fn lower(&self, cx: &mut Lowering<'_>) {
         let (input, output) = (cx.input(0), cx.output(0));
         let walk = Walk::single(&input.layout, &[self.axis], output.layout.offset);
-        let split = Split::unchunked(cx.class(), &walk);
+        let split = Split::single(cx.class(), &walk, cx.most_iterations());
         let kernel = split.kernel(walk.kernel(Kernel::builtin("argmax", SOURCE, "argmax")));
         dispatch(cx, kernel, [&input, &output], &walk, &split, 1.0);
     }

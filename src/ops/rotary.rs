@@ -94,6 +94,7 @@ impl Operation for Rotary {
         let sign = if self.inverse { -1f32 } else { 1.0 };
         cx.dispatch(
             Dispatch::new(kernel)
+                .iterations(0)
                 .read(&input)
                 .read(&table)
                 .write(&output)

@@ -162,28 +162,48 @@ pub(super) struct Sharing {
     edge: usize,
     /// Workgroups.
     pub groups: usize,
+    /// Of an invocation's loops.
+    pub iterations: usize,
     /// What the kernels' parameters start with: columns, rows, rows of a team, blocks of a row.
     pub params: [u32; 4],
 }
 
+/// The loops of a kernel that works row by row.
+#[derive(Clone, Copy)]
+pub(super) struct Loops {
+    /// Over the blocks of every row.
+    pub passes: usize,
+    /// How often other loops go round for each block that is stored: those of the epilogue.
+    pub stores: usize,
+}
+
+impl Loops {
+    /// Iterations of one row, with what a team exchanges.
+    fn of_row(self, team: &Team, blocks: usize) -> usize {
+        // Three exchanges: eight lanes' values, then an eighth of the lanes'.
+        let exchange = 10 + team.lanes.div_ceil(8) + team.teams;
+        1 + self.passes * (blocks + 1) + self.stores * blocks + 3 * exchange
+    }
+}
+
 impl Sharing {
     /// With a team for every row, on GPUs.
-    pub fn of(cx: &Lowering<'_>, rows: usize, columns: usize) -> Sharing {
-        Sharing::with(cx, rows, columns, MOST_KEPT, |_| 1)
+    pub fn of(cx: &Lowering<'_>, rows: usize, columns: usize, loops: Loops) -> Sharing {
+        Sharing::with(cx, rows, columns, loops, MOST_KEPT, |_| 1)
     }
 
     /// For kernels that read the same operands for every row: a few rows to a team where there are many.
-    pub fn repeating(cx: &Lowering<'_>, rows: usize, columns: usize) -> Sharing {
+    pub fn repeating(cx: &Lowering<'_>, rows: usize, columns: usize, loops: Loops) -> Sharing {
         let rows_per_team = (rows * columns).div_ceil(ELEMENTS_AT_ONCE);
-        Sharing::with(cx, rows, columns, MOST_KEPT, |_| {
+        Sharing::with(cx, rows, columns, loops, MOST_KEPT, |_| {
             rows_per_team.clamp(1, MOST_ROWS_OF_A_TEAM)
         })
     }
 
     /// For kernels that leave partial sums over the rows of a workgroup: enough rows to each for the sums to weigh
     /// little.
-    pub fn summing(cx: &Lowering<'_>, rows: usize, columns: usize) -> Sharing {
-        Sharing::with(cx, rows, columns, MOST_KEPT_WITH_SUMS, |teams| {
+    pub fn summing(cx: &Lowering<'_>, rows: usize, columns: usize, loops: Loops) -> Sharing {
+        Sharing::with(cx, rows, columns, loops, MOST_KEPT_WITH_SUMS, |teams| {
             let enough = ROWS_SUMMED.div_ceil(teams);
             let sums = (ELEMENTS_UNDER_WAY / (teams * columns)).clamp(SUMS.0, SUMS.1);
             rows.div_ceil(sums * teams).max(enough)
@@ -194,11 +214,13 @@ impl Sharing {
         cx: &Lowering<'_>,
         rows: usize,
         columns: usize,
+        loops: Loops,
         most_kept: usize,
         rows_per_team: impl Fn(usize) -> usize,
     ) -> Sharing {
         let quads = columns.div_ceil(4);
-        let (team, rows_per_team) = match cx.class() {
+        let most = cx.most_iterations();
+        let (mut team, rows_per_team) = match cx.class() {
             // Several teams a thread even out what the threads get.
             AdapterClass::Software => (Team::software(cx.device()), rows.div_ceil(16)),
             AdapterClass::Gpu => {
@@ -207,7 +229,18 @@ impl Sharing {
                 (team, rows_per_team)
             }
         };
-        let blocks = quads.div_ceil(team.lanes);
+        // What precedes and follows the rows goes over the blocks, too.
+        let iterations = |team: &Team| {
+            let blocks = quads.div_ceil(team.lanes);
+            let around = blocks * (4 + 2 * team.teams) + 8;
+            (blocks, around, loops.of_row(team, blocks))
+        };
+        let (mut blocks, mut around, mut of_row) = iterations(&team);
+        if around + of_row > most {
+            team = Team::alone(256);
+            (blocks, around, of_row) = iterations(&team);
+        }
+        let rows_per_team = rows_per_team.min((most.saturating_sub(around) / of_row).max(1));
         // Unrolled for llvmpipe, kernels compile for seconds to save a third of the time.
         let (kept, edge) = match cx.class() {
             AdapterClass::Software => (0, 1),
@@ -222,6 +255,7 @@ impl Sharing {
         };
         let words = [columns, rows, rows_per_team, blocks];
         Sharing {
+            iterations: around + rows_per_team * of_row,
             kept,
             edge,
             groups: rows.div_ceil(rows_per_team).div_ceil(team.teams),

@@ -2,7 +2,7 @@
 //!
 //! For another axis, permute it to the end and back.
 
-use super::rows::{Rows, Sharing, grid, load};
+use super::rows::{Loops, Rows, Sharing, grid, load};
 use super::{Operation, Role, TensorType};
 use crate::gpu::{DType, Kernel};
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
@@ -117,7 +117,6 @@ fn lower(cx: &mut Lowering<'_>, log: bool, entry: &'static str) {
     let inputs: Vec<Rows> = (0..cx.input_count())
         .map(|index| Rows::of(cx, cx.input(index), columns))
         .collect();
-    let sharing = Sharing::of(cx, rows, columns);
     let vector = columns.is_multiple_of(4) && inputs.iter().all(Rows::is_aligned);
     let loads: String = ["x", "result"]
         .iter()
@@ -125,6 +124,11 @@ fn lower(cx: &mut Lowering<'_>, log: bool, entry: &'static str) {
         .map(|(name, binding)| load(name, binding, vector))
         .collect();
     let epilogue = cx.epilogue(inputs.len() + 1);
+    let loops = Loops {
+        passes: 2,
+        stores: epilogue.iterations,
+    };
+    let sharing = Sharing::of(cx, rows, columns, loops);
     let kernel = sharing
         .kernel(Kernel::builtin(name, SOURCE, entry))
         .constant("LOG", usize::from(log))
@@ -145,6 +149,7 @@ fn lower(cx: &mut Lowering<'_>, log: bool, entry: &'static str) {
             .params(&params)
             .epilogue(&epilogue)
             .groups(sharing.groups)
+            .iterations(sharing.iterations)
             .cost(5 * (rows * columns) as u64, bytes),
     );
 }

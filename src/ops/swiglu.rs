@@ -55,18 +55,11 @@ impl Operation for Swiglu {
     fn lower(&self, cx: &mut Lowering<'_>) {
         let packed = cx.contiguous(&cx.input(0));
         let hidden = cx.output(0);
-        let (kernel, params, groups) = variant(cx.class(), "swiglu", &[packed, hidden]);
-        cx.dispatch(
-            Dispatch::new(kernel)
-                .read(&packed)
-                .write(&hidden)
-                .params(&params)
-                .groups(groups)
-                .cost(
-                    6 * hidden.elements() as u64,
-                    packed.bytes() + hidden.bytes(),
-                ),
-        );
+        let dispatch = variant(cx, "swiglu", &[packed, hidden]);
+        cx.dispatch(dispatch.read(&packed).write(&hidden).cost(
+            6 * hidden.elements() as u64,
+            packed.bytes() + hidden.bytes(),
+        ));
     }
 }
 
@@ -117,18 +110,13 @@ impl Operation for SwigluBackward {
         let packed = cx.contiguous(&cx.input(0));
         let hidden_gradient = cx.contiguous(&cx.input(1));
         let output = cx.output(0);
-        let (kernel, params, groups) = variant(
-            cx.class(),
-            "swiglu_backward",
-            &[packed, hidden_gradient, output],
-        );
+        let operands = [packed, hidden_gradient, output];
+        let dispatch = variant(cx, "swiglu_backward", &operands);
         cx.dispatch(
-            Dispatch::new(kernel)
+            dispatch
                 .read(&packed)
                 .read(&hidden_gradient)
                 .write(&output)
-                .params(&params)
-                .groups(groups)
                 .cost(
                     12 * hidden_gradient.elements() as u64,
                     packed.bytes() + hidden_gradient.bytes() + output.bytes(),
@@ -137,22 +125,15 @@ impl Operation for SwigluBackward {
     }
 }
 
-/// An invocation's loops may run 65,535 iterations in all on llvmpipe: this many leave room for the loop over rows.
-const MOST_ITERATIONS: usize = 1 << 15;
-
-/// The kernel, its parameters and the number of groups. The operands are the packed rows, `h` or its gradient, and the
+/// The dispatch but for what it binds. The operands are the packed rows, `h` or its gradient, and the
 /// packed gradient if there is one.
-fn variant(
-    class: AdapterClass,
-    name: &'static str,
-    operands: &[Operand],
-) -> (Kernel, Vec<u32>, usize) {
+fn variant(cx: &Lowering<'_>, name: &'static str, operands: &[Operand]) -> Dispatch {
     let hidden = operands[1];
     let half = hidden.shape().last();
     let aligned = |operand: &Operand| operand.layout.offset.is_multiple_of(4);
     let is_vector = half.is_multiple_of(4) && operands.iter().all(aligned);
     let unit = if is_vector { 4 } else { 1 };
-    let source = match class {
+    let source = match cx.class() {
         AdapterClass::Software => include_str!("../../shaders/swiglu_rows.wgsl"),
         AdapterClass::Gpu => include_str!("../../shaders/swiglu.wgsl"),
     };
@@ -162,11 +143,14 @@ fn variant(
     }
     let rows = hidden.elements() / half.max(1);
     let half = half / unit;
-    let (mut params, groups) = match class {
+    let mut iterations = 0;
+    let (mut params, groups) = match cx.class() {
         AdapterClass::Software => {
             // Several teams a thread even out what the threads get.
-            let most = (MOST_ITERATIONS / (half.div_ceil(8) + 1)).max(1);
+            let of_row = half.div_ceil(8) + 2;
+            let most = ((cx.most_iterations() - 1) / of_row).max(1);
             let rows_per_team = rows.div_ceil(16).clamp(1, most);
+            iterations = rows_per_team * of_row + 1;
             let words = [rows, rows_per_team, half];
             (words.to_vec(), rows.div_ceil(rows_per_team))
         }
@@ -177,8 +161,11 @@ fn variant(
     };
     params.extend(operands.iter().map(|o| o.offset() as usize / unit));
     params.resize(6, 0);
-    let params = params.into_iter().map(|word| word as u32).collect();
-    (kernel, params, groups)
+    let params: Vec<u32> = params.into_iter().map(|word| word as u32).collect();
+    Dispatch::new(kernel)
+        .params(&params)
+        .groups(groups)
+        .iterations(iterations)
 }
 
 impl<'t> Var<'t> {

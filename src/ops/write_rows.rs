@@ -61,6 +61,7 @@ impl Operation for WriteRows {
         let source = include_str!("../../shaders/write_rows.wgsl");
         cx.dispatch(
             Dispatch::new(Kernel::builtin("write_rows", source, "write_rows"))
+                .iterations(0)
                 .write(&to)
                 .read(&rows)
                 .read(&starts)

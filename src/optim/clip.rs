@@ -12,7 +12,7 @@ use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
 
-/// How many vec4s a workgroup that sums squares takes, at least on GPUs; `CHUNK` in the shader.
+/// How many vec4s a workgroup that sums squares takes, at least.
 const CHUNK: usize = 1024;
 
 /// About so many workgroups do it on GPUs, however many gradients there are, so that their sums are soon added up.
@@ -58,10 +58,12 @@ impl Operation for GradientNorm {
             AdapterClass::Gpu => ("sum_squares", "norm"),
         };
         let vectors: usize = segments.iter().map(|segment| segment.elements() / 4).sum();
-        let chunk = match cx.class() {
-            AdapterClass::Software => CHUNK,
-            AdapterClass::Gpu => CHUNK * vectors.div_ceil(CHUNK * MOST_SUMS),
+        let most_sums = match cx.class() {
+            // One invocation adds them up.
+            AdapterClass::Software => cx.most_iterations() / 2,
+            AdapterClass::Gpu => MOST_SUMS,
         };
+        let chunk = CHUNK * vectors.div_ceil(CHUNK * most_sums);
         let groups = |elements: usize| (elements / 4).div_ceil(chunk);
         let count = segments
             .iter()
@@ -84,6 +86,7 @@ impl Operation for GradientNorm {
                     .write(&partials)
                     .params(&params.words())
                     .groups(count)
+                    .iterations(chunk / 2 + 8)
                     .cost(2 * segment.elements() as u64, segment.bytes()),
             );
             first += count;
@@ -102,6 +105,7 @@ impl Operation for GradientNorm {
                 .read(&clip)
                 .write(&control)
                 .params(&params.words())
+                .iterations(count + 8)
                 .cost(count as u64, partials.bytes()),
         );
     }
@@ -121,7 +125,11 @@ pub(super) fn over_segment(class: AdapterClass, entry: &'static str, vectors: us
     let kernel = kernel(entry)
         .constant("WIDTH", width)
         .constant("EACH", each);
-    Dispatch::new(kernel).groups(vectors.div_ceil(width * each))
+    // At most a run of parameters begins with each vec4; runs are found by halving.
+    let iterations = each + 2 * width * each + 32;
+    Dispatch::new(kernel)
+        .groups(vectors.div_ceil(width * each))
+        .iterations(iterations)
 }
 
 /// The uniform parameters that the kernels in `shaders/optim.wgsl` share.

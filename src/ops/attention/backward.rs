@@ -95,6 +95,7 @@ fn single_backward(cx: &mut Lowering<'_>, launch: &Launch<'_>, gradient: &Operan
     cx.dispatch(
         launch
             .bind(dispatch, false)
+            .iterations(launch.iterations())
             .params(&launch.params(tiles, groups))
             .groups(groups)
             .cost(10 * problem.head_dim as u64 * problem.pairs(), bytes),
@@ -137,6 +138,7 @@ fn statistics(cx: &mut Lowering<'_>, launch: &Launch<'_>) -> Operand {
     let flops = 2 * out.operand.elements() as u64;
     cx.dispatch(
         dispatch
+            .iterations(launch.iterations())
             .params(&launch.params(1, rows))
             .groups(rows.div_ceil(64))
             .cost(flops, bytes),
@@ -207,6 +209,7 @@ fn half_backward(
     cx.dispatch(
         launch
             .bind(dispatch, true)
+            .iterations(launch.iterations())
             .params(&launch.params(tiles, groups))
             .groups(groups)
             .cost(products * head_dim as u64 * problem.pairs(), bytes),

@@ -85,6 +85,7 @@ fn dispatch_forward(
     cx.dispatch(
         launch
             .bind(dispatch, false)
+            .iterations(launch.iterations())
             .params(&launch.params(tiles, groups))
             .groups(groups)
             .cost(4 * problem.head_dim as u64 * problem.pairs(), bytes),
@@ -209,6 +210,7 @@ pub(super) fn weights(cx: &mut Lowering<'_>, problem: &Problem) {
     cx.dispatch(
         launch
             .bind(dispatch, false)
+            .iterations(launch.iterations())
             .params(&launch.params(1, elements))
             .groups(elements.div_ceil(64))
             .cost(

@@ -144,6 +144,13 @@ impl<'p> Launch<'p> {
         self.problem.head_dim.is_multiple_of(4) && strides.into_iter().all(|n| n.is_multiple_of(4))
     }
 
+    /// How often an invocation's loops go round at most, whatever the form: over all keys or all queries, some of them in
+    /// two passes.
+    pub fn iterations(&self) -> usize {
+        let Problem { queries, keys, .. } = *self.problem;
+        5 * queries.max(keys) / 4 + 64
+    }
+
     /// The kernels' parameters, for `tiles` workgroups a head, or `groups` of something else in all.
     pub fn params(&self, tiles: usize, groups: usize) -> Vec<u32> {
         let problem = self.problem;

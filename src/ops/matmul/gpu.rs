@@ -1,8 +1,8 @@
 //! The matrix product on GPUs, see `shaders/matmul.wgsl`: register-blocked tiles, split along the depth where there are
 //! few, and a form for products of a matrix and a few vectors.
 
-use super::Matrices;
-use crate::gpu::{AdapterClass, DType, Kernel};
+use super::{LEFT_FOR_STORES, Matrices};
+use crate::gpu::{AdapterClass, DType, Kernel, MOST_ITERATIONS};
 use crate::tape::{Dispatch, Lowering, Operand};
 
 /// A workgroup's part of the output, and how many squares of 4 × 4 each invocation has, down and across.
@@ -65,6 +65,17 @@ impl Tile {
         shallow.min(large).clamp(1, MOST_SPLITS)
     }
 
+    /// Parts that the depth must be cut into, so that an invocation's loops go round often enough on software adapters.
+    fn fewest_splits(&self, depth: usize) -> usize {
+        let most = (MOST_ITERATIONS - LEFT_FOR_STORES) / ITERATIONS_OF_SLICE * SLICE * self.teams;
+        depth.div_ceil(most)
+    }
+
+    fn splits(&self, grid: [usize; 3], depth: usize) -> std::ops::RangeInclusive<usize> {
+        let fewest = self.fewest_splits(depth);
+        fewest..=self.most_splits(grid, depth).max(fewest)
+    }
+
     /// What a product takes, in units of its multiply-adds at a GPU's full rate: more if there is too little to keep
     /// the GPU busy, if its last round of workgroups is half empty, or if parts have to be added up.
     fn time(&self, grid: [usize; 3], depth: usize, splits: usize) -> f64 {
@@ -94,6 +105,10 @@ const TILES: [Tile; 4] = [
     Tile::new([32, 128], [1, 2], 1, 50),
     Tile::new([32, 32], [1, 1], 4, 40),
 ];
+
+/// Steps of the depth between two barriers, `DEPTH` in the shader, and how often loops go round for them.
+const SLICE: usize = 16;
+const ITERATIONS_OF_SLICE: usize = 9;
 
 /// Parts of a large GPU that workgroups are dealt out to.
 const UNITS: f64 = 128.0;
@@ -129,7 +144,7 @@ impl Cut {
         }
         let cuts = TILES
             .iter()
-            .flat_map(|&tile| (1..=tile.most_splits(grid, depth)).map(move |n| (tile, n)));
+            .flat_map(|&tile| tile.splits(grid, depth).map(move |n| (tile, n)));
         let time = |(tile, splits): &(Tile, usize)| tile.time(grid, depth, *splits);
         let (tile, splits) = cuts
             .min_by(|a, b| time(a).total_cmp(&time(b)))
@@ -153,6 +168,7 @@ impl Cut {
         let tiles = TILES.into_iter();
         tiles
             .filter(|other| other.gates() && other.teams == tile.teams)
+            .filter(|other| other.fewest_splits(depth) == 1)
             .min_by(|a, b| time(a).total_cmp(&time(b)))
             .filter(|other| time(other) <= 1.1 * time(&tile))
             .map(|tile| Cut::Tiles(tile, 1))
@@ -191,22 +207,26 @@ pub(super) fn lower(
         let words: Vec<u32> = [sizes, places].concat().iter().map(|&n| n as u32).collect();
         (words, count)
     };
-    let whole =
-        |cx: &mut Lowering<'_>, kernel: Kernel, tiles: [usize; 2], invocations: Option<usize>| {
-            let epilogue = cx.epilogue(3);
-            let (params, groups) = params(1, depth, tiles);
-            let dispatch = Dispatch::new(epilogue.applied(kernel))
-                .read(&a.operand)
-                .read(&b.operand)
-                .params(&params)
-                .epilogue(&epilogue)
-                .groups(groups)
-                .cost(flops, operands + epilogue.bytes);
-            cx.dispatch(match invocations {
-                Some(invocations) => dispatch.may_pair("matmul_pair", invocations),
-                None => dispatch,
-            });
-        };
+    let whole = |cx: &mut Lowering<'_>,
+                 kernel: Kernel,
+                 tiles: [usize; 2],
+                 invocations: Option<usize>,
+                 loops: usize| {
+        let epilogue = cx.epilogue(3);
+        let (params, groups) = params(1, depth, tiles);
+        let dispatch = Dispatch::new(epilogue.applied(kernel))
+            .read(&a.operand)
+            .read(&b.operand)
+            .params(&params)
+            .epilogue(&epilogue)
+            .groups(groups)
+            .iterations(loops + 64 * (1 + epilogue.iterations))
+            .cost(flops, operands + epilogue.bytes);
+        cx.dispatch(match invocations {
+            Some(invocations) => dispatch.may_pair("matmul_pair", invocations),
+            None => dispatch,
+        });
+    };
     match cut {
         Cut::Rows { tall } => {
             let quads = rows.max(columns).div_ceil(4);
@@ -216,12 +236,18 @@ pub(super) fn lower(
                 AdapterClass::Gpu if depth > 64 => (8, 32),
                 AdapterClass::Gpu => (32, 4),
             };
+            let loops = |sharers: usize| depth.div_ceil(4 * sharers);
+            let (per_group, sharers) = match loops(sharers) > MOST_ITERATIONS - LEFT_FOR_STORES {
+                true => (1, 256),
+                false => (per_group, sharers),
+            };
             let kernel = kernel("rows", "tiles")
                 .constant("QUADS", per_group)
                 .constant("SHARERS", sharers)
                 .flag("TALL", tall)
                 .flag("SINGLE", rows == 1 && a.is_row_major());
-            whole(cx, kernel, [quads.div_ceil(per_group), 1], None);
+            let tiles = [quads.div_ceil(per_group), 1];
+            whole(cx, kernel, tiles, None, loops(sharers));
         }
         Cut::Tiles(tile, splits) => {
             let [down, across] = tile.team();
@@ -232,12 +258,13 @@ pub(super) fn lower(
                 .constant("ACROSS", across)
                 .constant("TEAMS", tile.teams)
                 .flag("OVERLAPPED", cx.device().overlaps());
+            let loops = |depth: usize| depth.div_ceil(SLICE * tile.teams) * ITERATIONS_OF_SLICE;
             let mut tiles = [rows.div_ceil(tile.rows), columns.div_ceil(tile.columns)];
             if splits == 1 {
                 if gated {
                     tiles[1] = columns.div_ceil(2).div_ceil(tile.columns / 2);
                 }
-                return whole(cx, kernel, tiles, Some(tile.invocations()));
+                return whole(cx, kernel, tiles, Some(tile.invocations()), loops(depth));
             }
             let chunk = depth.div_ceil(splits).next_multiple_of(16);
             let splits = depth.div_ceil(chunk);
@@ -254,6 +281,7 @@ pub(super) fn lower(
                     .write(&parts)
                     .params(&words)
                     .groups(groups)
+                    .iterations(loops(chunk) + 64)
                     .cost(flops, operands + parts.bytes())
                     .may_pair("matmul_pair", tile.invocations()),
             );
@@ -280,6 +308,7 @@ fn add_up(
             .read(parts)
             .params(&words.map(|word| word as u32))
             .epilogue(&epilogue)
+            .iterations(splits + 1 + epilogue.iterations)
             .groups(count.div_ceil(64))
             .cost(parts.elements() as u64, parts.bytes() + epilogue.bytes),
     );

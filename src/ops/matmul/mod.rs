@@ -9,6 +9,7 @@ mod software;
 use std::hash::Hash;
 
 use super::{Operation, Role, TensorType};
+use crate::gpu::MOST_ITERATIONS;
 use crate::shape::{Layout, Shape};
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var, sum_to};
 
@@ -62,8 +63,10 @@ impl Operation for Matmul {
         let ([batch, rows, columns], depth) = (self.grid, self.depth);
         let a = matrices(cx, 0, self.shape, [batch, rows, depth]);
         let b = matrices(cx, 1, self.shape, [batch, depth, columns]);
-        // A tile's work for a single row would be wasted; the form for GPUs reads the matrix once and no more.
-        if rows == 1 || !cx.device().has_subgroups_of(8) {
+        // A tile's work for a single row would be wasted; the form for GPUs reads the matrix once and no more. It can also
+        // cut the depth.
+        let is_deep = depth.div_ceil(4) > MOST_ITERATIONS - LEFT_FOR_STORES;
+        if rows == 1 || is_deep || !cx.device().has_subgroups_of(8) {
             return gpu::lower(cx, &a, &b, self.grid, depth);
         }
         let epilogue = cx.epilogue(3);
@@ -78,11 +81,15 @@ impl Operation for Matmul {
                 .params(&params)
                 .epilogue(&epilogue)
                 .groups(groups)
+                .iterations(depth.div_ceil(4) + 64 * (1 + epilogue.iterations))
                 .cost(flops, bytes)
                 .may_pair("matmul_pair", 8),
         );
     }
 }
+
+/// Iterations of an invocation's loops that a product leaves to those of its epilogue.
+const LEFT_FOR_STORES: usize = 1 << 13;
 
 /// An operand as a batch of matrices: strides of batch, row and column.
 struct Matrices {

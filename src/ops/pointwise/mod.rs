@@ -88,6 +88,15 @@ impl Pointwise {
     pub fn attributes(&self) -> &[f32] {
         &self.attributes[..self.row.attributes.len()]
     }
+
+    /// How often the row's loops go round at most: those of rows that have one take a bit of an attribute at a time.
+    pub(crate) fn iterations(&self) -> usize {
+        if !self.row.helpers.contains("for (") {
+            return 0;
+        }
+        let bits = |attribute: &f32| 2 + attribute.abs().max(1.0).log2() as usize;
+        self.attributes().iter().map(bits).max().unwrap_or(0)
+    }
 }
 
 /// Records a row.

@@ -89,6 +89,19 @@ impl Walk {
         walk
     }
 
+    /// Finding a step among several axes is a loop over those.
+    fn iterations_of_step(&self) -> usize {
+        match self.folded.len() {
+            1 => 1,
+            axes => 2 + axes,
+        }
+    }
+
+    /// Finding the place and the first step, and joining the lanes.
+    fn iterations_beside_steps(&self) -> usize {
+        self.kept.len() + 2 * self.folded.len() + 16
+    }
+
     /// Whether neighbouring steps, rather than neighbouring places, are close in memory.
     fn steps_are_dense(&self) -> bool {
         match self.width {
@@ -182,8 +195,8 @@ pub(super) struct Split {
 }
 
 impl Split {
-    /// The split for a walk, which may use several teams a place.
-    pub fn of(class: AdapterClass, walk: &Walk) -> Split {
+    /// The split for a walk, which may use several teams a place. An invocation's loops go round `most` times.
+    pub fn of(class: AdapterClass, walk: &Walk, most: usize) -> Split {
         let mut split = Split::unchunked(class, walk);
         let groups = walk.places.div_ceil(split.teams);
         let per_lane = walk.steps.div_ceil(split.lanes);
@@ -195,13 +208,40 @@ impl Split {
         if groups < busy && per_lane >= 2 * enough {
             let chunks = (busy / groups).min(per_lane / enough);
             split.chunk = walk.steps.div_ceil(chunks);
-            split.chunks = walk.steps.div_ceil(split.chunk);
         }
+        split.chunk = split.chunk.min(split.longest(walk, most));
+        split.chunks = walk.steps.div_ceil(split.chunk);
         split
     }
 
-    /// The split for a walk, one team a place.
-    pub fn unchunked(class: AdapterClass, walk: &Walk) -> Split {
+    /// The split for a walk, one team a place, of a whole workgroup if an invocation's loops would go round more than
+    /// `most` times otherwise.
+    pub fn single(class: AdapterClass, walk: &Walk, most: usize) -> Split {
+        let split = Split::unchunked(class, walk);
+        if split.chunk <= split.longest(walk, most) {
+            return split;
+        }
+        Split {
+            lanes: 256,
+            teams: 1,
+            adjacent: walk.steps_are_dense(),
+            ..split
+        }
+    }
+
+    /// The most steps of a team.
+    fn longest(&self, walk: &Walk, most: usize) -> usize {
+        ((most - walk.iterations_beside_steps()) / walk.iterations_of_step())
+            .saturating_mul(self.lanes)
+    }
+
+    /// Of an invocation's loops.
+    pub fn iterations(&self, walk: &Walk) -> usize {
+        let steps = self.chunk.div_ceil(self.lanes);
+        walk.iterations_beside_steps() + walk.iterations_of_step() * steps
+    }
+
+    fn unchunked(class: AdapterClass, walk: &Walk) -> Split {
         let (lanes, teams, adjacent) = match class {
             AdapterClass::Software => software(walk),
             AdapterClass::Gpu => gpu(walk),

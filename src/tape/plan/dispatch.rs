@@ -1,6 +1,7 @@
 //! What a plan is made of before buffers are assigned: slots, operands that lie in them, and dispatches over them.
 
 use super::epilogue::Epilogue;
+use crate::error::Error;
 use crate::gpu::arena::Buffer;
 use crate::gpu::kernel::Access;
 use crate::gpu::readback::Fault;
@@ -89,6 +90,8 @@ pub struct Dispatch {
     pub(super) params: Vec<u32>,
     pub(super) grid: [u32; 3],
     pub(super) cost: Cost,
+    /// See [`Dispatch::iterations`].
+    pub(super) iterations: Option<usize>,
     /// What it is called beside others of that name, and the invocations of a workgroup.
     pub(super) pair: Option<(&'static str, usize)>,
     /// Whether it may run much later, if nobody reads what it writes until then.
@@ -106,6 +109,7 @@ impl Dispatch {
             params: Vec::new(),
             grid: [1; 3],
             cost: Cost::default(),
+            iterations: None,
             pair: None,
             can_wait: false,
             writes_apart: false,
@@ -143,6 +147,16 @@ impl Dispatch {
     /// The grid of workgroups, none of which may pass 65,535.
     pub fn grid(mut self, x: usize, y: usize, z: usize) -> Dispatch {
         self.grid = [x as u32, y as u32, z as u32];
+        self
+    }
+
+    /// States how often one invocation goes round loops at most, all of them together, those of functions that it calls
+    /// included. A loop counts once more than its rounds, for the look that ends it, so a loop of `n` rounds over loops of
+    /// `m` is `n·(m + 2) + 1`. Planning fails where a driver would end them earlier: Mesa's llvmpipe does so after 65,535
+    /// iterations, without a word. Loops of a few rounds that no parameter changes need not be counted. A custom operation whose kernel
+    /// has other loops should state it; the crate's own all do.
+    pub fn iterations(mut self, most: usize) -> Dispatch {
+        self.iterations = Some(most);
         self
     }
 
@@ -191,4 +205,6 @@ pub(super) struct Program {
     pub fetches: Vec<(Operand, std::ops::Range<usize>)>,
     /// What kernels count, in the order of the counters.
     pub faults: Vec<Fault>,
+    /// Why it must not run.
+    pub refused: Option<Error>,
 }

@@ -43,6 +43,8 @@ pub(crate) struct Epilogue {
     /// If there is a gate: `store_gate(batch, row, column, gate, up)`, which stores columns `column` to `column + 3` of its
     /// output from what `store4` was given for these columns of both halves.
     pub gate: Option<String>,
+    /// How often loops go round in one store of four columns, at most.
+    pub iterations: usize,
     /// Bytes that the epilogue reads and writes.
     pub bytes: u64,
     leaves: Vec<Operand>,
@@ -156,6 +158,7 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
         wgsl: declarations.clone() + &store_text(&expression, &packs, vector),
         wgsl_by_rows: declarations + &cursor_text(&expression, &packs, vector, &is_fixed),
         gate,
+        iterations: 4 * expression.iterations(),
         bytes,
         leaves: expression.leaves,
         outputs,

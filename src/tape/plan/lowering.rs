@@ -10,6 +10,7 @@ use super::pointwise;
 use super::side_by_side;
 use super::uniform;
 use super::units::Unit;
+use crate::error::Error;
 use crate::gpu::readback::Fault;
 use crate::gpu::{AdapterClass, DType, Device, Tensor};
 use crate::ops::Role;
@@ -35,6 +36,7 @@ pub(super) fn lower(
             dispatches: Vec::new(),
             fetches: Vec::new(),
             faults: Vec::new(),
+            refused: None,
         },
         places: HashMap::new(),
     };
@@ -348,6 +350,26 @@ impl Lowerer<'_> {
                 dispatch.kernel.name
             );
         }
+        let kernel = &dispatch.kernel;
+        let limit = self.device.most_iterations();
+        match dispatch.iterations {
+            Some(needed) if needed > limit => {
+                self.program.refused.get_or_insert_with(|| Error::Limit {
+                    what: format!(
+                        "kernel `{}`, in iterations of one invocation's loops on this software adapter,",
+                        kernel.name
+                    ),
+                    needed: needed as u64,
+                    limit: limit as u64,
+                });
+            }
+            Some(_) => {}
+            None => assert!(
+                !kernel.trusted,
+                "kernel `{}` does not state how often its loops go round: Dispatch::iterations",
+                kernel.name
+            ),
+        }
         self.program.dispatches.push(dispatch);
     }
 }
@@ -409,6 +431,11 @@ impl Lowering<'_> {
     /// Shorthand for the device's [`AdapterClass`].
     pub fn class(&self) -> AdapterClass {
         self.device().class()
+    }
+
+    /// How often an invocation may go round loops on this device: [`Dispatch::iterations`].
+    pub fn most_iterations(&self) -> usize {
+        self.device().most_iterations()
     }
 
     /// Input number `index`, with any strides.

@@ -229,7 +229,10 @@ fn find(device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>>
 fn make(device: &Device, graph: &Graph) -> Result<Plan> {
     let analysis = analysis::Analysis::of(graph);
     let units = units::form(graph, &analysis);
-    let program = lowering::lower(device, graph, &analysis, &units);
+    let mut program = lowering::lower(device, graph, &analysis, &units);
+    if let Some(error) = program.refused.take() {
+        return Err(error);
+    }
     Plan::build(device, graph, program)
 }
 

@@ -116,6 +116,15 @@ impl Expression {
         self.steps.iter().filter(is_apply).count() as u64
     }
 
+    /// How often the loops of all steps go round at most, for one element or one vec4.
+    pub fn iterations(&self) -> usize {
+        let of_step = |step: &Step| match step {
+            Step::Apply(pointwise, _) => pointwise.iterations(),
+            _ => 0,
+        };
+        self.steps.iter().map(of_step).sum()
+    }
+
     /// Function declarations for every table row used, over the type `T`.
     pub fn functions(&self, out: &mut String) {
         let steps = self.steps.iter().filter_map(|step| match step {
@@ -231,6 +240,7 @@ fn emit(lowerer: &mut Lowerer<'_>, expression: &Expression, name: &'static str) 
     );
     let mut dispatch = Dispatch::new(Kernel::builtin(name, source, "main"))
         .params(&words)
+        .iterations(width * expression.iterations())
         .groups((words[0] as usize).div_ceil(threads));
     for leaf in &expression.leaves {
         dispatch = dispatch.read(leaf);

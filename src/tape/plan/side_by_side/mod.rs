@@ -97,6 +97,13 @@ impl Group {
                 sum(|member| member.cost.bytes),
             );
         dispatch.bindings = text.bindings;
+        // Each workgroup is one of a member's.
+        dispatch.iterations = self
+            .members
+            .iter()
+            .map(|member| member.iterations)
+            .max()
+            .flatten();
         dispatch
     }
 }

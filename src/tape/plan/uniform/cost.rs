@@ -66,6 +66,7 @@ impl Operation for Loads {
             Dispatch::new(Kernel::builtin("load_cost", text, "load_cost"))
                 .read(&source)
                 .write(&sums)
+                .iterations(ROUNDS as usize + 1)
                 .params(&[ROUNDS, 8]),
         );
     }
