@@ -374,3 +374,93 @@ fn a_gradient_that_does_not_read_it_is_right() {
         assert_eq!(read(&t), [7.0, 7.0]);
     }
 }
+
+/// What each assignment of a view of the destination, or of something made of it, should leave there.
+#[test]
+fn views_of_the_destination() {
+    type Make = for<'t> fn(Var<'t>) -> Var<'t>;
+    let cases: [(Make, [f32; 9]); 7] = [
+        (
+            |t| t.transpose(),
+            [1.0, 4.0, 7.0, 2.0, 5.0, 8.0, 3.0, 6.0, 9.0],
+        ),
+        (|t| t, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]),
+        (
+            |t| t.transpose() + 1.0,
+            [2.0, 5.0, 8.0, 3.0, 6.0, 9.0, 4.0, 7.0, 10.0],
+        ),
+        (
+            |t| t.transpose() * t,
+            [1.0, 8.0, 21.0, 8.0, 25.0, 48.0, 21.0, 48.0, 81.0],
+        ),
+        (
+            |t| t.slice(0, 1..2).broadcast_to([3, 3]),
+            [4.0, 5.0, 6.0, 4.0, 5.0, 6.0, 4.0, 5.0, 6.0],
+        ),
+        (
+            |t| {
+                t.reshape([9])
+                    .slice(0, 0..3)
+                    .reshape([3, 1])
+                    .broadcast_to([3, 3])
+            },
+            [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0],
+        ),
+        (
+            |t| Var::concat(&[t.slice(0, 2..3), t.slice(0, 0..2)], 0),
+            [7.0, 8.0, 9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        ),
+    ];
+    let start: Vec<f32> = (1..10).map(|i| i as f32).collect();
+    for (make, expected) in cases {
+        both_ways(|new_tape| {
+            let t = Tensor::new(device(), [3, 3], &start).unwrap();
+            let tape = new_tape();
+            tape.assign(&t, make(tape.tensor(&t)));
+            tape.run().unwrap();
+            assert_eq!(read(&t), expected);
+        });
+    }
+}
+
+/// Tensors that share a buffer, as the parameters of a model do.
+#[test]
+fn between_parts_of_one_buffer() {
+    both_ways(|new_tape| {
+        let whole = tensor(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+        let [a, b] = [0, 4].map(|first| whole.part(first, [4]));
+        let tape = new_tape();
+        tape.assign(&a, tape.tensor(&b));
+        tape.run().unwrap();
+        assert_eq!(read(&whole), [5.0, 6.0, 7.0, 8.0, 5.0, 6.0, 7.0, 8.0]);
+        // Parts that overlap: what is read is what was there before.
+        let [c, d] = [0, 1].map(|first| whole.part(first, [6]));
+        let tape = new_tape();
+        tape.assign(&d, tape.tensor(&c));
+        tape.run().unwrap();
+        assert_eq!(read(&whole), [5.0, 5.0, 6.0, 7.0, 8.0, 5.0, 6.0, 8.0]);
+        // One after the other, not at once.
+        let tape = new_tape();
+        let (at_a, at_b) = (tape.tensor(&a), tape.tensor(&b));
+        tape.assign(&a, at_b * 2.0);
+        tape.assign(&b, at_a + 0.5);
+        tape.run().unwrap();
+        assert_eq!(
+            read(&whole),
+            [16.0, 10.0, 12.0, 16.0, 16.5, 10.5, 12.5, 16.5]
+        );
+    });
+}
+
+#[test]
+fn rows_written_from_the_tensor_itself() {
+    both_ways(|new_tape| {
+        let values: Vec<f32> = (0..6).map(|i| i as f32).collect();
+        let cache = Tensor::new(device(), [1, 3, 2], &values).unwrap();
+        let tape = new_tape();
+        let rows = tape.tensor(&cache).slice(1, 0..2);
+        tape.write_rows(&cache, rows, tape.input([1], &[1u32]));
+        tape.run().unwrap();
+        assert_eq!(read(&cache), [0.0, 1.0, 0.0, 1.0, 2.0, 3.0]);
+    });
+}

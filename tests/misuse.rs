@@ -7,9 +7,11 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Once;
 
 use common::{device, portable_device};
+use shadegrad::nn::{Embedding, LayerNorm, Linear, ParameterBuilder, RmsNorm};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::ops::attention::Attention;
-use shadegrad::{DType, Shape, Tape, Tensor};
+use shadegrad::ops::pointwise::TABLE;
+use shadegrad::{DType, Shape, Tape, Tensor, Var};
 
 thread_local! {
     /// Message and line of this thread's last panic in this file; `None` while nobody listens.
@@ -134,6 +136,33 @@ fn misuse_panics_at_the_callers_line() {
     misuse("add: an input was recorded on another tape", || {
         other.full([4], 2.0) + y
     });
+    let theirs = other.full([1], 1.0);
+    misuse("fetch: an input was recorded on another tape", || {
+        tape.fetch::<f32>(theirs)
+    });
+    misuse("backward: an input was recorded on another tape", || {
+        tape.backward(theirs)
+    });
+    misuse("backward: an input was recorded on another tape", || {
+        tape.backward_from(y, theirs)
+    });
+    misuse("assign: an input was recorded on another tape", || {
+        tape.assign(&tensor, other.full([2], 1.0))
+    });
+    let third = Tape::training(device);
+    let gradients = tape.backward(y.sum_all());
+    misuse(
+        "Gradients::of: an input was recorded on another tape",
+        || gradients.of(third.variable([4], &[0.0; 4])),
+    );
+    misuse("backward: only scalars", || {
+        tape.backward(ids.slice(0, 0..1))
+    });
+    misuse("powi: the exponent 2.5 is no whole number", || x.powi(2.5));
+    misuse("powi: attributes must be finite", || x.powi(f32::NAN));
+    misuse("clamp: nothing lies between 1 and -1", || {
+        x.clamp(1.0, -1.0)
+    });
     misuse("backward: only scalars", || tape.backward(x));
     misuse("backward: an inference tape", || {
         other.backward(other.full([1], 1.0))
@@ -203,4 +232,96 @@ fn misuse_of_larger_operations_points_at_the_callers_line_too() {
     misuse("rotary: ", || x.rotary(y, 2));
     misuse("swiglu: ", || x.swiglu());
     misuse("attention: ", || y.packed_attention(&Attention::causal(2)));
+    misuse("layer_norm: ε is NaN", || {
+        x.layer_norm(x.slice(0, 0..1).reshape([3]), None, f32::NAN)
+    });
+    misuse("rms_norm: ε is -1", || {
+        x.rms_norm(x.slice(0, 0..1).reshape([3]), -1.0)
+    });
+}
+
+/// Checks that an operation refuses integers.
+fn integers<'t>(name: &str, record: &dyn Fn() -> Var<'t>) {
+    let (message, line) = panic_of(|| {
+        record();
+    });
+    let expected = message.starts_with(&format!("{name}: ")) && message.contains("U32");
+    assert!(expected, "{name}: {message}");
+    assert!(line > 0, "{name}: not at the caller's line: {message}");
+}
+
+/// Integers where floats belong: every operation that reads numbers names itself and says what to do.
+#[test]
+fn integers_are_not_read_as_floats() {
+    let tape = Tape::training(device());
+    let ids = tape.input([2, 4], &[1u32; 8]);
+    let (x, row) = (
+        tape.variable([2, 4], &[0.5; 8]),
+        tape.variable([4], &[1.0; 4]),
+    );
+    for row in TABLE {
+        let count = row.inputs.len();
+        if count == 0 || row.name == "to_float" {
+            continue;
+        }
+        for odd in 0..count {
+            let inputs: Vec<_> = (0..count).map(|i| if i == odd { ids } else { x }).collect();
+            let attributes: Vec<f32> = (0..row.attributes.len()).map(|i| 1.0 + i as f32).collect();
+            integers(row.name, &|| row.apply(&inputs, &attributes));
+        }
+    }
+    integers("matmul", &|| ids.matmul(x.transpose()));
+    integers("matmul", &|| x.matmul(ids.transpose()));
+    integers("softmax", &|| ids.softmax());
+    integers("log_softmax", &|| ids.log_softmax());
+    integers("layer_norm", &|| ids.layer_norm(row, None, 1e-5));
+    integers("layer_norm", &|| {
+        x.layer_norm(row, Some(ids.slice(0, 0..1).reshape([4])), 1e-5)
+    });
+    integers("rms_norm", &|| {
+        x.rms_norm(ids.slice(0, 0..1).reshape([4]), 1e-5)
+    });
+    integers("swiglu", &|| ids.swiglu());
+    integers("rotary", &|| ids.rotary(x, 1));
+    integers("rotary", &|| x.rotary(ids, 1));
+    integers("dropout", &|| ids.dropout(0.5));
+    integers("pad", &|| ids.pad(0, 1, 1));
+    integers("embedding", &|| ids.embedding(ids));
+    integers("gather along axis 0", &|| ids.gather(0, ids));
+    integers("index_select along axis 0", &|| {
+        ids.index_select(0, ids.slice(0, 0..1).reshape([4]))
+    });
+    integers("cross_entropy", &|| {
+        ids.cross_entropy(ids.slice(1, 0..1).reshape([2]), CrossEntropy::default())
+    });
+    integers("sum", &|| ids.sum(&[0]));
+    integers("mean", &|| ids.mean_all());
+    integers("max", &|| ids.max(&[1]));
+    integers("min", &|| ids.min(&[1]));
+    integers("var", &|| ids.var(&[1]));
+    integers("argmax", &|| ids.argmax(1));
+    integers("backward", &|| {
+        tape.backward(ids.slice(0, 0..1).slice(1, 0..1))
+            .of(x)
+            .unwrap()
+    });
+}
+
+#[test]
+fn two_layers_of_one_name_are_found_where_the_second_is_made() {
+    let mut builder = ParameterBuilder::new(1);
+    let _first = Linear::new(&mut builder, 2, 3, true);
+    misuse(
+        "a parameter `weight` already: give each layer a name with",
+        || Linear::new(&mut builder, 2, 3, true),
+    );
+    misuse("a parameter `weight` already", || {
+        Embedding::new(&mut builder, 2, 3)
+    });
+    misuse("a parameter `weight` already", || {
+        RmsNorm::new(&mut builder, 3, 1e-5)
+    });
+    misuse("a parameter `weight` already", || {
+        LayerNorm::new(&mut builder, 3, true, 1e-5)
+    });
 }

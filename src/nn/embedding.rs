@@ -20,6 +20,7 @@ pub struct Embedding {
 
 impl Embedding {
     /// Normally distributed with a standard deviation of [`INIT_STD`](super::INIT_STD).
+    #[track_caller]
     pub fn new(builder: &mut ParameterBuilder, count: usize, width: usize) -> Embedding {
         let limit = builder.parameter_limit() / (4 * BLOCK) * BLOCK;
         let most_rows = usize::try_from(limit / width as u64).unwrap_or(usize::MAX);
@@ -37,6 +38,7 @@ impl Embedding {
     }
 
     /// A table in one parameter, whatever its size.
+    #[track_caller]
     pub(super) fn whole(builder: &mut ParameterBuilder, count: usize, width: usize) -> Embedding {
         Embedding {
             parts: vec![builder.parameter("weight", [count, width], INIT)],

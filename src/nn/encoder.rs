@@ -193,6 +193,7 @@ impl Encoder {
     /// # Errors
     ///
     /// Those of [`EncoderConfig::validate`].
+    #[track_caller]
     pub fn new(config: &EncoderConfig, builder: &mut ParameterBuilder) -> Result<Encoder> {
         config.validate()?;
         let &EncoderConfig {

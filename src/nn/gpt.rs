@@ -99,6 +99,7 @@ impl Gpt {
     /// # Errors
     ///
     /// Those of [`GptConfig::validate`].
+    #[track_caller]
     pub fn new(config: &GptConfig, builder: &mut ParameterBuilder) -> Result<Gpt> {
         config.validate()?;
         let &GptConfig {

@@ -17,6 +17,7 @@ pub struct Linear {
 
 impl Linear {
     /// Weights normally distributed with a standard deviation of [`INIT_STD`], biases zero.
+    #[track_caller]
     pub fn new(
         builder: &mut ParameterBuilder,
         inputs: usize,
@@ -33,6 +34,7 @@ impl Linear {
     }
 
     /// Weights of the given distribution, biases zero.
+    #[track_caller]
     pub fn with_init(
         builder: &mut ParameterBuilder,
         inputs: usize,

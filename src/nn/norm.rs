@@ -16,6 +16,7 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     /// Weights one, biases zero.
+    #[track_caller]
     pub fn new(
         builder: &mut ParameterBuilder,
         width: usize,
@@ -52,6 +53,7 @@ pub struct RmsNorm {
 
 impl RmsNorm {
     /// Weights one.
+    #[track_caller]
     pub fn new(builder: &mut ParameterBuilder, width: usize, epsilon: f32) -> RmsNorm {
         RmsNorm {
             weight: builder.parameter("weight", [width], Init::Ones),
@@ -81,6 +83,7 @@ pub enum Norm {
 
 impl Norm {
     /// A norm of the given kind; RMS norms have no bias, whatever `bias` says.
+    #[track_caller]
     pub fn new(
         builder: &mut ParameterBuilder,
         kind: NormKind,

@@ -157,7 +157,7 @@ impl ParameterBuilder {
         let name = format!("{}{}", self.prefix, name.as_ref());
         assert!(
             self.names.insert(name.clone()),
-            "there is a parameter `{name}` already"
+            "there is a parameter `{name}` already: give each layer a name with ParameterBuilder::scope"
         );
         let parameter = Parameter {
             inner: Arc::new(Inner {

@@ -25,6 +25,7 @@ pub enum Positions {
 impl Positions {
     /// Positions up to `context` for vectors of extent `width` in `heads` heads. Learned ones have a parameter
     /// `weight`.
+    #[track_caller]
     pub fn new(
         builder: &mut ParameterBuilder,
         kind: PositionKind,

@@ -42,9 +42,8 @@ impl Operation for View {
         let TensorType { shape, dtype } = inputs[0];
         let shape = match self {
             View::Reshape(to) => {
-                assert_eq!(
-                    shape.elements(),
-                    to.elements(),
+                assert!(
+                    shape.elements() == to.elements(),
                     "reshape: {shape} and {to} have different numbers of elements"
                 );
                 *to
@@ -158,7 +157,7 @@ impl Operation for Assign {
 
     fn lower(&self, cx: &mut Lowering<'_>) {
         let (to, from) = (cx.input(0), cx.input(1));
-        // The value may already have been computed in place.
+        // The value may already have been computed in place; one that reads the destination is a copy by now.
         if !to.is_same_place(&from) {
             cx.copy(&from, &to);
         }

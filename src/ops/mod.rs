@@ -147,6 +147,17 @@ pub trait Operation: fmt::Debug + 'static {
     }
 }
 
+/// Checks that all inputs are `F32`, for operations that take nothing else: kernels would read other bits as if they were.
+#[track_caller]
+pub(crate) fn require_f32(operation: &str, inputs: &[TensorType]) {
+    for (index, TensorType { shape, dtype }) in inputs.iter().enumerate() {
+        assert!(
+            *dtype == DType::F32,
+            "{operation}: input {index} is {dtype:?} {shape}, expected F32; Var::to_f32 converts"
+        );
+    }
+}
+
 /// A shape as `[batch, rows, columns]`, for the epilogues of kernels that work row by row.
 pub(crate) fn row_grid(shape: Shape) -> [usize; 3] {
     match shape.dims() {

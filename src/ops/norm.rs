@@ -7,7 +7,7 @@
 use std::hash::Hash;
 
 use super::rows::{Loops, Rows, Sharing, TEAM, grid, load, load_by_rows};
-use super::{Operation, Role, TensorType};
+use super::{Operation, Role, TensorType, require_f32};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::tape::{Backward, Dispatch, Epilogue, Lowering, Operand, Signature, Tape, Var, sum_to};
 
@@ -48,6 +48,13 @@ impl Operation for Norm {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        require_f32(self.name(), inputs);
+        assert!(
+            self.epsilon.is_finite() && self.epsilon >= 0.0,
+            "{}: ε is {}, expected a finite number, at least 0",
+            self.name(),
+            self.epsilon
+        );
         let shape = inputs[0].shape;
         for parameter in &inputs[1..] {
             assert!(

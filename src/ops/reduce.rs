@@ -184,7 +184,10 @@ impl Operation for Argmax {
 #[track_caller]
 fn check(name: &str, x: Var<'_>, axes: &[usize]) {
     let TensorType { shape, dtype } = x.tensor_type();
-    assert_eq!(dtype, DType::F32, "{name}: the input must be F32");
+    assert!(
+        dtype == DType::F32,
+        "{name}: the input is {dtype:?} {shape}, expected F32; Var::to_f32 converts"
+    );
     for (position, axis) in axes.iter().enumerate() {
         assert!(
             *axis < shape.rank() && !axes[..position].contains(axis),

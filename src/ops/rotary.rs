@@ -8,7 +8,7 @@
 
 use std::hash::Hash;
 
-use super::{Operation, TensorType};
+use super::{Operation, TensorType, require_f32};
 use crate::gpu::Kernel;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
 
@@ -31,6 +31,7 @@ impl Operation for Rotary {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        require_f32("rotary", inputs);
         let (shape, table) = (inputs[0].shape, inputs[1].shape);
         let fits = shape.rank() >= 2
             && table.rank() == 2

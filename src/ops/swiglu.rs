@@ -7,7 +7,7 @@
 
 use super::pointwise::Row;
 use super::pointwise::table::rows;
-use super::{Operation, Role, TensorType};
+use super::{Operation, Role, TensorType, require_f32};
 use crate::gpu::{AdapterClass, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
@@ -37,6 +37,7 @@ impl Operation for Swiglu {
     fn identity(&self, _signature: &mut Signature) {}
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        require_f32("swiglu", inputs);
         vec![Tape::f32(halved(inputs[0].shape))]
     }
 

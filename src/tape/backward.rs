@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::checkpoint::Recomputed;
 use super::{Graph, NodeId, Tape, ValueId, Var};
+use crate::gpu::DType;
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
 
@@ -76,7 +77,13 @@ pub struct Gradients<'t> {
 
 impl<'t> Gradients<'t> {
     /// The gradient with respect to `var`, or `None` if the differentiated value does not depend on it.
+    ///
+    /// # Panics
+    ///
+    /// If another tape recorded the value.
+    #[track_caller]
     pub fn of(&self, var: Var<'t>) -> Option<Var<'t>> {
+        self.tape.require_own("Gradients::of", var);
         let id = self.of_value.get(var.id.index()).copied().flatten()?;
         Some(self.tape.var(id))
     }
@@ -97,10 +104,11 @@ impl Tape {
             self.is_training(),
             "backward: an inference tape records no gradients; use Tape::training"
         );
-        assert_eq!(
-            of.shape().elements(),
-            1,
-            "backward: only scalars are differentiated, this has shape {}; sum it first",
+        self.require_own("backward", of);
+        assert!(
+            of.shape().elements() == 1 && of.dtype() == DType::F32,
+            "backward: only scalars are differentiated, this is {:?} {}; sum it first",
+            of.dtype(),
             of.shape()
         );
         self.graph.borrow_mut().push_boundary();
@@ -115,10 +123,16 @@ impl Tape {
     /// If `seed` has another shape than `of`; otherwise as [`Tape::backward`].
     #[track_caller]
     pub fn backward_from<'t>(&'t self, of: Var<'t>, seed: Var<'t>) -> Gradients<'t> {
-        assert_eq!(
-            of.shape(),
-            seed.shape(),
-            "backward: value and seed differ in shape"
+        self.require_own("backward", of);
+        self.require_own("backward", seed);
+        let types = [of, seed].map(Var::tensor_type);
+        assert!(
+            types == [Tape::f32(of.shape()); 2],
+            "backward: value and seed differ in shape, or are no F32: {:?} {} and {:?} {}",
+            types[0].dtype,
+            types[0].shape,
+            types[1].dtype,
+            types[1].shape
         );
         let mut of_value: Vec<Option<ValueId>> = vec![None; of.id.index() + 1];
         if of.needs_gradient() {
@@ -137,11 +151,12 @@ impl Tape {
             let recorded = self.len() as u32;
             let gradients = operation.backward(&backward);
             assert_unchanged(&self.graph.borrow(), node, recorded, &gradients);
-            assert_eq!(
+            assert!(
+                gradients.len() == backward.inputs.len(),
+                "{}: the gradient rule answers for {} inputs of {}",
+                operation.name(),
                 gradients.len(),
-                backward.inputs.len(),
-                "{}: the gradient rule answers for every input",
-                operation.name()
+                backward.inputs.len()
             );
             for (index, gradient) in gradients.into_iter().enumerate() {
                 let (input, Some(gradient)) = (backward.inputs[index], gradient) else {
@@ -150,11 +165,14 @@ impl Tape {
                 if !backward.wanted[index] {
                     continue;
                 }
-                assert_eq!(
+                self.require_own(operation.name(), gradient);
+                assert!(
+                    gradient.tensor_type() == input.tensor_type(),
+                    "{}: the gradient of input {index} is {:?} {}, expected F32 {}",
+                    operation.name(),
+                    gradient.dtype(),
                     gradient.shape(),
-                    input.shape(),
-                    "{}: gradient of input {index} has the wrong shape",
-                    operation.name()
+                    input.shape()
                 );
                 let slot = &mut of_value[inputs[index].index()];
                 let sum = match *slot {

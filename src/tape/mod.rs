@@ -136,9 +136,8 @@ impl Tape {
 
     #[track_caller]
     fn upload<E: Element>(&self, shape: Shape, data: &[E], variable: bool) -> Var<'_> {
-        assert_eq!(
-            data.len(),
-            shape.elements(),
+        assert!(
+            data.len() == shape.elements(),
             "input: shape {shape} is not filled by {} values",
             data.len()
         );
@@ -190,7 +189,11 @@ impl Tape {
     #[track_caller]
     pub fn record<'t>(&'t self, operation: impl Operation, inputs: &[Var<'t>]) -> Var<'t> {
         let outputs = self.push(operation, inputs);
-        assert_eq!(outputs.len(), 1, "the operation has one output");
+        assert!(
+            outputs.len() == 1,
+            "record: the operation has {} outputs; use Tape::record_all",
+            outputs.len()
+        );
         self.var(ValueId(outputs.start))
     }
 
@@ -206,13 +209,22 @@ impl Tape {
             .collect()
     }
 
+    /// # Panics
+    ///
+    /// If another tape recorded the value.
+    #[track_caller]
+    pub(crate) fn require_own(&self, what: &str, var: Var<'_>) {
+        assert!(
+            std::ptr::eq(var.tape, self),
+            "{what}: an input was recorded on another tape"
+        );
+    }
+
     #[track_caller]
     fn push(&self, operation: impl Operation, inputs: &[Var<'_>]) -> std::ops::Range<u32> {
-        assert!(
-            inputs.iter().all(|var| std::ptr::eq(var.tape, self)),
-            "{}: an input was recorded on another tape",
-            operation.name()
-        );
+        for &input in inputs {
+            self.require_own(operation.name(), input);
+        }
         let ids: SmallVec<[ValueId; 8]> = inputs.iter().map(|var| var.id).collect();
         self.graph.borrow_mut().push_operation(operation, &ids)
     }
@@ -222,11 +234,16 @@ impl Tape {
     ///
     /// # Panics
     ///
-    /// If the value has another element type.
+    /// If the value has another element type, or was recorded on another tape.
     #[track_caller]
     pub fn fetch<E: Element>(&self, var: Var<'_>) -> Fetch<E> {
+        self.require_own("fetch", var);
         let TensorType { shape, dtype } = var.tensor_type();
-        assert_eq!(dtype, E::DTYPE, "fetch: the value has another element type");
+        assert!(
+            dtype == E::DTYPE,
+            "fetch: the value has another element type: {dtype:?}, not {:?}",
+            E::DTYPE
+        );
         let range = self
             .graph
             .borrow_mut()
@@ -239,7 +256,9 @@ impl Tape {
         }
     }
 
-    /// Copies a value into a persistent tensor when the tape runs, after everything recorded so far that reads it.
+    /// Copies a value into a persistent tensor when the tape runs, after everything recorded so far that reads it. The value
+    /// may be a view of the same tensor, or computed from it. Assignments take effect one after the other, as they are
+    /// recorded.
     ///
     /// # Panics
     ///
@@ -250,10 +269,14 @@ impl Tape {
             shape: destination.shape(),
             dtype: destination.dtype(),
         };
-        assert_eq!(
-            value.tensor_type(),
-            expected,
-            "assign: value and destination differ"
+        let given = value.tensor_type();
+        assert!(
+            given == expected,
+            "assign: value and destination differ: {:?} {} and {:?} {}",
+            given.dtype,
+            given.shape,
+            expected.dtype,
+            expected.shape
         );
         let destination = self.tensor(destination);
         self.push(crate::ops::Assign, &[destination, value]);

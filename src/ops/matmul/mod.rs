@@ -8,7 +8,7 @@ mod software;
 
 use std::hash::Hash;
 
-use super::{Operation, Role, TensorType};
+use super::{Operation, Role, TensorType, require_f32};
 use crate::gpu::MOST_ITERATIONS;
 use crate::shape::{Layout, Shape};
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var, sum_to};
@@ -32,7 +32,8 @@ impl Operation for Matmul {
         self.hash(signature);
     }
 
-    fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        require_f32("matmul", inputs);
         vec![Tape::f32(self.shape)]
     }
 
@@ -122,19 +123,21 @@ impl Matrices {
 /// Sees input `index` as `[batch, rows, columns]`, one of rows and columns with stride 1. Copies where strides don't
 /// allow that.
 fn matrices(cx: &mut Lowering<'_>, index: usize, output: Shape, extents: [usize; 3]) -> Matrices {
-    let input = cx.input(index);
-    let view = |operand: Operand| -> Option<Matrices> {
+    // Broadcast the batch axes, unless they are part of the rows.
+    let full = |operand: Operand| -> Operand {
         let layout = operand.layout;
         let rank = layout.shape.rank();
-        // Broadcast the batch axes, unless they are part of the rows.
-        let full = if extents[0] == 1 {
-            layout
-        } else {
-            let mut dims = output.dims()[..output.rank() - 2].to_vec();
-            dims.extend(&layout.shape.dims()[rank - 2..]);
-            layout.broadcast_to(Shape::new(&dims))?
-        };
-        let grid = full.reshape(Shape::new(&extents))?;
+        if extents[0] == 1 {
+            return operand;
+        }
+        let mut dims = output.dims()[..output.rank() - 2].to_vec();
+        dims.extend(&layout.shape.dims()[rank - 2..]);
+        let layout = layout.broadcast_to(Shape::new(&dims));
+        operand.with_layout(layout.expect("recorded as the batches broadcast"))
+    };
+    let view = |operand: Operand| -> Option<Matrices> {
+        let layout = operand.layout;
+        let grid = layout.reshape(Shape::new(&extents))?;
         let &[batch, mut row, mut column] = grid.strides() else {
             unreachable!("the shape has three axes");
         };
@@ -164,13 +167,18 @@ fn matrices(cx: &mut Lowering<'_>, index: usize, output: Shape, extents: [usize;
             column,
         })
     };
-    match view(input) {
-        Some(matrices) => matrices,
-        None => {
-            let copy = cx.contiguous_copy(&input);
-            view(copy).expect("dense operands are matrices")
-        }
+    let input = cx.input(index);
+    // One stride takes a kernel through a batch. A copy repeats what is broadcast only where no stride can.
+    if let Some(matrices) = view(full(input)) {
+        return matrices;
     }
+    let dense = input.with_layout(Layout::contiguous(input.shape(), 0));
+    let copied = match view(full(dense)) {
+        Some(_) => input,
+        None => full(input),
+    };
+    let copy = cx.contiguous_copy(&copied);
+    view(full(copy)).expect("dense operands are matrices")
 }
 
 impl<'t> Var<'t> {

@@ -12,7 +12,7 @@ pub use table::TABLE;
 pub use gradient::Rule;
 
 use crate::gpu::DType;
-use crate::ops::{Operation, Role, TensorType};
+use crate::ops::{Operation, Role, TensorType, require_f32};
 use crate::shape::Shape;
 use crate::tape::{Backward, Lowering, Signature, Tape, Var};
 
@@ -109,6 +109,21 @@ pub(crate) fn apply<'t>(row: &'static Row, inputs: &[Var<'t>], attributes: &[f32
         "{}: attributes must be finite, these are {attributes:?}",
         row.name
     );
+    if std::ptr::eq(row, &table::rows::powi) {
+        assert!(
+            attributes[0].fract() == 0.0,
+            "powi: the exponent {} is no whole number; Var::powf takes others",
+            attributes[0]
+        );
+    }
+    if std::ptr::eq(row, &table::rows::clamp) {
+        assert!(
+            attributes[0] <= attributes[1],
+            "clamp: nothing lies between {} and {}",
+            attributes[0],
+            attributes[1]
+        );
+    }
     let operation = Pointwise {
         row,
         attributes: padded,
@@ -143,6 +158,9 @@ impl Operation for Pointwise {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        if !std::ptr::eq(self.row, &table::rows::to_float) {
+            require_f32(self.row.name, inputs);
+        }
         let mut shape = self.shape.unwrap_or(Shape::SCALAR);
         for input in inputs {
             let Some(broadcast) = shape.broadcast(&input.shape) else {

@@ -188,8 +188,9 @@ impl Lowerer<'_> {
             pointwise::copy(self, &input, &target);
             return;
         }
-        let inputs = self.graph.inputs(root).to_vec();
-        let inputs = inputs.iter().map(|&value| self.operand(value)).collect();
+        let values = self.graph.inputs(root).to_vec();
+        let mut inputs: Vec<Operand> = values.iter().map(|&value| self.operand(value)).collect();
+        self.copy_out(operation.mutates(), &values, &mut inputs);
         let needed = unit.outputs(self.graph, self.analysis);
         let values: Vec<ValueId> = self.graph.outputs(root).collect();
         let is_epilogue = output.is_some_and(|output| {
@@ -212,6 +213,36 @@ impl Lowerer<'_> {
             needed,
         };
         operation.lower(&mut cx);
+    }
+
+    /// Copies those inputs of an operation that lie in a buffer which it overwrites, in the same tensor or beside it: no
+    /// dispatch may bind a buffer for reading and writing, nor find half of a tensor overwritten.
+    fn copy_out(&mut self, mutated: &[usize], values: &[ValueId], inputs: &mut [Operand]) {
+        let written: Vec<usize> = mutated.iter().map(|&index| inputs[index].slot).collect();
+        for index in (0..inputs.len()).filter(|index| !mutated.contains(index)) {
+            let base = self.analysis.views[values[index].index()].base;
+            // What was computed in its place is no copy.
+            let is_tensor = self.graph.tensor(base).is_some();
+            let slot = inputs[index].slot;
+            if is_tensor
+                && written
+                    .iter()
+                    .any(|&other| self.is_same_buffer(slot, other))
+            {
+                let copy = self.temp(inputs[index].shape(), inputs[index].dtype);
+                pointwise::copy(self, &inputs[index], &copy);
+                inputs[index] = copy;
+            }
+        }
+    }
+
+    fn is_same_buffer(&self, a: usize, b: usize) -> bool {
+        match (&self.program.slots[a], &self.program.slots[b]) {
+            (Slot::External { buffer: a, .. }, Slot::External { buffer: b, .. }) => {
+                a.id() == b.id()
+            }
+            _ => false,
+        }
     }
 
     /// Where a value's elements are, giving its base a slot if it has none yet.
