@@ -117,9 +117,13 @@ fn reduce(
 //:begin argmax
 struct Candidate { value: f32, step: u32 }
 
-// The larger value, the smaller step between equals.
+// Told by the bits, as compilers may assume that floats are numbers.
+fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
+
+// What is not a number, else the larger value; the smaller step between equals.
 fn better(a: Candidate, b: Candidate) -> Candidate {
-    let take_b = b.value > a.value || (b.value == a.value && b.step < a.step);
+    let first = b.step < a.step;
+    let take_b = b.value > a.value || (b.value == a.value && first) || (is_nan(b.value) && (first || !is_nan(a.value)));
     return Candidate(select(a.value, b.value, take_b), select(a.step, b.step, take_b));
 }
 

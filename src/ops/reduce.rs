@@ -108,8 +108,9 @@ impl Reduce {
     fn operation(&self, kernel: Kernel) -> Kernel {
         let (start, fold) = match self.fold {
             Fold::Sum => ("Step(0.0)", "a + b"),
-            Fold::Max => ("first", "max(a, b)"),
-            Fold::Min => ("first", "min(a, b)"),
+            // The sum is for what is not a number, which `max` and `min` may drop.
+            Fold::Max => ("first", "select(select(a + b, b, b >= a), a, a > b)"),
+            Fold::Min => ("first", "select(select(a + b, b, b <= a), a, a < b)"),
         };
         kernel.block(
             "operation",
@@ -340,7 +341,7 @@ impl<'t> Var<'t> {
     }
 
     /// The index of the largest element along an axis, which disappears from the shape; the first such index if there
-    /// are several. `U32`, no gradient.
+    /// are several, and that of the first that is not a number if there is one. `U32`, no gradient.
     ///
     /// # Panics
     ///

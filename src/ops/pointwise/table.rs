@@ -70,10 +70,11 @@ const INV_SQRT_2PI: f32 = 0.398_942_3;
 
 macro_rules! safe_tanh {
     // Several drivers overflow for |x| > 43. From 9.02 on tanh is 1 to f32 precision, and exactly that here, whatever a
-    // driver's approximation gives: GELU multiplies what is missing by x.
+    // driver's approximation gives: GELU multiplies what is missing by x. What is neither far nor near is not a number.
     () => {
         "fn safe_tanh(x: T) -> T {
-    return select(tanh(clamp(x, T(-15.0), T(15.0))), sign(x), abs(x) > T(9.02));
+    let near = tanh(clamp(x, T(-15.0), T(15.0)));
+    return select(select(x, sign(x), abs(x) > T(9.02)), near, abs(x) <= T(9.02));
 }"
     };
 }
@@ -88,7 +89,7 @@ macro_rules! erf {
     let s = a * a;
     let p = ((((T(2.050043975e-6) * s + T(2.848711632e-4)) * s + T(3.765375797e-3)) * s + T(5.274796551e-2)) * s + T(0.1904016810)) * s + T(1.128379146);
     let q = ((((T(3.809066203e-5) * s + T(1.162465459e-3)) * s + T(1.496874117e-2)) * s + T(0.1141070194)) * s + T(0.5020718392)) * s + T(1.0);
-    return select(clamp(a * p / q, T(-1.0), T(1.0)), sign(x), abs(x) > T(3.92));
+    return select(select(x, sign(x), abs(x) > T(3.92)), clamp(a * p / q, T(-1.0), T(1.0)), abs(x) <= T(3.92));
 }"
     };
 }
@@ -275,7 +276,8 @@ pointwise_table! {
 
     /// `x` to the power `y`, for `x > 0`: for other bases use [`Var::powi`].
     pub powf(x, y) {
-        wgsl: "pow(x, y)",
+        // The sum is for what is not a number, which drivers' `pow` may drop.
+        wgsl: "select(x + y, pow(x, y), (abs(x) >= T(0.0)) & (abs(y) >= T(0.0)))",
         gradient: |r| vec![
             Some(r.grad * r.y() * r.out / r.x()),
             Some(r.grad * r.out * r.x().log()),
@@ -311,8 +313,8 @@ pointwise_table! {
 
     /// The logistic function `1/(1 + e⁻ˣ)`.
     pub sigmoid(x) {
-        // Beyond ±80 the exponential would overflow; the value is 0 or 1 to f32 precision long before.
-        wgsl: "T(1.0) / (T(1.0) + exp(-clamp(x, T(-80.0), T(80.0))))",
+        // Below −80 the exponential would overflow; the value is 0 to f32 precision long before.
+        wgsl: "T(1.0) / (T(1.0) + exp(-select(x, T(-80.0), x < T(-80.0))))",
         gradient: |r| vec![Some(r.grad * r.out * (1.0 - r.out))],
         oracle: sigmoid64(x),
         domain: [(-6.0, 6.0)],
@@ -320,16 +322,17 @@ pointwise_table! {
 
     /// `max(x, 0)`. The gradient at 0 is 0.
     pub relu(x) {
-        wgsl: "max(x, T(0.0))",
+        // Not `max`, which may drop what is not a number.
+        wgsl: "select(x, T(0.0), x < T(0.0))",
         gradient: |r| vec![Some(r.grad * r.x().positive())],
         oracle: x.max(0.0),
         domain: [(-4.0, 4.0)],
         smooth: false,
     }
 
-    /// 1 where `x > 0`, else 0. The gradient is zero.
+    /// 0 where `x ≤ 0`, else 1. The gradient is zero.
     pub positive(x) {
-        wgsl: "select(T(0.0), T(1.0), x > T(0.0))",
+        wgsl: "select(T(1.0), T(0.0), x <= T(0.0))",
         gradient: |_| vec![None],
         oracle: if x > 0.0 { 1.0 } else { 0.0 },
         domain: [(-4.0, 4.0)],
@@ -377,7 +380,7 @@ pointwise_table! {
 
     /// SiLU, also called swish: `x·sigmoid(x)`. Elfwing et al. 2017.
     pub silu(x) {
-        wgsl: "x / (T(1.0) + exp(-clamp(x, T(-80.0), T(80.0))))",
+        wgsl: "x / (T(1.0) + exp(-select(x, T(-80.0), x < T(-80.0))))",
         gradient: |r| {
             let s = r.x().sigmoid();
             vec![Some(r.grad * s * (r.x() * (1.0 - s) + 1.0))]
@@ -388,7 +391,8 @@ pointwise_table! {
 
     /// The smaller of two. Equal inputs share the gradient.
     pub minimum(x, y) {
-        wgsl: "min(x, y)",
+        // The sum is for what is not a number, which `min` may drop.
+        wgsl: "select(select(x + y, y, y <= x), x, x < y)",
         gradient: |r| {
             let share = r.y().greater(r.x()) + 0.5 * r.x().equal(r.y());
             vec![Some(r.grad * share), Some(r.grad * (1.0 - share))]
@@ -400,7 +404,7 @@ pointwise_table! {
 
     /// The larger of two. Equal inputs share the gradient.
     pub maximum(x, y) {
-        wgsl: "max(x, y)",
+        wgsl: "select(select(x + y, y, y >= x), x, x > y)",
         gradient: |r| {
             let share = r.x().greater(r.y()) + 0.5 * r.x().equal(r.y());
             vec![Some(r.grad * share), Some(r.grad * (1.0 - share))]
@@ -412,7 +416,7 @@ pointwise_table! {
 
     /// `x` limited to `low..=high`. The gradient is 1 inside and on the limits, 0 outside.
     pub clamp(x; low, high) {
-        wgsl: "clamp(x, low, high)",
+        wgsl: "select(select(x, high, x > high), low, x < low)",
         gradient: |r| {
             let low = r.x().at_least(r.attribute(0));
             let high = 1.0 - r.x().above(r.attribute(1));
