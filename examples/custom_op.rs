@@ -12,6 +12,7 @@
 
 use std::hash::Hash;
 
+use clap::Parser;
 use shadegrad::ops::{Operation, TensorType};
 use shadegrad::tape::{Backward, Dispatch, Lowering, Signature};
 use shadegrad::{DType, Device, Kernel, Result, Shape, Tape, Var, check};
@@ -119,7 +120,17 @@ fn oracle(inputs: &[Vec<f64>]) -> Vec<f64> {
         .collect()
 }
 
+/// Multiplies complex numbers by an operation from outside the crate, and checks its gradients.
+#[derive(Parser)]
+#[command(name = "custom_op", version)]
+struct Cli {}
+
 pub fn main() -> Result<()> {
+    let Cli {} = Cli::parse();
+    run()
+}
+
+pub fn run() -> Result<()> {
     let device = Device::new()?;
     println!("{}", device.description());
 

@@ -5,5 +5,5 @@ mod example;
 
 #[test]
 fn the_example_checks_itself() {
-    example::main().unwrap_or_else(|error| panic!("{error}"));
+    example::run().unwrap_or_else(|error| panic!("{error}"));
 }

@@ -6,8 +6,9 @@ use shadegrad::ops::rotary_table;
 use super::percent;
 use crate::chart::{Chart, Mark, Series};
 use crate::common::Result;
-use crate::common::canvas::{BLUE, GREEN, ORANGE, Picture, grid, number, picture};
+use crate::common::canvas::{Picture, grid, number, picture};
 use crate::common::heat_map::{HeatMap, Palette};
+use crate::common::svg::{BLUE, GREEN, ORANGE};
 use crate::statistics::{Pca, mean, pca};
 use crate::subject::{Subject, Value};
 
@@ -212,11 +213,11 @@ pub fn projections(s: &Subject) -> Result<Picture> {
         None => "The text (token·position)",
     };
     panels.push((title, &sums, &of_text, GREEN));
-    let width = 430 * panels.len() as u32;
+    let width = 500 * panels.len() as u32;
     picture(
         "pca",
         "Principal components of embeddings",
-        (width, 470),
+        (width, 540),
         caption,
         |area| {
             let areas = grid(area, 1, panels.len());

@@ -3,8 +3,9 @@
 use super::percent;
 use crate::chart::{Chart, Mark, Series};
 use crate::common::Result;
-use crate::common::canvas::{BLUE, GREEN, ORANGE, Picture, number, picture};
+use crate::common::canvas::{Picture, number, picture};
 use crate::common::heat_map::{HeatMap, Palette};
+use crate::common::svg::{BLUE, GREEN, ORANGE};
 use crate::statistics::{mean, share};
 use crate::subject::Subject;
 
