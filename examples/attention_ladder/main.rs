@@ -5,6 +5,7 @@
 //! cargo run --release --example attention_ladder -- --batch 8 --positions 128
 //! ```
 
+mod agreement;
 mod rungs;
 
 use std::process::ExitCode;
@@ -94,17 +95,13 @@ fn run(cli: &Cli) -> Result<(), Box<dyn std::error::Error>> {
     rung(cli, &device, "5 the same, fused", x, Some(w), |x, w| {
         rungs::fused(c, x, w.expect("it is given"))
     })?;
-    let agreed = agreement(&device, c, x, w)?;
+    let agreed = agree(&device, c, x, w)?;
     scaling(cli, &device)?;
     agreed.map_err(Into::into)
 }
 
 /// A rung that takes so long is run once.
 const LONG: Duration = Duration::from_secs(3);
-
-/// How far rungs that compute the same may be apart, as a share of the largest value: some hundred times what rounding
-/// of sums in another order makes.
-const TOLERANCE: f32 = 1e-4;
 
 /// Times one rung and prints its row.
 fn rung(
@@ -158,8 +155,8 @@ fn rung(
     Ok(())
 }
 
-/// How far apart the rungs are that compute the same; as the inner error, which are too far apart.
-fn agreement(
+/// Prints how far apart the rungs are that compute the same; the inner error is that of [`agreement::check`].
+fn agree(
     device: &Device,
     constants: &Constants,
     x: &Tensor,
@@ -183,25 +180,13 @@ fn agreement(
     });
     tape.run()?;
     println!();
-    let mut apart = Vec::new();
-    for (rungs, difference, size) in &pairs {
+    let mut compared = Vec::new();
+    for (rungs, difference, size) in pairs {
         let (difference, size) = (difference.item()?, size.item()?);
         println!("largest difference between rungs {rungs}: {difference:.1e}");
-        // What is not a number is no agreement.
-        let allowed = TOLERANCE * size.max(1.0);
-        if !size.is_finite() || difference.is_nan() || difference > allowed {
-            apart.push(format!(
-                "{rungs} by {difference:.1e}, of which {allowed:.1e} would be rounding"
-            ));
-        }
+        compared.push((rungs, difference, size));
     }
-    Ok(match apart.is_empty() {
-        true => Ok(()),
-        false => Err(format!(
-            "rungs that compute the same differ ({}): this adapter computes wrongly, take another one or a newer driver",
-            apart.join("; ")
-        )),
-    })
+    Ok(agreement::check(&compared))
 }
 
 /// Variances of scores with and without scaling, and what softmax makes of one row of each.

@@ -208,11 +208,12 @@ pub fn widest(texts: &[String], size: f64) -> f64 {
     widths.fold(0.0, f64::max)
 }
 
-/// Labels for places in a row that have `room` pixels each: all of them, smaller if need be, or a part of them, and then
-/// a dot for each that is left out.
+/// Labels for places in a row that have `room` pixels each: all of them, smaller if need be, or a part of them, with dots
+/// between that stand for those that are left out.
 pub struct Labels {
     pub size: f64,
-    step: usize,
+    /// From label to label, from a label to the next dot, and from dot to dot, in places.
+    steps: [usize; 3],
 }
 
 impl Labels {
@@ -222,16 +223,27 @@ impl Labels {
         while size > SMALLEST && needed(size) > room {
             size -= 0.5;
         }
-        let step = (needed(size) / room).ceil().max(1.0) as usize;
-        Labels { size, step }
+        if needed(size) <= room {
+            let steps = [1; 3];
+            return Labels { size, steps };
+        }
+        const DOT: f64 = 5.0;
+        let places = |pixels: f64| (pixels / room).ceil() as usize;
+        let clear = places((needed(size) + DOT) / 2.0);
+        let steps = [2 * clear, clear, places(DOT)];
+        Labels { size, steps }
     }
 
-    /// The place's label, or what says that it has been left out.
-    pub fn at<'a>(&self, place: usize, name: &'a str) -> &'a str {
-        match place.is_multiple_of(self.step) {
-            true => name,
-            false => "·",
-        }
+    /// The places at which something is written, and what: the name, or a dot.
+    pub fn of<'a>(&self, names: &'a [String]) -> impl Iterator<Item = (usize, &'a str)> {
+        let [label, clear, dot] = self.steps;
+        let written = move |place: usize, name: &'a str| match place % label {
+            0 => Some(name),
+            n if n < clear || label - n < clear => None,
+            n => (n - clear).is_multiple_of(dot).then_some("·"),
+        };
+        let names = names.iter().enumerate();
+        names.filter_map(move |(place, name)| Some((place, written(place, name)?)))
     }
 }
 

@@ -150,12 +150,14 @@ impl HeatMap<'_> {
         if let Some(groups) = self.x_groups {
             let size = columns / groups.len();
             let labels = Labels::fit(cell_w * size as f64, |at| widest(groups, at) + 3.0);
-            for (group, name) in groups.iter().enumerate() {
-                let (from, to) = (x_at(group * size), x_at((group + 1) * size));
-                let middle = ((from + to) / 2.0, bottom + 5.0);
-                let name = labels.at(group, name);
-                write(area, name, middle, labels.size, (HPos::Center, VPos::Top))?;
-                line(area, [(to, top), (to, bottom + 5.0)], &INK, 1.0)?;
+            for (group, name) in labels.of(groups) {
+                let middle = (x_at(group * size) + x_at((group + 1) * size)) / 2.0;
+                let below = (middle, bottom + 5.0);
+                write(area, name, below, labels.size, (HPos::Center, VPos::Top))?;
+            }
+            for group in 1..groups.len() {
+                let x = x_at(group * size);
+                line(area, [(x, top), (x, bottom + 5.0)], &INK, 1.0)?;
             }
         } else if let Some(names) = self.x_names {
             let needed = |at: f64| {
@@ -166,9 +168,8 @@ impl HeatMap<'_> {
                 }
             };
             let labels = Labels::fit(cell_w, needed);
-            for (column, name) in names.iter().take(columns).enumerate() {
+            for (column, name) in labels.of(names) {
                 let below = ((x_at(column) + x_at(column + 1)) / 2.0, bottom + 5.0);
-                let name = labels.at(column, name);
                 match upwards {
                     true => write_up_to(area, name, below, labels.size)?,
                     false => write(area, name, below, labels.size, (HPos::Center, VPos::Top))?,
@@ -183,8 +184,7 @@ impl HeatMap<'_> {
         let beside = |row: usize| (left - 5.0, (y_at(row) + y_at(row + 1)) / 2.0);
         if let Some(names) = self.y_names {
             let labels = Labels::fit(cell_h, |at| 1.1 * at);
-            for (row, name) in names.iter().take(rows).enumerate() {
-                let name = labels.at(row, name);
+            for (row, name) in labels.of(names) {
                 write(
                     area,
                     name,

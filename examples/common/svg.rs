@@ -12,7 +12,7 @@ use plotters_backend::{
 };
 
 /// How many of the whole numbers that plotters draws in make one pixel.
-pub const UNITS: u32 = 20;
+pub const UNITS: u32 = 100;
 
 pub const PAGE: RGBColor = RGBColor(0xff, 0xff, 0xff);
 pub const INK: RGBColor = RGBColor(0x33, 0x33, 0x33);

@@ -175,9 +175,8 @@ impl Chart<'_> {
         };
         if let Some(names) = self.x_names {
             let labels = Labels::fit(inner / (x1 - x0), |size| widest(names, size) + 2.0);
-            for (place, name) in names.iter().enumerate() {
+            for (place, name) in labels.of(names) {
                 let (x, y) = pixel((place as f64, y0));
-                let name = labels.at(place, name);
                 write(
                     area,
                     name,

@@ -200,10 +200,11 @@ pub fn dropout(s: &Subject) -> Result<Picture> {
             p => format!("this model was trained with p = {p}"),
         }
     );
+    let height = (120 + 12 * s.text.len() as u32).max(420);
     picture(
         "dropout",
         "Dropout of the embedded text",
-        (1100, 420),
+        (1100, height),
         caption,
         |area| {
             let (left, right) = area.split_horizontally(px(540.0));
