@@ -125,7 +125,7 @@ fn oracle(inputs: &[Vec<f64>]) -> Vec<f64> {
 #[command(name = "custom_op", version)]
 struct Cli {}
 
-pub fn main() -> Result<()> {
+fn main() -> Result<()> {
     let Cli {} = Cli::parse();
     run()
 }

@@ -1,5 +1,6 @@
 //! The example of an operation from outside the crate: it runs, and its gradients are right.
 
+#[expect(dead_code, reason = "its `main` reads the arguments of a program")]
 #[path = "../examples/custom_op.rs"]
 mod example;
 

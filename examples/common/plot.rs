@@ -6,7 +6,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::metrics::Record;
-use super::svg::{BLUE, INK, NAVY, ORANGE, Svg, UNITS};
+use super::svg::{BLUE, FAINT, INK, NAVY, ORANGE, PAGE, Svg, UNITS};
 use super::{Result, canvas, outputs};
 
 /// Width and height in pixels of an SVG, which is half as many as a PNG has.
@@ -177,7 +177,7 @@ where
     let (first, last) = curves.steps();
     let (low, high) = curves.losses();
 
-    root.fill(&WHITE)?;
+    root.fill(&PAGE)?;
     let mut chart = ChartBuilder::on(root)
         .caption(title, font(19.0))
         .margin(px(14.0))
@@ -198,7 +198,7 @@ where
         .y_label_offset(rise)
         .axis_desc_style(font(15.0))
         .axis_style(INK.stroke_width(px(1.0)))
-        .bold_line_style(BLACK.mix(0.12).stroke_width(px(1.0)))
+        .bold_line_style(FAINT.stroke_width(px(1.0)))
         .light_line_style(TRANSPARENT)
         .draw()?;
 
@@ -255,7 +255,7 @@ where
         .margin(px(12.0))
         .legend_area_size(px(30.0))
         .label_font(font(LABEL))
-        .background_style(WHITE.mix(0.9))
+        .background_style(PAGE.mix(0.9))
         .border_style(INK.mix(0.3).stroke_width(px(1.0)))
         .draw()?;
     root.present()?;
