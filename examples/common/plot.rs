@@ -178,9 +178,10 @@ where
     let (low, high) = curves.losses();
 
     root.fill(&PAGE)?;
-    let mut chart = ChartBuilder::on(root)
-        .caption(title, font(19.0))
+    let below = root.margin(px(14.0), 0, 0, 0).titled(title, font(19.0))?;
+    let mut chart = ChartBuilder::on(&below)
         .margin(px(14.0))
+        .margin_top(px(8.0))
         .margin_right(px(22.0))
         .x_label_area_size(px(44.0))
         .y_label_area_size(px(58.0))
