@@ -1,5 +1,8 @@
 //! What every SVG file of the example programs has to keep.
 
+// No test uses all of it.
+#![allow(dead_code)]
+
 /// An element's attribute.
 pub fn attribute<'a>(element: &'a str, name: &str) -> Option<&'a str> {
     let (_, value) = element.split_once(&format!(" {name}=\""))?;
