@@ -11,6 +11,7 @@
 //! `cargo run --release --example custom_op`
 
 use std::hash::Hash;
+use std::process::ExitCode;
 
 use clap::Parser;
 use shadegrad::ops::{Operation, TensorType};
@@ -125,9 +126,15 @@ fn oracle(inputs: &[Vec<f64>]) -> Vec<f64> {
 #[command(name = "custom_op", version)]
 struct Cli {}
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let Cli {} = Cli::parse();
-    run()
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 pub fn run() -> Result<()> {
