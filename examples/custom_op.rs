@@ -11,7 +11,9 @@
 //! `cargo run --release --example custom_op`
 
 use std::hash::Hash;
+use std::process::ExitCode;
 
+use clap::Parser;
 use shadegrad::ops::{Operation, TensorType};
 use shadegrad::tape::{Backward, Dispatch, Lowering, Signature};
 use shadegrad::{DType, Device, Kernel, Result, Shape, Tape, Var, check};
@@ -119,7 +121,23 @@ fn oracle(inputs: &[Vec<f64>]) -> Vec<f64> {
         .collect()
 }
 
-pub fn main() -> Result<()> {
+/// Multiplies complex numbers by an operation from outside the crate, and checks its gradients.
+#[derive(Parser)]
+#[command(name = "custom_op", version)]
+struct Cli {}
+
+fn main() -> ExitCode {
+    let Cli {} = Cli::parse();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+pub fn run() -> Result<()> {
     let device = Device::new()?;
     println!("{}", device.description());
 

@@ -5,8 +5,10 @@ use plotters::style::text_anchor::{HPos, VPos};
 
 use super::Result;
 use super::canvas::{
-    Area, INK, LABEL, SUBTITLE, number, range, text_width, write, write_up_to, write_upwards,
+    Area, LABEL, Labels, Point, SMALLEST, SUBTITLE, extent, fill, font, frame, hatch, line, number,
+    range, text_width, widest, write, write_in, write_up_to, write_upwards,
 };
+use super::svg::{HIDDEN, INK};
 
 /// Which colours stand for numbers.
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -18,8 +20,8 @@ pub enum Palette {
     Sign,
 }
 
-/// A matrix. Values that are not finite are left grey.
-#[derive(Default)]
+/// A matrix. Cells of values that are not finite are hatched.
+#[derive(Clone, Default)]
 pub struct HeatMap<'a> {
     pub title: String,
     pub x: &'a str,
@@ -37,18 +39,23 @@ pub struct HeatMap<'a> {
     pub square: bool,
     /// Whether cells that are large enough show their numbers, zeros excepted.
     pub numbers: bool,
-    /// Whether the scale is left out, because the caption says what it would.
+    /// Whether the scale is left out, because one stands for several maps.
     pub bare: bool,
+    /// What is said of cells whose values are not finite.
+    pub hidden: &'a str,
     /// Cells to draw a frame around, as rows and columns.
     pub marks: Vec<(usize, usize)>,
     /// Names of groups of columns, all of one size, instead of names of columns.
     pub x_groups: Option<&'a [String]>,
 }
 
-const HIDDEN: RGBColor = RGBColor(0xe4, 0xe4, 0xe4);
 /// For frames around cells.
 const MARK: RGBColor = RGBColor(0xff, 0x5a, 0x36);
-const SCALE_WIDTH: i32 = 12;
+/// For numbers in bright and in dark cells, whose colours are the same on every page.
+const DARK_INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
+const LIGHT_INK: RGBColor = RGBColor(0xfa, 0xfa, 0xfa);
+const SCALE_WIDTH: f64 = 12.0;
+const SCALE_STEPS: usize = 128;
 
 impl HeatMap<'_> {
     /// Draws it into an area, with its scale to the right.
@@ -57,50 +64,58 @@ impl HeatMap<'_> {
     ///
     /// What the backend reports.
     pub fn draw(&self, area: &Area<'_>) -> Result<()> {
-        let (columns, rows) = (self.rows[0].len() as i32, self.rows.len() as i32);
+        let (columns, rows) = (self.rows[0].len(), self.rows.len());
         let (low, high) = self.span();
-        let scale = [low, (low + high) / 2.0, high].map(|value| number(value, high - low));
-        let widest = |names: &[String]| names.iter().map(|name| text_width(name, LABEL)).max();
         let y_room = match self.y_names {
-            Some(names) => widest(names).unwrap_or(0),
+            Some(names) => widest(names, LABEL),
             None => text_width(&rows.to_string(), LABEL),
         };
+        let described = |text: &str| if text.is_empty() { 0.0 } else { LABEL + 8.0 };
+        let (width, height) = extent(area);
+        let left = described(self.y) + y_room + 8.0;
+        let scale_room = if self.bare {
+            8.0
+        } else {
+            self.scale_width() + 10.0
+        };
+        let right = width - scale_room;
+        let top = if self.title.is_empty() {
+            4.0
+        } else {
+            SUBTITLE + 12.0
+        };
+        let bottom = height - (LABEL + 8.0) - described(self.x);
+        let room = (right - left) / columns as f64;
+        let room = if self.square {
+            room.min((bottom - top) / rows as f64)
+        } else {
+            room
+        };
+        let names = self.x_names.map(|names| widest(names, SMALLEST) + 2.0);
+        // Names that don't fit side by side are turned, unless not even that helps.
+        let upwards = self.x_upwards || names.is_some_and(|n| n > room && room > SMALLEST + 2.0);
         let x_room = match self.x_names {
-            Some(names) if self.x_upwards => widest(names).unwrap_or(0),
+            Some(names) if upwards => widest(names, LABEL),
             _ => LABEL,
         };
-        let described = |text: &str| if text.is_empty() { 0 } else { LABEL + 8 };
-        let scale_room = scale.iter().map(|text| text_width(text, LABEL)).max();
-
-        let (width, height) = area.dim_in_pixel();
-        let left = described(self.y) + y_room + 8;
-        let scale_room = match self.bare {
-            true => 8,
-            false => scale_room.unwrap_or(0) + SCALE_WIDTH + 22,
-        };
-        let right = width as i32 - scale_room;
-        let top = if self.title.is_empty() {
-            4
-        } else {
-            SUBTITLE + 12
-        };
-        let bottom = height as i32 - (x_room + 8) - described(self.x);
+        let bottom = bottom + LABEL - x_room;
         let (mut cell_w, mut cell_h) = (
-            f64::from(right - left) / f64::from(columns),
-            f64::from(bottom - top) / f64::from(rows),
+            (right - left) / columns as f64,
+            (bottom - top) / rows as f64,
         );
         if self.square {
             cell_w = cell_w.min(cell_h);
             cell_h = cell_w;
         }
         // In the middle of what room there is.
-        let left = left + ((f64::from(right - left) - cell_w * f64::from(columns)) / 2.0) as i32;
-        let x_at = |column: i32| left + (cell_w * f64::from(column)).round() as i32;
-        let y_at = |row: i32| top + (cell_h * f64::from(row)).round() as i32;
+        let left = left + (right - left - cell_w * columns as f64) / 2.0;
+        let x_at = |column: usize| left + cell_w * column as f64;
+        let y_at = |row: usize| top + cell_h * row as f64;
+        let cell = |row, column| [(x_at(column), y_at(row)), (x_at(column + 1), y_at(row + 1))];
         let (right, bottom) = (x_at(columns), y_at(rows));
 
         if !self.title.is_empty() {
-            let middle = ((left + right) / 2, 2);
+            let middle = ((left + right) / 2.0, 2.0);
             write(
                 area,
                 &self.title,
@@ -109,60 +124,95 @@ impl HeatMap<'_> {
                 (HPos::Center, VPos::Top),
             )?;
         }
-        let background = Rectangle::new([(left, top), (right, bottom)], HIDDEN.filled());
-        area.draw(&background)?;
-        for (row, values) in (0..).zip(&self.rows) {
-            for (column, &value) in (0..).zip(*values).filter(|(_, value)| value.is_finite()) {
+        let mut values = self.rows.iter().flat_map(|row| row.iter());
+        if values.any(|value| !value.is_finite()) {
+            fill(area, [(left, top), (right, bottom)], &HIDDEN)?;
+        }
+        for (row, values) in self.rows.iter().enumerate() {
+            for (column, &value) in values.iter().enumerate() {
+                let corners = cell(row, column);
+                if !value.is_finite() {
+                    hatch(area, corners)?;
+                    continue;
+                }
                 let color = self.color(value, low, high);
-                let corners = [(x_at(column), y_at(row)), (x_at(column + 1), y_at(row + 1))];
-                area.draw(&Rectangle::new(corners, color.filled()))?;
+                fill(area, corners, &color)?;
                 if self.numbers && value != 0.0 && cell_w >= 34.0 && cell_h >= 16.0 {
-                    self.write_number(area, value, color, corners)?;
+                    write_number(area, value, color, corners)?;
                 }
             }
         }
         for &(row, column) in &self.marks {
-            let (row, column) = (row as i32, column as i32);
-            let corners = [(x_at(column), y_at(row)), (x_at(column + 1), y_at(row + 1))];
-            area.draw(&Rectangle::new(corners, MARK.stroke_width(2)))?;
+            frame(area, cell(row, column), &MARK, 2.0)?;
         }
-        let frame = Rectangle::new([(left, top), (right, bottom)], INK);
-        area.draw(&frame)?;
+        frame(area, [(left, top), (right, bottom)], &INK, 1.0)?;
 
-        let middle = |at: &dyn Fn(i32) -> i32, n: i32| (at(n) + at(n + 1)) / 2;
         if let Some(groups) = self.x_groups {
-            let size = columns / groups.len() as i32;
-            for (group, name) in (0..).zip(groups) {
-                let (from, to) = (x_at(group * size), x_at((group + 1) * size));
-                let at = ((from + to) / 2, bottom + 5);
-                write(area, name, at, LABEL, (HPos::Center, VPos::Top))?;
-                area.draw(&PathElement::new([(to, top), (to, bottom + 5)], INK))?;
+            let size = columns / groups.len();
+            let labels = Labels::fit(cell_w * size as f64, |at| widest(groups, at) + 3.0);
+            for (group, name) in labels.of(groups) {
+                let middle = (x_at(group * size) + x_at((group + 1) * size)) / 2.0;
+                let below = (middle, bottom + 5.0);
+                write(area, name, below, labels.size, (HPos::Center, VPos::Top))?;
             }
-        } else if self.x_upwards {
-            for (column, name) in names(self.x_names, columns, cell_w, LABEL + 3) {
-                let at = (middle(&x_at, column), bottom + 5);
-                write_up_to(area, &name, at, LABEL)?;
+            for group in 1..groups.len() {
+                let x = x_at(group * size);
+                line(area, [(x, top), (x, bottom + 5.0)], &INK, 1.0)?;
+            }
+        } else if let Some(names) = self.x_names {
+            let needed = |at: f64| {
+                if upwards {
+                    at + 2.0
+                } else {
+                    widest(names, at) + 2.0
+                }
+            };
+            let labels = Labels::fit(cell_w, needed);
+            for (column, name) in labels.of(names) {
+                let below = ((x_at(column) + x_at(column + 1)) / 2.0, bottom + 5.0);
+                match upwards {
+                    true => write_up_to(area, name, below, labels.size)?,
+                    false => write(area, name, below, labels.size, (HPos::Center, VPos::Top))?,
+                }
             }
         } else {
-            let x_needed = self.x_names.and_then(widest).unwrap_or(24) + 3;
-            for (column, name) in names(self.x_names, columns, cell_w, x_needed) {
-                let at = (middle(&x_at, column), bottom + 5);
-                write(area, &name, at, LABEL, (HPos::Center, VPos::Top))?;
+            for (column, name) in numbers(columns, cell_w, 27.0) {
+                let below = ((x_at(column) + x_at(column + 1)) / 2.0, bottom + 5.0);
+                write(area, &name, below, LABEL, (HPos::Center, VPos::Top))?;
             }
         }
-        for (row, name) in names(self.y_names, rows, cell_h, LABEL + 3) {
-            let at = (left - 5, middle(&y_at, row));
-            write(area, &name, at, LABEL, (HPos::Right, VPos::Center))?;
+        let beside = |row: usize| (left - 5.0, (y_at(row) + y_at(row + 1)) / 2.0);
+        if let Some(names) = self.y_names {
+            let labels = Labels::fit(cell_h, |at| 1.1 * at);
+            for (row, name) in labels.of(names) {
+                write(
+                    area,
+                    name,
+                    beside(row),
+                    labels.size,
+                    (HPos::Right, VPos::Center),
+                )?;
+            }
+        } else {
+            for (row, name) in numbers(rows, cell_h, LABEL + 3.0) {
+                write(area, &name, beside(row), LABEL, (HPos::Right, VPos::Center))?;
+            }
         }
-        let x_title = ((left + right) / 2, bottom + x_room + 10);
-        write(area, self.x, x_title, LABEL + 1, (HPos::Center, VPos::Top))?;
+        let x_title = ((left + right) / 2.0, bottom + x_room + 10.0);
+        write(
+            area,
+            self.x,
+            x_title,
+            LABEL + 1.0,
+            (HPos::Center, VPos::Top),
+        )?;
         if !self.y.is_empty() {
-            let at = (left - y_room - LABEL - 14, (top + bottom) / 2);
-            write_upwards(area, self.y, at, LABEL + 1)?;
+            let middle = (left - y_room - LABEL - 14.0, (top + bottom) / 2.0);
+            write_upwards(area, self.y, middle, LABEL + 1.0)?;
         }
         match self.bare {
             true => Ok(()),
-            false => self.draw_scale(area, (right + 10, top, bottom), (low, high), &scale),
+            false => self.draw_scale(area, (right + 10.0, top), bottom),
         }
     }
 
@@ -193,72 +243,78 @@ impl HeatMap<'_> {
         }
     }
 
-    fn write_number(
-        &self,
-        area: &Area<'_>,
-        value: f64,
-        color: RGBColor,
-        [(x0, y0), (x1, y1)]: [(i32, i32); 2],
-    ) -> Result<()> {
-        let RGBColor(r, g, b) = color;
-        let light = 0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b);
-        let ink = if light > 140.0 { INK } else { WHITE };
-        let style = TextStyle::from(("sans-serif", 13).into_font()).color(&ink);
-        let style = style.pos(plotters::style::text_anchor::Pos::new(
-            HPos::Center,
-            VPos::Center,
-        ));
-        let text = number(value, 1.0);
-        area.draw_text(&text, &style, ((x0 + x1) / 2, (y0 + y1) / 2))?;
-        Ok(())
+    /// The numbers at the scale's low end, middle and high end.
+    fn scale_labels(&self) -> [String; 3] {
+        let (low, high) = self.span();
+        [low, (low + high) / 2.0, high].map(|value| number(value, high - low))
     }
 
-    fn draw_scale(
-        &self,
-        area: &Area<'_>,
-        (x, top, bottom): (i32, i32, i32),
-        (low, high): (f64, f64),
-        labels: &[String; 3],
-    ) -> Result<()> {
-        for y in top..bottom {
-            let share = f64::from(bottom - y) / f64::from(bottom - top);
-            let color = self.color(low + share * (high - low), low, high);
-            let corners = [(x, y), (x + SCALE_WIDTH, y + 1)];
-            area.draw(&Rectangle::new(corners, color.filled()))?;
+    /// How wide the scale is with what stands beside it.
+    pub fn scale_width(&self) -> f64 {
+        let labels = widest(&self.scale_labels(), LABEL);
+        SCALE_WIDTH + 12.0 + labels.max(text_width(self.hidden, LABEL))
+    }
+
+    /// Draws the scale from a point downwards, at its end what hatched cells are.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    pub fn draw_scale(&self, area: &Area<'_>, (x, top): Point, mut bottom: f64) -> Result<()> {
+        let beside = |y: f64| (x + SCALE_WIDTH + 5.0, y);
+        let half = LABEL / 2.0;
+        if !self.hidden.is_empty() {
+            let swatch = [(x, bottom - SCALE_WIDTH), (x + SCALE_WIDTH, bottom)];
+            fill(area, swatch, &HIDDEN)?;
+            hatch(area, swatch)?;
+            frame(area, swatch, &INK, 1.0)?;
+            let middle = beside(bottom - SCALE_WIDTH / 2.0);
+            write(area, self.hidden, middle, LABEL, (HPos::Left, VPos::Center))?;
+            bottom -= SCALE_WIDTH + LABEL;
         }
-        let frame = Rectangle::new([(x, top), (x + SCALE_WIDTH, bottom)], INK);
-        area.draw(&frame)?;
-        let half = LABEL / 2;
-        let places = [bottom - half, (top + bottom) / 2, top + half];
-        for (label, y) in labels.iter().zip(places) {
-            let at = (x + SCALE_WIDTH + 5, y);
-            write(area, label, at, LABEL, (HPos::Left, VPos::Center))?;
+        let (low, high) = self.span();
+        // Each step reaches to the end, under those after it: between two of them nothing can shine through.
+        for step in 0..SCALE_STEPS {
+            let from = top + (bottom - top) * step as f64 / SCALE_STEPS as f64;
+            let share = 1.0 - (step as f64 + 0.5) / SCALE_STEPS as f64;
+            let color = self.color(low + share * (high - low), low, high);
+            fill(area, [(x, from), (x + SCALE_WIDTH, bottom)], &color)?;
+        }
+        frame(area, [(x, top), (x + SCALE_WIDTH, bottom)], &INK, 1.0)?;
+        let places = [bottom - half, (top + bottom) / 2.0, top + half];
+        for (label, y) in self.scale_labels().iter().zip(places) {
+            write(area, label, beside(y), LABEL, (HPos::Left, VPos::Center))?;
         }
         Ok(())
     }
 }
 
-/// The names of places 0, 1, …: all, or as many as there is room for.
-fn names(
-    given: Option<&[String]>,
-    count: i32,
-    room: f64,
-    needed: i32,
-) -> impl Iterator<Item = (i32, String)> {
-    let step = (f64::from(needed) / room).ceil().max(1.0) as i32;
-    // Numbers go in steps that people count in.
-    let step = match given {
-        Some(_) => step,
-        None => [1, 2, 5, 10, 20, 50, 100, 200, 500]
-            .into_iter()
-            .find(|&nice| nice >= step)
-            .unwrap_or(step),
-    };
-    let name = move |place: i32| match given {
-        Some(names) => names[place as usize].clone(),
-        None => place.to_string(),
-    };
-    (0..count)
-        .step_by(step as usize)
-        .map(move |place| (place, name(place)))
+fn write_number(
+    area: &Area<'_>,
+    value: f64,
+    RGBColor(r, g, b): RGBColor,
+    [(x0, y0), (x1, y1)]: [Point; 2],
+) -> Result<()> {
+    let light = 0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b);
+    let ink = if light > 140.0 { DARK_INK } else { LIGHT_INK };
+    let middle = ((x0 + x1) / 2.0, (y0 + y1) / 2.0);
+    let anchor = (HPos::Center, VPos::Center);
+    write_in(
+        area,
+        &number(value, 1.0),
+        middle,
+        font(13.0).color(&ink),
+        anchor,
+    )
+}
+
+/// The numbers of places 0, 1, …, in steps that people count in, as many as there is room for.
+fn numbers(count: usize, room: f64, needed: f64) -> impl Iterator<Item = (usize, String)> {
+    let step = (needed / room).ceil().max(1.0) as usize;
+    let step = [1, 2, 5, 10, 20, 50, 100, 200, 500]
+        .into_iter()
+        .find(|&nice| nice >= step)
+        .unwrap_or(step);
+    let places = (0..count).step_by(step);
+    places.map(|place| (place, place.to_string()))
 }

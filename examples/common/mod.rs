@@ -23,6 +23,7 @@ pub mod progress;
 pub mod report;
 pub mod settings;
 pub mod stream;
+pub mod svg;
 pub mod training;
 
 /// What programs end with when something goes wrong: one line, printed after `error: `.

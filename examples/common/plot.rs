@@ -1,29 +1,22 @@
 //! Loss curves as SVG or PNG.
 
 use std::path::Path;
-use std::sync::Once;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::register_font;
-use shadegrad::Error;
 
 use super::metrics::Record;
-use super::{Result, outputs};
+use super::svg::{BLUE, FAINT, INK, NAVY, ORANGE, PAGE, Svg, UNITS};
+use super::{Result, canvas, outputs};
 
-/// Width and height in units of an SVG, which is a quarter of a PNG's pixels.
+/// Width and height in pixels of an SVG, which is half as many as a PNG has.
 const SIZE: (u32, u32) = (860, 520);
 const PNG_SCALE: u32 = 2;
 
 /// In a bitmap, plotters centres text this fraction of the font's size too high. (In an SVG the viewer does it right.)
 const PNG_TEXT_RISE: f64 = 0.2;
 
-const TRAIN: RGBColor = RGBColor(0x1f, 0x6f, 0xb4);
-const TRAIN_SPLIT: RGBColor = RGBColor(0x0b, 0x3c, 0x6f);
-const TEST: RGBColor = RGBColor(0xd9, 0x5f, 0x0e);
-const INK: RGBColor = RGBColor(0x33, 0x33, 0x33);
-
-/// The size of labels in units of an SVG.
+/// The size of labels in pixels of an SVG.
 const LABEL: f64 = 14.0;
 
 /// The most points that one curve is drawn with.
@@ -61,7 +54,7 @@ fn is_png(path: &Path) -> Option<bool> {
 /// If the file cannot be written: then an older one of that name is as it was.
 pub fn write(path: &Path, title: &str, records: &[Record]) -> Result<()> {
     check(path)?;
-    register_fonts();
+    canvas::register_fonts();
     if is_png(path) == Some(true) {
         let size = (SIZE.0 * PNG_SCALE, SIZE.1 * PNG_SCALE);
         outputs::replace(path, |temporary| {
@@ -70,25 +63,29 @@ pub fn write(path: &Path, title: &str, records: &[Record]) -> Result<()> {
         })
     } else {
         let mut text = String::new();
-        let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        draw(&root, title, records, 1.0, 0.0)?;
+        let root = Svg::new(&mut text, SIZE, "loss", title, &describe(records)).into_drawing_area();
+        draw(&root, title, records, f64::from(UNITS), 0.0)?;
         drop(root);
-        outputs::replace(path, |temporary| {
-            std::fs::write(temporary, text).map_err(|source| {
-                let path = path.to_owned();
-                Error::File { path, source }.into()
-            })
-        })
+        outputs::text(path, &text)
     }
 }
 
-/// Brings the font along: not every machine has one, nor a library to find it with.
-fn register_fonts() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let registered = register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular());
-        assert!(registered.is_ok(), "the embedded font is valid");
-    });
+/// The curves in words, for those who can't see them.
+fn describe(records: &[Record]) -> String {
+    let (Some(first), Some(last)) = (records.first(), records.last()) else {
+        return "Losses over steps; there are none yet.".to_owned();
+    };
+    let mut text = format!(
+        "Losses in nats per token over steps {} to {}: single batches go from {:.3} to {:.3}",
+        first.step, last.step, first.train_loss, last.train_loss
+    );
+    let tested = |record: &&Record| record.test_loss.is_some();
+    if let Some(loss) = records.iter().rfind(tested).and_then(|r| r.test_loss) {
+        text.push_str(&format!(
+            ", and the test split is last evaluated at {loss:.3}"
+        ));
+    }
+    text + "."
 }
 
 /// The curves of a run, as points `(step, loss)`.
@@ -151,6 +148,7 @@ impl Curves {
         let others = [&self.mean, &self.train, &self.test];
         let others = others.into_iter().flatten().map(|point| point.1);
         let all = batches[trusted].iter().copied().chain(others);
+        let all = all.filter(|loss| loss.is_finite());
         let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), loss| {
             (low.min(loss), high.max(loss))
         });
@@ -179,16 +177,18 @@ where
     let (first, last) = curves.steps();
     let (low, high) = curves.losses();
 
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(root)
-        .caption(title, font(19.0))
+    root.fill(&PAGE)?;
+    let below = root.margin(px(14.0), 0, 0, 0).titled(title, font(19.0))?;
+    let mut chart = ChartBuilder::on(&below)
         .margin(px(14.0))
+        .margin_top(px(8.0))
         .margin_right(px(22.0))
         .x_label_area_size(px(44.0))
         .y_label_area_size(px(58.0))
         .build_cartesian_2d(first..last, low..high)?;
     chart
         .configure_mesh()
+        .set_all_tick_mark_size(px(5.0))
         .x_desc("step")
         .y_desc("loss (nats per token)")
         .x_labels(9)
@@ -199,13 +199,14 @@ where
         .y_label_offset(rise)
         .axis_desc_style(font(15.0))
         .axis_style(INK.stroke_width(px(1.0)))
-        .bold_line_style(BLACK.mix(0.12).stroke_width(px(1.0)))
+        .bold_line_style(FAINT.stroke_width(px(1.0)))
         .light_line_style(TRANSPARENT)
         .draw()?;
 
     let inside = |points: &[(f64, f64)]| -> Vec<(f64, f64)> {
         let clamped = points.iter();
-        clamped.map(|&(x, y)| (x, y.clamp(low, high))).collect()
+        let finite = clamped.filter(|(_, y)| y.is_finite());
+        finite.map(|&(x, y)| (x, y.clamp(low, high))).collect()
     };
     let key = |style: ShapeStyle, mark: Option<RGBColor>| {
         move |(x, y): (i32, i32)| {
@@ -217,24 +218,24 @@ where
             EmptyElement::at((0, 0)) + line + Circle::new((x + width / 2, y), radius, mark)
         }
     };
-    let fine = TRAIN.mix(0.25).stroke_width(px(1.0));
+    let fine = BLUE.mix(0.25).stroke_width(px(1.0));
     chart
         .draw_series(LineSeries::new(inside(&curves.batches), fine))?
         .label("train, single batches")
         .legend(key(fine, None));
-    let bold = TRAIN.stroke_width(px(2.0));
+    let bold = BLUE.stroke_width(px(2.0));
     chart
         .draw_series(LineSeries::new(inside(&curves.mean), bold))?
         .label("train, mean of neighbours")
         .legend(key(bold, None));
     for (points, color, line, label) in [
+        (&curves.train, NAVY, TRANSPARENT, "train split, evaluated"),
         (
-            &curves.train,
-            TRAIN_SPLIT,
-            TRANSPARENT,
-            "train split, evaluated",
+            &curves.test,
+            ORANGE,
+            ORANGE.to_rgba(),
+            "test split, evaluated",
         ),
-        (&curves.test, TEST, TEST.to_rgba(), "test split, evaluated"),
     ] {
         if points.is_empty() {
             continue;
@@ -255,7 +256,7 @@ where
         .margin(px(12.0))
         .legend_area_size(px(30.0))
         .label_font(font(LABEL))
-        .background_style(WHITE.mix(0.9))
+        .background_style(PAGE.mix(0.9))
         .border_style(INK.mix(0.3).stroke_width(px(1.0)))
         .draw()?;
     root.present()?;

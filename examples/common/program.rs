@@ -9,11 +9,10 @@ use shadegrad::{Device, DeviceOptions};
 use super::args::{DeviceArgs, FileArgs};
 use super::outputs::{self, Mode, Output};
 use super::training::Summary;
-use super::{Result, interrupt, plot, terminal};
+use super::{Result, interrupt, plot};
 
 /// Runs a program, the first thing in `main`: what goes wrong costs one line and exit code 1.
 pub fn run(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
-    terminal::hush_driver();
     program().unwrap_or_else(|error| {
         eprintln!("error: {error}");
         ExitCode::FAILURE

@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use plotters::style::RGBColor;
+use plotters::style::colors::colormaps::{ColorMap, ViridisRGB};
 use serde_json::json;
 use shadegrad::{Error, Tape};
 
 use super::Model;
-use crate::common::canvas::{LABEL, grid, picture, text_width};
+use crate::common::canvas::{LABEL, grid, picture, widest};
 use crate::common::heat_map::HeatMap;
 use crate::common::{Result, outputs};
 
@@ -19,6 +21,9 @@ const PLACE: &str = "{{data}}";
 
 /// More tokens than this cannot be told apart in a picture.
 const MOST_TOKENS: usize = 64;
+
+/// How many steps the page's scale has.
+const SHADES: usize = 100;
 
 /// The height of a cell that has room for its token's name.
 const CELL: usize = LABEL as usize + 4;
@@ -100,13 +105,16 @@ impl Pattern {
             head.iter().map(row).collect()
         };
         let title = format!("Attention of layer {}", self.layer);
-        let names = self.tokens.iter().map(|token| text_width(token, LABEL));
-        let names = names.max().unwrap_or(0) as u32;
+        let caption = format!(
+            "What each of {length} tokens (downwards) takes from itself and those before it in {heads} heads, from weight 0 \
+             (dark) to 1 (bright); later tokens are hidden (hatched)."
+        );
+        let names = widest(&self.tokens, LABEL) as u32;
         let map = ((CELL * length) as u32).max(150);
         // Around a map: its title, names and what they are of, and the scale.
         let (width, height) = (map + names + 116, map + names + 76);
         let size = (width * columns as u32 + 20, height * rows as u32 + 56);
-        let picture = picture("attention", title, size, String::new(), |area| {
+        let picture = picture("attention", title, size, caption, |area| {
             for (head, area) in (0..heads).zip(grid(area, rows, columns)) {
                 let cells = cells(&self.heads[head]);
                 HeatMap {
@@ -119,6 +127,7 @@ impl Pattern {
                     x_upwards: true,
                     range: Some((0.0, 1.0)),
                     square: true,
+                    hidden: "hidden",
                     ..HeatMap::default()
                 }
                 .draw(&area)?;
@@ -140,10 +149,18 @@ impl Pattern {
             "layer": self.layer,
             "tokens": self.tokens,
             "heads": self.heads.iter().map(rows).collect::<Vec<_>>(),
+            // The same colours as in the picture.
+            "colours": (0..=SHADES).map(shade).collect::<Vec<_>>(),
         });
         // Whatever the text says, it ends no element.
         PAGE.replace(PLACE, &data.to_string().replace('<', "\\u003c"))
     }
+}
+
+/// A colour of the picture's scale.
+fn shade(step: usize) -> [u8; 3] {
+    let RGBColor(r, g, b) = ViridisRGB.get_color_normalized(step as f64, 0.0, SHADES as f64);
+    [r, g, b]
 }
 
 /// A token as a label: blanks and what else would not be seen are written out.

@@ -4,7 +4,11 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use crate::common::Result;
-use crate::common::canvas::{Area, FAINT, INK, LABEL, SUBTITLE, number, range, text_width, write};
+use crate::common::canvas::{
+    Area, LABEL, Labels, Point, SUBTITLE, extent, fill, font, line, number, px, range, text_width,
+    widest, write,
+};
+use crate::common::svg::{FAINT, INK, UNITS};
 
 /// How a series is drawn.
 #[derive(Clone, Copy)]
@@ -78,8 +82,8 @@ pub struct Chart<'a> {
     pub notes: Vec<(String, (f64, f64))>,
 }
 
-const LEFT: u32 = 68;
-const BOTTOM: u32 = 48;
+const LEFT: f64 = 68.0;
+const BOTTOM: f64 = 48.0;
 
 impl Chart<'_> {
     /// Draws it into an area.
@@ -88,29 +92,29 @@ impl Chart<'_> {
     ///
     /// What the backend reports.
     pub fn draw(&self, area: &Area<'_>) -> Result<()> {
-        let width = area.dim_in_pixel().0 as i32;
-        let mut top = 2;
+        let (width, height) = extent(area);
+        let mut top = 2.0;
         if !self.title.is_empty() {
-            let middle = (LEFT as i32 + width) / 2;
+            let middle = ((LEFT + width) / 2.0, top);
             write(
                 area,
                 &self.title,
-                (middle, top),
+                middle,
                 SUBTITLE,
                 (HPos::Center, VPos::Top),
             )?;
-            top += SUBTITLE + 8;
+            top += SUBTITLE + 8.0;
         }
         top = self.draw_key(area, top)?;
-        let body = area.margin(top, 0, 0, 0);
+        let body = area.margin(px(top), 0, 0, 0);
         let ((x0, x1), (y0, y1)) = (self.x_span(), self.y_span());
         let mut chart = ChartBuilder::on(&body)
-            .margin_right(14)
-            .margin_top(4)
-            .x_label_area_size(BOTTOM)
-            .y_label_area_size(LEFT)
+            .margin_right(px(14.0))
+            .margin_top(px(4.0))
+            .x_label_area_size(px(BOTTOM))
+            .y_label_area_size(px(LEFT))
             .build_cartesian_2d(x0..x1, y0..y1)?;
-        let (inner, _) = chart.plotting_area().dim_in_pixel();
+        let inner = width - LEFT - 14.0;
         let named = self.x_names.is_some();
         let ticks = (inner as usize / 70).max(3);
         let x_label = |x: &f64| match named {
@@ -118,6 +122,7 @@ impl Chart<'_> {
             false => tick(*x, (x1 - x0) / ticks as f64),
         };
         let mut mesh = chart.configure_mesh();
+        mesh.set_all_tick_mark_size(px(5.0));
         if named {
             mesh.disable_x_mesh();
             mesh.set_tick_mark_size(LabelAreaPosition::Bottom, 0);
@@ -128,18 +133,19 @@ impl Chart<'_> {
             .y_labels(6)
             .x_label_formatter(&x_label)
             .y_label_formatter(&|y| tick(*y, (y1 - y0) / 6.0))
-            .label_style(("sans-serif", LABEL).into_font().color(&INK))
-            .axis_desc_style(("sans-serif", LABEL + 1).into_font().color(&INK))
-            .axis_style(INK)
-            .bold_line_style(FAINT)
+            .label_style(font(LABEL).color(&INK))
+            .axis_desc_style(font(LABEL + 1.0).color(&INK))
+            .axis_style(INK.stroke_width(px(1.0) as u32))
+            .bold_line_style(FAINT.stroke_width(px(1.0) as u32))
             .light_line_style(TRANSPARENT)
             .draw()?;
+        let stroke = px(2.0) as u32;
         for series in &self.series {
             let color = series.color;
             let points = series.points.iter().copied();
             match series.mark {
                 Mark::Line => {
-                    chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
+                    chart.draw_series(LineSeries::new(points, color.stroke_width(stroke)))?;
                 }
                 Mark::Bars { width, shift } => {
                     let bar = |(x, y): (f64, f64)| {
@@ -150,37 +156,55 @@ impl Chart<'_> {
                     chart.draw_series(points.map(bar))?;
                 }
                 Mark::Points => {
-                    let point = |at| Circle::new(at, 3, color.mix(0.75).filled());
+                    let point = |at| Circle::new(at, px(3.0), color.mix(0.75).filled());
                     chart.draw_series(points.map(point))?;
                 }
                 Mark::Rules => {
-                    let rule = |(x, _)| PathElement::new([(x, y0), (x, y1)], color.stroke_width(2));
+                    let rule =
+                        |(x, _)| PathElement::new([(x, y0), (x, y1)], color.stroke_width(stroke));
                     chart.draw_series(points.map(rule))?;
                 }
             }
         }
         let plane = chart.plotting_area();
         let base = area.get_base_pixel();
-        let pixel = |at: (f64, f64)| {
+        let pixel = |at: Point| {
             let (x, y) = plane.map_coordinate(&at);
-            (x - base.0, y - base.1)
+            let units = f64::from(UNITS);
+            (f64::from(x - base.0) / units, f64::from(y - base.1) / units)
         };
         if let Some(names) = self.x_names {
-            let widest = names.iter().map(|name| text_width(name, LABEL)).max();
-            let needed = widest.unwrap_or(0) + 4;
-            let room = (f64::from(inner) / (x1 - x0)).max(0.1);
-            let step = (f64::from(needed) / room).ceil().max(1.0) as usize;
-            for (place, name) in names.iter().enumerate().step_by(step) {
+            let labels = Labels::fit(inner / (x1 - x0), |size| widest(names, size) + 2.0);
+            for (place, name) in labels.of(names) {
                 let (x, y) = pixel((place as f64, y0));
-                write(area, name, (x, y + 8), LABEL, (HPos::Center, VPos::Top))?;
+                write(
+                    area,
+                    name,
+                    (x, y + 8.0),
+                    labels.size,
+                    (HPos::Center, VPos::Top),
+                )?;
             }
         }
-        self.draw_notes(area, pixel)
+        let [(left, top), (right, bottom)] = [pixel((x0, y1)), pixel((x1, y0))];
+        let left_out = self.draw_notes(area, [left, top, right, bottom], pixel)?;
+        if left_out > 0 {
+            let corner = (width - 14.0, height - 2.0);
+            let text = format!("without a label: {left_out}");
+            write(
+                area,
+                &text,
+                corner,
+                LABEL - 2.0,
+                (HPos::Right, VPos::Bottom),
+            )?;
+        }
+        Ok(())
     }
 
     fn x_span(&self) -> (f64, f64) {
         if let Some(range) = self.x_range {
-            return range;
+            return widened(range);
         }
         if let Some(names) = self.x_names {
             return (-0.6, names.len() as f64 - 0.4);
@@ -190,7 +214,7 @@ impl Chart<'_> {
         let (low, high) = range(&xs);
         let has_points = self.series.iter().any(|s| matches!(s.mark, Mark::Points));
         let margin = if has_points { 0.08 * (high - low) } else { 0.0 };
-        (low - margin, (high + margin).max(low + 1e-6))
+        widened((low - margin, high + margin))
     }
 
     fn y_span(&self) -> (f64, f64) {
@@ -211,86 +235,128 @@ impl Chart<'_> {
         } else {
             low - margin
         };
-        (low, high + margin)
+        widened((low, high + margin))
     }
 
     /// The key, in lines above the chart; gives where it ends.
-    fn draw_key(&self, area: &Area<'_>, mut top: i32) -> Result<i32> {
-        let right = area.dim_in_pixel().0 as i32 - 8;
+    fn draw_key(&self, area: &Area<'_>, mut top: f64) -> Result<f64> {
+        let right = extent(area).0 - 8.0;
         let labelled = self.series.iter().filter(|s| !s.label.is_empty());
-        let mut x = LEFT as i32;
+        let mut x = LEFT;
         let mut any = false;
         for series in labelled {
-            let needed = 34 + text_width(&series.label, LABEL);
+            let needed = 34.0 + text_width(&series.label, LABEL);
             if any && x + needed > right {
-                x = LEFT as i32;
-                top += LABEL + 6;
+                x = LEFT;
+                top += LABEL + 6.0;
             }
             any = true;
-            let y = top + LABEL / 2 + 2;
+            let y = top + LABEL / 2.0 + 2.0;
             let color = series.color;
             match series.mark {
-                Mark::Line | Mark::Rules => {
-                    let line = [(x, y), (x + 18, y)];
-                    area.draw(&PathElement::new(line, color.stroke_width(2)))?;
-                }
+                Mark::Line | Mark::Rules => line(area, [(x, y), (x + 18.0, y)], &color, 2.0)?,
                 Mark::Bars { .. } => {
-                    let corners = [(x + 3, y - 5), (x + 15, y + 5)];
-                    area.draw(&Rectangle::new(corners, color.mix(0.85).filled()))?;
+                    let corners = [(x + 3.0, y - 5.0), (x + 15.0, y + 5.0)];
+                    fill(area, corners, &color.mix(0.85))?;
                 }
-                Mark::Points => area.draw(&Circle::new((x + 9, y), 4, color.filled()))?,
+                Mark::Points => {
+                    let middle = (px(x + 9.0), px(y));
+                    area.draw(&Circle::new(middle, px(4.0), color.filled()))?;
+                }
             }
+            let beside = (x + 23.0, y);
             write(
                 area,
                 &series.label,
-                (x + 23, y),
+                beside,
                 LABEL,
                 (HPos::Left, VPos::Center),
             )?;
-            x += needed + 6;
+            x += needed + 6.0;
         }
-        Ok(if any { top + LABEL + 8 } else { top })
+        Ok(if any { top + LABEL + 8.0 } else { top })
     }
 
-    /// Writes the notes beside their points, where they cover neither each other nor a point, if there is such a place.
-    fn draw_notes(&self, area: &Area<'_>, pixel: impl Fn((f64, f64)) -> (i32, i32)) -> Result<()> {
-        const SIZE: i32 = 15;
+    /// Writes the notes near their points, with a line to those that stand away from theirs, where they cover neither
+    /// each other nor a point. Gives how many have no such place and are left out.
+    fn draw_notes(
+        &self,
+        area: &Area<'_>,
+        inside: [f64; 4],
+        pixel: impl Fn(Point) -> Point,
+    ) -> Result<usize> {
+        const SIZE: f64 = 14.0;
+        /// How far labels are moved away, in pixels.
+        const AWAY: [f64; 8] = [0.0, 6.0, 13.0, 22.0, 32.0, 44.0, 58.0, 74.0];
+        const DIRECTIONS: usize = 24;
         let points = self.series.iter().flat_map(|s| &s.points);
-        let mut taken: Vec<[i32; 4]> = points
+        let mut taken: Vec<[f64; 4]> = points
             .map(|&at| pixel(at))
-            .map(|(x, y)| [x - 4, y - 4, x + 4, y + 4])
+            .map(|(x, y)| [x - 3.5, y - 3.5, x + 3.5, y + 3.5])
             .collect();
+        let points = taken.len();
+        let mut left_out = 0;
         for (text, at) in &self.notes {
             let (x, y) = pixel(*at);
-            let (w, h) = (text_width(text, SIZE) / 2 + 1, SIZE / 2);
-            let around = [
-                (0, -h - 6),
-                (w + 6, 0),
-                (-w - 6, 0),
-                (0, h + 6),
-                (w + 4, -h - 3),
-                (-w - 4, -h - 3),
-                (w + 4, h + 3),
-                (-w - 4, h + 3),
-                (0, -h - 14),
-                (w + 14, 0),
-                (-w - 14, 0),
-                (0, h + 14),
-            ];
-            let boxed = |&(dx, dy): &(i32, i32)| [x + dx - w, y + dy - h, x + dx + w, y + dy + h];
-            let covered = |place: &(i32, i32)| {
-                let a = boxed(place);
-                let meets =
-                    |b: &&[i32; 4]| a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
-                taken.iter().filter(meets).count()
+            let (w, h) = (text_width(text, SIZE) / 2.0 + 1.5, SIZE / 2.0);
+            let boxed = |(x, y): Point| [x - w, y - h, x + w, y + h];
+            let is_free = |&place: &Point| {
+                let b = boxed(place);
+                let within =
+                    b[0] > inside[0] && b[1] > inside[1] && b[2] < inside[2] && b[3] < inside[3];
+                // The line to it crosses no label either.
+                let along = |share: f64| [x + share * (place.0 - x), y + share * (place.1 - y)];
+                let crossed = |t: &[f64; 4]| {
+                    (0..16)
+                        .map(|n| along(f64::from(n) / 16.0))
+                        .any(|[x, y]| x > t[0] && x < t[2] && y > t[1] && y < t[3])
+                };
+                within
+                    && !taken.iter().any(|t| meets(&b, t))
+                    && !taken[points..].iter().any(crossed)
             };
-            let place = around.iter().min_by_key(|place| covered(place));
-            let place = *place.expect("there are places");
-            taken.push(boxed(&place));
-            let at = (x + place.0, y + place.1);
-            write(area, text, at, SIZE, (HPos::Center, VPos::Center))?;
+            let around = AWAY.iter().flat_map(|away| {
+                (0..DIRECTIONS).map(move |n| {
+                    // Above first, then alternately to both sides.
+                    let turn = n.div_ceil(2) as f64 / DIRECTIONS as f64 * std::f64::consts::TAU;
+                    let turn = if n % 2 == 0 { turn } else { -turn };
+                    let place = (
+                        x + turn.sin() * (w + 5.0 + away),
+                        y - turn.cos() * (h + 5.0 + away),
+                    );
+                    (*away, place)
+                })
+            });
+            let mut around = around;
+            let Some((away, place)) = around.find(|(_, place)| is_free(place)) else {
+                left_out += 1;
+                continue;
+            };
+            if away > 6.0 {
+                let (dx, dy) = (place.0 - x, place.1 - y);
+                // To the edge of the label.
+                let share = (w / dx.abs()).min(h / dy.abs()).min(1.0);
+                let end = (place.0 - share * dx, place.1 - share * dy);
+                line(area, [(x, y), end], &INK.mix(0.5), 0.75)?;
+            }
+            taken.push(boxed(place));
+            write(area, text, place, SIZE, (HPos::Center, VPos::Center))?;
         }
-        Ok(())
+        Ok(left_out)
+    }
+}
+
+/// Whether two boxes (left, top, right, bottom) have a part in common.
+fn meets(a: &[f64; 4], b: &[f64; 4]) -> bool {
+    a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
+}
+
+/// A range that an axis can show: values that are all the same have some room around them.
+pub fn widened((low, high): (f64, f64)) -> (f64, f64) {
+    let size = low.abs().max(high.abs()).max(1e-3);
+    match high - low > 1e-6 * size {
+        true => (low, high),
+        false => (low - 0.5 * size, high + 0.5 * size),
     }
 }
 

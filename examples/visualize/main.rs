@@ -53,7 +53,6 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    common::terminal::hush_driver();
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

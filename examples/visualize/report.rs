@@ -6,18 +6,23 @@ use std::path::Path;
 use shadegrad::Error;
 
 use crate::common::canvas::Picture;
+use crate::common::svg::escape;
 use crate::common::{Result, outputs};
 use crate::subject::Subject;
 
 const STYLE: &str = "\
-body { font: 16px/1.5 sans-serif; color: #222; background: #f4f4f4; margin: 0 auto; max-width: 1320px; padding: 1em; }
+:root { color-scheme: light dark; --page: #f4f4f4; --card: #fff; --ink: #222; --pale: #666; --edge: #ddd; --link: #1f6fb4; }
+@media (prefers-color-scheme: dark) {
+:root { --page: #0e1013; --card: #16191d; --ink: #d5d9de; --pale: #9aa1a9; --edge: #3a3f45; --link: #5aa9ea; }
+}
+body { font: 16px/1.5 sans-serif; color: var(--ink); background: var(--page); margin: 0 auto; max-width: 1320px; padding: 1em; }
 nav { columns: 3; }
-nav a { display: block; color: #1f6fb4; }
-figure { background: #fff; border: 1px solid #ddd; border-radius: 6px; margin: 1.5em 0; padding: 1em; }
+nav a { display: block; color: var(--link); }
+figure { background: var(--card); border: 1px solid var(--edge); border-radius: 6px; margin: 1.5em 0; padding: 1em; }
 figure svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 figcaption { max-width: 60em; margin: .8em auto 0; }
 dl { display: grid; grid-template-columns: max-content auto; gap: 0 1em; }
-dt { color: #666; }
+dt { color: var(--pale); }
 dd { margin: 0; }
 @media (max-width: 700px) { nav { columns: 1; } }
 ";
@@ -81,7 +86,7 @@ fn page(subject: &Subject, pictures: &[Picture]) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n<style>\n{STYLE}</style>\n\
-         </head>\n<body>\n<h1>{title}</h1>\n<dl>\n{facts}</dl>\n<nav>\n{links}</nav>\n{figures}</body>\n</html>\n",
+         </head>\n<body>\n<h1>{title}</h1>\n<dl>\n{facts}</dl>\n<nav aria-label=\"Pictures\">\n{links}</nav>\n{figures}</body>\n</html>\n",
         title = escape(&format!("Inside a model that reads “{text}”")),
         facts = facts.concat(),
         links = links.collect::<String>(),
@@ -92,11 +97,4 @@ fn page(subject: &Subject, pictures: &[Picture]) -> String {
 /// An SVG file's element, with what lets it shrink with the page.
 fn inlined(svg: &str) -> &str {
     svg.find("<svg").map_or(svg, |start| &svg[start..])
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }

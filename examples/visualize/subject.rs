@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use shadegrad::checkpoint::Checkpoint;
 use shadegrad::data::CharTokenizer;
 use shadegrad::gpu::Fetch;
-use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
+use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
 use shadegrad::{Device, Error, Tape, Var};
 
 use crate::common::Result;
@@ -58,6 +58,13 @@ impl Source {
                 "it has no vocabulary of characters to read a text with ({error})"
             ))
         })?;
+        let config: GptConfig = config;
+        let (known, scored) = (tokenizer.vocabulary().len(), config.vocab_size);
+        if known > scored {
+            let reason =
+                format!("its vocabulary has {known} characters, its model {scored} tokens");
+            return Err(refuse(reason).into());
+        }
         Ok(Source {
             path: path.to_owned(),
             checkpoint,
@@ -70,7 +77,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// If the text is empty, too long for the model, or has characters that the vocabulary lacks.
+    /// If the text has fewer than two tokens, is too long for the model, or has characters that the vocabulary lacks.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let start = self.tokenizer.token('\n');
         let tokens: Vec<u32> = start
@@ -79,9 +86,10 @@ impl Source {
             .collect();
         let context = self.config.context;
         if tokens.len() < 2 || tokens.len() > context {
-            let most = context - usize::from(start.is_some());
+            let first = usize::from(start.is_some());
+            let (least, most) = (2 - first, context.saturating_sub(first));
             return Err(format!(
-                "--text: {} characters; the model reads 1 to {most}",
+                "--text: {} characters; the pictures are of texts of {least} to {most}, as long as this model reads",
                 text.chars().count()
             )
             .into());
@@ -109,6 +117,22 @@ impl Source {
             return Err(format!("--head {head}: the model has heads 0 to {}", n_heads - 1).into());
         }
         Ok(Focus { layer, head })
+    }
+
+    /// Why there are no pictures of values that are not finite.
+    fn not_finite(&self, parameters: &Parameters) -> Result<String> {
+        for (name, _, values) in parameters.to_host()? {
+            if values.iter().any(|x| !x.is_finite()) {
+                return Ok(format!(
+                    "there are weights in {name} that are not finite numbers: the training has diverged; take an earlier \
+                     checkpoint"
+                ));
+            }
+        }
+        Ok(
+            "what its model computes from this text is beyond what finite numbers can say"
+                .to_owned(),
+        )
     }
 }
 
@@ -194,12 +218,26 @@ impl Subject {
 
         let trace = trace.into_iter();
         let trace = trace.map(|(name, value)| Ok((name, value.get()?)));
-        let vocabulary: Vec<String> = source
-            .tokenizer
-            .vocabulary()
-            .iter()
-            .map(|&c| shown(c))
-            .collect();
+        let trace: BTreeMap<String, Value> = trace.collect::<Result<_>>()?;
+        let token_table = token_table.get()?;
+        let position_table = position_table.map(Pending::get).transpose()?;
+        let tables = [Some(&token_table), position_table.as_ref()];
+        let seen = trace.values().chain(tables.into_iter().flatten());
+        let mut numbers = seen.flat_map(|value| &value.data);
+        let is_finite = numbers.all(|x| x.is_finite());
+        drop(numbers);
+        if !is_finite {
+            return Err(Error::Checkpoint {
+                path: source.path.clone(),
+                reason: source.not_finite(&parameters)?,
+            }
+            .into());
+        }
+        let known = source.tokenizer.vocabulary().iter();
+        let known: Vec<String> = known.map(|&c| shown(c)).collect();
+        // A head may be padded: what no character belongs to is shown by its number.
+        let padding = (known.len()..config.vocab_size).map(|token| format!("#{token}"));
+        let vocabulary: Vec<String> = known.iter().cloned().chain(padding).collect();
         Ok(Subject {
             device: device.clone(),
             focus,
@@ -211,9 +249,9 @@ impl Subject {
                 .collect(),
             tokens,
             vocabulary,
-            token_table: token_table.get()?,
-            position_table: position_table.map(Pending::get).transpose()?,
-            trace: trace.collect::<Result<_>>()?,
+            token_table,
+            position_table,
+            trace,
             config,
         })
     }

@@ -12,13 +12,34 @@ mod layers;
 mod page;
 mod tables;
 
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Parser;
 use shadegrad::Device;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// Prints self-attention step by step, from dot products to several heads.
+#[derive(Parser)]
+#[command(name = "walkthrough", version)]
+struct Cli {}
+
+fn main() -> ExitCode {
+    let Cli {} = Cli::parse();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let device = Device::new()?;
     println!("adapter: {}", device.description());
-    for entry in tables::compute(&device)? {
+    let entries = tables::compute(&device)?;
+    for entry in &entries {
         println!("{entry}");
     }
-    Ok(())
+    tables::check(&entries)
 }

@@ -84,6 +84,36 @@ pub fn compute(device: &Device) -> Result<Vec<Entry>, Box<dyn std::error::Error>
     Ok(page.fetch()?)
 }
 
+/// Compares the tables that show the same, computed in two ways.
+///
+/// # Errors
+///
+/// If two of them differ by more than rounding.
+pub fn check(entries: &[Entry]) -> Result<(), Box<dyn std::error::Error>> {
+    let values = |wanted: &str| {
+        let tables = entries.iter().filter_map(|entry| match entry {
+            Entry::Table(table) => Some(table),
+            _ => None,
+        });
+        let mut tables = tables.filter(|table| table.name == wanted);
+        &tables.next().expect("it is on the page").values
+    };
+    for (one, other) in [
+        ("scores, product by product", "scores, one matrix product"),
+        ("weights of masked scores", "weights of the fused kernel"),
+    ] {
+        let pairs = values(one).iter().zip(values(other));
+        let differences: Vec<f32> = pairs.map(|(a, b)| (a - b).abs()).collect();
+        if let Some(difference) = differences.iter().find(|&&d| d.is_nan() || d > 1e-4) {
+            return Err(format!(
+                "{one} and {other} differ by {difference}: this adapter computes wrongly, take another one or a newer driver"
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
 /// Row 2 of a matrix, counted from one.
 fn second(matrix: Var<'_>) -> Var<'_> {
     matrix.slice(0, 1..2)

@@ -69,7 +69,9 @@ pub(super) fn ranked() -> Vec<wgpu::Adapter> {
         .unwrap_or(wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12);
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     descriptor.backends = backends;
-    let instance = wgpu::Instance::new(descriptor);
+    let Some(instance) = instance(descriptor) else {
+        return Vec::new();
+    };
     let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
     adapters.retain(|adapter| {
         adapter
@@ -85,6 +87,54 @@ pub(super) fn ranked() -> Vec<wgpu::Adapter> {
         wgpu::DeviceType::Cpu => 4,
     });
     adapters
+}
+
+/// An instance that asks no desktop anything. A layer of Mesa looks for the desktop's preferred adapter as soon as an
+/// instance can draw to windows, and complains on standard error where there is no desktop, as in a container; nothing
+/// here draws to windows.
+///
+/// `None` if there is no driver.
+#[cfg(all(unix, not(any(target_vendor = "apple", target_os = "android"))))]
+fn instance(descriptor: wgpu::InstanceDescriptor) -> Option<wgpu::Instance> {
+    use wgpu::hal::{InstanceDescriptor, api::Vulkan, vulkan};
+    if !descriptor.backends.contains(wgpu::Backends::VULKAN) {
+        return Some(wgpu::Instance::new(descriptor));
+    }
+    let of_windows = |name: &std::ffi::CStr| {
+        let platforms = [
+            c"VK_KHR_wayland_surface",
+            c"VK_KHR_xcb_surface",
+            c"VK_KHR_xlib_surface",
+        ];
+        platforms.contains(&name)
+    };
+    let vulkan_descriptor = InstanceDescriptor {
+        name: "shadegrad",
+        flags: descriptor.flags,
+        memory_budget_thresholds: descriptor.memory_budget_thresholds,
+        backend_options: descriptor.backend_options,
+        telemetry: None,
+        display: None,
+    };
+    let without_windows = Box::new(
+        move |args: vulkan::CreateInstanceCallbackArgs<'_, '_, '_>| {
+            args.extensions.retain(|name| !of_windows(name));
+        },
+    );
+    // SAFETY: extensions for windows are used only to make surfaces, which looks first whether they are there; no
+    // surface is ever made of this instance. Nothing else is changed.
+    let instance =
+        unsafe { vulkan::Instance::init_with_callback(&vulkan_descriptor, Some(without_windows)) };
+    // SAFETY: it was made by the backend that it is handed to, and nobody else holds it.
+    instance
+        .ok()
+        .map(|instance| unsafe { wgpu::Instance::from_hal::<Vulkan>(instance) })
+}
+
+/// An instance.
+#[cfg(not(all(unix, not(any(target_vendor = "apple", target_os = "android")))))]
+fn instance(descriptor: wgpu::InstanceDescriptor) -> Option<wgpu::Instance> {
+    Some(wgpu::Instance::new(descriptor))
 }
 
 /// The one that is wanted, by index, name or backend; the first if none is.

@@ -4,6 +4,26 @@ use std::process::Command;
 
 use crate::example::program;
 
+#[path = "../../examples/attention_ladder/agreement.rs"]
+mod agreement;
+
+#[test]
+fn rungs_that_differ_are_an_error() {
+    let good = [("1 and 2", 1.8e-7, 3.0), ("4 and 5", 2e-6, 0.01)];
+    agreement::check(&good).unwrap();
+    for (difference, size) in [
+        (5.4e30, 5.4e30),
+        (5.4e30, 1.0),
+        (1.0, 3.0),
+        (0.0, f32::NAN),
+        (f32::NAN, 1.0),
+        (f32::INFINITY, f32::INFINITY),
+    ] {
+        let error = agreement::check(&[good[0], ("4 and 5", difference, size)]).unwrap_err();
+        assert!(error.contains("(4 and 5 by"), "{error}");
+    }
+}
+
 #[test]
 fn rungs_agree_and_scaling_keeps_the_variance() {
     let output = Command::new(program("attention_ladder"))

@@ -4,9 +4,12 @@
 mod common;
 #[path = "../common/example.rs"]
 mod example;
+#[path = "../common/pictures.rs"]
+mod pictures;
 
 mod attention_ladder;
 mod names_series;
+mod programs;
 mod trace;
 mod visualize;
 mod walkthrough;

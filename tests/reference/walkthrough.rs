@@ -32,7 +32,9 @@ fn printed() -> BTreeMap<&'static str, Vec<f32>> {
 fn every_table_is_the_printed_one() {
     let mut printed = printed();
     let mut unprinted = Vec::new();
-    for entry in tables::compute(device()).unwrap() {
+    let entries = tables::compute(device()).unwrap();
+    tables::check(&entries).unwrap();
+    for entry in entries {
         let page::Entry::Table(table) = &entry else {
             continue;
         };
@@ -83,4 +85,28 @@ fn every_table_is_the_printed_one() {
     let expected: Vec<f32> = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
     let biased = values("two heads, split, mixed, with biases");
     assert_close_f32("with biases", biased, &expected, 1e-5, 1e-6);
+}
+
+#[test]
+fn tables_that_should_be_the_same_and_are_not_cost_an_error() {
+    let table = |name, value| {
+        page::Entry::Table(page::Table {
+            name,
+            shape: [2].into(),
+            values: vec![0.5, value],
+        })
+    };
+    let page = |fused| {
+        [
+            table("scores, product by product", 1.0),
+            table("scores, one matrix product", 1.0),
+            table("weights of masked scores", 0.25),
+            table("weights of the fused kernel", fused),
+        ]
+    };
+    tables::check(&page(0.25)).unwrap();
+    for wrong in [0.26, f32::NAN] {
+        let error = tables::check(&page(wrong)).unwrap_err().to_string();
+        assert!(error.contains("fused kernel differ by"), "{error}");
+    }
 }

@@ -236,6 +236,21 @@ fn attention_is_drawn_as_a_picture_and_as_a_page() {
         .count();
     assert_eq!(count(first), 2 * heads * same);
 
+    crate::pictures::check("layer_1.svg", &picture);
+    // What comes later is hatched and said to be hidden, in each head and beside its scale; it isn't a weight of zero.
+    let hatched = crate::pictures::hatched(&picture);
+    assert_eq!(hatched, heads * (length * (length - 1) / 2 + 1));
+    assert_eq!(count("hidden"), heads);
+    // Picture and page have one scale, from dark to bright.
+    let colours = data["colours"].as_array().unwrap();
+    let [dark, bright] = [&colours[0], &colours[colours.len() - 1]]
+        .map(|colour| [0, 1, 2].map(|i| colour[i].as_u64().unwrap()));
+    assert!(dark.iter().sum::<u64>() < 200, "{dark:?}");
+    // The first token gives all to itself.
+    let [r, g, b] = bright;
+    assert!(picture.contains(&format!("fill=\"#{r:02x}{g:02x}{b:02x}\"")));
+    assert!(page.contains("the brighter, the more") && page.contains("prefers-color-scheme: dark"));
+
     // A text that looks like the end of the page is none.
     let mean = ["attention", MODEL, "a</script>b", "--out", "maps"];
     run(&folder, &mean).unwrap();

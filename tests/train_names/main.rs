@@ -13,6 +13,8 @@ mod hostile;
 #[cfg(unix)]
 mod interrupts;
 mod masked;
+#[path = "../common/pictures.rs"]
+mod pictures;
 mod refusals;
 mod runs;
 mod text;

@@ -270,6 +270,14 @@ fn a_stream_is_trained_on_and_drawn_as_svg_and_png() {
     ] {
         assert!(svg.contains(expected), "`{expected}` expected\n{svg}");
     }
+    pictures::check("plot.svg", &svg);
+    // Losses differ from step to step by less than a pixel, and no two are drawn at one height.
+    let mut heights: Vec<f64> = pictures::longest_line(&svg).iter().map(|p| p.1).collect();
+    assert_eq!(heights.len(), 12);
+    assert!(heights.iter().any(|height| height.fract() != 0.0));
+    heights.sort_by(f64::total_cmp);
+    heights.dedup();
+    assert_eq!(heights.len(), 12);
     folder.train(&[&stream[..], &["--plot", "plot.PNG"]].concat());
     assert!(folder.read("plot.PNG").starts_with(b"\x89PNG\r\n"));
     let left: Vec<String> = folder.contents().into_keys().collect();

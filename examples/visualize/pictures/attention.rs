@@ -3,8 +3,9 @@
 use super::percent;
 use crate::chart::{Chart, Series};
 use crate::common::Result;
-use crate::common::canvas::{BLUE, ORANGE, Picture, grid, number, picture};
+use crate::common::canvas::{Picture, extent, grid, number, picture, px};
 use crate::common::heat_map::{HeatMap, Palette};
+use crate::common::svg::{BLUE, ORANGE};
 use crate::statistics::{mean, variance};
 use crate::subject::Subject;
 
@@ -15,18 +16,23 @@ fn of_head<'a>(s: &'a Subject, layer: usize, name: &str, head: usize) -> Vec<&'a
     rows[head * length..(head + 1) * length].to_vec()
 }
 
+/// What the mask leaves of rows of queries: the rest is hidden, not zero.
+fn visible(rows: &[&[f64]]) -> Vec<Vec<f64>> {
+    let row = |(query, row): (usize, &&[f64])| {
+        let keys = row.iter().enumerate();
+        let seen = keys.map(|(key, &value)| if key > query { f64::NAN } else { value });
+        seen.collect()
+    };
+    rows.iter().enumerate().map(row).collect()
+}
+
 /// Scores before and after the mask, weights, and what the head in focus gives.
 pub fn mask(s: &Subject) -> Result<Picture> {
     let (layer, head) = (s.focus.layer, s.focus.head);
     let length = s.tokens.len();
     let scores = of_head(s, layer, "attention.scores", head);
     let weights = of_head(s, layer, "attention.weights", head);
-    let masked: Vec<Vec<f64>> = (0..length)
-        .map(|i| {
-            let seen = |j: usize| if j > i { f64::NAN } else { scores[i][j] };
-            (0..length).map(seen).collect()
-        })
-        .collect();
+    let masked = visible(&scores);
     let head_dim = s.config.d_model / s.config.n_heads;
     let mixed: Vec<&[f64]> = s
         .in_focus("attention.heads")
@@ -42,12 +48,15 @@ pub fn mask(s: &Subject) -> Result<Picture> {
     let favoured = favourite(weights[last]).expect("there is a token");
     let caption = format!(
         "In head {head} of layer {layer} {ahead} of {length} positions score a later token highest before the mask; \
-         after it (grey: hidden) each row is made of itself and what came before, softmax makes it sum to 1, and the \
+         after it (hatched: hidden) each row is made of itself and what came before, softmax makes it sum to 1, and the \
          last position gives “{}” (position {favoured}) the most, {:.2}.",
         s.text[favoured], weights[last][favoured]
     );
     let title = format!("Attention before and after the mask, layer {layer}, head {head}");
-    picture("attention_mask", title, (1120, 1040), caption, |area| {
+    // Long texts get more room, so that every token keeps its label.
+    let side = (120 + 13 * length as u32).clamp(490, 1300);
+    let size = (2 * side + 140, 2 * side + 60);
+    picture("attention_mask", title, size, caption, |area| {
         let areas = grid(area, 2, 2);
         let pair = |title: &str, rows, palette| HeatMap {
             title: title.to_owned(),
@@ -59,25 +68,24 @@ pub fn mask(s: &Subject) -> Result<Picture> {
             palette,
             square: true,
             numbers: true,
+            hidden: "hidden",
             ..HeatMap::default()
         };
-        pair(
-            "scaled scores, before the mask",
-            scores.clone(),
-            Palette::Sign,
-        )
+        let before = "scaled scores, before the mask";
+        HeatMap {
+            hidden: "",
+            ..pair(before, scores.clone(), Palette::Sign)
+        }
         .draw(&areas[0])?;
         let masked = masked.iter().map(Vec::as_slice).collect();
         pair("after the mask", masked, Palette::Sign).draw(&areas[1])?;
-        let weights = HeatMap {
+        let weights = visible(&weights);
+        let weights = weights.iter().map(Vec::as_slice).collect();
+        HeatMap {
             range: Some((0.0, 1.0)),
-            ..pair(
-                "weights: softmax of each row",
-                weights.clone(),
-                Palette::Amount,
-            )
-        };
-        weights.draw(&areas[2])?;
+            ..pair("weights: softmax of each row", weights, Palette::Amount)
+        }
+        .draw(&areas[2])?;
         HeatMap {
             title: "the head's output: values, weighted".to_owned(),
             x: "dimension of the head",
@@ -115,47 +123,54 @@ pub fn heads(s: &Subject) -> Result<Picture> {
         format!("layer {layer}, head {head} (mean weight {mean:.2})")
     };
     let caption = format!(
-        "All heads from weight 0 (dark) to 1 (bright), queries downwards: their own token gets most from {}, the token \
+        "All heads from weight 0 (dark) to 1 (bright), queries downwards, later keys hidden (hatched): their own token gets most from {}, the token \
          before from {}, the first one from {}.",
         said(strongest[0]),
         said(strongest[1]),
         said(strongest[2])
     );
     // As large as needed for a label per row, as far as that goes.
-    let side = (62 + 18 * length as u32).clamp(250, 420);
-    let size = (40 + side * heads as u32, 60 + (side + 26) * layers as u32);
+    let side = (62 + 18 * length as u32).clamp(250, 600);
+    let size = (130 + side * heads as u32, 60 + (side + 26) * layers as u32);
     picture(
         "attention_heads",
         "Attention weights of all heads",
         size,
         caption,
         |area| {
-            let areas = grid(area, layers, heads);
-            for (index, area) in areas.iter().enumerate() {
+            let (width, height) = extent(area);
+            let (maps, key) = area.split_horizontally(px(width - 90.0));
+            let map = HeatMap {
+                x_names: Some(&s.text),
+                y_names: Some(&s.text),
+                range: Some((0.0, 1.0)),
+                square: true,
+                bare: true,
+                hidden: "hidden",
+                ..HeatMap::default()
+            };
+            for (index, area) in grid(&maps, layers, heads).iter().enumerate() {
                 let (layer, head) = (index / heads, index % heads);
+                let weights = visible(&of_head(s, layer, "attention.weights", head));
                 HeatMap {
                     title: format!("layer {layer}, head {head}"),
                     // A space takes the same room.
                     x: if layer + 1 == layers { "key" } else { " " },
                     y: if head == 0 { "query" } else { " " },
-                    rows: of_head(s, layer, "attention.weights", head),
-                    x_names: Some(&s.text),
-                    y_names: Some(&s.text),
-                    range: Some((0.0, 1.0)),
-                    square: true,
-                    bare: true,
-                    ..HeatMap::default()
+                    rows: weights.iter().map(Vec::as_slice).collect(),
+                    ..map.clone()
                 }
                 .draw(area)?;
             }
-            Ok(())
+            map.draw_scale(&key, (4.0, 31.0), height.min(340.0) - 40.0)
         },
     )
 }
 
 /// The weights of every position as bars.
 pub fn distributions(s: &Subject) -> Result<Picture> {
-    let columns = if s.tokens.len() > 10 { 3 } else { 4 };
+    // So many that every token keeps its label.
+    let columns = (1200 / (95 + 11 * s.tokens.len())).clamp(1, 4);
     let (layer, head) = (s.focus.layer, s.focus.head);
     let weights = of_head(s, layer, "attention.weights", head);
     let entropy = |row: &[f64]| -> f64 {

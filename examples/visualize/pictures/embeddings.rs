@@ -3,11 +3,12 @@
 use shadegrad::nn::{PositionKind, ROTARY_BASE};
 use shadegrad::ops::rotary_table;
 
-use super::percent;
+use super::{percent, times};
 use crate::chart::{Chart, Mark, Series};
 use crate::common::Result;
-use crate::common::canvas::{BLUE, GREEN, ORANGE, Picture, grid, number, picture};
+use crate::common::canvas::{Picture, grid, number, picture};
 use crate::common::heat_map::{HeatMap, Palette};
+use crate::common::svg::{BLUE, GREEN, ORANGE};
 use crate::statistics::{Pca, mean, pca};
 use crate::subject::{Subject, Value};
 
@@ -97,7 +98,8 @@ fn position_map(
             None => t.to_string(),
         })
         .collect();
-    picture("positions", title, (900, 520), caption, |area| {
+    let height = (120 + 12 * shown as u32).max(520);
+    picture("positions", title, (900, height), caption, |area| {
         HeatMap {
             x: match x_names {
                 Some(_) => "cosine and sine of the angle of each pair",
@@ -143,10 +145,10 @@ pub fn norms(s: &Subject) -> Result<Picture> {
             series.push(Series::line(label, ORANGE, positions));
             format!(
                 "The vectors of the text's tokens have a mean length of {:.3}, those of its positions {:.3}, a ratio of \
-                 {:.2}: the closer to 1, the more evenly the sum tells what a token is and where it stands.",
+                 {}: the closer to 1, the more evenly the sum tells what a token is and where it stands.",
                 mean(&tokens),
                 mean(positions),
-                mean(&tokens) / mean(positions)
+                times(mean(&tokens), mean(positions))
             )
         }
         None => format!(
@@ -212,11 +214,11 @@ pub fn projections(s: &Subject) -> Result<Picture> {
         None => "The text (token·position)",
     };
     panels.push((title, &sums, &of_text, GREEN));
-    let width = 430 * panels.len() as u32;
+    let width = 500 * panels.len() as u32;
     picture(
         "pca",
         "Principal components of embeddings",
-        (width, 470),
+        (width, 540),
         caption,
         |area| {
             let areas = grid(area, 1, panels.len());

@@ -3,9 +3,10 @@
 use shadegrad::nn::FeedForwardKind;
 
 use super::percent;
-use crate::chart::{Chart, Mark, Series};
+use crate::chart::{Chart, Mark, Series, widened};
 use crate::common::Result;
-use crate::common::canvas::{BLUE, GREEN, ORANGE, Picture, grid, number, picture, range};
+use crate::common::canvas::{Picture, grid, number, picture, px, range};
+use crate::common::svg::{BLUE, GREEN, ORANGE};
 use crate::statistics::{deviation, histogram, mean, share};
 use crate::subject::Subject;
 
@@ -57,7 +58,7 @@ pub fn histograms(s: &Subject) -> Result<Picture> {
     );
     let title = format!("Feed-forward values before and after {kind}, layer {layer}");
     picture("ffn_histograms", title, (1100, 420), caption, |area| {
-        let (left, right) = area.split_horizontally(540);
+        let (left, right) = area.split_horizontally(px(540.0));
         let before_title = if is_gated(s) {
             "before: the gate"
         } else {
@@ -67,7 +68,7 @@ pub fn histograms(s: &Subject) -> Result<Picture> {
             (left, before_title, before.as_slice(), BLUE),
             (right, "after", after.as_slice(), GREEN),
         ] {
-            let (low, high) = range(values);
+            let (low, high) = widened(range(values));
             let bins = 50;
             let width = (high - low) / bins as f64;
             let mark = Mark::Bars { width, shift: 0.0 };

@@ -5,10 +5,11 @@ use shadegrad::Tape;
 use shadegrad::nn::{FeedForwardKind, NormKind};
 
 use super::{percent, steps};
-use crate::chart::{Chart, Mark, Series};
+use crate::chart::{Chart, Mark, Series, widened};
 use crate::common::Result;
-use crate::common::canvas::{BLUE, GREEN, INK, ORANGE, PURPLE, Picture, number, picture, range};
+use crate::common::canvas::{Picture, number, picture, px, range};
 use crate::common::heat_map::{HeatMap, Palette};
+use crate::common::svg::{BLUE, GREEN, INK, ORANGE, PURPLE};
 use crate::statistics::{deviation, histogram, mean, share};
 use crate::subject::{Pending, Subject, Value};
 
@@ -72,7 +73,7 @@ pub fn softmax(s: &Subject) -> Result<Picture> {
         (1100, 440),
         caption,
         |area| {
-            let (left, right) = area.split_horizontally(560);
+            let (left, right) = area.split_horizontally(px(560.0));
             let line = |((t, ys), color)| {
                 let points = x.iter().copied().zip(ys).collect::<Vec<_>>();
                 Series::new(format!("T = {t}"), color, Mark::Line, points)
@@ -141,12 +142,12 @@ pub fn norm(s: &Subject) -> Result<Picture> {
     );
     let title = format!("Before and after {name}, layer {}", s.focus.layer);
     picture("norm", title, (1100, 420), caption, |area| {
-        let (left, right) = area.split_horizontally(540);
+        let (left, right) = area.split_horizontally(px(540.0));
         for (area, title, values, color) in [
             (left, "before", before, BLUE),
             (right, "after", after, GREEN),
         ] {
-            let (low, high) = range(values);
+            let (low, high) = widened(range(values));
             let bins = 40;
             let width = (high - low) / bins as f64;
             let bars = Mark::Bars { width, shift: 0.0 };
@@ -199,13 +200,14 @@ pub fn dropout(s: &Subject) -> Result<Picture> {
             p => format!("this model was trained with p = {p}"),
         }
     );
+    let height = (120 + 12 * s.text.len() as u32).max(420);
     picture(
         "dropout",
         "Dropout of the embedded text",
-        (1100, 420),
+        (1100, height),
         caption,
         |area| {
-            let (left, right) = area.split_horizontally(540);
+            let (left, right) = area.split_horizontally(px(540.0));
             let (low, high) = range(&after.data);
             let zeros: Vec<f64> = after
                 .data
@@ -216,9 +218,9 @@ pub fn dropout(s: &Subject) -> Result<Picture> {
                 data: zeros,
                 shape: after.shape.clone(),
             };
-            for (area, title, value) in [
-                (left, "before", before),
-                (right, "after (grey: dropped)", &zeros),
+            for (area, title, hidden, value) in [
+                (left, "before", "", before),
+                (right, "after", "dropped", &zeros),
             ] {
                 HeatMap {
                     title: title.to_owned(),
@@ -228,6 +230,7 @@ pub fn dropout(s: &Subject) -> Result<Picture> {
                     y_names: Some(&s.text),
                     palette: Palette::Sign,
                     range: Some((low, high)),
+                    hidden,
                     ..HeatMap::default()
                 }
                 .draw(&area)?;

@@ -42,8 +42,22 @@ pub fn all(subject: &Subject) -> Result<Vec<Picture>> {
 
 /// `12 %`
 fn percent(share: f64) -> String {
-    format!("{:.0} %", 100.0 * share)
+    match share.is_finite() {
+        true => format!("{:.0} %", 100.0 * share),
+        false => NO_SHARE.to_owned(),
+    }
 }
+
+/// How many times as large one number is as another, with two decimals.
+fn times(number: f64, other: f64) -> String {
+    match other == 0.0 {
+        true => NO_SHARE.to_owned(),
+        false => format!("{:.2}", number / other),
+    }
+}
+
+/// Instead of a share of nothing.
+const NO_SHARE: &str = "—";
 
 /// `n` numbers from `low` to `high`.
 fn steps(low: f64, high: f64, n: usize) -> Vec<f64> {

@@ -1,10 +1,11 @@
 //! The residual stream through all layers, and what the model says in the end.
 
-use super::percent;
+use super::{percent, times};
 use crate::chart::{Chart, Mark, Series};
 use crate::common::Result;
-use crate::common::canvas::{BLUE, GREEN, ORANGE, Picture, number, picture};
+use crate::common::canvas::{Picture, number, picture};
 use crate::common::heat_map::{HeatMap, Palette};
+use crate::common::svg::{BLUE, GREEN, ORANGE};
 use crate::statistics::{mean, share};
 use crate::subject::Subject;
 
@@ -14,16 +15,16 @@ pub fn norms(s: &Subject) -> Result<Picture> {
     let sizes: Vec<f64> = (0..=layers)
         .map(|layer| mean(&s.stream(layer).norms()))
         .collect();
-    let grown = sizes[layers] / sizes[0];
+    let grown = times(sizes[layers], sizes[0]);
     let most = (0..layers)
         .max_by(|&a, &b| (sizes[a + 1] / sizes[a]).total_cmp(&(sizes[b + 1] / sizes[b])))
         .expect("a model has layers");
     let caption = format!(
-        "The residual stream's mean length goes from {:.3} to {:.3} through {layers} layers, a factor of {grown:.2}, most \
-         of it in layer {most} ({:.2}×).",
+        "The residual stream's mean length goes from {:.3} to {:.3} through {layers} layers, a factor of {grown}, most \
+         of it in layer {most} ({}×).",
         sizes[0],
         sizes[layers],
-        sizes[most + 1] / sizes[most]
+        times(sizes[most + 1], sizes[most])
     );
     let names: Vec<String> = (0..layers).map(|layer| format!("layer {layer}")).collect();
     picture(
