@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# What to run on a GPU that is there for a few minutes: the tests, then the figures that have a bar on GPUs.
+#
+#   bash scripts/gpu-check.sh pack [DIR]   builds for release and puts stripped programs into DIR (target/gpu-check)
+#   bash scripts/gpu-check.sh run [DIR]    runs them there, six minutes at most, and prints one line for each and a last
+#                                          one with the counts; what they print goes to DIR/out (or $OUT)
+#
+# `run` needs neither cargo nor the sources' build folder, only the checkout that the tests read their files from, at the
+# same path as where they were built or with CARGO_MANIFEST_DIR's files there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+mode=${1:-}
+dir=${2:-target/gpu-check}
+
+# Tests that say most about kernels, the others if there is time; those that run programs are left to machines with cargo.
+first=(golden differential iterations nan indices ops_attention ops_matmul ops_norm ops_softmax ops_reduce)
+limit=360
+
+pack() {
+    mkdir -p "$dir"
+    rm -f "$dir"/test-* "$dir"/bench-*
+    local artifacts
+    artifacts=$(cargo test --release --no-run --message-format=json 2>/dev/null)
+    printf '%s\n' "$artifacts" | sed -n 's/.*"kind":\["test"\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p' |
+        while read -r name path; do
+            case $name in train_names | reference | hugging_face | tokenizer | custom_op) continue ;; esac
+            cp "$path" "$dir/test-$name"
+        done
+    artifacts=$(cargo bench --no-run --message-format=json 2>/dev/null)
+    printf '%s\n' "$artifacts" | sed -n 's/.*"kind":\["bench"\].*"executable":"\([^"]*\)".*/\1/p' |
+        while read -r path; do cp "$path" "$dir/bench-device"; done
+    strip "$dir"/test-* "$dir"/bench-*
+    du -sh "$dir"
+}
+
+run() {
+    local out=${OUT:-$dir/out} passed=0 failed=0 skipped=0 name
+    mkdir -p "$out"
+    # one NAME SECONDS COMMAND...: a line with how it ended.
+    one() {
+        local name=$1 seconds=$2 start=$SECONDS status=0
+        shift 2
+        if ((SECONDS + 5 > limit)); then
+            skipped=$((skipped + 1))
+            printf '%-24s no time left\n' "$name"
+            return
+        fi
+        ((SECONDS + seconds > limit)) && seconds=$((limit - SECONDS))
+        timeout "$seconds" "$@" >"$out/$name.txt" 2>&1 || status=$?
+        if ((status == 0)); then passed=$((passed + 1)); else failed=$((failed + 1)); fi
+        printf '%-24s %s, %d s\n' "$name" "$([ "$status" = 0 ] && echo ok || echo "FAILED ($status)")" $((SECONDS - start))
+    }
+    for name in "${first[@]}"; do
+        [ -x "$dir/test-$name" ] && one "$name" 60 "$dir/test-$name"
+    done
+    [ -x "$dir/bench-device" ] && one bench 150 "$dir/bench-device" --bench 'step|matmul|attention|softmax|norm'
+    for path in "$dir"/test-*; do
+        name=${path##*/test-}
+        case " ${first[*]} " in *" $name "*) continue ;; esac
+        one "$name" 30 "$path"
+    done
+    tail -n 40 "$out/bench.txt" 2>/dev/null || true
+    printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+    ((failed == 0 && skipped == 0))
+}
+
+case $mode in
+pack) pack ;;
+run) run ;;
+*)
+    sed -n '2,9p' "$0" >&2
+    exit 2
+    ;;
+esac
