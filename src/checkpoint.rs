@@ -5,7 +5,8 @@
 //! `shadegrad` of the file's metadata, the [`Metadata`] and the optimizer's settings and step count. Random draws are
 //! functions of seed and step, so these two are the whole random state.
 //!
-//! Writing never leaves a damaged file: the new one is complete and on the disk before it takes the old one's place.
+//! Writing never leaves a damaged file: the new one is complete and on the disk before it takes the old one's place. It
+//! gets the old one's permissions, and where the path is a link, what it leads to is replaced.
 //!
 //! ```
 //! # fn main() -> shadegrad::Result<()> {
@@ -182,7 +183,15 @@ impl Checkpoint {
     /// version.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
-        let bytes = fs::read(path).map_err(|source| Error::File {
+        let read = || {
+            let found = fs::metadata(path)?;
+            // A pipe would wait for a writer, and a device may have no end.
+            match found.is_file() {
+                true => fs::read(path),
+                false => Err(not_regular()),
+            }
+        };
+        let bytes = read().map_err(|source| Error::File {
             path: path.to_owned(),
             source,
         })?;
@@ -363,7 +372,7 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
             OpenOptions::new().append(true).open(&target)?;
         }
         let temporary = temporary(&target)?;
-        File::create(&temporary)?;
+        create(&temporary, &target)?;
         fs::remove_file(&temporary)
     };
     check().map_err(|source| Error::File {
@@ -372,17 +381,32 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
     })
 }
 
-/// The file to replace: links are followed, and anything but a regular file is left alone.
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")
+}
+
+/// The file to replace: links are followed, also to a file that is not there yet, and anything but a regular file is left
+/// alone.
 fn target(path: &Path) -> io::Result<PathBuf> {
-    match fs::metadata(path) {
-        Ok(found) if found.is_file() => fs::canonicalize(path),
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a regular file",
-        )),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.to_owned()),
-        Err(error) => Err(error),
+    // `folder/` and `folder/.` have a file name, but are not the names of files.
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    if !path.as_os_str().as_encoded_bytes().ends_with(name) {
+        return Err(not_regular());
     }
+    let mut target = path.to_owned();
+    // As many links as Linux follows.
+    for _ in 0..40 {
+        match fs::metadata(&target) {
+            Ok(found) if found.is_file() => return fs::canonicalize(&target),
+            Ok(_) => return Err(not_regular()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(_) => match fs::read_link(&target) {
+                Ok(link) => target = target.with_file_name(link),
+                Err(_) => break,
+            },
+        }
+    }
+    Ok(target)
 }
 
 /// A name in the same directory. Always the same one, so that killed runs do not litter.
@@ -394,6 +418,26 @@ fn temporary(target: &Path) -> io::Result<PathBuf> {
     hidden.push(name);
     hidden.push(".tmp");
     Ok(target.with_file_name(hidden))
+}
+
+/// Makes the file that is to take the place of `target`: whoever may not read that one may not read this one either.
+fn create(temporary: &Path, target: &Path) -> io::Result<File> {
+    // What a killed run has left may have other rights.
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = File::create_new(temporary)?;
+    if let Ok(old) = fs::metadata(target) {
+        // Not everybody may give files away.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::{MetadataExt, fchown};
+            let _ = fchown(&file, Some(old.uid()), Some(old.gid()));
+        }
+        file.set_permissions(old.permissions())?;
+    }
+    Ok(file)
 }
 
 /// Replaces a file's contents as one step: written beside it, flushed to the disk, renamed over it.
@@ -409,7 +453,7 @@ pub(crate) fn replace_with(
     let target = target(path)?;
     let temporary = temporary(&target)?;
     let write = || {
-        let mut file = File::create(&temporary)?;
+        let mut file = create(&temporary, &target)?;
         contents(&mut file)?;
         file.sync_all()?;
         drop(file);

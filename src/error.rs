@@ -1,6 +1,7 @@
 //! The crate's one error type.
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 /// What can go wrong for reasons outside the calling code. Messages name the thing, the value and the remedy.
 ///
@@ -10,14 +11,21 @@ use std::path::PathBuf;
 pub enum Error {
     /// No adapter was found that can run compute shaders.
     #[error(
-        "no GPU adapter found{}: install a Vulkan driver (Debian/Ubuntu: apt-get install -y mesa-vulkan-drivers \
+        "no GPU adapter found: install a Vulkan driver (Debian/Ubuntu: apt-get install -y mesa-vulkan-drivers \
          libvulkan1; Fedora: dnf install mesa-vulkan-drivers vulkan-loader; Arch: pacman -S vulkan-swrast \
-         vulkan-icd-loader; Alpine: apk add mesa-vulkan-swrast vulkan-loader) or run scripts/setup-vulkan.sh",
-        .wanted.as_ref().map(|wanted| format!(" that matches `{wanted}`")).unwrap_or_default()
+         vulkan-icd-loader; Alpine: apk add mesa-vulkan-swrast vulkan-loader) or run scripts/setup-vulkan.sh"
     )]
-    NoAdapter {
-        /// The selector that nothing matched, if one was given.
-        wanted: Option<String>,
+    NoAdapter,
+    /// There are adapters, but not the one that was asked for.
+    #[error(
+        "no adapter matches `{}`: give the number of one of these, or a part of its name: {}",
+        excerpt(wanted, SHORT), found.join("; ")
+    )]
+    NoSuchAdapter {
+        /// The selector that nothing matched.
+        wanted: String,
+        /// Those that there are, with their numbers.
+        found: Vec<String>,
     },
     /// The adapter refused to give a device.
     #[error("adapter `{adapter}` gave no device: {reason}")]
@@ -56,9 +64,9 @@ pub enum Error {
         reason: String,
     },
     /// Something needs more than the adapter offers.
-    #[error("{what} needs {needed}, this adapter's limit is {limit}")]
+    #[error("{}: use a smaller batch, context or model", beyond(what, *needed, *limit))]
     Limit {
-        /// What was asked for.
+        /// What was asked for, and in which unit: ``buffer `x`, in bytes,``.
         what: String,
         /// How much it needs.
         needed: u64,
@@ -102,7 +110,7 @@ pub enum Error {
         excess: f64,
     },
     /// A file could not be read or written.
-    #[error("cannot access {}: {source}", path.display())]
+    #[error("cannot access {}: {source}", shown(path))]
     File {
         /// The file.
         path: PathBuf,
@@ -110,7 +118,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A text file holds bytes that are not UTF-8.
-    #[error("{} is not UTF-8 text: invalid byte at offset {offset}; convert it first", path.display())]
+    #[error(
+        "{} is not UTF-8 text: invalid byte at offset {offset}; convert it first",
+        shown(path)
+    )]
     NotUtf8 {
         /// The file.
         path: PathBuf,
@@ -118,14 +129,15 @@ pub enum Error {
         offset: usize,
     },
     /// There is nothing to train on.
-    #[error("{what} is empty: it needs at least one line of text")]
+    #[error("{} is empty: it needs at least one line of text", excerpt(what, LONG))]
     EmptyData {
         /// What is empty.
         what: String,
     },
     /// The text is shorter than one window.
     #[error(
-        "{what} has {len} tokens, at least {needed} are needed: give more text or a shorter context"
+        "{} has {len} tokens, at least {needed} are needed: give more text or a shorter context",
+        excerpt(what, LONG)
     )]
     TextTooShort {
         /// Which part of the text.
@@ -167,7 +179,12 @@ pub enum Error {
         extent: usize,
     },
     /// A setting that makes no sense.
-    #[error("{name} = {value} is not possible: expected {expected}")]
+    #[error(
+        "{} = {} is not possible: expected {}",
+        excerpt(name, SHORT),
+        excerpt(value, SHORT),
+        excerpt(expected, LONG)
+    )]
     InvalidArgument {
         /// The setting's name.
         name: String,
@@ -177,7 +194,7 @@ pub enum Error {
         expected: String,
     },
     /// Values that do not fit the model's parameters.
-    #[error("parameter `{name}`: {reason}")]
+    #[error("parameter `{}`: {}", excerpt(name, SHORT), excerpt(reason, LONG))]
     Parameter {
         /// The parameter's full name.
         name: String,
@@ -185,7 +202,7 @@ pub enum Error {
         reason: String,
     },
     /// A checkpoint that cannot be used.
-    #[error("checkpoint {}: {reason}", path.display())]
+    #[error("checkpoint {}: {}", shown(path), excerpt(reason, LONG))]
     Checkpoint {
         /// The file.
         path: PathBuf,
@@ -196,3 +213,132 @@ pub enum Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Names and values that come from outside may have so many characters in a message.
+const SHORT: usize = 200;
+
+/// Sentences with such names in them.
+const LONG: usize = 1000;
+
+/// A text as a message may quote it: as it is if it has at most `most` characters, else its beginning and its end with its
+/// length between them. Input may have lines of many megabytes, and an error should not.
+///
+/// ```
+/// use shadegrad::data::excerpt;
+///
+/// assert_eq!(excerpt("emma", 8), "emma");
+/// assert_eq!(excerpt(&"emma".repeat(1000), 8), "emmaem … (4000 characters) … ma");
+/// ```
+pub fn excerpt(text: &str, most: usize) -> Cow<'_, str> {
+    // No text has more characters than bytes.
+    let count = match text.len() > most {
+        true => text.chars().count(),
+        false => 0,
+    };
+    if count <= most {
+        return text.into();
+    }
+    let at = |position: usize| {
+        let start = text.char_indices().nth(position);
+        start.map_or(text.len(), |(index, _)| index)
+    };
+    let tail = most / 4;
+    let (head, tail) = (&text[..at(most - tail)], &text[at(count - tail)..]);
+    format!("{head} … ({count} characters) … {tail}").into()
+}
+
+fn shown(path: &Path) -> String {
+    excerpt(&path.to_string_lossy(), LONG).into_owned()
+}
+
+fn beyond(what: &str, needed: u64, limit: u64) -> String {
+    let (what, [needed, limit]) = match what.strip_suffix(", in bytes,") {
+        Some(what) => (what, [needed, limit].map(bytes)),
+        None => (what, [needed, limit].map(|amount| amount.to_string())),
+    };
+    let what = excerpt(what, LONG);
+    format!("{what} needs {needed}, this adapter's limit is {limit}")
+}
+
+/// A number of bytes in the unit that suits it.
+fn bytes(count: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut size = (count as f64, "bytes");
+    for unit in units {
+        if size.0 < 1024.0 {
+            break;
+        }
+        size = (size.0 / 1024.0, unit);
+    }
+    match size {
+        (_, "bytes") => format!("{count} bytes"),
+        (number, unit) => format!("{number:.1} {unit}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (count, expected) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1024, "1.0 KiB"),
+            (1_610_612_736, "1.5 GiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(bytes(count), expected);
+        }
+    }
+
+    #[test]
+    fn excerpts_are_cut_between_characters() {
+        assert_eq!(excerpt("", 0), "");
+        assert_eq!(excerpt("zoé", 3), "zoé");
+        assert_eq!(excerpt("ééééé", 4), "ééé … (5 characters) … é");
+    }
+
+    #[test]
+    fn no_message_is_as_long_as_what_it_is_about() {
+        let long = || "é".repeat(10_000_000);
+        for error in [
+            Error::NoSuchAdapter {
+                wanted: long(),
+                found: Vec::new(),
+            },
+            Error::Limit {
+                what: long(),
+                needed: 2,
+                limit: 1,
+            },
+            Error::NotUtf8 {
+                path: long().into(),
+                offset: 1,
+            },
+            Error::EmptyData { what: long() },
+            Error::TextTooShort {
+                what: long(),
+                len: 1,
+                needed: 2,
+            },
+            Error::InvalidArgument {
+                name: long(),
+                value: long(),
+                expected: long(),
+            },
+            Error::Parameter {
+                name: long(),
+                reason: long(),
+            },
+            Error::Checkpoint {
+                path: long().into(),
+                reason: long(),
+            },
+        ] {
+            let length = error.to_string().chars().count();
+            assert!(length < 3000, "{length}");
+        }
+    }
+}

@@ -331,8 +331,22 @@ fn unwritable_paths_are_found_beforehand() {
     refused(file.join("run.safetensors"));
     refused(directory.0.clone());
     refused(PathBuf::from(""));
+    refused(directory.0.join("new/"));
+    refused(directory.0.join("new/."));
     #[cfg(unix)]
-    refused(PathBuf::from("/dev/null"));
+    {
+        refused(PathBuf::from("/dev/null"));
+        let pipe = directory.file("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        refused(pipe.clone());
+        // Nor is anything read that may have no end.
+        for path in [pipe.clone(), PathBuf::from("/dev/zero")] {
+            let error = Checkpoint::open(path).unwrap_err();
+            assert!(error.to_string().contains("not a regular file"), "{error}");
+        }
+        fs::remove_file(pipe).unwrap();
+    }
 
     // What can be written is found so, and is neither made nor changed.
     checkpoint::check_writable(&file).unwrap();
@@ -351,4 +365,41 @@ fn a_link_stays_a_link() {
     Run::new(1, 3).save(&link);
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     Checkpoint::open(&file).unwrap();
+
+    // Also one that leads, by way of another, to what is not there yet.
+    let (new, second) = (directory.file("new"), directory.file("second"));
+    std::os::unix::fs::symlink("new", &second).unwrap();
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&second, &link).unwrap();
+    checkpoint::check_writable(&link).unwrap();
+    Run::new(1, 3).save(&link);
+    for link in [link, second] {
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+    assert!(fs::symlink_metadata(&new).unwrap().is_file());
+    Checkpoint::open(&new).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn who_may_read_a_checkpoint_stays_as_it_was() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = Directory::new("mode");
+    let path = directory.file("run.safetensors");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    Run::new(1, 3).save(&path);
+    // A new one has the rights that the system gives new files.
+    let other = directory.file("other");
+    fs::write(&other, "").unwrap();
+    assert_eq!(mode(&path), mode(&other));
+    for expected in [0o600, 0o640, 0o666] {
+        fs::set_permissions(&path, PermissionsExt::from_mode(expected)).unwrap();
+        // What a killed run has left changes nothing.
+        let left = directory.file(".run.safetensors.tmp");
+        fs::write(&left, "").unwrap();
+        fs::set_permissions(&left, PermissionsExt::from_mode(0o606)).unwrap();
+        Run::new(1, 3).save(&path);
+        assert_eq!(mode(&path), expected);
+    }
 }

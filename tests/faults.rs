@@ -80,15 +80,18 @@ fn a_lost_device_is_an_error_everywhere() {
 }
 
 #[track_caller]
-fn assert_limit<T>(result: Result<T, Error>, what: &str, needed: u64, limit: u64) {
+fn assert_limit<T>(result: Result<T, Error>, what: &str, numbers: [u64; 2], sizes: [&str; 2]) {
     let error = match result {
         Err(error) => error,
         Ok(_) => panic!("{what}: succeeded beyond the limit"),
     };
     let text = error.to_string();
-    assert!(matches!(error, Error::Limit { .. }), "{text}");
-    for part in [what.to_owned(), needed.to_string(), limit.to_string()] {
-        assert!(text.contains(&part), "`{text}` does not name `{part}`");
+    assert!(
+        matches!(error, Error::Limit { needed, limit, .. } if [needed, limit] == numbers),
+        "{error:?}"
+    );
+    for part in [what, sizes[0], sizes[1], "use a smaller batch"] {
+        assert!(text.contains(part), "`{text}` does not name `{part}`");
     }
 }
 
@@ -103,7 +106,12 @@ fn buffers_beyond_the_limits() {
     let within = limit as usize / 4;
     Tensor::zeros(&device, [within], DType::F32).unwrap();
     let too_large = Tensor::zeros(&device, [within + 1], DType::F32);
-    assert_limit(too_large, "tensor", limit + 4, limit);
+    assert_limit(
+        too_large,
+        "tensor",
+        [limit + 4, limit],
+        ["needs 64.0 KiB", "limit is 64.0 KiB"],
+    );
 
     let row = vec![1.0f32; 200];
     let tape = Tape::inference(&device);
@@ -111,12 +119,14 @@ fn buffers_beyond_the_limits() {
     // The product of a row and a column is too large to be kept, as a sum's input must be.
     let table = x.reshape([200, 1]) * x;
     drop(tape.fetch::<f32>(table.sum_all()));
-    assert_limit(tape.run(), "intermediate", 160_000, limit);
+    let sizes = ["needs 156.2 KiB", "limit is 64.0 KiB"];
+    assert_limit(tape.run(), "intermediate", [160_000, limit], sizes);
 
     let tape = Tape::inference(&device);
     let x = tape.input([20_000], &vec![1.0f32; 20_000]);
     drop(tape.fetch::<f32>(x.sum_all()));
-    assert_limit(tape.run(), "upload", 80_000, limit);
+    let sizes = ["needs 78.1 KiB", "limit is 64.0 KiB"];
+    assert_limit(tape.run(), "upload", [80_000, limit], sizes);
 
     // What fits still runs.
     let tape = Tape::inference(&device);
@@ -166,12 +176,22 @@ fn an_adapter_that_is_not_there() {
         ..DeviceOptions::default()
     };
     let error = Device::with_options(&options).unwrap_err();
-    assert!(matches!(&error, Error::NoAdapter { wanted: Some(wanted) } if wanted == "Voodoo 2"));
+    assert!(matches!(&error, Error::NoSuchAdapter { wanted, .. } if wanted == "Voodoo 2"));
+    // There are others, so no driver is missing.
     let text = error.to_string();
+    let first = format!("0: {}", Device::list_adapters()[0].name);
     assert!(
-        text.contains("`Voodoo 2`") && text.contains("install a Vulkan driver"),
+        text.contains("`Voodoo 2`") && text.contains(&first) && !text.contains("install"),
         "{text}"
     );
+    for wanted in ["", " ", "1000", "-1"] {
+        let options = DeviceOptions {
+            adapter: Some(wanted.to_owned()),
+            ..DeviceOptions::default()
+        };
+        let error = Device::with_options(&options).unwrap_err();
+        assert!(matches!(error, Error::NoSuchAdapter { .. }), "{error}");
+    }
 }
 
 #[test]

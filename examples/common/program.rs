@@ -27,7 +27,7 @@ pub fn run(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
 pub fn list_adapters() -> Result<ExitCode> {
     let adapters = Device::list_adapters();
     if adapters.is_empty() {
-        return Err(shadegrad::Error::NoAdapter { wanted: None }.into());
+        return Err(shadegrad::Error::NoAdapter.into());
     }
     for (index, adapter) in adapters.iter().enumerate() {
         say!("{index}: {adapter}");

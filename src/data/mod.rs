@@ -32,3 +32,5 @@ pub use char_tokenizer::CharTokenizer;
 pub use names::NamesDataset;
 pub use stream::{Split, StreamDataset};
 pub use text::read_text;
+
+pub use crate::error::excerpt;

@@ -3,12 +3,15 @@
 use std::collections::HashSet;
 
 use super::{Batch, CharTokenizer, IGNORE_INDEX};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, excerpt};
 use crate::rng;
 
 /// The token that starts and ends a name and that fills the inputs behind it: `'\n'`, which sorts below every
 /// character that a name may have.
 const TERMINATOR: u32 = 0;
+
+/// Characters of a name that a message shows.
+const SHOWN: usize = 60;
 
 /// A list of names, of which a batch has one in each row, terminated and padded to the window.
 ///
@@ -79,7 +82,7 @@ impl NamesDataset {
         if names.len() < 2 {
             return Err(Error::InvalidArgument {
                 name: "names".into(),
-                value: format!("only {:?}", names[0]),
+                value: format!("only {:?}", excerpt(names[0], SHOWN)),
                 expected: "at least 2 names, one to train on and one to test with".into(),
             });
         }
@@ -91,9 +94,10 @@ impl NamesDataset {
                 name: "context".into(),
                 value: context.to_string(),
                 expected: format!(
-                    "at least {}, because the name {name:?} has {length} characters and takes one position more: \
+                    "at least {}, because the name {:?} has {length} characters and takes one position more: \
                      widen the window or remove the name",
-                    length + 1
+                    length + 1,
+                    excerpt(name, SHOWN),
                 ),
             });
         }
@@ -234,7 +238,7 @@ fn parse(text: &str) -> Result<Vec<&str>> {
     match names.iter().find(|name| name.contains(char::is_control)) {
         Some(name) => Err(Error::InvalidArgument {
             name: "name".into(),
-            value: format!("{name:?}"),
+            value: format!("{:?}", excerpt(name, SHOWN)),
             expected: "no control characters: remove them from the file".into(),
         }),
         None => Ok(names),

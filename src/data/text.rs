@@ -1,6 +1,7 @@
 //! Reading a text file.
 
 use std::path::Path;
+use std::{fs, io};
 
 use crate::error::{Error, Result};
 
@@ -11,12 +12,12 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 ///
-/// * [`Error::File`] if the file cannot be read;
+/// * [`Error::File`] if the file cannot be read, or is a device such as `/dev/zero`, which may have no end;
 /// * [`Error::NotUtf8`] with the offset of the first byte that is not part of valid UTF-8;
 /// * [`Error::EmptyData`] if there is nothing in it but white space.
 pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|source| Error::File {
+    let bytes = read(path).map_err(|source| Error::File {
         path: path.to_owned(),
         source,
     })?;
@@ -36,6 +37,20 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
         });
     }
     Ok(text)
+}
+
+/// The bytes of a file, or of a pipe.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        let kind = fs::metadata(path)?.file_type();
+        if kind.is_char_device() || kind.is_block_device() {
+            let reason = "it is a device, not a text";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
+    }
+    fs::read(path)
 }
 
 #[cfg(test)]
@@ -86,9 +101,16 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_not_a_text() {
-        let error = read_text(std::env::temp_dir()).unwrap_err();
-        assert!(matches!(error, Error::File { .. }), "{error}");
+    fn folders_and_devices_are_no_texts() {
+        let mut paths = vec![std::env::temp_dir()];
+        if cfg!(unix) {
+            // Neither is what has no end.
+            paths.push("/dev/zero".into());
+        }
+        for path in paths {
+            let error = read_text(path).unwrap_err();
+            assert!(matches!(error, Error::File { .. }), "{error}");
+        }
     }
 
     #[test]

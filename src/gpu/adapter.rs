@@ -142,20 +142,31 @@ pub(super) fn choose(
     mut adapters: Vec<wgpu::Adapter>,
     wanted: Option<String>,
 ) -> Result<wgpu::Adapter> {
-    let position = match &wanted {
-        None => (!adapters.is_empty()).then_some(0),
-        Some(wanted) => {
-            let index = wanted.parse::<usize>().ok();
-            let text = wanted.to_lowercase();
-            index.filter(|&index| index < adapters.len()).or_else(|| {
-                adapters.iter().position(|adapter| {
-                    let info = adapter.get_info();
-                    info.name.to_lowercase().contains(&text) || info.backend.to_str() == text
-                })
+    if adapters.is_empty() {
+        return Err(Error::NoAdapter);
+    }
+    let Some(wanted) = wanted else {
+        return Ok(adapters.swap_remove(0));
+    };
+    let infos: Vec<wgpu::AdapterInfo> = adapters.iter().map(wgpu::Adapter::get_info).collect();
+    let text = wanted.trim().to_lowercase();
+    let index = text.parse().ok().filter(|&index| index < infos.len());
+    let position = index.or_else(|| {
+        infos.iter().position(|info| {
+            let named = !text.is_empty() && info.name.to_lowercase().contains(&text);
+            named || info.backend.to_str() == text
+        })
+    });
+    match position {
+        Some(position) => Ok(adapters.swap_remove(position)),
+        None => {
+            let found = infos.iter().enumerate();
+            let found = found
+                .map(|(index, info)| format!("{index}: {}", AdapterDescription::of(info).name));
+            Err(Error::NoSuchAdapter {
+                wanted,
+                found: found.collect(),
             })
         }
-    };
-    position
-        .map(|position| adapters.swap_remove(position))
-        .ok_or(Error::NoAdapter { wanted })
+    }
 }

@@ -104,13 +104,12 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// As [`Device::new`]; [`Error::NoAdapter`] also when nothing matches the selector.
+    /// As [`Device::new`]; [`Error::NoSuchAdapter`] if nothing matches the selector.
     pub fn with_options(options: &DeviceOptions) -> Result<Device> {
-        let wanted = options
-            .adapter
-            .clone()
-            .or_else(|| std::env::var("WGPU_ADAPTER_NAME").ok())
-            .filter(|wanted| !wanted.is_empty());
+        let wanted = options.adapter.clone().or_else(|| {
+            let name = std::env::var("WGPU_ADAPTER_NAME").ok();
+            name.filter(|name| !name.is_empty())
+        });
         let adapter = choose(ranked(), wanted)?;
         open(adapter, options)
     }

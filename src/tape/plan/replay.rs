@@ -364,7 +364,7 @@ impl Params {
         let limit = device.limits().max_buffer_size;
         if size > limit {
             return Err(Error::Limit {
-                what: "the parameters of one tape".to_owned(),
+                what: "the parameters of one tape, in bytes,".to_owned(),
                 needed: size,
                 limit,
             });
