@@ -3,15 +3,21 @@
 //! A program flattens the groups that it needs into its own command line, and gives other defaults where it wants some:
 //! see [`read`].
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Serialize};
+use shadegrad::data::excerpt;
 use shadegrad::nn::{FeedForwardKind, NormKind, PositionKind};
+
+use super::terminal::LONGEST;
 
 /// How large batches are.
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
@@ -47,7 +53,7 @@ pub struct ModelArgs {
     #[serde(default)]
     pub norm_eps: Option<f32>,
     /// One more normalisation before the head
-    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
     #[serde(default = "yes")]
     pub final_norm: bool,
@@ -60,28 +66,28 @@ pub struct ModelArgs {
           help_heading = "Model")]
     pub positions: PositionKind,
     /// Biases on the blocks' projections and the layer norms
-    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
     pub bias: bool,
     /// Biases on the projections of attention [default: as --bias]
-    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
     #[serde(default)]
     pub attention_bias: Option<bool>,
     /// A bias on the head
-    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
     #[serde(default)]
     pub head_bias: bool,
     /// The head shares the weights of the token embedding
-    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
     pub tie: bool,
     /// Probability of dropping an activation in training
     #[arg(long, default_value_t = 0.0, help_heading = "Model")]
     pub dropout: f32,
     /// Initial weights of residual projections are smaller by √(2 · layers)
-    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
     pub scale_residual: bool,
 }
@@ -205,10 +211,10 @@ pub struct SamplingArgs {
 /// The files of a run.
 #[derive(Clone, Debug, Args)]
 pub struct FileArgs {
-    /// Write model, optimizer and settings here at intervals, at the end and on Ctrl-C
+    /// Write model, optimizer and settings here at intervals, at the end, on Ctrl-C and when told to end
     #[arg(long, value_name = "PATH", help_heading = "Files")]
     pub checkpoint: Option<PathBuf>,
-    /// Steps between two checkpoints; 0 writes at the end and on Ctrl-C only
+    /// Steps between two checkpoints; 0 writes none but the last
     #[arg(long, default_value_t = 1000, help_heading = "Files")]
     pub checkpoint_interval: u64,
     /// Continue from a checkpoint, with its settings where no flag says otherwise
@@ -220,8 +226,9 @@ pub struct FileArgs {
     /// Draw the loss curves into this file, .svg or .png
     #[arg(long, value_name = "FILE", help_heading = "Files")]
     pub plot: Option<PathBuf>,
-    /// Time some steps kernel by kernel, print a table, and write a trace that ui.perfetto.dev opens
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "trace.json",
+    /// Time some steps kernel by kernel, print a table, and write a trace that ui.perfetto.dev opens [default file:
+    /// trace.json]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "trace.json",
           help_heading = "Files")]
     pub profile: Option<PathBuf>,
 }
@@ -230,7 +237,7 @@ pub struct FileArgs {
 #[derive(Clone, Debug, Args)]
 pub struct ProgramArgs {
     /// Steps between two lines of progress where there is no terminal to draw a bar on [default: a twentieth of all]
-    #[arg(long, value_name = "STEPS", help_heading = "Program")]
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Program")]
     pub log_interval: Option<u64>,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -257,7 +264,23 @@ pub fn read<C>(defaults: &[(&'static str, &'static str)]) -> (C, Vec<String>)
 where
     C: CommandFactory + FromArgMatches,
 {
-    parse(std::env::args_os(), defaults).unwrap_or_else(|error| error.exit())
+    parse(std::env::args_os(), defaults).unwrap_or_else(|error| {
+        let text = error.render().to_string();
+        // Help goes to standard output, and is long.
+        if error.use_stderr() && text.len() > LONGEST {
+            let _ = writeln!(std::io::stderr(), "{}", excerpt(&text, LONGEST));
+            std::process::exit(error.exit_code());
+        }
+        error.exit()
+    })
+}
+
+/// The program's flags, with `_` for `-`, once its command line has been read.
+static FLAGS: OnceLock<BTreeSet<String>> = OnceLock::new();
+
+/// Whether the program has a flag of this name, written with `_` for `-`.
+pub fn is_flag(name: &str) -> bool {
+    FLAGS.get().is_some_and(|flags| flags.contains(name))
 }
 
 fn parse<C>(
@@ -267,9 +290,13 @@ fn parse<C>(
 where
     C: CommandFactory + FromArgMatches,
 {
-    let command = defaults.iter().fold(C::command(), |command, &(id, value)| {
+    // `--lr -1` is a number that is refused with its flag, not an unknown flag.
+    let command = C::command().allow_negative_numbers(true);
+    let command = defaults.iter().fold(command, |command, &(id, value)| {
         command.mut_arg(id, |arg| arg.default_value(value))
     });
+    let names = command.get_arguments().map(|arg| arg.get_id().to_string());
+    let _ = FLAGS.set(names.collect());
     let matches = command.try_get_matches_from(words.map(dashed))?;
     let explicit =
         |id: &clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);

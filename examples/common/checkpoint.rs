@@ -9,8 +9,9 @@ use shadegrad::data::CharTokenizer;
 use shadegrad::nn::GptConfig;
 use shadegrad::optim::{AdamW, Optimizer};
 
-use super::Result;
 use super::settings::Settings;
+use super::terminal::note;
+use super::{Result, outputs};
 
 /// The `extra` part of the metadata.
 #[derive(Serialize, Deserialize)]
@@ -56,6 +57,7 @@ impl<S: Settings> Contents<'_, S> {
             extra: serde_json::to_value(extra)?,
         };
         checkpoint::save(path, optimizer.parameters(), Some(optimizer), &metadata)?;
+        outputs::written(path);
         Ok(())
     }
 }
@@ -124,9 +126,9 @@ impl<S: Settings> Checkpoint<S> {
     /// Says so if the run that wrote it did not read the text with this [`digest`].
     pub fn note_other_text(&self, text_digest: &str, source: &str) {
         if self.extra.text_digest != text_digest {
-            eprintln!(
-                "note: {source} is not the text that the checkpoint was trained on; the test split is another one too"
-            );
+            note(format_args!(
+                "{source} is not the text that the checkpoint was trained on; the test split is another one too"
+            ));
         }
     }
 
@@ -139,6 +141,34 @@ impl<S: Settings> Checkpoint<S> {
         let parameters = optimizer.parameters().clone();
         self.inner.restore(&parameters, Some(optimizer))?;
         Ok(())
+    }
+}
+
+/// Which files a run that is resumed reads because its checkpoint names them, and not a flag.
+#[derive(Default)]
+pub struct Stored {
+    checkpoint: Option<PathBuf>,
+    given: Vec<String>,
+}
+
+impl Stored {
+    /// For the settings that were `given`, and a checkpoint if there is one.
+    pub fn new(checkpoint: Option<&Path>, given: &[String]) -> Stored {
+        Stored {
+            checkpoint: checkpoint.map(Path::to_owned),
+            given: given.to_vec(),
+        }
+    }
+
+    /// What went wrong with the file of a setting; and who named it, if that was the checkpoint.
+    pub fn explain(&self, setting: &str, error: impl std::fmt::Display) -> String {
+        match &self.checkpoint {
+            Some(checkpoint) if !self.given.iter().any(|name| name == setting) => format!(
+                "{error}; the checkpoint {} names this file: say with --{setting} where it is now",
+                checkpoint.display()
+            ),
+            _ => error.to_string(),
+        }
     }
 }
 

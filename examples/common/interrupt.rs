@@ -1,34 +1,105 @@
-//! Ctrl-C: the first one asks the program to finish what it is doing, the second one ends it at once.
+//! Ctrl-C, and the signals that a batch system, `kill` or a terminal that goes away send: the first one asks the program
+//! to finish what it is doing, the second one ends it at once.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicI32, Ordering};
 
-/// The exit code of a program that Ctrl-C ended: 128 + SIGINT.
-pub const EXIT_CODE: u8 = 130;
+/// What Ctrl-C sends.
+const INTERRUPT: i32 = 2;
 
-unsafe extern "C" {
-    /// Of the C library: ends the process without the clean-up that is registered for its end.
-    fn _exit(code: i32) -> !;
-}
+/// The first signal that came; zero before.
+static FIRST: AtomicI32 = AtomicI32::new(0);
 
-static PRESSED: AtomicU32 = AtomicU32::new(0);
-
-/// From here on the first Ctrl-C only makes [`requested`] true.
+/// From here on the first signal only makes [`requested`] true.
 ///
 /// # Errors
 ///
 /// If the system refuses the handler.
-pub fn install() -> Result<(), ctrlc::Error> {
-    ctrlc::set_handler(|| {
-        if PRESSED.fetch_add(1, Ordering::Relaxed) > 0 {
-            // `std::process::exit` would take down the GPU's driver on this thread while the program's own thread is
-            // inside it, and some drivers crash then: the process would end by that signal instead.
-            // SAFETY: it takes any code and touches nothing of this process.
-            unsafe { _exit(EXIT_CODE.into()) }
-        }
-    })
+pub fn install() -> io::Result<()> {
+    system::install()
 }
 
-/// Whether Ctrl-C has been pressed.
+/// Whether a signal has come.
 pub fn requested() -> bool {
-    PRESSED.load(Ordering::Relaxed) > 0
+    FIRST.load(Ordering::Relaxed) != 0
+}
+
+/// Whether what has come is no Ctrl-C: nobody is waiting for more than what must be saved, and not for long.
+pub fn is_final() -> bool {
+    requested() && FIRST.load(Ordering::Relaxed) != INTERRUPT
+}
+
+/// `count` samples, or none if nobody is waiting for any.
+pub fn still_wanted(count: usize) -> usize {
+    if is_final() { 0 } else { count }
+}
+
+/// The exit code of a program that a signal ended: 128 and the signal's number, as shells have it.
+pub fn exit_code() -> u8 {
+    128 + FIRST.load(Ordering::Relaxed) as u8
+}
+
+#[cfg(unix)]
+mod system {
+    use std::io;
+    use std::sync::atomic::Ordering;
+
+    use super::{FIRST, INTERRUPT};
+
+    const HANG_UP: i32 = 1;
+    const TERMINATE: i32 = 15;
+
+    const IGNORE: usize = 1;
+    const REFUSED: usize = usize::MAX;
+
+    // Of the C library.
+    unsafe extern "C" {
+        fn signal(number: i32, handler: usize) -> usize;
+        /// Ends the process without the clean-up that is registered for its end.
+        fn _exit(code: i32) -> !;
+    }
+
+    extern "C" fn handle(number: i32) {
+        let first = FIRST.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed);
+        if first.is_err() {
+            // `std::process::exit` would take down the GPU's driver here while the program may be inside it, and some
+            // drivers crash then: the process would end by that signal instead.
+            // SAFETY: it takes any code, touches nothing of this process, and may be called in a signal handler.
+            unsafe { _exit(128 + number) }
+        }
+    }
+
+    pub fn install() -> io::Result<()> {
+        let handler = handle as extern "C" fn(i32) as usize;
+        for number in [HANG_UP, INTERRUPT, TERMINATE] {
+            // SAFETY: the handler only does what handlers may, and lives as long as the program.
+            let before = unsafe { signal(number, handler) };
+            if before == REFUSED {
+                return Err(io::Error::last_os_error());
+            }
+            if before == IGNORE && number == HANG_UP {
+                // `nohup` started the program so that it outlives its terminal.
+                // SAFETY: as above.
+                unsafe { signal(number, IGNORE) };
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(not(unix))]
+mod system {
+    use std::io;
+    use std::sync::atomic::Ordering;
+
+    use super::{FIRST, INTERRUPT};
+
+    pub fn install() -> io::Result<()> {
+        let handle = || {
+            if FIRST.swap(INTERRUPT, Ordering::Relaxed) != 0 {
+                std::process::exit(128 + INTERRUPT);
+            }
+        };
+        ctrlc::set_handler(handle).map_err(io::Error::other)
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use shadegrad::Error;
+use shadegrad::{Error, checkpoint};
 
 use super::Result;
 
@@ -47,7 +48,8 @@ pub fn check(outputs: &[Output<'_>], inputs: &[(&str, &Path)]) -> Result<()> {
             .iter()
             .map(|other| (other.flag, other.path));
         let read = inputs.iter().copied();
-        let mut others = earlier.chain(read.filter(|(flag, _)| replaces != Some(flag)));
+        let read = read.filter(|(flag, _)| replaces != Some(flag));
+        let mut others = earlier.chain(read).chain(printed());
         if let Some((other, _)) = others.find(|(_, other)| same_file(path, other)) {
             return Err(format!(
                 "{flag}: {} is also the file of {other}: choose another one",
@@ -59,16 +61,19 @@ pub fn check(outputs: &[Output<'_>], inputs: &[(&str, &Path)]) -> Result<()> {
     Ok(())
 }
 
+/// The files that what is printed goes to, if it goes to files.
+fn printed<'a>() -> impl Iterator<Item = (&'a str, &'a Path)> {
+    let streams: [(&str, &Path); 2] = [
+        ("standard output", Path::new("/dev/stdout")),
+        ("standard error", Path::new("/dev/stderr")),
+    ];
+    let streams = streams.into_iter().filter(|_| cfg!(unix));
+    streams.filter(|(_, path)| path.is_file())
+}
+
 fn writable(path: &Path, mode: Mode) -> Result<()> {
-    let fail = |source| Error::File {
-        path: path.to_owned(),
-        source,
-    };
     if path.is_dir() {
         return Err(format!("{} is a folder, a file is expected", path.display()).into());
-    }
-    if path.file_name().is_none() {
-        return Err(format!("`{}` is not the name of a file", path.display()).into());
     }
     let folder = folder_of(path);
     if !folder.is_dir() {
@@ -79,15 +84,34 @@ fn writable(path: &Path, mode: Mode) -> Result<()> {
         )
         .into());
     }
-    if path.exists() {
-        OpenOptions::new().append(true).open(path).map_err(fail)?;
-    }
     if mode == Mode::Replace || !path.exists() {
-        let beside = beside(path, "check");
-        File::create_new(&beside).map_err(fail)?;
-        fs::remove_file(&beside).map_err(fail)?;
+        return Ok(checkpoint::check_writable(path)?);
+    }
+    // A pipe would wait here until somebody reads it: that is found out when it is opened for good.
+    if !is_pipe(path) {
+        let opened = OpenOptions::new().append(true).open(path);
+        opened.map_err(|source| access(path, source))?;
     }
     Ok(())
+}
+
+fn access(path: &Path, source: std::io::Error) -> Error {
+    let path = path.to_owned();
+    Error::File { path, source }
+}
+
+/// Whether something can only be opened when there is somebody at its other end.
+fn is_pipe(path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        false
+    }
 }
 
 /// Whether two paths lead to one file, which need not exist yet.
@@ -95,12 +119,32 @@ fn same_file(a: &Path, b: &Path) -> bool {
     fn resolved(path: &Path) -> PathBuf {
         let whole = path.canonicalize();
         whole.unwrap_or_else(|_| {
-            let folder = folder_of(path);
+            let target = target(path);
+            let folder = folder_of(&target);
             let folder = folder.canonicalize().unwrap_or(folder);
-            folder.join(path.file_name().unwrap_or_default())
+            folder.join(target.file_name().unwrap_or_default())
         })
     }
-    resolved(a) == resolved(b)
+    resolved(a) == resolved(b) || have_one_inode(a, b)
+}
+
+/// Whether two names are of one file.
+fn have_one_inode(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let inode = |path: &Path| {
+            fs::metadata(path)
+                .ok()
+                .map(|found| (found.dev(), found.ino()))
+        };
+        inode(a).is_some() && inode(a) == inode(b)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (a, b);
+        false
+    }
 }
 
 fn folder_of(path: &Path) -> PathBuf {
@@ -110,29 +154,48 @@ fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-/// A name in the same folder, so that renaming stays within one file system, and with the same extension.
-fn beside(path: &Path, purpose: &str) -> PathBuf {
-    let mut name = std::ffi::OsString::from(format!(".{purpose}-{}-", std::process::id()));
-    name.push(path.file_name().unwrap_or_default());
-    folder_of(path).join(name)
+/// What a path leads to if it is a link, which need not exist.
+fn target(path: &Path) -> PathBuf {
+    let mut target = path.to_owned();
+    // As many links as Linux follows.
+    for _ in 0..40 {
+        match fs::read_link(&target) {
+            Ok(link) => target = target.with_file_name(link),
+            Err(_) => break,
+        }
+    }
+    target
 }
 
-/// Lets `write` make a file under another name and gives it the right one if that succeeds; otherwise the file at
-/// `path` stays as it was.
+/// Lets `write` make a file under another name and gives it the right one, and the old one's permissions, if that
+/// succeeds; otherwise the file at `path` stays as it was. Where `path` is a link, what it leads to is replaced.
 ///
 /// # Errors
 ///
 /// Those of `write`; [`Error::File`] with the system's reason.
 pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let temporary = beside(path, "new");
-    let renamed = write(&temporary).and_then(|()| {
-        fs::rename(&temporary, path).map_err(|source| {
-            let path = path.to_owned();
-            Error::File { path, source }.into()
-        })
-    });
-    if renamed.is_err() {
+    let target = target(path);
+    // In the same folder, so that renaming stays within one file system, and with the same extension.
+    let mut name = std::ffi::OsString::from(".tmp.");
+    name.push(target.file_name().unwrap_or_default());
+    let temporary = target.with_file_name(name);
+    let begin = || -> std::io::Result<()> {
         let _ = fs::remove_file(&temporary);
+        let file = File::create_new(&temporary)?;
+        match fs::metadata(&target) {
+            Ok(old) => file.set_permissions(old.permissions()),
+            Err(_) => Ok(()),
+        }
+    };
+    let renamed = begin()
+        .map_err(|source| access(path, source).into())
+        .and_then(|()| write(&temporary))
+        .and_then(|()| Ok(fs::rename(&temporary, &target).map_err(|source| access(path, source))?));
+    match renamed {
+        Ok(()) => written(path),
+        Err(_) => {
+            let _ = fs::remove_file(&temporary);
+        }
     }
     renamed
 }
@@ -144,9 +207,24 @@ pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<(
 /// [`Error::File`] with the system's reason.
 pub fn text(path: &Path, text: &str) -> Result<()> {
     replace(path, |temporary| {
-        fs::write(temporary, text).map_err(|source| {
-            let path = path.to_owned();
-            Error::File { path, source }.into()
-        })
+        Ok(fs::write(temporary, text).map_err(|source| access(path, source))?)
     })
+}
+
+/// What has been written, under the names that it was asked for.
+static WRITTEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Notes that a file has been written.
+pub fn written(path: &Path) {
+    WRITTEN.lock().unwrap().push(path.to_owned());
+}
+
+/// Whether a file has been written, and is there.
+pub fn is_written(path: &Path) -> bool {
+    path.exists()
+        && WRITTEN
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|written| written == path)
 }

@@ -9,8 +9,9 @@ use shadegrad::gpu::Ceiling;
 use shadegrad::optim::Optimizer;
 use shadegrad::profile::{Profile, Profiler};
 
-use super::Result;
+use super::terminal::note;
 use super::training::Summary;
+use super::{Result, outputs};
 
 /// Steps that are let pass first: they compile the kernels and fill the caches.
 const WARM_UP: u64 = 8;
@@ -81,7 +82,14 @@ pub fn report(
     optimizer: &dyn Optimizer,
     began: Instant,
 ) -> Result<()> {
-    let (Some(path), Some(profile)) = (path, &summary.profile) else {
+    let Some(path) = path else {
+        return Ok(());
+    };
+    let Some(profile) = &summary.profile else {
+        note(format_args!(
+            "no step was left to be watched, {} is not written",
+            path.display()
+        ));
         return Ok(());
     };
     let ceiling = Ceiling::measure(device)?;
@@ -98,5 +106,5 @@ pub fn report(
             (first - began).as_secs_f64()
         );
     }
-    Ok(profile.write_trace(path)?)
+    outputs::replace(path, |temporary| Ok(profile.write_trace(temporary)?))
 }

@@ -9,12 +9,12 @@ use shadegrad::{Device, DeviceOptions};
 use super::args::{DeviceArgs, FileArgs};
 use super::outputs::{self, Mode, Output};
 use super::training::Summary;
-use super::{Result, interrupt, plot};
+use super::{Result, interrupt, plot, terminal};
 
 /// Runs a program, the first thing in `main`: what goes wrong costs one line and exit code 1.
 pub fn run(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
     program().unwrap_or_else(|error| {
-        eprintln!("error: {error}");
+        terminal::error(&*error);
         ExitCode::FAILURE
     })
 }
@@ -53,7 +53,7 @@ pub fn open_device(args: &DeviceArgs) -> Result<Device> {
 /// What a program ends with after training.
 pub fn exit_code(summary: &Summary) -> ExitCode {
     if summary.interrupted {
-        ExitCode::from(interrupt::EXIT_CODE)
+        ExitCode::from(interrupt::exit_code())
     } else {
         ExitCode::SUCCESS
     }
@@ -84,7 +84,7 @@ impl FileArgs {
             ),
             ("--metrics", &self.metrics, Mode::InPlace, None),
             ("--plot", &self.plot, Mode::Replace, None),
-            ("--profile", &self.profile, Mode::InPlace, None),
+            ("--profile", &self.profile, Mode::Replace, None),
         ];
         let outputs = files.iter().filter_map(|&(flag, path, mode, replaces)| {
             let path = path.as_deref()?;

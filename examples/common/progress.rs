@@ -1,7 +1,6 @@
 //! How far the training has come: a bar on a terminal, plain lines elsewhere.
 
-use std::io::IsTerminal;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -26,11 +25,16 @@ impl Smoothed {
     }
 }
 
+/// Where there is no bar, nothing is said for no longer than this.
+const QUIET: Duration = Duration::from_secs(30);
+
 /// The display of a run's progress. Dropping it clears the bar.
 pub struct Progress {
     bar: ProgressBar,
     /// Print a line every so many steps; `None` where there is a bar.
     every: Option<u64>,
+    /// When the last line was printed.
+    printed: Instant,
     /// The first step, which compiles the kernels, tells nothing about the others.
     first: u64,
     total: u64,
@@ -39,25 +43,29 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A display of the steps from `start` to `total`. Without a terminal there is a line every `interval` steps.
+    /// A display of the steps from `start` to `total`. Where no bar can be drawn there is a line every `interval` steps.
     pub fn new(start: u64, total: u64, interval: u64) -> Progress {
-        let terminal = std::io::stderr().is_terminal();
-        let bar = if terminal {
-            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8))
-        } else {
-            ProgressBar::hidden()
-        };
+        // Hidden where standard error is no terminal, or one that knows no more than to print.
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
+        let every = bar.is_hidden().then_some(interval.max(1));
         let style = ProgressStyle::with_template("{wide_bar:.cyan/blue} {pos}/{len} {msg}");
         bar.set_style(style.expect("the template is valid").progress_chars("━╸─"));
         bar.set_position(start);
         Progress {
             bar,
-            every: (!terminal).then_some(interval.max(1)),
+            every,
+            printed: Instant::now(),
             first: start + 1,
             total,
             loss: Smoothed::default(),
             step_ms: Smoothed::default(),
         }
+    }
+
+    /// Whether there is a line about this step.
+    pub fn is_due(&self, step: u64) -> bool {
+        self.every
+            .is_some_and(|every| step.is_multiple_of(every) || step == self.total)
     }
 
     /// Shows a step whose loss has arrived.
@@ -76,29 +84,32 @@ impl Progress {
                 duration(step_ms * left as f64 / 1e3)
             )
         };
-        match self.every {
-            None => {
-                self.bar.set_position(record.step);
-                // The bar redraws itself a few times a second: no need to format more often, but this is cheap
-                // beside a step.
-                self.bar.set_message(status());
-            }
-            Some(every) if record.step.is_multiple_of(every) || left == 0 => {
-                say!("step {}/{} · {}", record.step, self.total, status());
-            }
-            Some(_) => {}
+        if self.every.is_none() {
+            self.bar.set_position(record.step);
+            // The bar redraws itself a few times a second: no need to format more often, but this is cheap beside a
+            // step.
+            self.bar.set_message(status());
+        } else if self.is_due(record.step) || self.printed.elapsed() > QUIET {
+            say!("step {}/{} · {}", record.step, self.total, status());
+            self.printed = Instant::now();
         }
     }
 
-    /// Says what the program is doing while no steps are made.
-    pub fn note(&self, text: &'static str) {
-        self.bar.set_message(text);
-        self.bar.tick();
+    /// Says what the program is doing while no steps are made: always on a bar, now and then elsewhere.
+    pub fn note(&mut self, text: &str) {
+        if self.every.is_none() {
+            self.bar.set_message(text.to_owned());
+            self.bar.tick();
+        } else if self.printed.elapsed() > QUIET {
+            say!("{text}");
+            self.printed = Instant::now();
+        }
     }
 
     /// Prints a line on standard output without tearing the bar.
-    pub fn line(&self, text: &str) {
+    pub fn line(&mut self, text: &str) {
         self.bar.suspend(|| say!("{text}"));
+        self.printed = Instant::now();
     }
 }
 
@@ -128,11 +139,15 @@ impl Stopwatch {
         Stopwatch(Instant::now())
     }
 
-    /// Milliseconds since the start or the last call.
+    /// Milliseconds since the start or the last lap.
+    pub fn ms(&self) -> f64 {
+        self.0.elapsed().as_secs_f64() * 1e3
+    }
+
+    /// The same; a new lap begins.
     pub fn lap_ms(&mut self) -> f64 {
-        let now = Instant::now();
-        let lap = now - self.0;
-        self.0 = now;
-        lap.as_secs_f64() * 1e3
+        let lap = self.ms();
+        self.0 = Instant::now();
+        lap
     }
 }

@@ -1,14 +1,13 @@
 //! What is printed around a training.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use indicatif::HumanCount;
 use shadegrad::nn::{FeedForwardKind, GptConfig};
 
 use super::args::{FileArgs, TrainingArgs};
-use super::progress;
-use super::training::Summary;
+use super::training::{Pace, Summary};
+use super::{outputs, progress};
 
 /// Prints what is going to be trained, on batches of so many rows and tokens in a row, which may be fewer than the model
 /// could see.
@@ -85,11 +84,12 @@ pub fn finish(summary: &Summary, perplexity: bool, files: &FileArgs, start: u64,
     if let Some(losses) = summary.losses {
         say!("final {}", losses.words(perplexity));
     }
+    let steps = summary.steps - start;
     say!(
-        "{} steps · mean {:.2} ms/step · {} tokens/s · {} in all",
-        HumanCount(summary.steps - start),
-        summary.step_ms,
-        HumanCount(summary.tokens_per_second as u64),
+        "{} step{}{} · {} in all",
+        HumanCount(steps),
+        if steps == 1 { "" } else { "s" },
+        pace(summary.pace),
         progress::duration(began.elapsed().as_secs_f64())
     );
     let written = [
@@ -100,9 +100,22 @@ pub fn finish(summary: &Summary, perplexity: bool, files: &FileArgs, start: u64,
     ];
     let written = written.into_iter().flatten();
     let written: Vec<String> = written
-        .map(|path: &PathBuf| path.display().to_string())
+        .filter(|path| outputs::is_written(path))
+        .map(|path| path.display().to_string())
         .collect();
     if !written.is_empty() {
         say!("written: {}", written.join(", "));
+    }
+}
+
+/// How long steps took and how many tokens a second that was; nothing if there was none but the first.
+pub fn pace(pace: Pace) -> String {
+    match pace.steps {
+        0 => String::new(),
+        _ => format!(
+            " · mean {:.2} ms/step · {} tokens/s",
+            pace.step_ms(),
+            HumanCount(pace.tokens_per_second() as u64)
+        ),
     }
 }

@@ -14,13 +14,64 @@ use shadegrad::optim::{AdamWConfig, Schedule};
 use shadegrad::sampling::SamplingConfig;
 
 use super::Result;
-use super::args::{BatchArgs, EvaluationArgs, ModelArgs, SamplingArgs, ScheduleKind, TrainingArgs};
+use super::args::{
+    self, BatchArgs, EvaluationArgs, ModelArgs, SamplingArgs, ScheduleKind, TrainingArgs,
+};
 
 /// More tokens in a batch than this are a slip of the keyboard.
 const MOST_TOKENS: usize = 1 << 22;
 
 /// More parameters than this are one too: with gradients and moments they take 16 GiB.
 const MOST_PARAMETERS: usize = 1 << 30;
+
+/// More batches in an evaluation than this as well.
+const MOST_EVALUATIONS: usize = 1_000_000;
+
+/// Names that the library has for what a flag of another name sets.
+const RENAMED: [(&str, &str); 3] = [
+    ("min_ratio", "min_lr_ratio"),
+    ("end_ratio", "min_lr_ratio"),
+    ("clip_norm", "grad_clip"),
+];
+
+/// An error of the library about a setting, in the words of the program's flags.
+pub fn by_flags(error: Error) -> Error {
+    let flag = |word: &str| {
+        let renamed = RENAMED.iter().find(|(name, _)| *name == word);
+        let word = renamed.map_or(word, |(_, flag)| flag);
+        args::is_flag(word).then(|| format!("--{}", word.replace('_', "-")))
+    };
+    match error {
+        Error::InvalidArgument {
+            name,
+            value,
+            expected,
+        } => {
+            // In a sentence, only what is no English word.
+            let word = |word: &str| match word.contains('_') {
+                true => flag(word).unwrap_or_else(|| word.to_owned()),
+                false => word.to_owned(),
+            };
+            let words = expected.split(' ').map(word);
+            Error::InvalidArgument {
+                name: flag(&name).unwrap_or(name),
+                value,
+                expected: words.collect::<Vec<_>>().join(" "),
+            }
+        }
+        other => other,
+    }
+}
+
+/// An error of the device, which says with which flags to make `what` smaller if that is what is wrong.
+pub fn lower(error: Error, what: &str, flags: &str) -> Box<dyn std::error::Error> {
+    match error {
+        Error::Limit { .. } | Error::OutOfMemory { .. } => {
+            format!("{what} is too large: {error} (lower {flags})").into()
+        }
+        other => other.into(),
+    }
+}
 
 /// Checks a flag's value.
 ///
@@ -55,6 +106,17 @@ impl BatchArgs {
             ("eval-batch-size", evaluation.eval_batch_size),
         ] {
             require(value >= 1, name, &value, "at least 1")?;
+        }
+        for (name, value, most) in [
+            ("context", self.context, MOST_TOKENS),
+            ("eval-iters", evaluation.eval_iters, MOST_EVALUATIONS),
+            (
+                "final-eval-iters",
+                evaluation.final_eval_iters,
+                MOST_EVALUATIONS,
+            ),
+        ] {
+            require(value <= most, name, &value, &format!("at most {most}"))?;
         }
         for (name, rows) in [
             ("batch-size", self.batch_size),
@@ -114,15 +176,25 @@ impl ModelArgs {
 ///
 /// # Errors
 ///
-/// Those of [`GptConfig::validate`]; one line if it is absurdly large.
+/// Those of [`GptConfig::validate`], in the words of the flags; one line if it is absurdly large.
 pub fn validate_model(config: &GptConfig) -> Result<()> {
-    config.validate()?;
-    let count = config.parameter_count();
-    if count > MOST_PARAMETERS {
+    let valid = config.validate().map_err(by_flags);
+    // That one is about no single setting, and the next one's limit is lower.
+    let is_size =
+        matches!(&valid, Err(Error::InvalidArgument { name, .. }) if name == "the model's size");
+    if !is_size {
+        valid?;
+    }
+    let parameters = config.parameter_count();
+    if is_size || parameters > MOST_PARAMETERS {
+        let flags = ["d_model", "d_ff", "n_layers", "context"];
+        let flags = flags.into_iter().filter(|flag| args::is_flag(flag));
+        let flags = flags.map(|flag| format!("--{}", flag.replace('_', "-")));
         return Err(format!(
-            "the model would have {} parameters, at most {} are possible here: make it narrower or shallower",
-            HumanCount(count as u64),
-            HumanCount(MOST_PARAMETERS as u64)
+            "the model would have {} parameters, at most {} are possible here: lower {}",
+            HumanCount(parameters as u64),
+            HumanCount(MOST_PARAMETERS as u64),
+            flags.collect::<Vec<_>>().join(", ")
         )
         .into());
     }
@@ -195,7 +267,14 @@ impl TrainingArgs {
                 "0 or more, below 1",
             )?;
         }
-        self.schedule().validate()?;
+        let ratio = self.min_lr_ratio;
+        require(
+            (0.0..=1.0).contains(&ratio),
+            "min-lr-ratio",
+            &ratio,
+            "a fraction of --lr, 0 to 1",
+        )?;
+        self.schedule().validate().map_err(by_flags)?;
         Ok(())
     }
 
@@ -217,6 +296,15 @@ impl TrainingArgs {
 }
 
 impl SamplingArgs {
+    /// Checks how samples are drawn.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SamplingConfig::validate`], in the words of the flags.
+    pub fn validate(&self) -> Result<()> {
+        Ok(self.config().validate().map_err(by_flags)?)
+    }
+
     /// How samples are drawn.
     pub fn config(&self) -> SamplingConfig {
         SamplingConfig {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::Write;
 
+use shadegrad::data::excerpt;
+
 /// Prints a line. Unlike `println!` it survives a reader that has gone away (`train_names | head`): losing a run over a
 /// line that nobody reads would be a bad trade.
 pub fn line(text: fmt::Arguments<'_>) {
@@ -16,3 +18,17 @@ macro_rules! say {
         $crate::common::terminal::line(format_args!($($text)*))
     };
 }
+
+/// Prints a line on standard error that something is not as one might think, if anybody reads there.
+pub fn note(text: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "note: {text}");
+}
+
+/// Prints what a program ends with; if input is quoted in it at length, not all of that.
+pub fn error(error: &dyn std::error::Error) {
+    let text = error.to_string();
+    let _ = writeln!(std::io::stderr(), "error: {}", excerpt(&text, LONGEST));
+}
+
+/// Characters of the longest error.
+pub const LONGEST: usize = 4000;

@@ -2,6 +2,7 @@
 //! record the next steps while the device computes.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Instant;
 
 use shadegrad::data::{Batch, Split};
@@ -10,16 +11,20 @@ use shadegrad::nn::Gpt;
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, Optimizer, Report, Schedule};
 use shadegrad::profile::Profile;
-use shadegrad::{Device, Tape, Var};
+use shadegrad::{Device, Error, Tape, Var};
 
 use super::args::{EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
 use super::metrics::{Evaluation, Metrics, Record};
 use super::profiling::Profiling;
 use super::progress::{Progress, Stopwatch};
+use super::settings::lower;
 use super::{Result, interrupt};
 
 /// How many results may be outstanding before the host waits for the oldest.
 const OUTSTANDING: usize = 4;
+
+/// Results may arrive several at once. So those of so many milliseconds are taken together, and each gets the mean time.
+const STRETCH_MS: f64 = 100.0;
 
 /// Where batches come from.
 pub trait Data {
@@ -79,6 +84,8 @@ pub struct Options {
     pub perplexity: bool,
     /// Whether some steps are watched.
     pub profile: bool,
+    /// The flags that make training steps smaller, and evaluations.
+    pub size_flags: [&'static str; 2],
 }
 
 impl Options {
@@ -97,6 +104,7 @@ impl Options {
             sample_interval: 0,
             perplexity: false,
             profile: false,
+            size_flags: ["--batch-size"; 2],
         }
     }
 
@@ -115,6 +123,7 @@ impl Options {
             checkpoint_interval: files.checkpoint_interval,
             log_interval: program.log_interval.unwrap_or(plain.log_interval),
             profile: files.profile.is_some(),
+            size_flags: ["--batch-size or --context", "--eval-batch-size"],
             ..plain
         }
     }
@@ -122,21 +131,45 @@ impl Options {
 
 /// What became of a run.
 pub struct Summary {
-    /// Whether Ctrl-C ended it.
+    /// Whether a signal ended it.
     pub interrupted: bool,
     /// Steps at its end.
     pub steps: u64,
     /// Losses at its end, unless it was interrupted.
     pub losses: Option<Evaluation>,
-    /// Mean time of a step but the first, which compiles the kernels; 0 if there was no other.
-    pub step_ms: f64,
-    /// Tokens per second at that pace.
-    pub tokens_per_second: f64,
+    /// Time and tokens of its steps but the first, which compiles the kernels.
+    pub pace: Pace,
     /// When the results of the first step had arrived.
     pub first_step: Option<Instant>,
     /// What was seen of the steps that were watched.
     pub profile: Option<Profile>,
 }
+
+/// Time and tokens of some steps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// How many.
+    pub steps: usize,
+    /// How long they took together.
+    pub ms: f64,
+    /// Tokens of their batches.
+    pub tokens: usize,
+}
+
+impl Pace {
+    /// The mean time of a step. Of none there is none.
+    pub fn step_ms(self) -> f64 {
+        self.ms / self.steps as f64
+    }
+
+    /// Tokens per second.
+    pub fn tokens_per_second(self) -> f64 {
+        self.tokens as f64 / (self.ms / 1e3)
+    }
+}
+
+/// What writes a checkpoint.
+pub type Save<'a> = &'a mut dyn FnMut(&AdamW) -> Result<()>;
 
 /// All that a run needs.
 pub struct Training<'a> {
@@ -152,8 +185,8 @@ pub struct Training<'a> {
     pub options: Options,
     /// Where the records go.
     pub metrics: &'a mut Metrics,
-    /// Writes a checkpoint.
-    pub save: &'a mut dyn FnMut(&AdamW) -> Result<()>,
+    /// Writes a checkpoint, if there is to be one.
+    pub save: Option<Save<'a>>,
     /// Gives something to read of what the model can do by now.
     pub sample: &'a mut dyn FnMut() -> Result<String>,
 }
@@ -165,49 +198,80 @@ struct Launched {
     tokens: usize,
 }
 
+/// A step whose results have arrived, but not its time.
+struct Landed {
+    results: shadegrad::optim::Metrics,
+    lr: f32,
+    tokens: usize,
+}
+
 /// What the loop keeps from step to step.
 struct State {
     launched: VecDeque<Launched>,
-    /// The newest record whose loss has arrived. It is held back because an evaluation may be added to it.
-    newest: Option<Record>,
+    landed: Vec<Landed>,
     progress: Progress,
     watch: Stopwatch,
-    /// Time, tokens and number of the steps but the first.
-    timed: (f64, usize, u64),
-    first: u64,
+    start: u64,
+    /// The step that the last checkpoint holds.
+    saved: u64,
+    pace: Pace,
     first_landed: Option<Instant>,
     profiling: Profiling,
 }
 
+impl State {
+    /// Takes in the results that have arrived, and waits until no more than `most` are outstanding.
+    fn land(&mut self, most: usize) -> Result<()> {
+        while let Some(oldest) = self.launched.front() {
+            if self.launched.len() <= most && !oldest.report.is_ready()? {
+                break;
+            }
+            let results = oldest.report.get()?;
+            let &Launched { lr, tokens, .. } = oldest;
+            self.launched.pop_front();
+            self.first_landed.get_or_insert_with(Instant::now);
+            self.landed.push(Landed {
+                results,
+                lr,
+                tokens,
+            });
+        }
+        Ok(())
+    }
+}
+
 impl Training<'_> {
-    /// Trains to the end or until Ctrl-C.
+    /// Trains to the end or until a signal.
     ///
     /// # Errors
     ///
     /// Those of the device and of the files; [`shadegrad::Error::NonFinite`] if the training diverges. The metrics up
-    /// to then are in their file; checkpoints only ever hold finite numbers.
+    /// to then are in their file, and an older checkpoint is left as it was. Whatever else ends the run, a checkpoint is
+    /// written first.
     pub fn run(mut self) -> Result<Summary> {
         let start = self.optimizer.steps();
         let mut state = State {
             launched: VecDeque::new(),
-            newest: None,
+            landed: Vec::new(),
             progress: Progress::new(start, self.options.total, self.options.log_interval),
             watch: Stopwatch::start(),
-            timed: (0.0, 0, 0),
-            first: start + 1,
+            start,
+            saved: start,
+            pace: Pace::default(),
             first_landed: None,
             profiling: Profiling::new(self.options.profile, start, self.options.total),
         };
         let outcome = self.steps(&mut state);
-        let outcome = outcome.and_then(|interrupted| self.finish(&mut state, interrupted));
+        let outcome = outcome.and_then(|()| self.finish(&mut state));
+        let outcome = outcome.map_err(|error| self.rescue(&mut state, error));
         // Also after an error, whose own message matters more than one about the metrics.
-        let written = self.write_newest(&mut state);
-        let written = written.and_then(|()| self.metrics.flush());
+        let written = self.show(&mut state);
+        let written = written.and_then(|()| self.metrics.finish());
         outcome.and_then(|summary| written.map(|()| summary))
     }
 
-    /// Trains; whether Ctrl-C was pressed.
-    fn steps(&mut self, state: &mut State) -> Result<bool> {
+    /// Trains.
+    fn steps(&mut self, state: &mut State) -> Result<()> {
         let Options {
             total,
             eval_interval,
@@ -219,63 +283,104 @@ impl Training<'_> {
         let due = |done: u64, interval: u64| {
             interval > 0 && done.is_multiple_of(interval) && done < total
         };
-        for step in self.optimizer.steps()..total {
+        // What can't be evaluated is found before the training, not after it.
+        state.progress.note("compiling …");
+        self.sound_loss()?;
+        state.watch.lap_ms();
+        for step in state.start..total {
             if interrupt::requested() {
                 break;
             }
             state.profiling.before(self.device, step)?;
             let launched = self.launch(step)?;
             state.launched.push_back(launched);
-            if state.launched.len() > OUTSTANDING {
-                self.land(state)?;
-            }
+            // Waiting for the first one, which compiles the kernels, keeps its time apart from the others'.
+            let most = if step == state.start { 0 } else { OUTSTANDING };
+            self.land(state, most)?;
             let done = step + 1;
             let (evaluate, save) = (due(done, eval_interval), due(done, checkpoint_interval));
             let sample = due(done, sample_interval);
             if !evaluate && !save && !sample {
                 continue;
             }
-            self.land_all(state)?;
-            if save {
-                (self.save)(self.optimizer)?;
+            self.land(state, 0)?;
+            if evaluate && let Some(losses) = self.evaluate(state, eval_iters)? {
+                self.metrics.evaluated(losses);
+                let words = losses.words(self.options.perplexity);
+                state.progress.line(&format!("step {done}: {words}"));
             }
-            if evaluate && let Some(losses) = self.evaluate(eval_iters)? {
-                report(state, losses, self.options.perplexity);
-                self.write_newest(state)?;
-                self.metrics.flush()?;
+            // In this order, so that a run that goes on from the checkpoint lacks no metrics.
+            self.metrics.write()?;
+            if save {
+                self.save(state)?;
             }
             if sample {
-                state.progress.line(&(self.sample)()?);
+                state.progress.note("sampling …");
+                let text = (self.sample)()?;
+                state.progress.line(&text);
             }
             state.watch.lap_ms();
         }
-        self.land_all(state)?;
-        state.profiling.finish()?;
-        Ok(interrupt::requested())
+        self.land(state, 0)?;
+        state.profiling.finish()
     }
 
     /// Writes the last checkpoint and evaluates.
-    fn finish(&mut self, state: &mut State, interrupted: bool) -> Result<Summary> {
-        state.progress.note("evaluating …");
-        (self.save)(self.optimizer)?;
+    fn finish(&mut self, state: &mut State) -> Result<Summary> {
+        let interrupted = interrupt::requested();
+        self.metrics.write()?;
+        // A run that was interrupted before its first step has nothing to replace an older checkpoint with.
+        if !interrupted || self.optimizer.steps() > state.start {
+            self.save(state)?;
+        }
         let losses = match interrupted {
             true => None,
-            false => self.evaluate(self.options.final_eval_iters)?,
+            false => self.evaluate(state, self.options.final_eval_iters)?,
         };
-        if let (Some(losses), Some(newest)) = (losses, &mut state.newest) {
-            newest.train_split_loss = Some(losses.train);
-            newest.test_loss = Some(losses.test);
+        if let Some(losses) = losses {
+            self.metrics.evaluated(losses);
         }
-        let (milliseconds, tokens, steps) = state.timed;
         Ok(Summary {
             interrupted: interrupt::requested(),
             steps: self.optimizer.steps(),
             losses,
-            step_ms: milliseconds / steps.max(1) as f64,
-            tokens_per_second: tokens as f64 / (milliseconds / 1e3).max(1e-9),
+            pace: state.pace,
             first_step: state.first_landed,
             profile: state.profiling.take(),
         })
+    }
+
+    /// Writes a checkpoint, if there is to be one, unless no run could go on from it.
+    fn save(&mut self, state: &mut State) -> Result<()> {
+        if self.save.is_none() {
+            return Ok(());
+        }
+        state.progress.note("saving …");
+        // The loss of a step is that before its update, which may have made the loss what no number is.
+        self.sound_loss()?;
+        if let Some(save) = &mut self.save {
+            save(self.optimizer)?;
+            state.saved = self.optimizer.steps();
+        }
+        Ok(())
+    }
+
+    /// What ended a run is not to cost what was learnt up to then.
+    fn rescue(
+        &mut self,
+        state: &mut State,
+        error: Box<dyn std::error::Error>,
+    ) -> Box<dyn std::error::Error> {
+        let step = self.optimizer.steps();
+        let diverged = matches!(error.downcast_ref(), Some(Error::NonFinite { .. }));
+        if diverged || error.is::<Diverged>() || self.save.is_none() || step == state.saved {
+            return error;
+        }
+        let saved = state.land(0).and_then(|()| self.save(state));
+        match saved {
+            Ok(()) => format!("{error} (the checkpoint holds everything up to step {step})").into(),
+            Err(_) => error,
+        }
     }
 
     /// Records one step and submits it.
@@ -286,7 +391,12 @@ impl Training<'_> {
         tape.set_seed(self.options.seed, step);
         let loss = self.model.loss(&tape, &batch);
         let report = self.optimizer.step(&tape, loss, lr).fetch();
-        tape.run()?;
+        let [flags, _] = self.options.size_flags;
+        if let Err(error) = tape.run() {
+            // The step has been recorded, but is none to go on from.
+            self.optimizer.resume(step);
+            return Err(lower(error, "a training step", flags));
+        }
         Ok(Launched {
             report,
             lr,
@@ -294,56 +404,113 @@ impl Training<'_> {
         })
     }
 
-    /// Takes in the results of the oldest step that is under way.
-    fn land(&mut self, state: &mut State) -> Result<()> {
-        let Some(Launched { report, lr, tokens }) = state.launched.pop_front() else {
+    /// The same, and shows them if it is time.
+    fn land(&mut self, state: &mut State, most: usize) -> Result<()> {
+        state.land(most)?;
+        let mut landed = state.landed.iter();
+        let due = landed.any(|landed| state.progress.is_due(landed.results.step));
+        match most == 0 || due || state.watch.ms() > STRETCH_MS {
+            true => self.show(state),
+            false => Ok(()),
+        }
+    }
+
+    /// Shows and records the steps whose results have arrived. The time since the last ones is theirs together.
+    fn show(&mut self, state: &mut State) -> Result<()> {
+        let Some(first) = state.landed.first() else {
             return Ok(());
         };
-        let metrics = report.get()?;
-        let step_ms = state.watch.lap_ms();
-        state.first_landed.get_or_insert_with(Instant::now);
-        if metrics.step > state.first {
-            state.timed.0 += step_ms;
-            state.timed.1 += tokens;
-            state.timed.2 += 1;
-        }
-        let record = Record {
-            step: metrics.step,
-            train_loss: metrics.loss,
-            train_split_loss: None,
-            test_loss: None,
-            grad_norm: metrics.grad_norm,
-            lr,
-            step_ms: rounded(step_ms),
-            tokens_per_second: rounded(tokens as f64 / (step_ms / 1e3).max(1e-9)),
+        let stretch = Pace {
+            steps: state.landed.len(),
+            ms: state.watch.lap_ms(),
+            tokens: state.landed.iter().map(|landed| landed.tokens).sum(),
         };
-        state.progress.step(&record);
-        self.write_newest(state)?;
-        state.newest = Some(record);
-        Ok(())
-    }
-
-    fn land_all(&mut self, state: &mut State) -> Result<()> {
-        while !state.launched.is_empty() {
-            self.land(state)?;
+        if first.results.step > state.start + 1 {
+            state.pace.steps += stretch.steps;
+            state.pace.ms += stretch.ms;
+            state.pace.tokens += stretch.tokens;
         }
-        Ok(())
-    }
-
-    fn write_newest(&mut self, state: &mut State) -> Result<()> {
-        match state.newest.take() {
-            Some(record) => self.metrics.push(record),
-            None => Ok(()),
+        for Landed { results, lr, .. } in state.landed.drain(..) {
+            let record = Record {
+                step: results.step,
+                train_loss: results.loss,
+                train_split_loss: None,
+                test_loss: None,
+                grad_norm: results.grad_norm,
+                lr,
+                step_ms: rounded(stretch.step_ms()),
+                tokens_per_second: rounded(stretch.tokens_per_second()),
+            };
+            state.progress.step(&record);
+            self.metrics.push(record);
         }
+        self.metrics.write()
     }
 
-    /// Estimates the losses over both splits; `None` if Ctrl-C came in between.
-    fn evaluate(&self, batches: usize) -> Result<Option<Evaluation>> {
-        let mean = |split| mean_loss(self.device, self.model, self.data, split, batches);
-        let (Some(train), Some(test)) = (mean(Split::Train)?, mean(Split::Test)?) else {
+    /// Estimates the losses over both splits; `None` if a signal came in between.
+    fn evaluate(&self, state: &mut State, batches: usize) -> Result<Option<Evaluation>> {
+        let mut mean = |split, name| self.mean_loss(state, split, name, batches);
+        let train = mean(Split::Train, "training")?;
+        let (Some(train), Some(test)) = (train, mean(Split::Test, "test")?) else {
             return Ok(None);
         };
+        let step = self.optimizer.steps();
+        finite("the train loss", train, step)?;
+        finite("the test loss", test, step)?;
         Ok(Some(Evaluation { train, test }))
+    }
+
+    /// The mean loss over all targets of some batches; `None` if a signal comes in between.
+    fn mean_loss(
+        &self,
+        state: &mut State,
+        split: Split,
+        name: &str,
+        batches: usize,
+    ) -> Result<Option<f64>> {
+        let (mut sum, mut count) = (0.0, 0);
+        let mut land = |(loss, targets): (Fetch<f32>, usize)| -> Result<()> {
+            sum += f64::from(loss.item()?) * targets as f64;
+            count += targets;
+            Ok(())
+        };
+        let mut launched = VecDeque::new();
+        let batches = self.data.evaluation(split, batches);
+        let all = batches.size_hint().0;
+        for (number, batch) in (1..).zip(batches) {
+            if interrupt::requested() {
+                return Ok(None);
+            }
+            state
+                .progress
+                .note(&format!("evaluating: {name} batch {number} of {all}"));
+            launched.push_back((self.launch_evaluation(&batch)?, batch.target_count()));
+            if launched.len() > OUTSTANDING
+                && let Some(oldest) = launched.pop_front()
+            {
+                land(oldest)?;
+            }
+        }
+        launched.into_iter().try_for_each(&mut land)?;
+        Ok(Some(sum / f64::max(count as f64, 1.0)))
+    }
+
+    fn launch_evaluation(&self, batch: &Batch) -> Result<Fetch<f32>> {
+        let tape = Tape::inference(self.device);
+        let loss = tape.fetch(self.model.loss(&tape, batch));
+        let [_, flags] = self.options.size_flags;
+        tape.run()
+            .map_err(|error| lower(error, "an evaluation", flags))?;
+        Ok(loss)
+    }
+
+    /// Checks that evaluations are possible, and the loss of a batch finite.
+    fn sound_loss(&self) -> Result<()> {
+        let Some(batch) = self.data.evaluation(Split::Train, 1).next() else {
+            return Ok(());
+        };
+        let loss = self.launch_evaluation(&batch)?.item()?;
+        finite("the loss", loss.into(), self.optimizer.steps())
     }
 }
 
@@ -352,47 +519,33 @@ fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
 
-/// Adds an evaluation to the newest record and shows it.
-fn report(state: &mut State, losses: Evaluation, perplexity: bool) {
-    let Some(newest) = &mut state.newest else {
-        return;
-    };
-    newest.train_split_loss = Some(losses.train);
-    newest.test_loss = Some(losses.test);
-    let step = newest.step;
-    let words = losses.words(perplexity);
-    state.progress.line(&format!("step {step}: {words}"));
+/// A number that no training comes back from.
+#[derive(Debug)]
+struct Diverged {
+    what: String,
+    value: f64,
+    step: u64,
 }
 
-/// The mean loss over all targets of some batches; `None` if Ctrl-C comes in between.
-fn mean_loss(
-    device: &Device,
-    model: &dyn Model,
-    data: &dyn Data,
-    split: Split,
-    batches: usize,
-) -> Result<Option<f64>> {
-    let (mut sum, mut count) = (0.0, 0);
-    let mut land = |(loss, targets): (Fetch<f32>, usize)| -> Result<()> {
-        sum += f64::from(loss.item()?) * targets as f64;
-        count += targets;
-        Ok(())
-    };
-    let mut launched = VecDeque::new();
-    for batch in data.evaluation(split, batches) {
-        if interrupt::requested() {
-            return Ok(None);
-        }
-        let tape = Tape::inference(device);
-        let loss = tape.fetch(model.loss(&tape, &batch));
-        tape.run()?;
-        launched.push_back((loss, batch.target_count()));
-        if launched.len() > OUTSTANDING
-            && let Some(oldest) = launched.pop_front()
-        {
-            land(oldest)?;
-        }
+impl fmt::Display for Diverged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Diverged { what, value, step } = self;
+        write!(
+            f,
+            "{what} is {value} after step {step}: lower --lr or --grad-clip, or go on from an older checkpoint"
+        )
     }
-    launched.into_iter().try_for_each(&mut land)?;
-    Ok(Some(sum / f64::max(count as f64, 1.0)))
+}
+
+impl std::error::Error for Diverged {}
+
+fn finite(what: &str, value: f64, step: u64) -> Result<()> {
+    match value.is_finite() {
+        true => Ok(()),
+        false => Err(Box::new(Diverged {
+            what: what.to_owned(),
+            value,
+            step,
+        })),
+    }
 }

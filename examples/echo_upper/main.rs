@@ -140,11 +140,14 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         data: &words,
         options: Options::plain(&cli.training),
         metrics: &mut Metrics::start(None, 0)?,
-        save: &mut |_| Ok(()),
+        save: None,
         sample: &mut || Ok(String::new()),
     };
     let summary = training.run()?;
     report::interruption(&summary, cli.training.steps);
+    if interrupt::is_final() {
+        return Ok(program::exit_code(&summary));
+    }
 
     let mut rng = task::generator(cli.training.seed, TEST_STREAM);
     let unseen = task::exercises(&mut rng, true, cli.test_words);
@@ -190,8 +193,9 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     }
     let seconds = began.elapsed().as_secs_f64();
     say!(
-        "mean {:.2} ms/step · {} in all",
-        summary.step_ms,
+        "{} steps{} · {} in all",
+        summary.steps,
+        report::pace(summary.pace),
         progress::duration(seconds)
     );
     Ok(program::exit_code(&summary))

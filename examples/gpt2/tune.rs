@@ -146,10 +146,10 @@ impl Tune {
                 ..Options::new(&self.training, &self.evaluation, &files, &self.program)
             },
             metrics: &mut metrics,
-            save: &mut |optimizer| {
+            save: Some(&mut |optimizer| {
                 model.save(&self.out, optimizer.parameters())?;
                 keep(&self.model, &self.out)
-            },
+            }),
             sample: &mut || Ok(String::new()),
         };
         let summary = training.run()?;

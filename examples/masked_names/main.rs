@@ -25,12 +25,14 @@ use std::time::Instant;
 use clap::Parser;
 use common::args::{self, DeviceArgs, TrainingArgs};
 use common::metrics::Metrics;
-use common::settings::require;
+use common::settings::{self, lower, require};
 use common::training::{self, Options, Training};
 use common::{Result, interrupt, program, progress, report};
 use indicatif::HumanCount;
 use shadegrad::data::{Batch, CharTokenizer, Split, read_text};
-use shadegrad::nn::{EncoderConfig, FeedForwardKind, INIT_STD, ParameterBuilder, Parameters};
+use shadegrad::nn::{
+    EncoderConfig, FeedForwardKind, GptConfig, INIT_STD, ParameterBuilder, Parameters,
+};
 use shadegrad::optim::AdamW;
 use shadegrad::{Tape, Var};
 
@@ -126,15 +128,28 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         n_heads: cli.n_heads,
         n_layers: cli.n_layers,
         ffn: FeedForwardKind::Gelu,
-        d_ff: 4 * cli.d_model,
+        d_ff: cli.d_model.saturating_mul(4),
         dropout: cli.dropout,
         ..EncoderConfig::new(names.tokenizer.vocab_size())
     };
+    // An encoder is possible where a decoder of its sizes is.
+    settings::validate_model(&GptConfig {
+        context: config.context,
+        d_model: config.d_model,
+        n_heads: config.n_heads,
+        n_layers: config.n_layers,
+        d_ff: config.d_ff,
+        ffn: config.ffn,
+        dropout: config.dropout,
+        ..GptConfig::new(config.vocab_size)
+    })?;
     let mut builder = ParameterBuilder::new(cli.training.seed);
     let model = Filler::new(&config, &mut builder)?;
 
     let device = program::open_device(&cli.device)?;
-    let parameters = builder.build(&device)?;
+    let parameters = builder
+        .build(&device)
+        .map_err(|error| lower(error, "the model", "--d-model"))?;
     widen(&parameters, config.d_model)?;
     let mut optimizer = AdamW::new(&parameters, cli.training.optimizer())?;
     let count = |n: usize| HumanCount(n as u64).to_string();
@@ -156,6 +171,12 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     );
     report::course(&cli.training, [cli.batch_size, config.context], 0);
 
+    let puzzles = task::one_by_one(&names.test);
+    // What the test needs is found out now rather than after the training.
+    model
+        .probabilities(&device, &puzzles[..1], ROWS)
+        .map_err(|error| lower(error, "the test", "--d-model"))?;
+
     interrupt::install()?;
     let data = Rows {
         names: &names,
@@ -171,13 +192,15 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         data: &data,
         options: Options::plain(&cli.training),
         metrics: &mut Metrics::start(None, 0)?,
-        save: &mut |_| Ok(()),
+        save: None,
         sample: &mut || Ok(String::new()),
     };
     let summary = training.run()?;
     report::interruption(&summary, cli.training.steps);
+    if interrupt::is_final() {
+        return Ok(program::exit_code(&summary));
+    }
 
-    let puzzles = task::one_by_one(&names.test);
     let probabilities = model.probabilities(&device, &puzzles, ROWS)?;
     for (who, right) in score(&names, &puzzles, &probabilities) {
         let percent = 100.0 * right as f64 / puzzles.len() as f64;
@@ -204,8 +227,9 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         show(&names.tokenizer, prompt, &rows, None);
     }
     say!(
-        "mean {:.2} ms/step · {} in all",
-        summary.step_ms,
+        "{} steps{} · {} in all",
+        summary.steps,
+        report::pace(summary.pace),
         progress::duration(began.elapsed().as_secs_f64())
     );
     Ok(program::exit_code(&summary))

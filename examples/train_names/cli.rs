@@ -132,7 +132,7 @@ impl Cli {
             "at most a million",
         )?;
         training.validate()?;
-        self.sampling.config().validate()?;
+        self.sampling.validate()?;
         // Whatever the vocabulary will be.
         settings::validate_model(&model.config(1, batch.context))
     }

@@ -9,7 +9,8 @@ use shadegrad::data::{
 use shadegrad::ops::CrossEntropy;
 
 use super::cli::{Batching, Settings};
-use crate::common::checkpoint::digest;
+use crate::common::checkpoint::{Stored, digest};
+use crate::common::settings::by_flags;
 use crate::common::{Result, training};
 
 /// The names that come with the project, one a line.
@@ -47,9 +48,13 @@ impl Data {
         settings: &Settings,
         eval_batch_size: usize,
         vocabulary: Option<CharTokenizer>,
+        stored: &Stored,
     ) -> Result<Data> {
         let (text, source) = match &settings.filename {
-            Some(path) => (read_text(path)?, path.display().to_string()),
+            Some(path) => {
+                let text = read_text(path).map_err(|error| stored.explain("filename", error))?;
+                (text, path.display().to_string())
+            }
             None => (OWN_NAMES.to_owned(), "data/names.txt".to_owned()),
         };
         let resumed = vocabulary.is_some();
@@ -57,7 +62,7 @@ impl Data {
             shadegrad::Error::UnknownCharacter { character, .. } if resumed => format!(
                 "{source}: the checkpoint's vocabulary lacks {character:?}; only text of the same characters can follow"
             ),
-            error => format!("{source}: {error}"),
+            error => format!("{source}: {}", by_flags(error)),
         };
         let (context, seed) = (settings.batch.context, settings.training.seed);
         let (cut, tokenizer, trained_on) = match settings.batching {

@@ -20,9 +20,9 @@ mod samples;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use common::checkpoint::{Checkpoint, Contents};
+use common::checkpoint::{Checkpoint, Contents, Stored};
 use common::metrics::Metrics;
-use common::settings::Settings as _;
+use common::settings::{Settings as _, lower};
 use common::training::{NextToken, Options, Training};
 use common::{Result, interrupt, plot, profiling, program, report};
 use indicatif::HumanCount;
@@ -60,7 +60,13 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     let settings = &cli.settings;
     let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
     let vocabulary = checkpoint.as_ref().map(Checkpoint::tokenizer).transpose()?;
-    let data = Data::load(settings, cli.evaluation.eval_batch_size, vocabulary)?;
+    let stored = Stored::new(resume, &cli.given);
+    let data = Data::load(
+        settings,
+        cli.evaluation.eval_batch_size,
+        vocabulary,
+        &stored,
+    )?;
     settings.training.check_start(start)?;
     let read = [("--filename", settings.filename.as_deref())];
     cli.files.check(settings, &read)?;
@@ -72,12 +78,16 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         .config(data.tokenizer().vocab_size(), settings.batch.context);
     let mut builder = ParameterBuilder::new(settings.training.seed);
     let model = Gpt::new(&config, &mut builder)?;
-    let parameters = builder.build(&device)?;
+    let parameters = builder
+        .build(&device)
+        .map_err(|error| lower(error, "the model", "--d-model, --d-ff or --context"))?;
     let mut optimizer = AdamW::new(&parameters, settings.training.optimizer())?;
     if let Some(checkpoint) = &checkpoint {
         checkpoint.restore(&mut optimizer)?;
         checkpoint.note_other_text(data.digest(), data.source());
     }
+    samples::check(&model, settings.batching, cli.samples)
+        .map_err(|error| lower(error, "a batch of samples", "--samples or --context"))?;
     say!("data: {}", data.summary());
     report::describe(
         &config,
@@ -95,6 +105,8 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         vocabulary: data.tokenizer().vocabulary(),
         text_digest: data.digest(),
     };
+    let checkpoint = cli.files.checkpoint.as_deref();
+    let mut save = checkpoint.map(|path| |optimizer: &AdamW| contents.save(path, optimizer));
     let training = Training {
         device: &device,
         model: &NextToken {
@@ -110,10 +122,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
             &cli.program,
         ),
         metrics: &mut metrics,
-        save: &mut |optimizer| match &cli.files.checkpoint {
-            Some(path) => contents.save(path, optimizer),
-            None => Ok(()),
-        },
+        save: save.as_mut().map(|save| save as _),
         sample: &mut || Ok(String::new()),
     };
     let summary = training.run()?;
@@ -123,13 +132,14 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         plot::write(path, &title, metrics.records())?;
     }
 
+    let wanted = interrupt::still_wanted(cli.samples);
     let names = samples::draw(
         &model,
         &data,
         settings.batching,
         cli.sampling.config(),
         settings.training.seed,
-        cli.samples,
+        wanted,
     )?;
     report::interruption(&summary, settings.training.steps);
     samples::print(&names, &data);

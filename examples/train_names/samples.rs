@@ -37,6 +37,22 @@ pub fn draw(
     }
 }
 
+/// Checks that there is memory for what `draw` will need, before a training rather than after it.
+///
+/// # Errors
+///
+/// What the device reports.
+pub fn check(model: &Gpt, batching: Batching, count: usize) -> shadegrad::Result<()> {
+    let rows = match batching {
+        Batching::Names => ROWS.min(count),
+        Batching::Stream => count.min(1),
+    };
+    if rows > 0 {
+        model.kv_cache(rows, model.config().context)?;
+    }
+    Ok(())
+}
+
 /// Each name by itself, from `'\n'` to `'\n'` or to the end of the window, beyond which the model has seen nothing.
 fn one_by_one(
     model: &Gpt,

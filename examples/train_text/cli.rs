@@ -10,6 +10,7 @@ use crate::common::args::{
     self, BatchArgs, EvaluationArgs, FileArgs, ModelArgs, OffArgs, ProgramArgs, SamplingArgs,
     TrainingArgs,
 };
+use crate::common::checkpoint::Checkpoint;
 use crate::common::settings::{self, require};
 
 /// More tokens in a sample than this are a slip of the keyboard.
@@ -101,12 +102,30 @@ pub struct Settings {
 }
 
 impl settings::Settings for Settings {
-    const FIXED: &'static [&'static str] = &["tokenizer"];
-
     fn spelled_out(&self) -> Settings {
         Settings {
             model: self.model.clone().spelled_out(),
             ..self.clone()
+        }
+    }
+}
+
+impl Settings {
+    /// Checks that these settings, as given, do not ask for byte pairs where a checkpoint has characters. Which byte pairs
+    /// it has is known by their file's digest, wherever that lies.
+    ///
+    /// # Errors
+    ///
+    /// One line that names the flag.
+    pub fn fit_tokens_of(&self, checkpoint: &Checkpoint<Settings>) -> Result<()> {
+        match (&self.tokenizer, &checkpoint.settings().tokenizer) {
+            (Some(path), None) => Err(format!(
+                "--tokenizer {} contradicts the checkpoint {}, which has none: leave the flag out",
+                path.display(),
+                checkpoint.path().display()
+            )
+            .into()),
+            _ => Ok(()),
         }
     }
 }
@@ -140,7 +159,7 @@ impl Cli {
             require(value <= MOST_TOKENS, name, &value, "at most a million")?;
         }
         training.validate()?;
-        self.sampling.config().validate()?;
+        self.sampling.validate()?;
         // Whatever the vocabulary will be.
         settings::validate_model(&model.config(1, batch.context))
     }

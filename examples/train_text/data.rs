@@ -6,7 +6,7 @@ use shadegrad::data::{CharTokenizer, read_text};
 use super::cli::Settings;
 use super::tokens::Tokens;
 use crate::common::Result;
-use crate::common::checkpoint::digest;
+use crate::common::checkpoint::{Stored, digest};
 use crate::common::stream::Stream;
 
 /// The text of a run.
@@ -27,15 +27,17 @@ impl Data {
         settings: &mut Settings,
         eval_batch_size: usize,
         vocabulary: Option<CharTokenizer>,
+        stored: &Stored,
     ) -> Result<Data> {
         let path = settings
             .filename
             .as_deref()
             .ok_or("which text? Name it with --filename FILE")?;
-        let (text, source) = (read_text(path)?, path.display().to_string());
+        let text = read_text(path).map_err(|error| stored.explain("filename", error))?;
+        let source = path.display().to_string();
         let resumed = vocabulary.is_some();
         let tokens = match (&settings.tokenizer, vocabulary) {
-            (Some(path), _) => Tokens::byte_pairs(path, &mut settings.tokenizer_digest)?,
+            (Some(path), _) => Tokens::byte_pairs(path, &mut settings.tokenizer_digest, stored)?,
             (None, Some(tokenizer)) => Tokens::Characters(tokenizer),
             (None, None) => Tokens::Characters(CharTokenizer::from_text(&text)?),
         };

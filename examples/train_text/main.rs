@@ -21,9 +21,9 @@ mod tokens;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use common::checkpoint::{Checkpoint, Contents};
+use common::checkpoint::{Checkpoint, Contents, Stored};
 use common::metrics::Metrics;
-use common::settings::Settings as _;
+use common::settings::{Settings as _, lower};
 use common::training::{NextToken, Options, Training};
 use common::{Result, interrupt, plot, profiling, program, report};
 use indicatif::HumanCount;
@@ -57,6 +57,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     let checkpoint = resume.map(|path| Checkpoint::<Settings>::open(path, PROGRAM));
     let checkpoint = checkpoint.transpose()?;
     if let Some(checkpoint) = &checkpoint {
+        cli.settings.fit_tokens_of(checkpoint)?;
         cli.settings
             .adopt(checkpoint.settings(), &cli.given, checkpoint.path())?;
         cli.validate()?;
@@ -67,7 +68,8 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         .filter(|_| cli.settings.tokenizer.is_none());
     let vocabulary = of_characters.map(Checkpoint::tokenizer).transpose()?;
     let eval_batch_size = cli.evaluation.eval_batch_size;
-    let data = Data::load(&mut cli.settings, eval_batch_size, vocabulary)?;
+    let stored = Stored::new(resume, &cli.given);
+    let data = Data::load(&mut cli.settings, eval_batch_size, vocabulary, &stored)?;
     let settings = &cli.settings;
     settings.training.check_start(start)?;
     let prompt = data.tokens().prompt(cli.prompt.as_deref())?;
@@ -84,7 +86,9 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         .config(data.tokens().vocab_size(), settings.batch.context);
     let mut builder = ParameterBuilder::new(settings.training.seed);
     let model = Gpt::new(&config, &mut builder)?;
-    let parameters = builder.build(&device)?;
+    let parameters = builder
+        .build(&device)
+        .map_err(|error| lower(error, "the model", "--d-model, --d-ff or --context"))?;
     let mut optimizer = AdamW::new(&parameters, settings.training.optimizer())?;
     if let Some(checkpoint) = &checkpoint {
         checkpoint.restore(&mut optimizer)?;
@@ -108,7 +112,8 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         text_digest: data.digest(),
     };
     let sample = |number: u64| -> Result<String> {
-        let mut sampler = Sampler::new(cli.sampling.config(), settings.training.seed + number)?;
+        let seed = settings.training.seed.wrapping_add(number);
+        let mut sampler = Sampler::new(cli.sampling.config(), seed)?;
         let tokens = model.generate(&prompt, cli.sample_length, &mut sampler, None)?;
         data.tokens().decode(&[prompt.clone(), tokens].concat())
     };
@@ -122,6 +127,8 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
             &cli.program,
         )
     };
+    let checkpoint = cli.files.checkpoint.as_deref();
+    let mut save = checkpoint.map(|path| |optimizer: &AdamW| contents.save(path, optimizer));
     let training = Training {
         device: &device,
         model: &NextToken {
@@ -132,10 +139,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         data: data.stream(),
         options,
         metrics: &mut metrics,
-        save: &mut |optimizer| match &cli.files.checkpoint {
-            Some(path) => contents.save(path, optimizer),
-            None => Ok(()),
-        },
+        save: save.as_mut().map(|save| save as _),
         sample: &mut || Ok(indented("sample:", &sample(0)?)),
     };
     let summary = training.run()?;
@@ -146,7 +150,8 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     }
 
     report::interruption(&summary, settings.training.steps);
-    for number in 0..cli.samples {
+    let wanted = interrupt::still_wanted(cli.samples);
+    for number in 0..wanted {
         let title = format!("sample {} of {}:", number + 1, cli.samples);
         say!("{}", indented(&title, &sample(number as u64)?));
     }

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use shadegrad::Error;
-use shadegrad::data::CharTokenizer;
+use shadegrad::data::{CharTokenizer, read_text};
 
 use crate::common::Result;
-use crate::common::checkpoint::digest;
+use crate::common::checkpoint::{Stored, digest};
 
 /// A way to cut text into tokens.
 pub enum Tokens {
@@ -18,16 +17,13 @@ pub enum Tokens {
 }
 
 impl Tokens {
-    /// Reads a tokenizer.json, the file of the same digest if one is given.
+    /// Reads a tokenizer.json, a file of the same digest if one is given, wherever it lies.
     ///
     /// # Errors
     ///
     /// If it cannot be read or is another one, or if the program was built without the feature for it.
-    pub fn byte_pairs(path: &Path, known: &mut Option<String>) -> Result<Tokens> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::File {
-            path: path.to_owned(),
-            source,
-        })?;
+    pub fn byte_pairs(path: &Path, known: &mut Option<String>, stored: &Stored) -> Result<Tokens> {
+        let text = read_text(path).map_err(|error| stored.explain("tokenizer", error))?;
         let digest = digest(&text);
         if let Some(known) = known.as_ref().filter(|known| **known != digest) {
             return Err(format!(

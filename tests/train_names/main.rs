@@ -7,6 +7,7 @@ mod common;
 mod echo;
 #[path = "../common/example.rs"]
 mod example;
+mod files;
 #[cfg(feature = "tokenizers")]
 mod gpt2;
 mod hostile;
@@ -17,6 +18,8 @@ mod masked;
 mod pictures;
 mod refusals;
 mod runs;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -209,7 +209,7 @@ fn a_short_run_is_scored_and_mistakes_are_refused() {
         (&["-f", "few.txt"], "few.txt: 2 different names"),
         (&["-f", "none.txt"], "none.txt"),
         (&["--hide", "2"], "--hide = 2 is not possible"),
-        (&["-n", "3"], "n_heads"),
+        (&["-n", "3"], "a multiple of --n-heads = 3"),
     ] {
         let output = run(arguments);
         let errors = text(&output.stderr);

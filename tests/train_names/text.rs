@@ -146,7 +146,68 @@ fn byte_pairs_of_gpt2_are_trained_on_and_resumed_to_the_same_bits() {
         "the checkpoints differ"
     );
 
+    // Which tokenizer it was is known by its digest, not by where it lay.
+    std::fs::create_dir(folder.0.join("elsewhere")).unwrap();
+    let [old, new] = ["tokenizer.json", "elsewhere/moved.json"].map(|name| folder.0.join(name));
+    std::fs::rename(old, new).unwrap();
+    let go_on = ["--resume", "whole", "--steps", "7"];
+    let (success, _, errors) = run(&folder, &go_on);
+    assert!(!success);
+    for expected in [
+        "cannot access tokenizer.json",
+        "the checkpoint whole names this file: say with --tokenizer where it is now",
+    ] {
+        assert!(errors.contains(expected), "{errors}");
+    }
+    let moved = [
+        "--tokenizer",
+        "elsewhere/moved.json",
+        "--checkpoint",
+        "more",
+    ];
+    let (success, printed, errors) = run(&folder, &[&go_on[..], &moved].concat());
+    assert!(success, "{errors}");
+    assert!(printed.contains("resumed after step 6"), "{printed}");
+    // That one knows where it lies now.
+    let (success, _, errors) = run(&folder, &["--resume", "more", "--steps", "8"]);
+    assert!(success, "{errors}");
+    folder.write("other.json", format!("{tokenizer}\n"));
+    let other = ["--tokenizer", "other.json"];
+    let (success, _, errors) = run(&folder, &[&go_on[..], &other].concat());
+    assert!(
+        !success && errors.contains("other.json is not the file that the checkpoint was trained"),
+        "{errors}"
+    );
+
     folder.write("tokenizer.json", "{}");
     let (success, _, errors) = run(&folder, &["--tokenizer", "tokenizer.json"]);
     assert!(!success && errors.contains("tokenizer.json"), "{errors}");
+}
+
+#[test]
+fn a_text_that_only_the_checkpoint_names_is_said_to_be() {
+    let folder = folder();
+    let train = |arguments: &[&str]| {
+        let small = ["-d", "8", "-n", "2", "-l", "1", "-b", "4", "--context", "8"];
+        let short = ["--final-eval-iters", "1", "--sample-length", "5"];
+        let arguments = [&small[..], &short, arguments].concat();
+        let output = folder.command_of("train_text", &arguments).output();
+        let output = output.unwrap();
+        (output.status.success(), text(&output.stderr))
+    };
+    let first = ["-f", "text.txt", "--steps", "2", "--checkpoint", "model"];
+    assert!(train(&first).0);
+    std::fs::rename(folder.0.join("text.txt"), folder.0.join("moved.txt")).unwrap();
+    let go_on = ["--resume", "model", "--steps", "3"];
+    let (success, errors) = train(&go_on);
+    assert!(!success);
+    assert!(
+        errors.contains("text.txt") && errors.contains("the checkpoint model names this file"),
+        "{errors}"
+    );
+    let (success, errors) = train(&[&go_on[..], &["-f", "moved.txt"]].concat());
+    assert!(success && errors.is_empty(), "{errors}");
+    // A flag's own mistake is none of the checkpoint's.
+    let (success, errors) = train(&[&go_on[..], &["-f", "text.txt"]].concat());
+    assert!(!success && !errors.contains("checkpoint"), "{errors}");
 }
