@@ -200,7 +200,7 @@ impl Checkpoint {
             reason,
         };
         let (header_bytes, information) = SafeTensors::read_metadata(&bytes)
-            .map_err(|error| refuse(what_is_wrong(&bytes, &error)))?;
+            .map_err(|error| refuse(what_is_wrong(&bytes, bytes.len(), &error)))?;
         let header = information
             .metadata()
             .as_ref()
@@ -335,8 +335,9 @@ fn parse(header: &str) -> Result<Header, String> {
     }
 }
 
-/// Why a file is no whole safetensors file, in words that say what to do about it.
-pub(crate) fn what_is_wrong(bytes: &[u8], error: &SafeTensorError) -> String {
+/// Why a file of so many bytes, of which `bytes` are the first, is no whole safetensors file, in words that say what to do
+/// about it.
+pub(crate) fn what_is_wrong(bytes: &[u8], size: usize, error: &SafeTensorError) -> String {
     // The file begins with the length of a JSON object that begins right after.
     let length = bytes
         .first_chunk::<8>()
@@ -348,7 +349,6 @@ pub(crate) fn what_is_wrong(bytes: &[u8], error: &SafeTensorError) -> String {
         SafeTensorError::InvalidHeaderLength | SafeTensorError::MetadataIncompleteBuffer
             if looks_right =>
         {
-            let size = bytes.len();
             format!(
                 "it is truncated or damaged ({size} bytes are not what its header announces); use an older one"
             )

@@ -163,6 +163,17 @@ pub enum Error {
         /// The vocabulary's size.
         vocab_size: usize,
     },
+    /// A model that can say nothing about the next token.
+    #[error(
+        "the logit of token {token} is {value}: the model's weights are damaged or its training has diverged; use an \
+         older copy"
+    )]
+    NonFiniteLogit {
+        /// The first such token.
+        token: usize,
+        /// Its logit.
+        value: f32,
+    },
     /// An operation was given indices of something that is not there.
     #[error(
         "{operation}: {count} of the indices are out of range, the largest is {largest}, there are {extent}: check the \

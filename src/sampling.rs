@@ -196,6 +196,21 @@ fn normalise(weights: &mut [(u32, f64)]) {
     }
 }
 
+/// Checks that a model's logits are numbers, before a choice is made from what is left of them.
+///
+/// # Errors
+///
+/// [`Error::NonFiniteLogit`] with the first that is NaN or infinite.
+pub fn check_logits(logits: &[f32]) -> Result<()> {
+    match logits.iter().position(|logit| !logit.is_finite()) {
+        None => Ok(()),
+        Some(token) => Err(Error::NonFiniteLogit {
+            token,
+            value: logits[token],
+        }),
+    }
+}
+
 /// A [`SamplingConfig`] with its own random numbers: the same seed and logits give the same tokens.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -203,6 +218,7 @@ pub struct Sampler {
     seed: u64,
     /// The number of tokens drawn, which numbers the next draw.
     drawn: u64,
+    suppressed: Vec<u32>,
 }
 
 impl Sampler {
@@ -217,7 +233,15 @@ impl Sampler {
             config,
             seed,
             drawn: 0,
+            suppressed: Vec::new(),
         })
+    }
+
+    /// The same sampler, which never draws these tokens: ids that a model has room for and its tokenizer no text, say.
+    #[must_use]
+    pub fn with_suppressed(mut self, tokens: impl IntoIterator<Item = u32>) -> Self {
+        self.suppressed.extend(tokens);
+        self
     }
 
     /// The settings.
@@ -234,7 +258,16 @@ impl Sampler {
     pub fn next_token(&mut self, logits: &[f32]) -> u32 {
         let mut rng = rng::keyed(self.seed, "sampler", self.drawn);
         self.drawn = self.drawn.wrapping_add(1);
-        self.config.sample(logits, &mut rng)
+        if self.suppressed.is_empty() {
+            return self.config.sample(logits, &mut rng);
+        }
+        let mut allowed = logits.to_vec();
+        for &token in &self.suppressed {
+            if let Some(logit) = allowed.get_mut(token as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        self.config.sample(&allowed, &mut rng)
     }
 }
 

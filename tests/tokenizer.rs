@@ -96,10 +96,135 @@ fn what_is_no_tokenizer() {
         "{error}"
     );
 
-    let tokenizer = Tokenizer::open(golden()).unwrap();
-    let error = tokenizer.decode(&[5, 288]).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "token 288 is out of range for a vocabulary of 288"
+    let old = old_files("refused_ids");
+    fs::write(old.join("added_tokens.json"), r#"{"<pad>": 5}"#).unwrap();
+    let error = refused(&old);
+    assert!(
+        error.contains("added_tokens.json: ") && error.contains("its id 5 of `<pad>`"),
+        "{error}"
     );
+}
+
+#[test]
+fn tokens_without_text_lose_nothing() {
+    let tokenizer = Tokenizer::open(golden()).unwrap();
+    assert_eq!(
+        tokenizer.decode(&[49, 288, 64, 4_000_000_000]).unwrap(),
+        "R\u{fffd}a\u{fffd}"
+    );
+    assert_eq!(tokenizer.without_text(291), [288, 289, 290]);
+    assert_eq!(tokenizer.last(), Some((287, "<|endoftext|>".to_owned())));
+}
+
+#[test]
+fn stored_truncation_and_padding_are_off() {
+    let json = fs::read_to_string(golden().join("tokenizer.json")).unwrap();
+    let mut json: Value = serde_json::from_str(&json).unwrap();
+    json["truncation"] = serde_json::json!({
+        "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0
+    });
+    json["padding"] = serde_json::json!({
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 287, "pad_type_id": 0, "pad_token": "<|endoftext|>"
+    });
+    let directory = scratch("truncated");
+    fs::write(directory.join("tokenizer.json"), json.to_string()).unwrap();
+    let tokenizer = Tokenizer::open(&directory).unwrap();
+    let expected = Tokenizer::open(golden()).unwrap();
+    for text in ["ab", &"four score and seven ".repeat(20)] {
+        assert_eq!(
+            tokenizer.encode(text).unwrap(),
+            expected.encode(text).unwrap()
+        );
+    }
+}
+
+/// `vocab.json` and `merges.txt` of the golden tokenizer: 287 tokens.
+fn old_files(name: &str) -> PathBuf {
+    let json = fs::read_to_string(golden().join("tokenizer.json")).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let merges = json["model"]["merges"].as_array().unwrap().iter();
+    let merges = merges.map(|pair| {
+        let [left, right] = [0, 1].map(|side| pair[side].as_str().unwrap());
+        format!("{left} {right}\n")
+    });
+    let old = scratch(name);
+    let text = format!("#version: 0.2\n{}", merges.collect::<String>());
+    fs::write(old.join("merges.txt"), text).unwrap();
+    fs::write(old.join("vocab.json"), json["model"]["vocab"].to_string()).unwrap();
+    old
+}
+
+/// Of `<tool>`, `<pad>`, `<|endoftext|>` and `<b>` those that are tokens, as `GPT2TokenizerFast` of `transformers` 4.57
+/// numbers them.
+#[test]
+fn added_tokens_beside_a_vocabulary_and_merges() {
+    let token = |content: &str, more: &str| {
+        format!(
+            r#"{{"content": "{content}", "lstrip": false, "rstrip": false, "normalized": true{more}}}"#
+        )
+    };
+    let end = token(
+        "<|endoftext|>",
+        r#", "special": true, "single_word": false"#,
+    );
+    let tool = token("<tool>", r#", "special": false, "single_word": false"#);
+    let word = token("<b>", r#", "special": false, "single_word": true"#);
+    let pad = r#"{"content": "<pad>", "lstrip": true, "special": true, "normalized": false}"#;
+    let decoder = format!(
+        r#"{{"added_tokens_decoder": {{"287": {end}, "288": {tool}, "289": {pad}, "290": {word}}}, "pad_token": "<pad>"}}"#
+    );
+    let cases: [(&str, &[(&str, &str)], &[u32]); 6] = [
+        ("none", &[], &[287]),
+        (
+            "two",
+            &[
+                (
+                    "added_tokens.json",
+                    r#"{"<tool>": 288, "<|endoftext|>": 287, "<pad>": 289}"#,
+                ),
+                ("special_tokens_map.json", r#"{"pad_token": "<pad>"}"#),
+            ],
+            &[288, 289, 287],
+        ),
+        (
+            "map",
+            &[(
+                "special_tokens_map.json",
+                r#"{"pad_token": "<pad>", "additional_special_tokens": ["<tool>"]}"#,
+            )],
+            &[289, 288, 287],
+        ),
+        (
+            "decoder",
+            &[("tokenizer_config.json", &decoder)],
+            // The blank before `<pad>` is part of it, and `<b>` is no word there.
+            &[288, 289, 287],
+        ),
+        (
+            "gap",
+            &[("added_tokens.json", r#"{"<tool>": 300}"#)],
+            &[300, 301],
+        ),
+        ("no_room", &[("config.json", r#"{"vocab_size": 287}"#)], &[]),
+    ];
+    let text = "Hello <tool> the <pad>, Ralph<|endoftext|> x  <b>word";
+    for (name, files, expected) in cases {
+        let directory = old_files(&format!("added_{name}"));
+        for (file, contents) in files {
+            fs::write(directory.join(file), contents).unwrap();
+        }
+        let tokenizer = Tokenizer::open(&directory).unwrap();
+        let tokens = tokenizer.encode(text).unwrap();
+        let added = tokens.iter().copied().filter(|&token| token >= 287);
+        assert_eq!(added.collect::<Vec<_>>(), expected, "{name}");
+        let decoded = tokenizer.decode(&tokens).unwrap();
+        let stripped = text.replace(" <pad>", "<pad>");
+        assert!(decoded == text || decoded == stripped, "{name}: {decoded}");
+    }
+    let directory = old_files("prefix");
+    let settings = r#"{"add_prefix_space": true}"#;
+    fs::write(directory.join("tokenizer_config.json"), settings).unwrap();
+    let tokens = Tokenizer::open(&directory).unwrap().encode("He").unwrap();
+    assert_eq!(tokens, [220, 39, 68]);
 }

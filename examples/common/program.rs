@@ -1,5 +1,6 @@
 //! The frame of a program: its errors as one line, its device, and its files looked at before the work.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -41,13 +42,28 @@ pub fn list_adapters() -> Result<ExitCode> {
 ///
 /// Those of [`Device::with_options`].
 pub fn open_device(args: &DeviceArgs) -> Result<Device> {
+    let device = device(args)?;
+    say!("adapter: {}", device.description());
+    Ok(device)
+}
+
+/// [`open_device`] for a program that prints an answer: which device it is goes to standard error.
+///
+/// # Errors
+///
+/// Those of [`Device::with_options`].
+pub fn open_device_aside(args: &DeviceArgs) -> Result<Device> {
+    let device = device(args)?;
+    let _ = writeln!(std::io::stderr(), "adapter: {}", device.description());
+    Ok(device)
+}
+
+fn device(args: &DeviceArgs) -> Result<Device> {
     let options = DeviceOptions {
         adapter: args.adapter.clone(),
         ..DeviceOptions::default()
     };
-    let device = Device::with_options(&options)?;
-    say!("adapter: {}", device.description());
-    Ok(device)
+    Ok(Device::with_options(&options)?)
 }
 
 /// What a program ends with after training.

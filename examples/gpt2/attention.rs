@@ -8,10 +8,12 @@ use plotters::style::colors::colormaps::{ColorMap, ViridisRGB};
 use serde_json::json;
 use shadegrad::{Error, Tape};
 
-use super::Model;
+use super::measure::DAMAGED;
+use super::{Model, files_of};
+use crate::common::Result;
 use crate::common::canvas::{LABEL, grid, picture, widest};
 use crate::common::heat_map::HeatMap;
-use crate::common::{Result, outputs};
+use crate::common::outputs::{self, Mode, Output};
 
 /// The page, but for what it shows.
 const PAGE: &str = include_str!("attention.html");
@@ -53,9 +55,18 @@ pub fn draw(
         path: out.to_owned(),
         source,
     })?;
-    for (extension, contents) in [("svg", pattern.svg()?), ("html", pattern.page())] {
-        let path = out.join(format!("layer_{layer}.{extension}"));
-        outputs::text(&path, &contents)?;
+    let paths = ["svg", "html"].map(|extension| out.join(format!("layer_{layer}.{extension}")));
+    let read: Vec<_> = files_of(directory).collect();
+    let read: Vec<_> = read.iter().map(|(what, path)| (*what, &**path)).collect();
+    let written = paths.each_ref().map(|path| Output {
+        flag: "--out",
+        path,
+        mode: Mode::Replace,
+        replaces: None,
+    });
+    outputs::check(&written, &read)?;
+    for (path, contents) in paths.iter().zip([pattern.svg()?, pattern.page()]) {
+        outputs::text(path, &contents)?;
         say!("written: {}", path.display());
     }
     Ok(())
@@ -77,6 +88,9 @@ impl Pattern {
         let weights = tape.fetch::<f32>(weights.expect("every block attends"));
         tape.run()?;
         let weights = weights.get()?;
+        if let Some(weight) = weights.iter().find(|weight| !weight.is_finite()) {
+            return Err(format!("an attention weight is {weight}: {DAMAGED}").into());
+        }
         let heads = weights.chunks(length * length).map(|head| {
             let queries = head.chunks(length).enumerate();
             queries.map(|(query, row)| row[..=query].to_vec()).collect()

@@ -24,7 +24,7 @@ mod tune;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use common::args::{DeviceArgs, SamplingArgs};
 use common::settings::require;
 use common::{Result, program};
@@ -129,12 +129,42 @@ enum Command {
 struct Input {
     /// The model's directory
     model: PathBuf,
-    /// The text
+    /// The text; behind `--`, also one that is a flag's name
+    #[arg(allow_hyphen_values = true)]
     text: String,
 }
 
 fn main() -> ExitCode {
-    program::run(|| run(Cli::parse().command))
+    program::run(|| {
+        let matches = command_line().get_matches();
+        let lists = |(_, matches): (&str, &ArgMatches)| {
+            // Not every command runs on a device.
+            matches.try_get_one(LIST_ADAPTERS).ok().flatten() == Some(&true)
+        };
+        if matches.subcommand().is_some_and(lists) {
+            return program::list_adapters();
+        }
+        run(Cli::from_arg_matches(&matches)?.command)
+    })
+}
+
+/// The flag, by clap's name of it.
+const LIST_ADAPTERS: &str = "list_adapters";
+
+/// With `--list-adapters`, a command needs nothing else.
+fn command_line() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
+        let is_one = |argument: &clap::Arg| argument.get_id() == LIST_ADAPTERS;
+        if !command.get_arguments().any(is_one) {
+            return command;
+        }
+        command.mut_args(|argument| match argument.is_required_set() {
+            true => argument
+                .required(false)
+                .required_unless_present(LIST_ADAPTERS),
+            false => argument,
+        })
+    })
 }
 
 fn run(command: Command) -> Result<ExitCode> {
@@ -152,11 +182,13 @@ fn run(command: Command) -> Result<ExitCode> {
             sampling,
             device,
         } => {
-            let mut sampler = Sampler::new(sampling.config(), seed)?;
+            let sampler = Sampler::new(sampling.config(), seed)?;
             let model = Model::open(&input.model, &device)?;
             let prompt = model.prompt(&input.text)?;
-            let end = model.files.end_of_text();
-            let next = model.gpt.generate(&prompt, tokens, &mut sampler, end)?;
+            let vocab_size = model.gpt.config().vocab_size;
+            let mut sampler = sampler.with_suppressed(model.tokenizer.without_text(vocab_size));
+            let stop = model.files.stop_tokens().iter().copied();
+            let next = model.gpt.generate(&prompt, tokens, &mut sampler, stop)?;
             say!("{}", model.tokenizer.decode(&[prompt, next].concat())?);
         }
         Command::Top {
@@ -217,6 +249,9 @@ fn run(command: Command) -> Result<ExitCode> {
                 return Err(format!("{}: two tokens at least are needed", file.display()).into());
             }
             let loss = measure::mean_loss(&model, &tokens, stride)?;
+            if !loss.is_finite() {
+                return Err(format!("the loss is {loss}: {}", measure::DAMAGED).into());
+            }
             say!(
                 "{} tokens · windows of {context}, {stride} apart · loss {loss:.4} nats per token · perplexity {:.3}",
                 tokens.len(),
@@ -232,15 +267,41 @@ fn run(command: Command) -> Result<ExitCode> {
 fn open(directory: &Path) -> Result<(Gpt2Files, Tokenizer)> {
     let files = Gpt2Files::open(directory)?;
     let tokenizer = Tokenizer::open(directory)?;
-    let (known, has) = (tokenizer.vocab_size(), files.config().vocab_size);
-    if known > has {
-        return Err(format!(
-            "{}: the tokenizer has {known} tokens, the model only {has}: they are not of one model",
+    let has = files.config().vocab_size;
+    match tokenizer.last() {
+        Some((last, text)) if last as usize >= has => Err(format!(
+            "{}: the tokenizer's last token {last}, {text:?}, is not among the model's {has}: they are not of one model",
             directory.display()
         )
-        .into());
+        .into()),
+        _ => Ok((files, tokenizer)),
     }
-    Ok((files, tokenizer))
+}
+
+/// Every file of a model's directory that is read, with what it is called in messages.
+const FILES: [(&str, &str); 9] = [
+    ("the model's config.json", "config.json"),
+    ("the model's model.safetensors", "model.safetensors"),
+    ("the model's tokenizer.json", "tokenizer.json"),
+    ("the model's tokenizer_config.json", "tokenizer_config.json"),
+    (
+        "the model's special_tokens_map.json",
+        "special_tokens_map.json",
+    ),
+    ("the model's added_tokens.json", "added_tokens.json"),
+    ("the model's vocab.json", "vocab.json"),
+    ("the model's merges.txt", "merges.txt"),
+    (
+        "the model's generation_config.json",
+        "generation_config.json",
+    ),
+];
+
+/// [`FILES`] of a directory.
+fn files_of(directory: &Path) -> impl Iterator<Item = (&'static str, PathBuf)> {
+    FILES
+        .into_iter()
+        .map(|(what, name)| (what, directory.join(name)))
 }
 
 /// A loaded model with its tokenizer.
@@ -253,7 +314,7 @@ struct Model {
 impl Model {
     fn open(directory: &Path, device: &DeviceArgs) -> Result<Model> {
         let (files, tokenizer) = open(directory)?;
-        let device = program::open_device(device)?;
+        let device = program::open_device_aside(device)?;
         let (gpt, _) = files.load(&device)?;
         Ok(Model {
             files,

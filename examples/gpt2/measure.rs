@@ -2,7 +2,7 @@
 
 use shadegrad::Tape;
 use shadegrad::ops::CrossEntropy;
-use shadegrad::sampling::SamplingConfig;
+use shadegrad::sampling::{SamplingConfig, check_logits};
 
 use super::Model;
 use crate::common::Result;
@@ -10,6 +10,10 @@ use crate::common::Result;
 /// Positions whose logits are computed at a time: some adapters bind 128 MiB at most, which GPT-2's vocabulary fills with
 /// 667 of them.
 const ROWS: usize = 256;
+
+/// What a model is that answers with NaN.
+pub const DAMAGED: &str =
+    "the model's weights are damaged or its training has diverged; use an older copy";
 
 /// Prints, for every position, the most likely tokens behind it.
 ///
@@ -30,17 +34,21 @@ pub fn top(model: &Model, tokens: &[u32], count: usize) -> Result<()> {
     });
     let logits: Vec<_> = logits.collect();
     tape.run()?;
+    let without_text = model.tokenizer.without_text(config.vocab_size);
     let mut strings = model.tokenizer.strings(tokens)?.into_iter();
     for part in logits {
         for row in part.get()?.chunks(config.vocab_size) {
+            check_logits(row)?;
             let ranked = SamplingConfig::default().distribution(row);
             let likely = ranked.iter().take(count).map(|&(token, probability)| {
                 // A model may have room for more tokens than its tokenizer has.
-                let text = model.tokenizer.decode(&[token]);
-                let text = text.map_or_else(|_| token.to_string(), |text| format!("{text:?}"));
-                format!("{text} {:.2} %", 100.0 * probability)
+                let text = match without_text.binary_search(&token) {
+                    Ok(_) => token.to_string(),
+                    Err(_) => format!("{:?}", model.tokenizer.decode(&[token])?),
+                };
+                Ok(format!("{text} {:.2} %", 100.0 * probability))
             });
-            let likely: Vec<String> = likely.collect();
+            let likely = likely.collect::<Result<Vec<String>>>()?;
             let token = strings.next().unwrap_or_default();
             say!("{token:?} → {}", likely.join(", "));
         }

@@ -12,7 +12,7 @@ use shadegrad::data::{IGNORE_INDEX, read_text};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, Optimizer};
 
-use super::open;
+use super::{FILES, files_of, open};
 use crate::common::args::{BatchArgs, EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
 use crate::common::metrics::Metrics;
 use crate::common::outputs::{self, Mode, Output};
@@ -21,16 +21,8 @@ use crate::common::stream::Stream;
 use crate::common::training::{NextToken, Options, Training};
 use crate::common::{Result, interrupt, plot, program, report};
 
-/// What a model's directory may hold beside the configuration and the weights; a tuned model keeps it.
-const KEPT: [&str; 7] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-];
+/// Those of [`FILES`] that the model itself is; a tuned one keeps the others.
+const MODEL: [&str; 2] = ["config.json", "model.safetensors"];
 
 /// The command line of `gpt2 tune`. A model that knows much already wants small steps.
 #[derive(Debug, Args)]
@@ -113,13 +105,30 @@ impl Tune {
             plot: self.plot.clone(),
             profile: None,
         };
-        files.check(&self.training, &[("the text", Some(&self.file))])?;
-        prepare(&self.out)?;
+        let of_model: Vec<_> = files_of(&self.model).collect();
+        let text = ("the text", &*self.file);
+        let of_model = of_model.iter().map(|(what, path)| (*what, &**path));
+        let read: Vec<(&str, &Path)> = of_model.chain([text]).collect();
+        let given: Vec<_> = read
+            .iter()
+            .map(|&(what, path)| (what, Some(path)))
+            .collect();
+        files.check(&self.training, &given)?;
+        let written = [("--metrics", &self.metrics), ("--plot", &self.plot)];
+        let written = written
+            .into_iter()
+            .filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
+        prepare(
+            &self.out,
+            &read.into_iter().chain(written).collect::<Vec<_>>(),
+        )?;
         let mut metrics = Metrics::start(files.metrics.as_deref(), 0)?;
 
         let device = program::open_device(&self.program.device)?;
-        let dropout = self.dropout.unwrap_or(model.config().dropout);
-        let (gpt, parameters) = model.load_with_dropout(dropout, &device)?;
+        let (gpt, parameters) = match self.dropout {
+            Some(dropout) => model.load_with_dropout(dropout, &device)?,
+            None => model.load(&device)?,
+        };
         let mut optimizer = AdamW::new(&parameters, self.training.optimizer())?;
         let count = |n: usize| HumanCount(n as u64);
         let [train, test] = stream.sizes();
@@ -165,20 +174,21 @@ impl Tune {
     }
 }
 
-/// Makes the directory, and finds out whether the model's files can be written there.
-fn prepare(out: &Path) -> Result<()> {
+/// Makes the directory, and finds out whether the model's files can be written there: each where the same file of the
+/// model may be, but no `other` one.
+fn prepare(out: &Path, others: &[(&str, &Path)]) -> Result<()> {
     fs::create_dir_all(out).map_err(|source| Error::File {
         path: out.to_owned(),
         source,
     })?;
-    let paths = ["model.safetensors", "config.json"].map(|name| out.join(name));
-    let written = paths.iter().map(|path| Output {
+    let paths: Vec<_> = files_of(out).collect();
+    let written = paths.iter().map(|(what, path)| Output {
         flag: "--out",
         path,
         mode: Mode::Replace,
-        replaces: None,
+        replaces: Some(what),
     });
-    outputs::check(&written.collect::<Vec<_>>(), &[])
+    outputs::check(&written.collect::<Vec<_>>(), others)
 }
 
 /// Copies what belongs to a model and does not change with its weights.
@@ -188,7 +198,8 @@ fn keep(from: &Path, to: &Path) -> Result<()> {
     if here? == there? {
         return Ok(());
     }
-    let kept = KEPT.iter().map(|name| (from.join(name), to.join(name)));
+    let kept = FILES.iter().filter(|(_, name)| !MODEL.contains(name));
+    let kept = kept.map(|(_, name)| (from.join(name), to.join(name)));
     for (from, to) in kept.filter(|(from, _)| from.exists()) {
         outputs::replace(&to, |temporary| {
             fs::copy(&from, temporary).map_err(fail(from.clone()))?;

@@ -44,7 +44,12 @@ pub struct Cli {
     pub evaluation: EvaluationArgs,
 
     /// What samples begin with [default: a line end]
-    #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
+    #[arg(
+        allow_hyphen_values = true,
+        long,
+        value_name = "TEXT",
+        help_heading = "Sampling"
+    )]
     pub prompt: Option<String>,
     /// Tokens in a sample
     #[arg(

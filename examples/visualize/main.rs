@@ -36,7 +36,7 @@ struct Cli {
     /// The checkpoint
     checkpoint: PathBuf,
     /// What the model reads, after the line break that starts a name if its vocabulary has one
-    #[arg(long, default_value = "isabella")]
+    #[arg(allow_hyphen_values = true, long, default_value = "isabella")]
     text: String,
     /// The folder for the report (index.html) and the pictures, made if it isn't there
     #[arg(long, value_name = "DIR")]

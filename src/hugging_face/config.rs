@@ -1,6 +1,7 @@
 //! `config.json`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::nn::{FeedForwardKind, GptConfig, NormKind, NormPlacement, PositionKind};
 
@@ -20,9 +21,13 @@ pub(super) struct Gpt2Config {
     pub architectures: Vec<String>,
     pub model_type: String,
     pub vocab_size: usize,
+    #[serde(alias = "max_position_embeddings")]
     pub n_positions: usize,
+    #[serde(alias = "hidden_size")]
     pub n_embd: usize,
+    #[serde(alias = "num_hidden_layers")]
     pub n_layer: usize,
+    #[serde(alias = "num_attention_heads")]
     pub n_head: usize,
     pub n_inner: Option<usize>,
     pub activation_function: String,
@@ -35,7 +40,24 @@ pub(super) struct Gpt2Config {
     pub scale_attn_by_inverse_layer_idx: bool,
     pub add_cross_attention: bool,
     pub bos_token_id: Option<u32>,
-    pub eos_token_id: Option<u32>,
+    pub eos_token_id: Option<TokenIds>,
+}
+
+/// One token or several.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum TokenIds {
+    One(u32),
+    Several(Vec<u32>),
+}
+
+impl TokenIds {
+    pub fn into_vec(self) -> Vec<u32> {
+        match self {
+            TokenIds::One(token) => vec![token],
+            TokenIds::Several(tokens) => tokens,
+        }
+    }
 }
 
 impl Default for Gpt2Config {
@@ -59,7 +81,7 @@ impl Default for Gpt2Config {
             scale_attn_by_inverse_layer_idx: false,
             add_cross_attention: false,
             bos_token_id: Some(50_256),
-            eos_token_id: Some(50_256),
+            eos_token_id: Some(TokenIds::One(50_256)),
         }
     }
 }
@@ -67,13 +89,21 @@ impl Default for Gpt2Config {
 impl Gpt2Config {
     /// What the file says; else why it says nothing.
     pub fn parse(json: &[u8]) -> Result<Gpt2Config, String> {
-        let config: Gpt2Config = serde_json::from_slice(json)
-            .map_err(|error| format!("it is no configuration of a GPT-2: {error}"))?;
-        match config.model_type.as_str() {
-            "gpt2" => Ok(config),
-            "" => Err("it names no model_type; `gpt2` is expected".to_owned()),
-            other => Err(format!("its model_type is `{other}`, `gpt2` is expected")),
+        let refuse = |error| format!("it is no configuration of a GPT-2: {error}");
+        // Other families have the same keys with other values: which it is comes first.
+        let value: Value = serde_json::from_slice(json).map_err(refuse)?;
+        match value["model_type"].as_str() {
+            Some("gpt2") => serde_json::from_value(value).map_err(refuse),
+            None | Some("") => Err("it names no model_type; `gpt2` is expected".to_owned()),
+            Some(other) => Err(format!("its model_type is `{other}`, `gpt2` is expected")),
         }
+    }
+
+    /// What a file says, but that the head is no copy of the token table.
+    pub fn untied(json: &[u8]) -> Vec<u8> {
+        let mut value: Value = serde_json::from_slice(json).expect("it has been parsed");
+        value["tie_word_embeddings"] = Value::Bool(false);
+        serde_json::to_vec_pretty(&value).expect("keys are strings")
     }
 
     /// The model in this crate's terms; else the key that it cannot follow.
@@ -102,12 +132,7 @@ impl Gpt2Config {
         if let Some((key, value, needed)) = expected.iter().find(|(_, is, needed)| is != needed) {
             return Err(format!("{key} = {value} is not supported, only {needed}"));
         }
-        if self.embd_pdrop != self.resid_pdrop || self.attn_pdrop != self.resid_pdrop {
-            return Err(format!(
-                "resid_pdrop, embd_pdrop and attn_pdrop are {}, {} and {}: one value for all of them is supported",
-                self.resid_pdrop, self.embd_pdrop, self.attn_pdrop
-            ));
-        }
+        let other = |share: f32| (share != self.resid_pdrop).then_some(share);
         let config = GptConfig {
             vocab_size: self.vocab_size,
             context: self.n_positions,
@@ -123,6 +148,8 @@ impl Gpt2Config {
             bias: true,
             tie_weights: self.tie_word_embeddings,
             dropout: self.resid_pdrop,
+            embedding_dropout: other(self.embd_pdrop),
+            attention_dropout: other(self.attn_pdrop),
             scale_residual_init: true,
             ..GptConfig::new(self.vocab_size)
         };
@@ -168,11 +195,11 @@ impl Gpt2Config {
             activation_function: (*activation).to_owned(),
             layer_norm_epsilon: config.norm_eps,
             resid_pdrop: config.dropout,
-            embd_pdrop: config.dropout,
-            attn_pdrop: config.dropout,
+            embd_pdrop: config.embedding_dropout(),
+            attn_pdrop: config.attention_dropout(),
             tie_word_embeddings: config.tie_weights,
             bos_token_id: end_of_text,
-            eos_token_id: end_of_text,
+            eos_token_id: end_of_text.map(TokenIds::One),
             ..Gpt2Config::default()
         })
     }

@@ -1,8 +1,8 @@
 //! GPT-2 from and to the directories of Hugging Face's `transformers` library.
 //!
 //! Such a directory holds `config.json`, the weights in `model.safetensors`, and the tokenizer. [`Gpt2Files`] opens one,
-//! of any size of GPT-2, and finds out what does not fit before anything is loaded; then the weights go from the mapped
-//! file straight to the device. Saved back, they have the same names, order and element types, so that
+//! of any size of GPT-2, and finds out what does not fit before anything is loaded; then the weights go from the file to
+//! the device, a piece at a time. Saved back, they have the same names, order and element types, so that
 //! `GPT2LMHeadModel.from_pretrained` reads them, and weights that have not changed give the same bytes. [`export`] saves
 //! a model that was made here.
 //!
@@ -15,7 +15,7 @@
 //! let files = Gpt2Files::open("models/gpt2")?;
 //! let (gpt, parameters) = files.load(&Device::new()?)?;
 //! let mut sampler = Sampler::new(SamplingConfig::default(), 42)?;
-//! let tokens = gpt.generate(&[15496, 11, 995], 20, &mut sampler, files.end_of_text())?;
+//! let tokens = gpt.generate(&[15496, 11, 995], 20, &mut sampler, files.stop_tokens().iter().copied())?;
 //! files.save("models/tuned", &parameters)?; // … after training
 //! # Ok(())
 //! # }
@@ -29,7 +29,8 @@ mod save;
 mod tokenizer;
 mod weights;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -40,32 +41,33 @@ pub use save::export;
 #[cfg(feature = "tokenizers")]
 pub use tokenizer::Tokenizer;
 
-use config::Gpt2Config;
-use weights::{Entry, Weights, entries};
+use config::{Gpt2Config, TokenIds};
+use weights::{Entry, PIECE, Weights, entries};
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 
-/// Numbers that are uploaded at a time.
-const PIECE: usize = 1 << 20;
-
 /// Numbers that wgpu may keep on the host until they have arrived.
-const MOST_UNDER_WAY: usize = 8 * PIECE;
+const MOST_UNDER_WAY: usize = 1 << 23;
 
 /// An opened directory that holds a GPT-2: see the [module documentation](self).
 #[derive(Debug)]
 pub struct Gpt2Files {
-    /// `config.json` as it is.
+    /// `config.json` as it is, and as it is to be.
     json: Vec<u8>,
     config: GptConfig,
-    end_of_text: Option<u32>,
+    stop_tokens: Vec<u32>,
     weights: Weights,
     entries: Vec<Entry>,
 }
 
 impl Gpt2Files {
-    /// Reads `config.json`, maps `model.safetensors` into memory, and checks that they fit together. The file of weights
-    /// must not be changed in place by others as long as the value lives; replacing it by another file does no harm.
+    /// Reads `config.json` and the header of `model.safetensors`, and checks that they fit together. Replacing the file
+    /// of weights by another one does no harm to what was opened; if it is changed in place, loading and saving fail.
+    ///
+    /// A stored `lm_head.weight` with other values than the token table is the model's own head, also where
+    /// `tie_word_embeddings` says or means that there is none. [`Gpt2Files::save`] then says `false` there, so that it is
+    /// nowhere overwritten by the table.
     ///
     /// Weights may be F32, F16 or BF16, their names with or without `transformer.` in front.
     ///
@@ -76,46 +78,56 @@ impl Gpt2Files {
     pub fn open(directory: impl AsRef<Path>) -> Result<Gpt2Files> {
         let directory = directory.as_ref();
         let path = directory.join(CONFIG);
-        let json = read(&path)?;
+        let mut json = read(&path)?;
         let parsed = Gpt2Config::parse(&json).and_then(|parsed| {
             let config = parsed.gpt()?;
             Ok((config, parsed.eos_token_id))
         });
-        let (config, end_of_text) = parsed.map_err(|reason| Error::Checkpoint { path, reason })?;
+        let (mut config, stop) = parsed.map_err(|reason| Error::Checkpoint { path, reason })?;
         let weights = Weights::open(&find_weights(directory)?)?;
+        if config.tie_weights && weights.has_own_head()? {
+            config.tie_weights = false;
+            json = Gpt2Config::untied(&json);
+        }
         let entries = entries(&config);
         weights.check(&entries, &config)?;
         Ok(Gpt2Files {
             json,
             config,
-            end_of_text,
+            stop_tokens: stop.map_or(Vec::new(), TokenIds::into_vec),
             weights,
             entries,
         })
     }
 
-    /// What the model is made of. Its dropout is what training applies; loading does not change with it.
+    /// What the model is made of. Its dropouts are what training applies; inference does not change with them.
     pub fn config(&self) -> &GptConfig {
         &self.config
     }
 
-    /// The token that ends texts, `eos_token_id` of the configuration.
+    /// The token that ends texts, `eos_token_id` of the configuration; the first if there are several.
     pub fn end_of_text(&self) -> Option<u32> {
-        self.end_of_text
+        self.stop_tokens.first().copied()
     }
 
-    /// Makes the model and loads its weights. They go from the mapped file to the device in pieces; the host holds no
-    /// copy. A token table larger than the adapter lets a kernel bind is split into parts.
+    /// All tokens that end texts, for [`Gpt::generate`].
+    pub fn stop_tokens(&self) -> &[u32] {
+        &self.stop_tokens
+    }
+
+    /// Makes the model and loads its weights. They go from the file to the device in pieces; the host holds no
+    /// copy, but of a head of its own, which is transposed. A token table larger than the adapter lets a kernel bind is split into parts.
     ///
     /// # Errors
     ///
     /// [`Error::Limit`] if a parameter is larger than the adapter lets a kernel bind, [`Error::OutOfMemory`],
-    /// [`Error::DeviceLost`].
+    /// [`Error::DeviceLost`]. [`Error::Checkpoint`] if a weight is NaN or infinite, or the file has been changed since it
+    /// was opened; [`Error::File`] if it cannot be read.
     pub fn load(&self, device: &Device) -> Result<(Gpt, Parameters)> {
         self.load_as(&self.config, device)
     }
 
-    /// [`Gpt2Files::load`] with another share of dropout than the configuration's, for training.
+    /// [`Gpt2Files::load`] with this share of dropout everywhere, for training, instead of the configuration's.
     ///
     /// # Errors
     ///
@@ -123,6 +135,8 @@ impl Gpt2Files {
     pub fn load_with_dropout(&self, dropout: f32, device: &Device) -> Result<(Gpt, Parameters)> {
         let config = GptConfig {
             dropout,
+            embedding_dropout: None,
+            attention_dropout: None,
             ..self.config.clone()
         };
         self.load_as(&config, device)
@@ -141,18 +155,27 @@ impl Gpt2Files {
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`] if the model has other parameters, [`Error::DeviceLost`].
+    /// [`Error::Parameter`] if the model has other parameters, [`Error::DeviceLost`]; [`Error::Checkpoint`] and
+    /// [`Error::File`] as for [`Gpt2Files::load`].
     pub fn restore(&self, parameters: &Parameters) -> Result<()> {
         let device = parameters.device();
         let mut under_way = 0;
         for (entry, parts) in self.places(parameters)? {
+            let whole = match entry.is_transposed {
+                true => Some(entry.transposed(&self.weights.values(entry, 0..entry.elements())?)),
+                false => None,
+            };
             let mut first = 0;
             for tensor in parts {
                 let count = tensor.shape().elements();
                 for start in (0..count).step_by(PIECE) {
                     let end = count.min(start + PIECE);
-                    let values = self.weights.values(entry, first + start..first + end);
-                    tensor.part(start, [end - start]).write(&values)?;
+                    let range = first + start..first + end;
+                    let part = tensor.part(start, [end - start]);
+                    match &whole {
+                        Some(whole) => part.write(&whole[range])?,
+                        None => part.write(&self.weights.values(entry, range)?)?,
+                    }
                     under_way += end - start;
                     if under_way >= MOST_UNDER_WAY {
                         device.flush()?;
@@ -166,12 +189,12 @@ impl Gpt2Files {
     }
 
     /// Saves a model of this configuration into a directory, which is made if there is none: `config.json` as it was,
-    /// and the parameters' values in a `model.safetensors` of the same layout. It may be the directory that was opened.
+    /// but for a [head of its own](Gpt2Files::open), and the parameters' values in a `model.safetensors` of the same layout. It may be the directory that was opened.
     ///
     /// # Errors
     ///
     /// [`Error::File`] if something cannot be written, [`Error::Parameter`] if the parameters are another model's,
-    /// [`Error::DeviceLost`], [`Error::Readback`].
+    /// [`Error::DeviceLost`], [`Error::Readback`]; [`Error::Checkpoint`] if the opened file has been changed meanwhile.
     pub fn save(&self, directory: impl AsRef<Path>, parameters: &Parameters) -> Result<()> {
         let places = self.places(parameters)?;
         let (header, contents) = self.weights.layout(&places);
@@ -187,10 +210,25 @@ impl Gpt2Files {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|source| Error::File {
-        path: path.to_owned(),
-        source,
-    })
+    let mut bytes = Vec::new();
+    let read = open_file(path)?.read_to_end(&mut bytes);
+    read.map_err(|source| access(path, source))?;
+    Ok(bytes)
+}
+
+/// Opens what is a file: a pipe would wait for somebody to write.
+fn open_file(path: &Path) -> Result<File> {
+    let found = fs::metadata(path).map_err(|source| access(path, source))?;
+    if !found.is_file() {
+        let source = io::Error::other("it is not a file");
+        return Err(access(path, source));
+    }
+    File::open(path).map_err(|source| access(path, source))
+}
+
+fn access(path: &Path, source: io::Error) -> Error {
+    let path = path.to_owned();
+    Error::File { path, source }
 }
 
 /// The file of weights; where there is none, what there is instead says what to do.

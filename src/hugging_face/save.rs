@@ -9,12 +9,15 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::config::Gpt2Config;
-use super::weights::{PREFIX, entries};
-use super::{CONFIG, PIECE, WEIGHTS};
+use super::weights::{PREFIX, Weights, entries};
+use super::{CONFIG, WEIGHTS};
 use crate::checkpoint::replace_with;
 use crate::error::{Error, Result};
 use crate::gpu::Tensor;
 use crate::nn::{GptConfig, Parameters};
+
+/// Numbers that are read back from the device at a time.
+const PIECE: usize = 1 << 20;
 
 /// The data of one tensor of a file.
 pub(super) enum Content<'a> {
@@ -25,8 +28,11 @@ pub(super) enum Content<'a> {
         /// If the file has the parameter transposed, its rows in the model.
         rows_of_transposed: Option<usize>,
     },
-    /// What is to be kept.
-    Bytes(&'a [u8]),
+    /// What is to be kept of a file.
+    Kept {
+        weights: &'a Weights,
+        info: &'a TensorInfo,
+    },
 }
 
 /// Saves a model of this crate as a GPT-2 of the `transformers` library: `config.json` and `model.safetensors` in a
@@ -143,7 +149,7 @@ impl Content<'_> {
     /// Errors of the device come wrapped.
     fn write(&self, file: &mut BufWriter<&mut File>) -> io::Result<()> {
         match self {
-            Content::Bytes(bytes) => file.write_all(bytes),
+            Content::Kept { weights, info } => weights.copy(info, file),
             &Content::Parameter {
                 parts,
                 dtype,

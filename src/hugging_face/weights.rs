@@ -1,17 +1,18 @@
-//! `model.safetensors`: which tensor belongs to which parameter, and its values from the mapped file.
+//! `model.safetensors`: which tensor belongs to which parameter, and its values.
 
-use std::borrow::Cow;
 use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use half::{bf16, f16};
-use memmap2::Mmap;
-use safetensors::SafeTensors;
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::CONFIG;
 use super::save::Content;
+use super::{CONFIG, open_file};
 use crate::checkpoint::what_is_wrong;
 use crate::error::{Error, Result};
 use crate::gpu::Tensor;
@@ -19,6 +20,12 @@ use crate::nn::{GptConfig, Parameters};
 
 /// What the names of all tensors but the head begin with, unless the file holds the bare transformer.
 pub(super) const PREFIX: &str = "transformer.";
+
+/// No header is longer than this, in bytes.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Numbers that are read at a time.
+pub(super) const PIECE: usize = 1 << 17;
 
 /// The output head's name, which has no prefix. Files leave it out if it is tied to the token table.
 pub(super) const HEAD: &str = "lm_head.weight";
@@ -96,6 +103,18 @@ pub(super) fn entries(config: &GptConfig) -> Vec<Entry> {
 }
 
 impl Entry {
+    /// How many numbers it has.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The file's numbers in the order of the model, if the file holds the transposed matrix.
+    pub fn transposed(&self, values: &[f32]) -> Vec<f32> {
+        let (rows, columns) = (self.shape[0], self.shape[1]);
+        let from = (0..values.len()).map(|index| index % rows * columns + index / rows);
+        from.map(|index| values[index]).collect()
+    }
+
     /// The name in a file.
     pub fn name(&self, prefix: &str) -> String {
         match self.theirs.as_str() {
@@ -115,7 +134,7 @@ impl Entry {
                 .collect(),
         };
         let found: usize = parts.iter().map(|part| part.shape().elements()).sum();
-        let needed: usize = self.shape.iter().product();
+        let needed = self.elements();
         if found != needed {
             return Err(Error::Parameter {
                 name: self.ours.clone(),
@@ -128,53 +147,83 @@ impl Entry {
     }
 }
 
-/// The mapped file.
+/// The file: its header, and the tensors' data for as long as nobody changes it.
 #[derive(Debug)]
 pub(super) struct Weights {
     path: PathBuf,
-    map: Mmap,
-    /// Where the tensors' data begins.
-    start: usize,
+    file: Mutex<File>,
+    /// Of the file as it was opened.
+    stamp: (u64, Option<SystemTime>),
+    /// Everything before the tensors' data.
+    header: Vec<u8>,
     metadata: Metadata,
     prefix: &'static str,
 }
 
 impl Weights {
-    /// Maps a file and reads its header.
+    /// Opens a file and reads its header.
     pub fn open(path: &Path) -> Result<Weights> {
-        let open = || {
-            let file = File::open(path)?;
-            // SAFETY: nobody may change the file while it is mapped, as the documentation of `Gpt2Files::open` says.
-            // This crate replaces files and never writes into one that exists.
-            unsafe { Mmap::map(&file) }
-        };
-        let map = open().map_err(|source| Error::File {
+        let fail = |source| Error::File {
             path: path.to_owned(),
             source,
-        })?;
-        let read = SafeTensors::read_metadata(&map);
-        let (length, metadata) = read.map_err(|error| Error::Checkpoint {
+        };
+        let mut file = open_file(path)?;
+        let stamp = stamp(&file).map_err(fail)?;
+        let mut header = Vec::new();
+        let mut read = |count: u64| (&mut file).take(count).read_to_end(&mut header);
+        read(8).map_err(fail)?;
+        let length = header.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
+        let mut read = |count: u64| (&mut file).take(count).read_to_end(&mut header);
+        // Of a file that is another one, the byte that tells.
+        let length = length.map_or(0, |n| if n > LONGEST_HEADER { 1 } else { n });
+        read(length).map_err(fail)?;
+        let metadata = parse(&header, stamp.0).map_err(|error| Error::Checkpoint {
             path: path.to_owned(),
-            reason: what_is_wrong(&map, &error),
+            reason: what_is_wrong(&header, stamp.0 as usize, &error),
         })?;
         let is_bare = metadata.info(&format!("{PREFIX}{TABLE}")).is_none();
         Ok(Weights {
             path: path.to_owned(),
-            map,
-            start: 8 + length,
+            file: Mutex::new(file),
+            stamp,
             prefix: if is_bare { "" } else { PREFIX },
+            header,
             metadata,
         })
     }
 
+    fn refuse(&self, reason: String) -> Error {
+        Error::Checkpoint {
+            path: self.path.clone(),
+            reason,
+        }
+    }
+
+    /// Whether the file holds an output head with other values than the token table.
+    pub fn has_own_head(&self) -> Result<bool> {
+        let table = self.metadata.info(&format!("{}{TABLE}", self.prefix));
+        let (Some(head), Some(table)) = (self.metadata.info(HEAD), table) else {
+            return Ok(false);
+        };
+        let known = |info: &TensorInfo| number_size(info.dtype).is_some();
+        if head.shape != table.shape || !known(head) || !known(table) {
+            return Ok(true);
+        }
+        let count: usize = head.shape.iter().product();
+        for start in (0..count).step_by(PIECE) {
+            let range = start..count.min(start + PIECE);
+            let [head, table] = [head, table].map(|info| self.numbers(info, range.clone()));
+            let differs = |(a, b): (&f32, &f32)| a != b && !(a.is_nan() && b.is_nan());
+            if head?.iter().zip(&table?).any(differs) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Checks that every parameter is there in the right shape, and nothing else that would matter.
     pub fn check(&self, entries: &[Entry], config: &GptConfig) -> Result<()> {
-        let refuse = |reason: String| {
-            Err(Error::Checkpoint {
-                path: self.path.clone(),
-                reason,
-            })
-        };
+        let refuse = |reason: String| Err(self.refuse(reason));
         for name in self.metadata.offset_keys() {
             let info = self.metadata.info(&name).expect("it is one of the names");
             let Some(owner) = self.owner(&name, entries.iter()) else {
@@ -192,7 +241,7 @@ impl Weights {
                     info.shape, owner.shape
                 ));
             }
-            if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            if number_size(info.dtype).is_none() {
                 return refuse(format!(
                     "tensor `{name}` has type {}, expected one of F32, F16, BF16",
                     info.dtype
@@ -227,30 +276,74 @@ impl Weights {
         }
     }
 
-    /// A parameter's numbers, of which `range` is wanted, straight from the file where possible.
-    pub fn values(&self, entry: &Entry, range: Range<usize>) -> Cow<'_, [f32]> {
+    /// A parameter's numbers as the file holds them, of which `range` is wanted.
+    pub fn values(&self, entry: &Entry, range: Range<usize>) -> Result<Vec<f32>> {
         let name = entry.name(self.prefix);
         let info = self.metadata.info(&name).expect("it has been checked");
-        let bytes = self.bytes(info);
-        if entry.is_transposed {
-            let (rows, columns) = (info.shape[0], info.shape[1]);
-            let from = range.map(|index| index % rows * columns + index / rows);
-            return from.map(|index| number(bytes, info.dtype, index)).collect();
+        let first = range.start;
+        let values = self.numbers(info, range)?;
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(at) => Err(self.refuse(format!(
+                "tensor `{name}` holds {} at element {}: the model is damaged or its training has diverged; use an \
+                 older copy",
+                values[at],
+                first + at
+            ))),
         }
-        if info.dtype == Dtype::F32 {
-            let wanted = &bytes[4 * range.start..4 * range.end];
-            if let Ok(values) = bytemuck::try_cast_slice(wanted) {
-                return Cow::Borrowed(values);
-            }
-        }
-        range
-            .map(|index| number(bytes, info.dtype, index))
-            .collect()
     }
 
-    fn bytes(&self, info: &TensorInfo) -> &[u8] {
-        let (from, to) = info.data_offsets;
-        &self.map[self.start + from..self.start + to]
+    fn numbers(&self, info: &TensorInfo, range: Range<usize>) -> Result<Vec<f32>> {
+        let size = number_size(info.dtype).expect("it has been checked");
+        let first = info.data_offsets.0 + size * range.start;
+        if info.dtype == Dtype::F32 {
+            let mut values = vec![0f32; range.len()];
+            self.read(first, bytemuck::cast_slice_mut(&mut values))?;
+            return Ok(values);
+        }
+        let mut bytes = vec![0; size * range.len()];
+        self.read(first, &mut bytes)?;
+        let halves = bytes.as_chunks().0.iter().copied();
+        Ok(match info.dtype {
+            Dtype::F16 => halves
+                .map(|half| f16::from_le_bytes(half).to_f32())
+                .collect(),
+            _ => halves
+                .map(|half| bf16::from_le_bytes(half).to_f32())
+                .collect(),
+        })
+    }
+
+    /// Reads from the tensors' data.
+    fn read(&self, first: usize, bytes: &mut [u8]) -> Result<()> {
+        // A reader that has panicked leaves nothing behind that matters: every read says where.
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = (self.header.len() + first) as u64;
+        let read = file
+            .seek(SeekFrom::Start(start))
+            .and_then(|_| file.read_exact(bytes))
+            .and_then(|()| stamp(&file));
+        match read {
+            Ok(stamp) if stamp == self.stamp => Ok(()),
+            Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => Err(Error::File {
+                path: self.path.clone(),
+                source,
+            }),
+            _ => Err(self.refuse(
+                "it has been changed since it was opened: open the directory again".to_owned(),
+            )),
+        }
+    }
+
+    /// Copies a tensor's data; an error of this crate comes wrapped.
+    pub fn copy(&self, info: &TensorInfo, to: &mut impl Write) -> io::Result<()> {
+        let (from, end) = info.data_offsets;
+        for start in (from..end).step_by(PIECE) {
+            let mut bytes = vec![0; PIECE.min(end - start)];
+            self.read(start, &mut bytes).map_err(io::Error::other)?;
+            to.write_all(&bytes)?;
+        }
+        Ok(())
     }
 
     /// What a file of the same layout is made of: everything before the tensors' data, and that data, the parameters'
@@ -274,18 +367,44 @@ impl Weights {
                     dtype: info.dtype,
                     rows_of_transposed: entry.is_transposed.then(|| info.shape[1]),
                 },
-                None => Content::Bytes(self.bytes(info)),
+                None => Content::Kept {
+                    weights: self,
+                    info,
+                },
             }
         });
-        (&self.map[..self.start], contents.collect())
+        (&self.header, contents.collect())
     }
 }
 
-/// Element `index` of a tensor.
-fn number(bytes: &[u8], dtype: Dtype, index: usize) -> f32 {
+/// The header of a file of `size` bytes that begins with `header`.
+fn parse(header: &[u8], size: u64) -> Result<Metadata, SafeTensorError> {
+    let length = header.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
+    let length = length.ok_or(SafeTensorError::HeaderTooSmall)?;
+    if length > LONGEST_HEADER {
+        return Err(SafeTensorError::HeaderTooLarge);
+    }
+    let json = header.get(8..8 + length as usize);
+    let json = json.ok_or(SafeTensorError::InvalidHeaderLength)?;
+    let metadata: Metadata =
+        serde_json::from_slice(json).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
+    match (metadata.data_len() as u64).checked_add(8 + length) {
+        Some(whole) if whole == size => Ok(metadata),
+        _ => Err(SafeTensorError::MetadataIncompleteBuffer),
+    }
+}
+
+/// What changes when a file does.
+fn stamp(file: &File) -> io::Result<(u64, Option<SystemTime>)> {
+    let found = file.metadata()?;
+    Ok((found.len(), found.modified().ok()))
+}
+
+/// The bytes of a number of those types that are read.
+fn number_size(dtype: Dtype) -> Option<usize> {
     match dtype {
-        Dtype::F16 => f16::from_le_bytes(bytes.as_chunks().0[index]).to_f32(),
-        Dtype::BF16 => bf16::from_le_bytes(bytes.as_chunks().0[index]).to_f32(),
-        _ => f32::from_le_bytes(bytes.as_chunks().0[index]),
+        Dtype::F32 => Some(4),
+        Dtype::F16 | Dtype::BF16 => Some(2),
+        _ => None,
     }
 }

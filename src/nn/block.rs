@@ -41,6 +41,7 @@ impl DecoderBlock {
         let norm1 = builder.scope("norm1", norm);
         let attention = builder.scope("attention", |b| {
             let (heads, bias) = (config.n_heads, config.has_attention_bias());
+            let dropout = config.attention_dropout();
             CausalSelfAttention::with_out_std(b, d_model, heads, bias, dropout, std)
         });
         let ffn = (config.ffn != FeedForwardKind::None)

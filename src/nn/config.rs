@@ -195,6 +195,12 @@ pub struct GptConfig {
     /// ones differs from tape to tape; [`Tape::set_seed`](crate::Tape::set_seed) makes it a function of seed and step, as
     /// a run needs that is to resume to the same bits.
     pub dropout: f32,
+    /// The share that is dropped after the embedding, if not `dropout`.
+    #[serde(default)]
+    pub embedding_dropout: Option<f32>,
+    /// The share of attention weights that is dropped, if not `dropout`.
+    #[serde(default)]
+    pub attention_dropout: Option<f32>,
     /// Whether the projections that feed residual sums start with a standard deviation smaller by `√(2·n_layers)`, as
     /// in GPT-2.
     #[serde(default)]
@@ -242,6 +248,8 @@ impl GptConfig {
             head_bias: false,
             tie_weights: true,
             dropout: 0.0,
+            embedding_dropout: None,
+            attention_dropout: None,
             scale_residual_init: false,
         }
     }
@@ -298,8 +306,15 @@ impl GptConfig {
             let base = self.sinusoidal_base;
             return Err(impossible("sinusoidal_base", base, "a positive number"));
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(impossible("dropout", self.dropout, "0 or more, below 1"));
+        let shares = [
+            ("dropout", self.dropout),
+            ("embedding_dropout", self.embedding_dropout()),
+            ("attention_dropout", self.attention_dropout()),
+        ];
+        for (name, share) in shares {
+            if !(0.0..1.0).contains(&share) {
+                return Err(impossible(name, share, "0 or more, below 1"));
+            }
         }
         // The fixed tables count here too: they take memory like parameters do.
         let table = (self.context as u64).saturating_mul(d_model as u64);
@@ -314,6 +329,16 @@ impl GptConfig {
     /// Whether the projections of attention have biases: `attention_bias`, else `bias`.
     pub fn has_attention_bias(&self) -> bool {
         self.attention_bias.unwrap_or(self.bias)
+    }
+
+    /// The share that is dropped after the embedding: `embedding_dropout`, else `dropout`.
+    pub fn embedding_dropout(&self) -> f32 {
+        self.embedding_dropout.unwrap_or(self.dropout)
+    }
+
+    /// The share of attention weights that is dropped: `attention_dropout`, else `dropout`.
+    pub fn attention_dropout(&self) -> f32 {
+        self.attention_dropout.unwrap_or(self.dropout)
     }
 
     /// How many numbers the model trains. Tied weights count once.

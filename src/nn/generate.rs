@@ -4,12 +4,12 @@ use super::kv_cache::rounded_length;
 use super::{Gpt, KvCache};
 use crate::data::check_tokens;
 use crate::error::{Error, Result};
-use crate::sampling::Sampler;
+use crate::sampling::{Sampler, check_logits};
 use crate::tape::Tape;
 
 impl Gpt {
-    /// Continues `prompt` by up to `most` tokens, each drawn by `sampler` from the model's logits. `stop` ends the text
-    /// when it is drawn. The answer is what was drawn, without the prompt and without `stop`.
+    /// Continues `prompt` by up to `most` tokens, each drawn by `sampler` from the model's logits. A token of `stop`
+    /// ends the text when it is drawn. The answer is what was drawn, without the prompt and without that token.
     ///
     /// The model sees the last [`context`](super::GptConfig::context) tokens at most. Within them a token costs one
     /// position, by a [`KvCache`] that the model keeps for the next call; beyond them, where every position changes with
@@ -18,7 +18,7 @@ impl Gpt {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] if the prompt is empty, [`Error::TokenOutOfRange`] if it does not fit the vocabulary,
-    /// and what the device reports.
+    /// [`Error::NonFiniteLogit`] if the model answers with NaN or infinity, and what the device reports.
     ///
     /// # Panics
     ///
@@ -28,7 +28,7 @@ impl Gpt {
         prompt: &[u32],
         most: usize,
         sampler: &mut Sampler,
-        stop: Option<u32>,
+        stop: impl IntoIterator<Item = u32>,
     ) -> Result<Vec<u32>> {
         let samplers = std::slice::from_mut(sampler);
         let mut texts = self.generate_batch(&[prompt], most, samplers, stop)?;
@@ -69,8 +69,9 @@ impl Gpt {
         prompts: &[impl AsRef<[u32]>],
         most: usize,
         samplers: &mut [Sampler],
-        stop: Option<u32>,
+        stop: impl IntoIterator<Item = u32>,
     ) -> Result<Vec<Vec<u32>>> {
+        let stop: Vec<u32> = stop.into_iter().collect();
         assert_eq!(
             prompts.len(),
             samplers.len(),
@@ -96,7 +97,7 @@ impl Gpt {
         let capacity = rounded_length(longest.saturating_add(most).min(context), context);
         let kept = self.generation_cache(texts.len(), capacity)?;
         let mut cache = kept.first(texts.len());
-        self.continue_texts(&mut texts, most, samplers, stop, &mut cache)?;
+        self.continue_texts(&mut texts, most, samplers, &stop, &mut cache)?;
         if let Ok(mut cache) = self.cache.lock() {
             *cache = Some(kept);
         }
@@ -114,7 +115,7 @@ impl Gpt {
         texts: &mut [Vec<u32>],
         most: usize,
         samplers: &mut [Sampler],
-        stop: Option<u32>,
+        stop: &[u32],
         cache: &mut KvCache,
     ) -> Result<()> {
         let context = self.config().context;
@@ -138,8 +139,9 @@ impl Gpt {
                 if !open[row] {
                     continue;
                 }
+                check_logits(logits)?;
                 let token = samplers[row].next_token(logits);
-                if Some(token) == stop {
+                if stop.contains(&token) {
                     open[row] = false;
                 } else {
                     texts[row].push(token);

@@ -186,7 +186,9 @@ impl Gpt {
         let tape = tokens.tape();
         let embedded = self.token_embedding.forward(tokens).tap("token_embedding");
         let embedded = self.positions.add_to(embedded);
-        let x = embedded.dropout(self.config.dropout).tap("embedded");
+        let x = embedded
+            .dropout(self.config.embedding_dropout())
+            .tap("embedded");
         self.blocks.iter().enumerate().fold(x, |x, (i, block)| {
             let forward = || match self.checkpoint_blocks {
                 true => tape.checkpoint(|_| block.forward(x, &self.positions)),
@@ -252,7 +254,9 @@ impl Gpt {
         let places = cache.extend(tape, shape.dim(1));
         let embedded = self.token_embedding.forward(tokens).tap("token_embedding");
         let embedded = self.positions.add_at(embedded, places.ids);
-        let x = embedded.dropout(self.config.dropout).tap("embedded");
+        let x = embedded
+            .dropout(self.config.embedding_dropout())
+            .tap("embedded");
         let layers = self.blocks.iter().zip(cache.layers()).enumerate();
         layers.fold(x, |x, (i, (block, layer))| {
             let forward = || block.forward_cached(x, &self.positions, &places, layer);

@@ -222,6 +222,73 @@ fn a_head_of_its_own_is_transposed() {
     assert_eq!(again.to_host().unwrap(), parameters.to_host().unwrap());
 }
 
+/// What `transformers` does too: a head that is stored and differs is the model's, whatever the configuration says of it.
+#[test]
+fn a_stored_head_that_differs_is_used_and_kept() {
+    let tied = "  \"tie_word_embeddings\": true,\n";
+    for (name, to) in [("differs", tied), ("differs_unsaid", "")] {
+        let directory = copy_with(name, tied, to);
+        let mut untied = tensors();
+        let mut head = untied["transformer.wte.weight"].clone();
+        head.bytes[4..8].copy_from_slice(&2.5f32.to_le_bytes());
+        untied.insert("lm_head.weight".to_owned(), head);
+        write(&directory, &untied);
+        let (files, _, parameters) = load(&directory);
+        assert!(!files.config().tie_weights);
+        let head = parameters.get("head.weight").unwrap();
+        assert_eq!(head.tensor().to_vec::<f32>().unwrap()[288], 2.5);
+        let table = parameters.get("token_embedding.weight").unwrap();
+        let mut values = table.tensor().to_vec::<f32>().unwrap();
+        assert_ne!(values[1], 2.5);
+        // Training changes the table alone.
+        values[2] = 7.0;
+        table.tensor().write(&values).unwrap();
+        let saved = directory.join("saved");
+        files.save(&saved, &parameters).unwrap();
+        let (files, _, again) = load(&saved);
+        assert!(!files.config().tie_weights);
+        assert_eq!(again.to_host().unwrap(), parameters.to_host().unwrap());
+        // Nobody ties it again.
+        let config = fs::read_to_string(saved.join(CONFIG)).unwrap();
+        assert!(
+            config.contains("\"tie_word_embeddings\": false"),
+            "{config}"
+        );
+    }
+}
+
+#[test]
+fn dropouts_may_differ() {
+    let directory = copy_with("dropouts", "\"attn_pdrop\": 0.1", "\"attn_pdrop\": 0.2");
+    let (files, _, parameters) = load(&directory);
+    let config = files.config();
+    assert_eq!(
+        (
+            config.dropout,
+            config.embedding_dropout(),
+            config.attention_dropout()
+        ),
+        (0.1, 0.1, 0.2)
+    );
+    let (gpt, _) = files.load_with_dropout(0.3, device()).unwrap();
+    assert_eq!(gpt.config().attention_dropout(), 0.3);
+    let exported = scratch("dropouts_export");
+    export(&exported, config, &parameters, None).unwrap();
+    assert_eq!(Gpt2Files::open(&exported).unwrap().config(), config);
+}
+
+#[test]
+fn several_tokens_may_end_a_text() {
+    let directory = copy_with(
+        "ends",
+        "\"eos_token_id\": 287",
+        "\"eos_token_id\": [286, 287]",
+    );
+    let files = Gpt2Files::open(directory).unwrap();
+    assert_eq!(files.end_of_text(), Some(286));
+    assert_eq!(files.stop_tokens(), [286, 287]);
+}
+
 /// A table in parts is one tensor in the file.
 #[test]
 fn parts_are_joined() {

@@ -6,6 +6,7 @@ use std::path::Path;
 use safetensors::tensor::Dtype;
 use shadegrad::hugging_face::Gpt2Files;
 
+use super::common::device;
 use super::files::{copy_with, scratch, tensors, write};
 use super::golden;
 
@@ -46,9 +47,14 @@ fn configurations() {
         ),
         ("}", "", "it is no configuration of a GPT-2: EOF"),
         (
-            "\"attn_pdrop\": 0.1",
-            "\"attn_pdrop\": 0.2",
-            "resid_pdrop, embd_pdrop and attn_pdrop are 0.1, 0.1 and 0.2",
+            "\"scale_attn_weights\": true",
+            "\"scale_attn_weights\": false",
+            "scale_attn_weights = false is not supported",
+        ),
+        (
+            "\"add_cross_attention\": false",
+            "\"add_cross_attention\": true",
+            "add_cross_attention = true is not supported",
         ),
         (
             "layer_idx\": false",
@@ -145,6 +151,91 @@ fn files() {
         fs::write(directory.join("model.safetensors"), contents).unwrap();
         refuses(&directory, "model.safetensors", reason);
     }
+}
+
+/// Families with several end tokens, and keys of other types, are named.
+#[test]
+fn another_family() {
+    let directory = scratch("family");
+    let config = r#"{"model_type": "gemma3_text", "eos_token_id": [1, 106], "n_embd": "large"}"#;
+    fs::write(directory.join("config.json"), config).unwrap();
+    refuses(
+        &directory,
+        "config.json",
+        "its model_type is `gemma3_text`, `gpt2` is expected",
+    );
+}
+
+#[test]
+fn headers() {
+    let directory = copy_with("headers", "gelu_new", "gelu_new");
+    let path = directory.join("model.safetensors");
+    let weights = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(*weights.first_chunk().unwrap());
+    let header = String::from_utf8(weights[8..8 + length as usize].to_vec()).unwrap();
+    let mut longer = weights.clone();
+    longer.push(0);
+    let with = |length: u64| [&length.to_le_bytes()[..], &weights[8..]].concat();
+    let data = &weights[8 + length as usize..];
+    let replaced = |from: &str, to: &str| {
+        let header = header.replacen(from, to, 1);
+        let length = (header.len() as u64).to_le_bytes();
+        [&length[..], header.as_bytes(), data].concat()
+    };
+    for (contents, reason) in [
+        (longer, "it is truncated or damaged"),
+        (weights[..7].to_vec(), "it is not a safetensors file"),
+        (with(u64::MAX), "it is not a safetensors file"),
+        (with(length + 1), "it is not a safetensors file"),
+        (with(weights.len() as u64), "it is truncated or damaged"),
+        (
+            replaced("[0,", "[4,"),
+            "it is not a safetensors file (invalid JSON in header",
+        ),
+        (
+            replaced("transformer.wpe.weight", "transformer.wte.weight"),
+            "it is not a safetensors file (invalid JSON in header",
+        ),
+        (
+            replaced("\"F32\"", "\"F99\""),
+            "it is not a safetensors file (invalid JSON in header",
+        ),
+    ] {
+        fs::write(&path, contents).unwrap();
+        refuses(&directory, "model.safetensors", reason);
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers() {
+    for (name, value) in [("nan", f32::NAN), ("infinite", f32::INFINITY)] {
+        let directory = copy_with(name, "gelu_new", "gelu_new");
+        let mut changed = tensors();
+        let bias = changed.get_mut("transformer.ln_f.bias").unwrap();
+        bias.bytes[12..16].copy_from_slice(&value.to_le_bytes());
+        write(&directory, &changed);
+        let files = Gpt2Files::open(&directory).unwrap();
+        let error = files.load(device()).unwrap_err().to_string();
+        let expected = format!("tensor `transformer.ln_f.bias` holds {value} at element 3: ");
+        assert!(error.contains(&expected), "{error}");
+    }
+}
+
+/// Neither a crash nor half of another model.
+#[test]
+fn a_file_that_is_changed_after_it_was_opened() {
+    let directory = copy_with("changed_later", "gelu_new", "gelu_new");
+    let files = Gpt2Files::open(&directory).unwrap();
+    let (_, parameters) = files.load(device()).unwrap();
+    let path = directory.join("model.safetensors");
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(5000).unwrap();
+    let error = files.load(device()).unwrap_err().to_string();
+    assert!(error.contains("it has been changed since"), "{error}");
+    // What is in the model can still be saved.
+    files.save(&directory, &parameters).unwrap();
+    let saved = fs::read(&path).unwrap();
+    assert!(saved == fs::read(golden().join("model.safetensors")).unwrap());
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn tokens_continuations_expectations_and_perplexity() {
     ];
     let printed = run(&folder, &greedy).unwrap();
     assert!(
-        printed.contains(&format!("\n{prompt}\u{fffd};;;;;\u{fffd};")),
+        printed.starts_with(&format!("{prompt}\u{fffd};;;;;\u{fffd};")),
         "{printed}"
     );
 
@@ -66,6 +66,166 @@ fn tokens_continuations_expectations_and_perplexity() {
         printed.contains(&format!("loss {loss:.4} nats")),
         "{printed}"
     );
+}
+
+/// The small model in a directory of the test's own, with some of a file's text replaced.
+fn model_with(folder: &Folder, name: &str, file: &str, from: &str, to: &str) {
+    std::fs::create_dir(folder.0.join(name)).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        folder.write(
+            &format!("{name}/{file}"),
+            std::fs::read(format!("{MODEL}/{file}")).unwrap(),
+        );
+    }
+    let path = format!("{name}/{file}");
+    let replaced = text(&folder.read(&path)).replacen(from, to, 1);
+    assert!(replaced.contains(to));
+    folder.write(&path, replaced);
+}
+
+#[test]
+fn the_answer_alone_is_on_standard_output() {
+    let folder = Folder::new();
+    let output = folder
+        .command_of("gpt2", &["generate", MODEL, "The world", "--tokens", "1"])
+        .output()
+        .unwrap();
+    assert!(text(&output.stdout).starts_with("The world"));
+    assert!(text(&output.stderr).contains("adapter: "));
+}
+
+#[test]
+fn adapters_are_listed_by_every_command_that_needs_one() {
+    let folder = Folder::new();
+    for arguments in [
+        &["generate", "--list-adapters"][..],
+        &["top", MODEL, "x", "--list-adapters"],
+        &["attention", "--list-adapters"],
+        &["perplexity", "--list-adapters"],
+        &["tune", "--list-adapters"],
+    ] {
+        let printed = run(&folder, arguments).unwrap();
+        assert!(printed.starts_with("0: "), "{arguments:?}: {printed}");
+    }
+    let error = run(&folder, &["top", MODEL]).unwrap_err();
+    assert!(error.contains("<TEXT>"), "{error}");
+}
+
+#[test]
+fn a_text_may_begin_with_a_hyphen() {
+    let folder = Folder::new();
+    for (arguments, expected) in [
+        (&["-the cat"][..], r#"["-", "t", "he","#),
+        (&["--the"], r#"["-", "-", "t", "he"]"#),
+        (&["-1"], r#"["-", "1"]"#),
+        (&["-"], r#"["-"]"#),
+        (&["--", "--help"], r#"["-", "-","#),
+    ] {
+        let printed = run(&folder, &[&["tokenize", MODEL][..], arguments].concat()).unwrap();
+        assert!(printed.starts_with(expected), "{printed}");
+    }
+    let greedy = ["generate", MODEL, "-the", "--tokens", "1", "-t", "0"];
+    let printed = run(&folder, &greedy).unwrap();
+    assert!(printed.starts_with("-the"), "{printed}");
+}
+
+#[test]
+fn stored_truncation_shortens_no_text() {
+    let folder = Folder::new();
+    let truncation = r#""truncation": {"direction": "Right", "max_length": 64, "strategy": "LongestFirst", "stride": 0}"#;
+    model_with(
+        &folder,
+        "short",
+        "tokenizer.json",
+        "\"truncation\": null",
+        truncation,
+    );
+    folder.write("book.txt", "the cat sat on the mat.\n".repeat(40));
+    let [whole, short] =
+        [MODEL, "short"].map(|model| run(&folder, &["perplexity", model, "book.txt"]).unwrap());
+    assert_eq!(whole, short);
+    assert!(number(&format!("x {whole}"), "x ") > 300.0, "{whole}");
+}
+
+/// Nothing is opened for writing that is also read, whatever it is called.
+#[test]
+fn no_output_is_a_file_of_the_model() {
+    let folder = Folder::new();
+    model_with(&folder, "model", "config.json", "gelu_new", "gelu_new");
+    folder.write("book.txt", "the cat sat on the mat.\n".repeat(40));
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("model/model.safetensors", folder.0.join("link.svg")).unwrap();
+    let contents = |name: &str| folder.read(&format!("model/{name}"));
+    let names = ["config.json", "model.safetensors", "tokenizer.json"];
+    let before = names.map(contents);
+    for outputs in [
+        &["--metrics=model/model.safetensors", "--out=new"][..],
+        &["--metrics=model/../model/tokenizer.json", "--out=new"],
+        #[cfg(unix)]
+        &["--plot=link.svg", "--out=new"],
+        &["--metrics=new/model.safetensors", "--out=new"],
+        &["--metrics=model/config.json", "--out=model"],
+    ] {
+        let _ = std::fs::create_dir(folder.0.join("new"));
+        let tune = ["tune", "model", "book.txt", "--context=16", "--steps=1"];
+        let error = run(&folder, &[&tune[..], outputs].concat()).unwrap_err();
+        assert!(
+            error.contains(" is also the file of "),
+            "{outputs:?}: {error}"
+        );
+        assert!(names.map(contents) == before, "{outputs:?}");
+    }
+    #[cfg(unix)]
+    {
+        std::fs::create_dir(folder.0.join("maps")).unwrap();
+        let svg = folder.0.join("maps/layer_0.svg");
+        std::os::unix::fs::symlink("../model/model.safetensors", svg).unwrap();
+        let error = run(&folder, &["attention", "model", "x", "--out=maps"]).unwrap_err();
+        assert!(
+            error.contains(" is also the file of the model's"),
+            "{error}"
+        );
+        assert!(names.map(contents) == before);
+    }
+}
+
+/// Where logits overflow too.
+#[test]
+fn a_damaged_model_answers_with_an_error() {
+    let folder = Folder::new();
+    folder.write("book.txt", "the cat sat on the mat.\n".repeat(40));
+    for (name, value, reason) in [
+        ("nan", f32::NAN, "tensor `transformer.wte.weight` holds NaN"),
+        ("huge", 3e38, ""),
+    ] {
+        model_with(&folder, name, "config.json", "gelu_new", "gelu_new");
+        let path = format!("{name}/model.safetensors");
+        let mut bytes = folder.read(&path);
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let table = file.tensor("transformer.wte.weight").unwrap().data();
+        let start = table.as_ptr() as usize - bytes.as_ptr() as usize;
+        let end = start + table.len();
+        for number in bytes[start..end].chunks_mut(4) {
+            number.copy_from_slice(&value.to_le_bytes());
+        }
+        folder.write(&path, bytes);
+        for arguments in [
+            &["generate", name, "x"][..],
+            &["top", name, "x"],
+            &["perplexity", name, "book.txt"],
+            &["attention", name, "xy", "--out=maps"],
+        ] {
+            // Attention may come out even where what it is attention to overflows.
+            if name == "huge" && arguments[0] == "attention" {
+                continue;
+            }
+            let error = run(&folder, arguments).unwrap_err();
+            assert!(
+                error.contains("error: ") && error.contains(reason) && error.contains("older copy"),
+                "{arguments:?}: {error}"
+            );
+        }
+    }
 }
 
 /// A number that a line has behind some words.
