@@ -23,9 +23,9 @@ struct Params {
     dropout_threshold: u32, // a weight is kept if its random word is at least this
     dropout_scale: f32,     // what kept weights are multiplied by
     all_heads: u32,         // of all batches
-    pad0: u32,
-    pad1: u32,
-    pad2: u32,
+    begin: u32,             // which rows of the other side are visited: a multiple of a tile,
+    end: u32,               // and that one excluded
+    pad: u32,
     // offset and strides of batch, head and row
     q: vec4<u32>,
     k: vec4<u32>,
@@ -43,6 +43,38 @@ struct Params {
 // The score of a key that a query does not see. Running maxima start higher, so that its weight comes out as zero.
 const UNSEEN: f32 = -1.0e30;
 const LOWEST: f32 = -0.5e30;
+
+// Where there are more rows than an invocation's loops may go through, several dispatches visit some each, and leave their
+// results where the next finds them.
+const CONTINUED: bool = false;  // dispatches went before
+const UNFINISHED: bool = false; // further ones follow
+
+// The log-sum-exp of a row from its largest score and the sum of the exponentials below that. A row that sees nothing gets
+// zero, so that its weights come out as zero; while there may be more to see, something that no score is.
+//
+// Where one key has all the weight, as it has when it is the only one, its weight should come out as exactly 1 whatever the
+// order in which the score is added up again: others there have at most 1e-7.
+fn lse_of(top: f32, sum: f32) -> f32 {
+    if (UNFINISHED) {
+        let bits = bitcast<u32>(top + log(sum));
+        return select(bitcast<f32>(select(bits & ~1u, bits | 1u, sum == 1.0)), LOWEST, sum == 0.0);
+    }
+    return select(top + select(log(sum), -0.125, sum == 1.0), 0.0, sum == 0.0);
+}
+
+// The way back, for dispatches that go on: the last bit says whether one key has all the weight so far. If not, what has been
+// seen counts as two keys, so that a sum of 1 keeps its meaning.
+fn sum_of_lse(lse: f32) -> f32 {
+    return select(select(2.0, 1.0, (bitcast<u32>(lse) & 1u) == 1u), 0.0, lse == LOWEST);
+}
+fn top_of_lse(lse: f32) -> f32 { return lse - select(0.0, 0.6931472, sum_of_lse(lse) == 2.0); }
+
+// A weight is at most 1, also where the sum of weights was rounded. NaN stays NaN, as it does not in min().
+fn weight_of(x: f32) -> f32 { return exp(select(x, 0.0, x > 0.0)); }
+
+// The weight as a factor of its score's gradient, P (dP − D): with all the weight that is zero, which P = 1 and rounding
+// would miss.
+fn shared_weight(w: f32) -> f32 { return select(w, 0.0, w >= 1.0); }
 
 //:begin slope
 fn slope_of(head: u32) -> f32 { return 0.0; }

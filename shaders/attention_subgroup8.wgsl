@@ -28,6 +28,7 @@ fn load_k(at: u32) -> Row { return Row(k[at / 4u]); }
 fn load_v(at: u32) -> Row { return Row(v[at / 4u]); }
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
 fn store_out(at: u32, a: Row) { out[at / 4u] = a.d0; }
+fn load_out(at: u32) -> Row { return Row(out[at / 4u]); }
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 //:end operands
 
@@ -50,7 +51,16 @@ fn forward(
     var acc = zero_row();
     var top = LOWEST;
     var sum = 0.0;
-    for (var j0 = first_key(head, first) / 8u * 8u; j0 < keys; j0 += 8u) {
+    let to = row_at(p.out, head, i);
+    let lse_to = p.lse_offset + head.index * p.queries + i;
+    if (CONTINUED) {
+        let left = lse[lse_to];
+        top = top_of_lse(left);
+        sum = sum_of_lse(left);
+        acc = scaled(load_out(to), sum);
+    }
+    let end = min(keys, p.end);
+    for (var j0 = max(first_key(head, first) / 8u * 8u, p.begin); j0 < end; j0 += 8u) {
         let own = min(j0 + lane, p.keys - 1u);
         let key = load_k(key_row_at(p.k, head, own));
         let value = load_v(key_row_at(p.v, head, own));
@@ -70,7 +80,7 @@ fn forward(
     if (first + lane < p.queries) {
         // A query that sees nothing gives zeros.
         let none = sum == 0.0;
-        store_out(row_at(p.out, head, i), scaled(acc, select(1.0 / sum, 0.0, none)));
-        lse[p.lse_offset + head.index * p.queries + i] = select(top + log(sum), 0.0, none);
+        store_out(to, scaled(acc, select(1.0 / sum, 0.0, none)));
+        lse[lse_to] = lse_of(top, sum);
     }
 }

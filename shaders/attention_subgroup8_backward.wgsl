@@ -28,6 +28,7 @@ fn load_v(at: u32) -> Row { return Row(qkv[at / 4u]); }
 fn load_dout(at: u32) -> Row { return Row(dout[at / 4u]); }
 @group(0) @binding(3) var<storage, read_write> gradient: array<vec4<f32>>;
 fn store_gradient(at: u32, a: Row) { gradient[at / 4u] = a.d0; }
+fn load_gradient(at: u32) -> Row { return Row(gradient[at / 4u]); }
 @group(0) @binding(4) var<storage, read> out: array<vec4<f32>>;
 fn load_out(at: u32) -> Row { return Row(out[at / 4u]); }
 @group(0) @binding(5) var<storage, read> lse: array<f32>;
@@ -58,7 +59,9 @@ fn query_side(head: Head, lane: u32, own: Own, is_whole: bool) {
     // Read here, it is not read again for every pair.
     let scale = p.scale;
     var dq = zero_row();
-    for (var j0 = first_key(head, first) / 8u * 8u; j0 < keys; j0 += 8u) {
+    if (CONTINUED) { dq = load_gradient(row_at(p.dq, head, i)); }
+    let end = min(keys, p.end);
+    for (var j0 = max(first_key(head, first) / 8u * 8u, p.begin); j0 < end; j0 += 8u) {
         var key = own.key;
         var value = own.value;
         for (var is_other = !is_whole || j0 != first; is_other; is_other = false) {
@@ -72,13 +75,13 @@ fn query_side(head: Head, lane: u32, own: Own, is_whole: bool) {
             let j = j0 + e;
             let key_j = row_of_lane(key, e);
             let score = masked(dot_rows(own.query, key_j) * scale, j - start < seen, head, i, j);
-            let weight = exp(min(score - own.about.x, 0.0));
+            let weight = shared_weight(weight_of(score - own.about.x));
             let dweight = dropped(dot_rows(own.upstream, row_of_lane(value, e)), kept, e);
             dq = plus_scaled(dq, weight * (dweight - own.about.y), key_j);
         }
     }
     if (first + lane < p.queries) {
-        store_gradient(row_at(p.dq, head, i), scaled(dq, scale));
+        store_gradient(row_at(p.dq, head, i), scaled(dq, select(scale, 1.0, UNFINISHED)));
     }
 }
 
@@ -94,9 +97,14 @@ fn key_side(owner: Head, lane: u32, own: Own, is_whole: bool) {
     let share = p.share;
     var dk = zero_row();
     var dv = zero_row();
+    if (CONTINUED) {
+        dk = load_gradient(key_row_at(p.dk, owner, j));
+        dv = load_gradient(key_row_at(p.dv, owner, j));
+    }
+    let end = min(queries, p.end);
     for (var n = 0u; n < share; n++) {
         let head = head_at(owner.index + n, 0u);
-        for (var i0 = first_query(head, first) / 8u * 8u; i0 < queries; i0 += 8u) {
+        for (var i0 = max(first_query(head, first) / 8u * 8u, p.begin); i0 < end; i0 += 8u) {
             var query = own.query;
             var upstream = own.upstream;
             var about = own.about;
@@ -115,15 +123,15 @@ fn key_side(owner: Head, lane: u32, own: Own, is_whole: bool) {
                 let about_i = subgroupShuffle(about, e);
                 let kept_i = subgroupShuffle(kept, e);
                 let score = masked(dot_rows(own.key, query_i) * scale, i - start < seen, head, i, j);
-                let weight = exp(min(score - about_i.x, 0.0));
+                let weight = weight_of(score - about_i.x);
                 let dweight = dropped(dot_rows(own.value, upstream_i), kept_i, lane);
                 dv = plus_scaled(dv, dropped(weight, kept_i, lane), upstream_i);
-                dk = plus_scaled(dk, weight * (dweight - about_i.y), query_i);
+                dk = plus_scaled(dk, shared_weight(weight) * (dweight - about_i.y), query_i);
             }
         }
     }
     if (first + lane < p.keys) {
-        store_gradient(key_row_at(p.dk, owner, j), scaled(dk, scale));
+        store_gradient(key_row_at(p.dk, owner, j), scaled(dk, select(scale, 1.0, UNFINISHED)));
         store_gradient(key_row_at(p.dv, owner, j), dv);
     }
 }

@@ -22,6 +22,7 @@ fn chunk_k(at: u32, chunk: u32) -> vec4<f32> { return k[at / 4u + chunk]; }
 fn chunk_v(at: u32, chunk: u32) -> vec4<f32> { return v[at / 4u + chunk]; }
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
 fn store_chunk_out(at: u32, chunk: u32, a: vec4<f32>) { out[at / 4u + chunk] = a; }
+fn chunk_out(at: u32, chunk: u32) -> vec4<f32> { return out[at / 4u + chunk]; }
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 //:end operands
 
@@ -68,12 +69,31 @@ fn store_square(head: Head, i: u32, chunk: u32, square: mat4x4<f32>) {
     store_row(head, i + 2u, chunk, rows[2]);
     store_row(head, i + 3u, chunk, rows[3]);
 }
-fn store_lse(head: Head, i: u32, value: vec4<f32>) {
+fn store_lse(head: Head, i: u32, top: vec4<f32>, sum: vec4<f32>) {
     let at = p.lse_offset + head.index * p.queries + i;
-    if (i < p.queries) { lse[at] = value.x; }
-    if (i + 1u < p.queries) { lse[at + 1u] = value.y; }
-    if (i + 2u < p.queries) { lse[at + 2u] = value.z; }
-    if (i + 3u < p.queries) { lse[at + 3u] = value.w; }
+    if (i < p.queries) { lse[at] = lse_of(top.x, sum.x); }
+    if (i + 1u < p.queries) { lse[at + 1u] = lse_of(top.y, sum.y); }
+    if (i + 2u < p.queries) { lse[at + 2u] = lse_of(top.z, sum.z); }
+    if (i + 3u < p.queries) { lse[at + 3u] = lse_of(top.w, sum.w); }
+}
+
+// What dispatches before have left.
+fn load_square(head: Head, i: u32, chunk: u32) -> mat4x4<f32> {
+    let rows = four_rows(i, p.queries);
+    let at = min(chunk, CHUNKS - 1u);
+    return transpose(mat4x4<f32>(
+        chunk_out(row_at(p.out, head, rows.x), at), chunk_out(row_at(p.out, head, rows.y), at),
+        chunk_out(row_at(p.out, head, rows.z), at), chunk_out(row_at(p.out, head, rows.w), at)));
+}
+fn load_lse(head: Head, i: u32) -> vec4<f32> {
+    let at = four_rows(i, p.queries) + p.lse_offset + head.index * p.queries;
+    return vec4<f32>(lse[at.x], lse[at.y], lse[at.z], lse[at.w]);
+}
+fn tops_of_lse(lse: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(top_of_lse(lse.x), top_of_lse(lse.y), top_of_lse(lse.z), top_of_lse(lse.w));
+}
+fn sums_of_lse(lse: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(sum_of_lse(lse.x), sum_of_lse(lse.y), sum_of_lse(lse.z), sum_of_lse(lse.w));
 }
 
 @compute @workgroup_size(THREADS)
@@ -96,7 +116,25 @@ fn forward(
     var acc = Squares();
     var top = Numbers(vec4<f32>(LOWEST), vec4<f32>(LOWEST));
     var sum = Numbers();
-    for (var j0 = first_key(leader, first) / (4u * OTHER) * (4u * OTHER); j0 < keys; j0 += 4u * OTHER) {
+    if (CONTINUED) {
+        acc.c00 = load_square(head, i, place.column);
+        if (RESULT_QUADS == 2u) { acc.c01 = load_square(head, i, place.column + ACROSS); }
+        let upper = load_lse(head, i);
+        top.r0 = tops_of_lse(upper);
+        sum.r0 = sums_of_lse(upper);
+        if (ROW_QUADS == 2u) {
+            acc.c10 = load_square(head, i + 4u * DOWN, place.column);
+            if (RESULT_QUADS == 2u) { acc.c11 = load_square(head, i + 4u * DOWN, place.column + ACROSS); }
+            let lower = load_lse(head, i + 4u * DOWN);
+            top.r1 = tops_of_lse(lower);
+            sum.r1 = sums_of_lse(lower);
+        }
+        acc = squares_scaled(acc, sum);
+        // In parts until the end, of which the first column's goes on.
+        if (place.column > 0u) { sum = Numbers(); }
+    }
+    let end_j = min(keys, p.end);
+    for (var j0 = max(first_key(leader, first) / (4u * OTHER) * (4u * OTHER), p.begin); j0 < end_j; j0 += 4u * OTHER) {
         var scores = Squares();
         plus_along(&scores, place, head, QUERIES, first, KEYS, j0);
         let j = j0 + 4u * place.column;
@@ -124,11 +162,11 @@ fn forward(
     acc = squares_scaled(acc, Numbers(select(1.0 / sum.r0, vec4<f32>(), none0), select(1.0 / sum.r1, vec4<f32>(), none1)));
     store_square(head, i, place.column, acc.c00);
     if (RESULT_QUADS == 2u) { store_square(head, i, place.column + ACROSS, acc.c01); }
-    if (place.column == 0u) { store_lse(head, i, select(top.r0 + log(sum.r0), vec4<f32>(), none0)); }
+    if (place.column == 0u) { store_lse(head, i, top.r0, sum.r0); }
     if (ROW_QUADS == 2u) {
         let next_i = i + 4u * DOWN;
         store_square(head, next_i, place.column, acc.c10);
         if (RESULT_QUADS == 2u) { store_square(head, next_i, place.column + ACROSS, acc.c11); }
-        if (place.column == 0u) { store_lse(head, next_i, select(top.r1 + log(sum.r1), vec4<f32>(), none1)); }
+        if (place.column == 0u) { store_lse(head, next_i, top.r1, sum.r1); }
     }
 }

@@ -22,6 +22,7 @@ fn chunk_v(at: u32, chunk: u32) -> vec4<f32> { return v[at / 4u + chunk]; }
 fn chunk_dout(at: u32, chunk: u32) -> vec4<f32> { return dout[at / 4u + chunk]; }
 @group(0) @binding(5) var<storage, read_write> gradient: array<vec4<f32>>;
 fn store_chunk_gradient(at: u32, chunk: u32, a: vec4<f32>) { gradient[at / 4u + chunk] = a; }
+fn chunk_gradient(at: u32, chunk: u32) -> vec4<f32> { return gradient[at / 4u + chunk]; }
 @group(0) @binding(6) var<storage, read> statistics: array<u32>;
 fn statistics_of(head: Head, i: u32) -> vec2<f32> { return vec2<f32>(bitcast<f32>(statistics[0]), 0.0); }
 //:end operands
@@ -48,8 +49,9 @@ fn about_queries(head: Head, i: u32) -> mat2x4<f32> {
         statistics_of(head, rows.x), statistics_of(head, rows.y), statistics_of(head, rows.z), statistics_of(head, rows.w)));
 }
 
-// A weight is at most 1, also where the sum of weights was rounded.
-fn bounded_exp(x: vec4<f32>) -> vec4<f32> { return exp(min(x, vec4<f32>())); }
+// weight_of and shared_weight of attention.wgsl for four.
+fn bounded_exp(x: vec4<f32>) -> vec4<f32> { return exp(select(x, vec4<f32>(), x > vec4<f32>())); }
+fn shared_weights(w: vec4<f32>) -> vec4<f32> { return select(w, vec4<f32>(), w >= vec4<f32>(1.0)); }
 
 fn all_scaled(c: Squares, w: f32) -> Squares { return Squares(c.c00 * w, c.c01 * w, c.c10 * w, c.c11 * w); }
 
@@ -61,7 +63,8 @@ fn query_weights(c: mat4x4<f32>, about: mat2x4<f32>) -> mat4x4<f32> {
 }
 fn query_gradients(w: mat4x4<f32>, d: mat4x4<f32>, about: mat2x4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(
-        w[0] * (d[0] - about[1]), w[1] * (d[1] - about[1]), w[2] * (d[2] - about[1]), w[3] * (d[3] - about[1]));
+        shared_weights(w[0]) * (d[0] - about[1]), shared_weights(w[1]) * (d[1] - about[1]),
+        shared_weights(w[2]) * (d[2] - about[1]), shared_weights(w[3]) * (d[3] - about[1]));
 }
 
 // The same where a square's columns are queries.
@@ -73,7 +76,8 @@ fn key_weights(c: mat4x4<f32>, about: mat2x4<f32>) -> mat4x4<f32> {
 fn key_gradients(w: mat4x4<f32>, d: mat4x4<f32>, about: mat2x4<f32>) -> mat4x4<f32> {
     let delta = about[1];
     return mat4x4<f32>(
-        w[0] * (d[0] - delta.x), w[1] * (d[1] - delta.y), w[2] * (d[2] - delta.z), w[3] * (d[3] - delta.w));
+        shared_weights(w[0]) * (d[0] - delta.x), shared_weights(w[1]) * (d[1] - delta.y),
+        shared_weights(w[2]) * (d[2] - delta.z), shared_weights(w[3]) * (d[3] - delta.w));
 }
 
 fn store_row(at: u32, chunk: u32, is_there: bool, value: vec4<f32>) {
@@ -102,6 +106,32 @@ fn store_keys(lies: vec4<u32>, head: Head, j: u32, column: u32, c: Squares) {
     }
 }
 
+// What dispatches before have left.
+fn load_query_square(head: Head, i: u32, chunk: u32) -> mat4x4<f32> {
+    let rows = four_rows(i, p.queries);
+    let at = min(chunk, CHUNKS - 1u);
+    return transpose(mat4x4<f32>(
+        chunk_gradient(row_at(p.dq, head, rows.x), at), chunk_gradient(row_at(p.dq, head, rows.y), at),
+        chunk_gradient(row_at(p.dq, head, rows.z), at), chunk_gradient(row_at(p.dq, head, rows.w), at)));
+}
+fn load_key_square(lies: vec4<u32>, head: Head, j: u32, chunk: u32) -> mat4x4<f32> {
+    let rows = four_rows(j, p.keys);
+    let at = min(chunk, CHUNKS - 1u);
+    return transpose(mat4x4<f32>(
+        chunk_gradient(key_row_at(lies, head, rows.x), at), chunk_gradient(key_row_at(lies, head, rows.y), at),
+        chunk_gradient(key_row_at(lies, head, rows.z), at), chunk_gradient(key_row_at(lies, head, rows.w), at)));
+}
+fn load_keys(lies: vec4<u32>, head: Head, j: u32, column: u32) -> Squares {
+    var c = Squares();
+    c.c00 = load_key_square(lies, head, j, column);
+    if (RESULT_QUADS == 2u) { c.c01 = load_key_square(lies, head, j, column + ACROSS); }
+    if (ROW_QUADS == 2u) {
+        c.c10 = load_key_square(lies, head, j + 4u * DOWN, column);
+        if (RESULT_QUADS == 2u) { c.c11 = load_key_square(lies, head, j + 4u * DOWN, column + ACROSS); }
+    }
+    return c;
+}
+
 @compute @workgroup_size(THREADS)
 fn queries(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -122,7 +152,16 @@ fn queries(
     let lower = about_queries(head, i + 4u * DOWN);
     let dropout = dropout_key();
     var dq = Squares();
-    for (var j0 = first_key(leader, first) / (4u * OTHER) * (4u * OTHER); j0 < keys; j0 += 4u * OTHER) {
+    if (CONTINUED) {
+        dq.c00 = load_query_square(head, i, place.column);
+        if (RESULT_QUADS == 2u) { dq.c01 = load_query_square(head, i, place.column + ACROSS); }
+        if (ROW_QUADS == 2u) {
+            dq.c10 = load_query_square(head, i + 4u * DOWN, place.column);
+            if (RESULT_QUADS == 2u) { dq.c11 = load_query_square(head, i + 4u * DOWN, place.column + ACROSS); }
+        }
+    }
+    let end_j = min(keys, p.end);
+    for (var j0 = max(first_key(leader, first) / (4u * OTHER) * (4u * OTHER), p.begin); j0 < end_j; j0 += 4u * OTHER) {
         let j = j0 + 4u * place.column;
         var scores = Squares();
         plus_along(&scores, place, head, QUERIES, first, KEYS, j0);
@@ -142,7 +181,7 @@ fn queries(
         plus_across(&dq, place, head, d, KEYS, j0);
     }
     if (leader.index + place.team >= p.all_heads) { return; }
-    dq = all_scaled(dq, p.scale);
+    dq = all_scaled(dq, select(p.scale, 1.0, UNFINISHED));
     store_query_square(head, i, place.column, dq.c00);
     if (RESULT_QUADS == 2u) { store_query_square(head, i, place.column + ACROSS, dq.c01); }
     if (ROW_QUADS == 2u) {
@@ -171,9 +210,14 @@ fn keys(
     let dropout = dropout_key();
     var dk = Squares();
     var dv = Squares();
+    if (CONTINUED) {
+        dk = load_keys(p.dk, head_at(first_head, leader.tile), j, place.column);
+        dv = load_keys(p.dv, head_at(first_head, leader.tile), j, place.column);
+    }
+    let last_i = min(queries, p.end);
     for (var n = 0u; n < p.share; n++) {
         let head = head_at(first_head + n, leader.tile);
-        for (var i0 = first_query(leader, first) / (4u * OTHER) * (4u * OTHER); i0 < queries; i0 += 4u * OTHER) {
+        for (var i0 = max(first_query(leader, first) / (4u * OTHER) * (4u * OTHER), p.begin); i0 < last_i; i0 += 4u * OTHER) {
             let i = i0 + 4u * place.column;
             let left = about_queries(head, i);
             let right = about_queries(head, i + 4u * ACROSS);
@@ -198,6 +242,6 @@ fn keys(
         }
     }
     if (own_head >= p.all_heads) { return; }
-    store_keys(p.dk, head_at(own_head, leader.tile), j, place.column, all_scaled(dk, p.scale));
+    store_keys(p.dk, head_at(own_head, leader.tile), j, place.column, all_scaled(dk, select(p.scale, 1.0, UNFINISHED)));
     store_keys(p.dv, head_at(own_head, leader.tile), j, place.column, dv);
 }

@@ -29,5 +29,5 @@ fn weights_of_pairs(
     let seen = j >= first_key(head, i) && j < end_key(head, i);
     let score = masked(product * p.scale, seen, head, i, j);
     // A query that sees nothing has a log-sum-exp of zero, so that its weights are zero.
-    weights[p.out.x + index] = exp(min(score - lse[p.lse_offset + row], 0.0));
+    weights[p.out.x + index] = weight_of(score - lse[p.lse_offset + row]);
 }

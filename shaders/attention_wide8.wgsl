@@ -41,9 +41,13 @@ fn load_k(at: u32, chunk: u32) -> Row { return Row(k[at / 4u + chunk]); }
 @group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
 fn load_v(at: u32, chunk: u32) -> Row { return Row(v[at / 4u + chunk]); }
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
+fn load_out_block(head: Head, first: u32, chunk: u32) -> Block { return load_q_block(head, first, chunk); }
 fn store_out_block(head: Head, first: u32, chunk: u32, a: Block) { out[0] = vec4<f32>(a.m0[0], a.m0[1]); }
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
-fn store_lse(head: Head, i: u32, a: Numbers) { lse[0] = a.x; }
+fn store_lse(head: Head, i: u32, top: Numbers, sum: Numbers) { lse[0] = lse_of(top.x, sum.x); }
+fn load_lse(head: Head, i: u32) -> Numbers { return Numbers(lse[0]); }
+fn tops_of_lse(lse: Numbers) -> Numbers { return Numbers(top_of_lse(lse.x)); }
+fn sums_of_lse(lse: Numbers) -> Numbers { return Numbers(sum_of_lse(lse.x)); }
 //:end operands
 
 @compute @workgroup_size(8)
@@ -66,7 +70,14 @@ fn forward(
     var acc = zero_block();
     var top = Numbers(LOWEST);
     var sum = Numbers();
-    for (var j = first_key(head, first) / STEP * STEP; j < keys; j += STEP) {
+    if (CONTINUED) {
+        let left = load_lse(head, i);
+        top = tops_of_lse(left);
+        sum = sums_of_lse(left);
+        acc = block_scaled(load_out_block(head, i, 0u), sum);
+    }
+    let end = min(keys, p.end);
+    for (var j = max(first_key(head, first) / STEP * STEP, p.begin); j < end; j += STEP) {
         let row = min(j + lane / PARTS, p.keys - 1u);
         let key = load_k(key_row_at(p.k, head, row), part);
         let scores = masked_keys(first_products(query, key), head, i, j, start, seen);
@@ -82,5 +93,5 @@ fn forward(
     // A query that sees nothing gives zeros.
     let none = sum == Numbers();
     store_out_block(head, i, 0u, block_scaled(acc, select(1.0 / sum, Numbers(), none)));
-    store_lse(head, i, select(top + log(sum), Numbers(), none));
+    store_lse(head, i, top, sum);
 }

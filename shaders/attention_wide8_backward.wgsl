@@ -51,6 +51,9 @@ fn load_v_block(head: Head, first: u32, chunk: u32) -> Block { return load_q_blo
 fn load_dout(at: u32, chunk: u32) -> Row { return Row(dout[at / 4u + chunk]); }
 fn load_dout_block(head: Head, first: u32, chunk: u32) -> Block { return load_q_block(head, first, chunk); }
 @group(0) @binding(5) var<storage, read_write> gradient: array<vec4<f32>>;
+fn load_dq_block(head: Head, first: u32, chunk: u32) -> Block { return load_q_block(head, first, chunk); }
+fn load_dk_block(head: Head, first: u32, chunk: u32) -> Block { return load_q_block(head, first, chunk); }
+fn load_dv_block(head: Head, first: u32, chunk: u32) -> Block { return load_q_block(head, first, chunk); }
 fn store_dq_block(head: Head, first: u32, chunk: u32, a: Block) { gradient[0] = vec4<f32>(a.m0[0], a.m0[1]); }
 fn store_dk_block(head: Head, first: u32, chunk: u32, a: Block) { store_dq_block(head, first, chunk, a); }
 fn store_dv_block(head: Head, first: u32, chunk: u32, a: Block) { store_dq_block(head, first, chunk, a); }
@@ -78,7 +81,9 @@ fn queries(
     let keys = end_key(head, min(first + 8u * BLOCK, p.queries) - 1u);
     let part = lane % PARTS * SLICE;
     var dq = zero_block();
-    for (var j = first_key(head, first) / STEP * STEP; j < keys; j += STEP) {
+    if (CONTINUED) { dq = load_dq_block(head, i, 0u); }
+    let end = min(keys, p.end);
+    for (var j = max(first_key(head, first) / STEP * STEP, p.begin); j < end; j += STEP) {
         let row = min(j + lane / PARTS, p.keys - 1u);
         let key = load_k(key_row_at(p.k, head, row), part);
         let value = load_v(key_row_at(p.v, head, row), part);
@@ -86,7 +91,7 @@ fn queries(
         let dweights = dropped_keys(second_products(upstream, value), kept_keys(dropout, head, i, j));
         dq = plus_first(dq, gradients_about(weights, dweights, about), key);
     }
-    store_dq_block(head, i, 0u, block_times(dq, p.scale));
+    store_dq_block(head, i, 0u, block_times(dq, select(p.scale, 1.0, UNFINISHED)));
 }
 
 @compute @workgroup_size(8)
@@ -109,9 +114,14 @@ fn keys(
     let part = lane % PARTS * SLICE;
     var dk = zero_block();
     var dv = zero_block();
+    if (CONTINUED) {
+        dk = load_dk_block(owner, j, 0u);
+        dv = load_dv_block(owner, j, 0u);
+    }
+    let end = min(queries, p.end);
     for (var n = 0u; n < p.share; n++) {
         let head = head_at(owner.index + n, 0u);
-        for (var i = first_query(head, first) / STEP * STEP; i < queries; i += STEP) {
+        for (var i = max(first_query(head, first) / STEP * STEP, p.begin); i < end; i += STEP) {
             let row = min(i + lane / PARTS, p.queries - 1u);
             let query = load_q(row_at(p.q, head, row), part);
             let upstream = load_dout(row_at(p.dout, head, row), part);
@@ -124,6 +134,6 @@ fn keys(
             dk = plus_first(dk, gradients_of_queries(weights, dweights, about), query);
         }
     }
-    store_dk_block(owner, j, 0u, block_times(dk, p.scale));
+    store_dk_block(owner, j, 0u, block_times(dk, select(p.scale, 1.0, UNFINISHED)));
     store_dv_block(owner, j, 0u, dv);
 }

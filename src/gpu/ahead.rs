@@ -50,8 +50,7 @@ pub(crate) fn compile(device: &Device, kernels: &[New<'_>]) -> bool {
                 };
                 let dummies = Dummies::new(&helper, &device.shared.limits);
                 while let Some(&(kernel, accesses, _, params)) = take() {
-                    let checked = device.shared.checked_kernels;
-                    let pipeline = kernel::build(&helper, kernel, accesses, checked);
+                    let pipeline = kernel::build(&helper, device, kernel, accesses);
                     dummies.dispatch_nothing((&helper, &queue), &pipeline, accesses, params);
                 }
             });
@@ -71,7 +70,7 @@ pub(crate) fn compile(device: &Device, kernels: &[New<'_>]) -> bool {
 /// Whether the driver is llvmpipe and keeps what it compiles.
 fn compiles_late(device: &Device) -> bool {
     let is_off = |name| std::env::var(name).is_ok_and(|value| value == "true" || value == "1");
-    device.description().driver.contains("llvmpipe")
+    device.is_llvmpipe()
         && !is_off("MESA_SHADER_CACHE_DISABLE")
         && !is_off("MESA_GLSL_CACHE_DISABLE")
 }

@@ -143,6 +143,11 @@ impl Device {
         self.class() == AdapterClass::Software && self.shared.subgroup_size == Some(size)
     }
 
+    /// Whether the driver is Mesa's llvmpipe, whose habits some code has to know.
+    pub(crate) fn is_llvmpipe(&self) -> bool {
+        self.shared.description.driver.contains("llvmpipe")
+    }
+
     /// Whether [`Tape::profile`](crate::Tape::profile) times kernels on the device itself, by timestamp queries.
     pub fn has_timestamps(&self) -> bool {
         let features = self.shared.wgpu.features();

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use super::Device;
 use super::stats::count;
+use super::{Device, opaque};
 use crate::error::{Error, Result};
 
 /// A compute kernel: WGSL source, an entry point, and the values of its constants.
@@ -200,7 +200,7 @@ impl KernelCache {
 fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipeline> {
     let shared = &device.shared;
     count(&shared.counters.pipelines, 1);
-    let made = device.scoped(|| build(&shared.wgpu, kernel, accesses, shared.checked_kernels));
+    let made = device.scoped(|| build(&shared.wgpu, device, kernel, accesses));
     made.map_err(|error| match error {
         Error::Validation { reason } => Error::Kernel {
             kernel: kernel.name.to_owned(),
@@ -210,12 +210,12 @@ fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipe
     })
 }
 
-/// The pipeline on any device. `checked` keeps runtime checks on for the crate's own kernels. wgpu reports errors.
+/// The pipeline for a kernel as `owner` runs it, on `device`, which is of the same adapter. wgpu reports errors.
 pub(crate) fn build(
     device: &wgpu::Device,
+    owner: &Device,
     kernel: &Kernel,
     accesses: &[Access],
-    checked: bool,
 ) -> Pipeline {
     let entry = |binding: u32, ty| wgpu::BindGroupLayoutEntry {
         binding,
@@ -236,11 +236,16 @@ pub(crate) fn build(
         };
         entry(access.binding(index), ty)
     }));
+    let opaque = match owner.is_llvmpipe() {
+        true => opaque::rewritten(&kernel.source, kernel.entry),
+        false => None,
+    };
+    let source = opaque.map_or(Cow::Borrowed(&*kernel.source), Cow::Owned);
     let descriptor = wgpu::ShaderModuleDescriptor {
         label: Some(kernel.name),
-        source: wgpu::ShaderSource::Wgsl(kernel.source.as_ref().into()),
+        source: wgpu::ShaderSource::Wgsl(source),
     };
-    let module = if kernel.trusted && !checked {
+    let module = if kernel.trusted && !owner.shared.checked_kernels {
         // SAFETY: only the crate's own kernels are trusted; each guards its accesses against the extents it is
         // given, and the test-suite runs every one of them with the checks on.
         unsafe {

@@ -7,6 +7,7 @@ pub(crate) mod arena;
 mod ceiling;
 mod device;
 pub(crate) mod kernel;
+mod opaque;
 pub(crate) mod readback;
 pub(crate) mod stats;
 mod tensor;

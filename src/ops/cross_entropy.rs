@@ -98,7 +98,11 @@ impl Operation for Loss {
         let counted =
             (self.is_mean && self.options.ignore_index.is_some()).then(|| cx.temp([1], DType::F32));
         let scale = if self.is_mean { 1.0 / rows as f32 } else { 1.0 };
-        let smoothing = f64::from(self.options.label_smoothing);
+        // A single class has everything, whatever is spread over it: said so, without rounding.
+        let smoothing = match classes {
+            1 => 0.0,
+            _ => f64::from(self.options.label_smoothing),
+        };
         let strides = logits.layout.strides();
         let variant = Variant::of(cx, classes, writes_gradient);
         let params = |losses: &Operand| {

@@ -3,6 +3,7 @@
 mod case;
 #[path = "../common/mod.rs"]
 mod common;
+mod edges;
 mod forms;
 mod masks;
 mod misuse;

@@ -1,7 +1,9 @@
 //! The backward pass.
 
+use super::blocks::Blocks;
 use super::forward::{Family, family, operand_bytes, wide8};
 use super::launch::{Launch, packed_rows, result_rows, with_dense_rows};
+use super::parts::Visits;
 use super::problem::Problem;
 use super::text::Operands;
 use super::tiling::{Job, Tiling};
@@ -56,11 +58,29 @@ pub(super) fn backward(
 
 /// How the kernels for GPUs share out the work for `queries` or `keys`.
 fn tiling(problem: &Problem, entry: &str) -> Tiling {
-    let (job, own, others) = match entry {
-        "queries" => (Job::Queries, problem.queries, problem.keys),
-        _ => (Job::Keys, problem.keys, problem.queries),
+    let (own, others) = match entry {
+        "queries" => (problem.queries, problem.keys),
+        _ => (problem.keys, problem.queries),
     };
-    Tiling::of(job, problem.head_dim, own, others)
+    Tiling::of(job(entry), problem.head_dim, own, others)
+}
+
+fn job(entry: &str) -> Job {
+    match entry {
+        "queries" => Job::Queries,
+        _ => Job::Keys,
+    }
+}
+
+/// How the kernels of few rows visit `others`: a turn, a loop of at most one and one of eight within.
+fn few_visits(others: usize) -> Visits {
+    Visits {
+        own: 8,
+        others,
+        step: 8,
+        iterations: 12,
+        times: 1,
+    }
 }
 
 /// All gradients of a packed operand in one dispatch.
@@ -85,6 +105,9 @@ fn single_backward(cx: &mut Lowering<'_>, launch: &Launch<'_>, gradient: &Operan
         );
     let tiles = problem.queries.div_ceil(8);
     let groups = tiles * problem.heads_in_all();
+    let [part] = few_visits(problem.queries).parts(problem, cx.most_iterations())[..] else {
+        unreachable!("short contexts come in one part");
+    };
     let dispatch = Dispatch::new(launch.kernel(kernel, operands, false))
         .read(&launch.q.operand)
         .read(&dout.operand)
@@ -95,8 +118,8 @@ fn single_backward(cx: &mut Lowering<'_>, launch: &Launch<'_>, gradient: &Operan
     cx.dispatch(
         launch
             .bind(dispatch, false)
-            .iterations(launch.iterations())
-            .params(&launch.params(tiles, groups))
+            .iterations(2 * part.iterations)
+            .params(&launch.params(tiles, groups, Some(&part)))
             .groups(groups)
             .cost(10 * problem.head_dim as u64 * problem.pairs(), bytes),
     );
@@ -138,8 +161,8 @@ fn statistics(cx: &mut Lowering<'_>, launch: &Launch<'_>) -> Operand {
     let flops = 2 * out.operand.elements() as u64;
     cx.dispatch(
         dispatch
-            .iterations(launch.iterations())
-            .params(&launch.params(1, rows))
+            .iterations(0)
+            .params(&launch.params(1, rows, None))
             .groups(rows.div_ceil(64))
             .cost(flops, bytes),
     );
@@ -157,16 +180,27 @@ fn half_backward(
     let problem = launch.problem;
     let head_dim = problem.head_dim;
     let dout = launch.dout.expect("backward has it");
-    let (rows, heads, other) = match entry {
-        "queries" => (problem.queries, problem.heads_in_all(), "keys"),
-        _ => (problem.keys, problem.kv_heads_in_all(), "queries"),
+    let (rows, others, heads, other) = match entry {
+        "queries" => (
+            problem.queries,
+            problem.keys,
+            problem.heads_in_all(),
+            "keys",
+        ),
+        _ => (
+            problem.keys,
+            problem.queries,
+            problem.kv_heads_in_all(),
+            "queries",
+        ),
     };
     let mut beside = None;
     let in_tiles = |tile: usize| (rows.div_ceil(tile), rows.div_ceil(tile) * heads);
-    let (kernel, operands, (tiles, groups)) = match family(cx, rows) {
+    let (kernel, operands, (tiles, groups), mut visits) = match family(cx, rows) {
         Family::Wide8 => {
-            let (kernel, operands, tile) = wide_half(launch, entry);
-            (kernel, operands, in_tiles(tile))
+            let (kernel, operands, blocks) = wide_half(launch, entry);
+            let workgroups = in_tiles(8 * blocks.rows);
+            (kernel, operands, workgroups, blocks.visits(others))
         }
         Family::Subgroup8 => {
             let source = include_str!("../../../shaders/attention_subgroup8_backward.wgsl");
@@ -180,7 +214,7 @@ fn half_backward(
                 .write_rows("gradient")
                 .buffer("statistics", "read", "u32")
                 .text(&STATISTICS_OF.replace("i: u32", "i: u32, upstream: Row"));
-            (kernel, operands, in_tiles(8))
+            (kernel, operands, in_tiles(8), few_visits(others))
         }
         Family::Tiled => {
             let own = tiling(problem, entry);
@@ -189,31 +223,42 @@ fn half_backward(
             }
             let (kernel, operands) = tiled_half(launch, entry, &own);
             let kernel = kernel.flag("OVERLAPPED", cx.device().overlaps());
-            (kernel, operands, own.workgroups(rows, heads))
+            let visits = own.visits(job(entry), others);
+            (kernel, operands, own.workgroups(rows, heads), visits)
         }
     };
-    let mut dispatch = Dispatch::new(launch.kernel(kernel, operands, true))
-        .read(&launch.q.operand)
-        .read(&launch.k.operand)
-        .read(&launch.v.operand)
-        .read(&dout.operand)
-        .write(gradient)
-        .read(statistics);
-    if let Some(invocations) = beside {
-        dispatch = dispatch
-            .may_pair("attention_gradient", invocations)
-            .writes_apart();
+    if entry == "keys" {
+        visits.times = problem.share();
     }
+    let kernel = launch.kernel(kernel, operands, true);
+    let parts = visits.parts(problem, cx.most_iterations());
+    let count = parts.len() as u64;
     let products = if entry == "queries" { 6 } else { 8 };
     let bytes = operand_bytes(problem) + dout.operand.bytes() + 4 * (rows * head_dim) as u64;
-    cx.dispatch(
-        launch
-            .bind(dispatch, true)
-            .iterations(launch.iterations())
-            .params(&launch.params(tiles, groups))
-            .groups(groups)
-            .cost(products * head_dim as u64 * problem.pairs(), bytes),
-    );
+    let flops = products * head_dim as u64 * problem.pairs();
+    for part in &parts {
+        let mut dispatch = Dispatch::new(launch.kernel_of_part(&kernel, part))
+            .read(&launch.q.operand)
+            .read(&launch.k.operand)
+            .read(&launch.v.operand)
+            .read(&dout.operand)
+            .write(gradient)
+            .read(statistics);
+        // Parts write the same elements, one after the other.
+        if let Some(invocations) = beside.filter(|_| count == 1) {
+            dispatch = dispatch
+                .may_pair("attention_gradient", invocations)
+                .writes_apart();
+        }
+        cx.dispatch(
+            launch
+                .bind(dispatch, true)
+                .iterations(part.iterations)
+                .params(&launch.params(tiles, groups, Some(part)))
+                .groups(groups)
+                .cost(flops / count, bytes / count),
+        );
+    }
 }
 
 const STATISTICS_OF: &str = "\
@@ -240,8 +285,8 @@ fn tiled_half(launch: &Launch<'_>, entry: &'static str, tiling: &Tiling) -> (Ker
     (tiling.apply(kernel, problem), operands)
 }
 
-/// Kernel, block `operands` and rows of a workgroup for many rows, on subgroups of eight.
-fn wide_half(launch: &Launch<'_>, entry: &'static str) -> (Kernel, Operands, usize) {
+/// Kernel, block `operands` and how they are shared out for many rows, on subgroups of eight.
+fn wide_half(launch: &Launch<'_>, entry: &'static str) -> (Kernel, Operands, Blocks) {
     let head_dim = launch.problem.head_dim;
     let blocks = wide8(head_dim, if entry == "queries" { 3 } else { 4 });
     let source = include_str!("../../../shaders/attention_wide8_backward.wgsl");
@@ -252,5 +297,5 @@ fn wide_half(launch: &Launch<'_>, entry: &'static str) -> (Kernel, Operands, usi
         .buffer("statistics", "read", "u32")
         .text(STATISTICS_OF);
     let operands = blocks.key_side(blocks.about_queries(operands));
-    (blocks.apply(kernel), operands, 8 * blocks.rows)
+    (blocks.apply(kernel), operands, blocks)
 }

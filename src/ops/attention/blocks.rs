@@ -1,5 +1,6 @@
 //! The text of kernels in which an invocation owns several rows at once, and rows of the other side stream by.
 
+use super::parts::Visits;
 use super::text::Operands;
 use crate::gpu::Kernel;
 
@@ -44,6 +45,17 @@ impl Blocks {
     pub fn operands(&self, head_dim: usize, is_vector: bool) -> Operands {
         let split = head_dim.div_ceil(4).div_ceil(self.slice);
         self.write(Operands::new(head_dim, Some(split), is_vector))
+    }
+
+    /// How an invocation visits `others` rows of the other side.
+    pub fn visits(&self, others: usize) -> Visits {
+        Visits {
+            own: 8 * self.rows,
+            others,
+            step: self.step,
+            iterations: 1,
+            times: 1,
+        }
     }
 
     /// The kernel with its constants.
@@ -108,12 +120,15 @@ impl Blocks {
             (1..self.step).fold("a.s0".to_owned(), |text, e| format!("max({text}, a.s{e})"));
         let total = Blocks::list(self.step, " + ", |e| format!("a.s{e}"));
         let under = self.of_steps(|e| format!("exp(a.s{e} - top)"));
-        let weights = self.of_steps(|e| format!("exp(min(a.s{e} - about.lse, Numbers()))"));
-        let gradients = self.of_steps(|e| format!("w.s{e} * (d.s{e} - about.delta)"));
+        let weights = self.of_steps(|e| format!("bounded_exp(a.s{e} - about.lse)"));
+        let gradients =
+            self.of_steps(|e| format!("shared_weights(w.s{e}) * (d.s{e} - about.delta)"));
         operands.text(&format!(
             "struct Scores {{ {fields} }}\n\
              struct KeptSteps {{ {kept_fields} }}\n\
              struct About {{ lse: Numbers, delta: Numbers }}\n\
+             fn bounded_exp(x: Numbers) -> Numbers {{ return exp(select(x, Numbers(), x > Numbers())); }}\n\
+             fn shared_weights(w: Numbers) -> Numbers {{ return select(w, Numbers(), w >= Numbers(1.0)); }}\n\
              fn largest(a: Scores) -> Numbers {{ return {largest}; }}\n\
              fn total(a: Scores) -> Numbers {{ return {total}; }}\n\
              fn weights_under(a: Scores, top: Numbers) -> Scores {{ return Scores({under}); }}\n\
@@ -157,16 +172,26 @@ impl Blocks {
         ))
     }
 
-    /// `store_lse`, for own rows that are queries.
-    pub fn store_lse(&self, operands: Operands) -> Operands {
+    /// `store_lse`, and what reads it again, for own rows that are queries.
+    pub fn lse(&self, operands: Operands) -> Operands {
         let stores = Blocks::list(self.rows, "\n    ", |r| {
             let part = &"xyzw"[r..=r];
-            format!("if (i + {r}u < p.queries) {{ lse[at + {r}u] = a.{part}; }}")
+            format!(
+                "if (i + {r}u < p.queries) {{ lse[at + {r}u] = lse_of(top.{part}, sum.{part}); }}"
+            )
         });
+        let loads = self.of_rows(|r, _| format!("lse[at + min(i + {r}u, p.queries - 1u)]"));
+        let tops = self.of_rows(|_, part| format!("top_of_lse(lse.{part})"));
+        let sums = self.of_rows(|_, part| format!("sum_of_lse(lse.{part})"));
         operands.text(&format!(
-            "fn store_lse(head: Head, i: u32, a: Numbers) {{\n    \
+            "fn store_lse(head: Head, i: u32, top: Numbers, sum: Numbers) {{\n    \
              let at = p.lse_offset + head.index * p.queries + i;\n    \
-             {stores}\n}}"
+             {stores}\n}}\n\
+             fn load_lse(head: Head, i: u32) -> Numbers {{\n    \
+             let at = p.lse_offset + head.index * p.queries;\n    \
+             return Numbers({loads});\n}}\n\
+             fn tops_of_lse(lse: Numbers) -> Numbers {{ return Numbers({tops}); }}\n\
+             fn sums_of_lse(lse: Numbers) -> Numbers {{ return Numbers({sums}); }}"
         ))
     }
 
@@ -208,14 +233,14 @@ impl Blocks {
         let about = "about: vec2<f32>";
         let about_of =
             |e: usize, part: &str| format!("subgroupShuffle(about.{part}, {}u)", e * self.parts);
-        let weights = self.of_steps(|e| {
+        let weights =
+            self.of_steps(|e| format!("bounded_exp(a.s{e} - Numbers({}))", about_of(e, "x")));
+        let gradients = self.of_steps(|e| {
             format!(
-                "exp(min(a.s{e} - Numbers({}), Numbers()))",
-                about_of(e, "x")
+                "shared_weights(w.s{e}) * (d.s{e} - Numbers({}))",
+                about_of(e, "y")
             )
         });
-        let gradients =
-            self.of_steps(|e| format!("w.s{e} * (d.s{e} - Numbers({}))", about_of(e, "y")));
         operands.text(&format!(
             "fn first_queries(head: Head, j: u32) -> Words {{ return Words({starts}); }}\n\
              fn end_queries(head: Head, j: u32) -> Words {{ return Words({ends}); }}\n\
@@ -317,11 +342,13 @@ impl Blocks {
             operands = self.load(operands.read_rows(name, &[name]), name, row_at, rows);
         }
         operands = operands.write_chunks("gradient");
+        operands = operands.reload("gradient", &["dq", "dk", "dv"]);
         for (name, row_at, rows) in [
             ("dq", "row_at", "p.queries"),
             ("dk", "key_row_at", "p.keys"),
             ("dv", "key_row_at", "p.keys"),
         ] {
+            operands = self.load(operands, name, row_at, rows);
             operands = self.store(operands, name, "gradient", row_at, rows);
         }
         operands

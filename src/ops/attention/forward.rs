@@ -2,6 +2,7 @@
 
 use super::blocks::Blocks;
 use super::launch::{Launch, Rows, result_rows, separate_rows, with_dense_rows};
+use super::parts::Visits;
 use super::problem::Problem;
 use super::text::Operands;
 use super::tiling::{Job, Tiling};
@@ -65,7 +66,8 @@ pub(super) fn forward(cx: &mut Lowering<'_>, problem: &Problem) {
     }
 }
 
-/// Runs a kernel with `tiles` workgroups for one head, or a group of heads, and `groups` in all.
+/// Runs a kernel with `tiles` workgroups for one head, or a group of heads, and `groups` in all. It comes once or, for more
+/// keys than its loops may go through, several times.
 fn dispatch_forward(
     cx: &mut Lowering<'_>,
     launch: &Launch<'_>,
@@ -73,23 +75,29 @@ fn dispatch_forward(
     out: Rows,
     lse: Operand,
     (tiles, groups): (usize, usize),
+    visits: Visits,
 ) {
     let problem = launch.problem;
     let bytes = operand_bytes(problem) + out.operand.bytes() + lse.bytes();
-    let dispatch = Dispatch::new(kernel)
-        .read(&launch.q.operand)
-        .read(&launch.k.operand)
-        .read(&launch.v.operand)
-        .write(&out.operand)
-        .write(&lse);
-    cx.dispatch(
-        launch
-            .bind(dispatch, false)
-            .iterations(launch.iterations())
-            .params(&launch.params(tiles, groups))
-            .groups(groups)
-            .cost(4 * problem.head_dim as u64 * problem.pairs(), bytes),
-    );
+    let parts = visits.parts(problem, cx.most_iterations());
+    let flops = 4 * problem.head_dim as u64 * problem.pairs();
+    let count = parts.len() as u64;
+    for part in &parts {
+        let dispatch = Dispatch::new(launch.kernel_of_part(&kernel, part))
+            .read(&launch.q.operand)
+            .read(&launch.k.operand)
+            .read(&launch.v.operand)
+            .write(&out.operand)
+            .write(&lse);
+        cx.dispatch(
+            launch
+                .bind(dispatch, false)
+                .iterations(part.iterations)
+                .params(&launch.params(tiles, groups, Some(part)))
+                .groups(groups)
+                .cost(flops / count, bytes / count),
+        );
+    }
 }
 
 /// For any device.
@@ -116,7 +124,8 @@ fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Ope
         .buffer("lse", "read_write", "f32");
     let kernel = launch.kernel(kernel, operands, false);
     let workgroups = tiling.workgroups(queries, problem.heads_in_all());
-    dispatch_forward(cx, launch, kernel, out, lse, workgroups);
+    let visits = tiling.visits(Job::Forward, keys);
+    dispatch_forward(cx, launch, kernel, out, lse, workgroups, visits);
 }
 
 /// For few queries, on subgroups of eight.
@@ -134,7 +143,15 @@ fn few_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Opera
     let kernel = launch.kernel(kernel, operands, false);
     let tiles = problem.queries.div_ceil(8);
     let workgroups = (tiles, tiles * problem.heads_in_all());
-    dispatch_forward(cx, launch, kernel, out, lse, workgroups);
+    // A turn, and a loop of eight within.
+    let visits = Visits {
+        own: 8,
+        others: problem.keys,
+        step: 8,
+        iterations: 10,
+        times: 1,
+    };
+    dispatch_forward(cx, launch, kernel, out, lse, workgroups, visits);
 }
 
 /// For many queries, on subgroups of eight.
@@ -150,14 +167,16 @@ fn wide_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Oper
         .read_rows("k", &["k"])
         .read_rows("v", &["v"])
         .write_chunks("out");
+    let operands = blocks.load(operands, "out", "row_at", "p.queries");
     let operands = blocks
         .store(operands, "out", "out", "row_at", "p.queries")
         .buffer("lse", "read_write", "f32");
-    let operands = blocks.store_lse(operands);
+    let operands = blocks.lse(operands);
     let kernel = launch.kernel(blocks.apply(kernel), operands, false);
     let tiles = problem.queries.div_ceil(8 * blocks.rows);
     let workgroups = (tiles, tiles * problem.heads_in_all());
-    dispatch_forward(cx, launch, kernel, out, lse, workgroups);
+    let visits = blocks.visits(problem.keys);
+    dispatch_forward(cx, launch, kernel, out, lse, workgroups, visits);
 }
 
 /// The bytes of q, k and v.
@@ -210,8 +229,8 @@ pub(super) fn weights(cx: &mut Lowering<'_>, problem: &Problem) {
     cx.dispatch(
         launch
             .bind(dispatch, false)
-            .iterations(launch.iterations())
-            .params(&launch.params(1, elements))
+            .iterations(0)
+            .params(&launch.params(1, elements, None))
             .groups(elements.div_ceil(64))
             .cost(
                 2 * problem.head_dim as u64 * elements as u64,

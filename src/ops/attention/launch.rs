@@ -1,5 +1,6 @@
 //! Where the rows of an attention problem lie, and the kernels' parameters, bindings and text that follow from it.
 
+use super::parts::Part;
 use super::problem::{MaskKind, Problem};
 use super::text::Operands;
 use crate::gpu::Kernel;
@@ -13,8 +14,10 @@ fn dropout_key() -> DropoutKey {
     return vec4<u32>(key_word(0u), key_word(1u), key_word(2u), key_word(3u));
 }
 fn kept_weights(key: DropoutKey, head: Head, i: u32, j: u32) -> u32 {
-    let block = (head.index * p.queries + i) * ((p.keys + 7u) / 8u * 2u) + j / 4u;
-    let words = random_words(key, p.stream, block);
+    let row = philox_multiply(head.index * p.queries + i, (p.keys + 7u) / 8u * 2u);
+    let block = row.y + j / 4u;
+    let beyond = row.x + u32(block < row.y);
+    let words = random_words(key + vec4<u32>(0u, 0u, 0u, beyond), p.stream, block);
     let bits = vec4<u32>(words >= vec4<u32>(p.dropout_threshold)) * vec4<u32>(1u, 2u, 4u, 8u);
     return bits.x | bits.y | bits.z | bits.w;
 }
@@ -144,15 +147,9 @@ impl<'p> Launch<'p> {
         self.problem.head_dim.is_multiple_of(4) && strides.into_iter().all(|n| n.is_multiple_of(4))
     }
 
-    /// How often an invocation's loops go round at most, whatever the form: over all keys or all queries, some of them in
-    /// two passes.
-    pub fn iterations(&self) -> usize {
-        let Problem { queries, keys, .. } = *self.problem;
-        5 * queries.max(keys) / 4 + 64
-    }
-
-    /// The kernels' parameters, for `tiles` workgroups a head, or `groups` of something else in all.
-    pub fn params(&self, tiles: usize, groups: usize) -> Vec<u32> {
+    /// The kernels' parameters, for `tiles` workgroups a head, or `groups` of something else in all, which visit a part of
+    /// the other side's rows.
+    pub fn params(&self, tiles: usize, groups: usize, part: Option<&Part>) -> Vec<u32> {
         let problem = self.problem;
         let (probability, stream) = problem
             .dropout
@@ -176,8 +173,8 @@ impl<'p> Launch<'p> {
             (f64::from(probability) * 4_294_967_296.0).round() as u32,
             (1.0 / (1.0 - probability)).to_bits(),
             problem.heads_in_all() as u32,
-            0,
-            0,
+            part.map_or(0, |part| part.begin as u32),
+            part.map_or(0, |part| part.end as u32),
             0,
         ];
         let at = |rows: Option<Rows>| rows.map_or([0; 4], |rows| rows.at);
@@ -185,10 +182,11 @@ impl<'p> Launch<'p> {
         words.extend([at(self.out), at(self.dout)].concat());
         words.extend(self.gradients.concat());
         if let Some(mask) = self.mask {
-            let weights = problem.weights_shape();
-            let layout = mask.layout.broadcast_to(weights);
-            let layout = layout.expect("masks broadcast to the weights");
-            words.extend(layout.strides().iter().map(|&stride| stride as u32));
+            // Not by the shape of the weights: they may be more than a tensor can have.
+            let (dims, strides) = (mask.layout.shape.dims(), mask.layout.strides());
+            let own = dims.iter().zip(strides);
+            let own = own.map(|(&n, &stride)| if n == 1 { 0 } else { stride as u32 });
+            words.extend(std::iter::repeat_n(0, 4 - dims.len()).chain(own));
         } else {
             words.extend([0; 4]);
         }
@@ -242,6 +240,13 @@ impl<'p> Launch<'p> {
                 .block("dropout", DROPOUT);
         }
         kernel.block("operands", &operands.finish())
+    }
+
+    /// The kernel for one of the dispatches that visit some of the other side's rows each.
+    pub fn kernel_of_part(&self, kernel: &Kernel, part: &Part) -> Kernel {
+        let kernel = kernel.clone();
+        let kernel = kernel.flag("CONTINUED", !part.is_first);
+        kernel.flag("UNFINISHED", !part.is_last)
     }
 
     /// Binds mask and random key behind the rest, as [`Launch::kernel`] declares them.

@@ -16,6 +16,7 @@ mod blocks;
 mod forward;
 mod fused;
 mod launch;
+mod parts;
 mod problem;
 mod text;
 mod tiling;
@@ -142,6 +143,9 @@ impl<'t> Mask<'t> {
 /// `attention(…).permute(&[0, 2, 1, 3]).reshape([B, T, D])` costs nothing, and neither does the way back to a
 /// projection that was split into heads by `reshape` and `permute`.
 ///
+/// A NaN shows in every result that depends on it. Scores of hidden keys do not count, whatever they are; their values count
+/// zero times, so that a NaN among those may show.
+///
 /// The gradient cannot be differentiated again; for second derivatives compose [`Var::matmul`] and softmax.
 ///
 /// # Panics
@@ -166,7 +170,7 @@ pub fn attention<'t>(
 ///
 /// # Panics
 ///
-/// As [`attention`].
+/// As [`attention`], and if there are more than `u32::MAX` weights.
 #[track_caller]
 pub fn attention_with_weights<'t>(
     q: Var<'t>,
@@ -306,11 +310,15 @@ fn record<'t>(
     let mut inputs = operands.to_vec();
     if let Some(mask) = mask {
         let (var, kind) = mask.parts();
-        let weights = problem.weights_shape();
+        let (shape, weights) = (var.shape(), problem.weights_extents());
+        let missing = weights.len().checked_sub(shape.rank());
+        let fits = missing.is_some_and(|missing| {
+            let pairs = shape.dims().iter().zip(&weights[missing..]);
+            pairs.into_iter().all(|(&own, &all)| own == 1 || own == all)
+        });
         assert!(
-            var.shape().broadcast(&weights) == Some(weights),
-            "attention: mask {} does not broadcast to {weights}",
-            var.shape()
+            fits,
+            "attention: mask {shape} does not broadcast to {weights:?}"
         );
         if kind == MaskKind::Additive && var.dtype() != DType::F32 {
             panic!("attention: an additive mask must be F32");
@@ -334,6 +342,7 @@ fn record<'t>(
 }
 
 /// Names scores and weights, which fused attention doesn't compute otherwise.
+#[track_caller]
 fn trace<'t>(operands: &[Var<'t>], lse: Var<'t>, mask: Option<Mask<'t>>, problem: &Problem) {
     let &Problem {
         batch,
@@ -344,6 +353,7 @@ fn trace<'t>(operands: &[Var<'t>], lse: Var<'t>, mask: Option<Mask<'t>>, problem
         head_dim,
         ..
     } = problem;
+    problem.refuse_weights_beyond_memory();
     let (q, k) = if problem.is_packed {
         let slots = operands[0].reshape([batch, queries, heads + 2 * kv_heads, head_dim]);
         let part = |range| slots.slice(2, range).permute(&[0, 2, 1, 3]);
@@ -360,6 +370,7 @@ fn trace<'t>(operands: &[Var<'t>], lse: Var<'t>, mask: Option<Mask<'t>>, problem
 }
 
 /// Records the weights of an attention that has been recorded.
+#[track_caller]
 fn weights<'t>(
     q: Var<'t>,
     k: Var<'t>,
@@ -367,6 +378,7 @@ fn weights<'t>(
     mask: Option<Mask<'t>>,
     problem: Problem,
 ) -> Var<'t> {
+    problem.refuse_weights_beyond_memory();
     let mut inputs = vec![q, k, lse];
     inputs.extend(mask.map(|mask| mask.parts().0));
     let problem = Problem {

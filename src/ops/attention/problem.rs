@@ -66,8 +66,30 @@ impl Problem {
         }
     }
 
+    /// The extents of the weights, of which there may be more than a tensor can have.
+    pub fn weights_extents(&self) -> [usize; 4] {
+        [self.batch, self.heads, self.queries, self.keys]
+    }
+
+    /// The shape of the weights, where they are wanted.
     pub fn weights_shape(&self) -> Shape {
-        Shape::new(&[self.batch, self.heads, self.queries, self.keys])
+        Shape::new(&self.weights_extents())
+    }
+
+    /// # Panics
+    ///
+    /// If no tensor can hold the weights.
+    #[track_caller]
+    pub fn refuse_weights_beyond_memory(&self) {
+        let extents = self.weights_extents();
+        let fits = extents
+            .iter()
+            .try_fold(1u32, |product, &n| product.checked_mul(n.try_into().ok()?));
+        assert!(
+            fits.is_some(),
+            "attention: weights {extents:?} have more than {} elements; without them, attention needs no such tensor",
+            u32::MAX
+        );
     }
 
     /// How many of the operation's inputs are q, k and v.

@@ -91,6 +91,11 @@ impl Operands {
         // Locals may be called like an operand, but not like its rows.
         let buffer = &format!("{buffer}_rows");
         self = self.rows_buffer(buffer, "read");
+        self.reload(buffer, names)
+    }
+
+    /// Functions that load rows from a buffer which is bound already.
+    pub fn reload(mut self, buffer: &str, names: &[&str]) -> Operands {
         for name in names {
             if self.is_split {
                 self.guarded_load(buffer, name);
@@ -153,7 +158,7 @@ impl Operands {
         ));
     }
 
-    /// The next storage binding, to which whole rows are stored by `store_<name>`.
+    /// The next storage binding, to which whole rows are stored by `store_<name>`. They can be loaded again.
     pub fn write_rows(mut self, name: &str) -> Operands {
         self = self.rows_buffer(name, "read_write");
         let mut text = format!("fn store_{name}(at: u32, a: Row) {{\n");
@@ -162,10 +167,10 @@ impl Operands {
         }
         text.push('}');
         self.line(&text);
-        self
+        self.reload(name, &[name])
     }
 
-    /// The next storage binding, to which chunks of rows are stored by `store_chunk_<name>`.
+    /// The next storage binding, to which chunks of rows are stored by `store_chunk_<name>`. They can be loaded again.
     pub fn write_chunks(mut self, name: &str) -> Operands {
         self = self.rows_buffer(name, "read_write");
         let head_dim = self.head_dim;
@@ -188,7 +193,7 @@ impl Operands {
         self.line(&format!(
             "fn store_chunk_{name}(at: u32, chunk: u32, a: vec4<f32>) {{\n{text}}}"
         ));
-        self
+        self.reload(name, &[name])
     }
 
     fn store_chunk(&self, text: &mut String, name: &str, d: usize) {

@@ -1,5 +1,6 @@
 //! How the kernels for GPUs share out work.
 
+use super::parts::Visits;
 use super::problem::Problem;
 use super::text::Operands;
 use crate::gpu::Kernel;
@@ -96,6 +97,30 @@ impl Tiling {
     pub fn workgroups(&self, own: usize, all_heads: usize) -> (usize, usize) {
         let tiles = own.div_ceil(self.rows());
         (tiles, tiles * all_heads.div_ceil(self.heads))
+    }
+
+    /// How an invocation visits `others` rows of the other side, with everything counted that a compiler may leave a loop.
+    pub fn visits(&self, job: Job, others: usize) -> Visits {
+        let [own, other] = [self.down * self.row_quads, self.across * self.score_quads];
+        let (team, depth, lines) = (self.down * self.across, self.chunks.min(4), other.min(4));
+        let slice = (depth * (own + other)).div_ceil(team);
+        let along = 1 + self.chunks.div_ceil(depth) * (3 + slice + depth);
+        let line_chunks = (4 * lines * self.across * self.result_quads).div_ceil(team);
+        let across = 1 + other / lines * (3 + line_chunks + lines);
+        // A mask goes through four columns; dropout too, with ten rounds of random numbers each.
+        let squares = self.row_quads * self.score_quads;
+        let (products, each) = match job {
+            Job::Forward => (along + across + self.across, 60 * squares),
+            Job::Queries => (2 * along + across, 60 * squares),
+            Job::Keys => (2 * along + 2 * across, 110 * squares),
+        };
+        Visits {
+            own: self.rows(),
+            others,
+            step: 4 * other,
+            iterations: 1 + products + each,
+            times: 1,
+        }
     }
 
     /// Invocations of a workgroup.

@@ -5,7 +5,9 @@ use std::fmt::Write;
 use super::WINDOW;
 
 /// The text with what is read at a binding declared as uniform arrays of so many bytes, of which all but the first are bound
-/// at `next` and behind. `None` where the array is not only indexed, or its elements are of some other size.
+/// at `next` and behind. `None` where the array is not only indexed, where an index is a number (a load from there is quick
+/// as it is, and the driver would compile what it finds at such a place of a uniform buffer: `gpu/opaque.rs`), or where its
+/// elements are of some other size.
 pub(super) fn rewritten(source: &str, binding: u32, next: u32, windows: &[u64]) -> Option<String> {
     let start = format!("@group(0) @binding({binding}) var<storage, read> ");
     // A text with several entry points may have several.
@@ -22,6 +24,9 @@ pub(super) fn rewritten(source: &str, binding: u32, next: u32, windows: &[u64]) 
         let element = alias.map_or(declared, |line| line.trim_end_matches(';'));
         let old = format!("{start}{name}: array<{declared}>;");
         let (before, after) = text.split_once(&old)?;
+        if (0..=9).any(|digit| mention(source, &format!("{name}[{digit}"), 0).is_some()) {
+            return None;
+        }
         let array = Array {
             name,
             declared,
@@ -204,6 +209,13 @@ fn f(i: u32) -> f32 { return ab[i + u32(ab[i])] + a[i].x + x.ab + pair[i].y; }
              a_v = select(a_v, a_2[at], (i >> 12u) == 2u); return a_v; }"
         ));
         assert!(text.contains("+ a_at(i).x"));
+    }
+
+    #[test]
+    fn numbered_elements_are_left_alone() {
+        let source = SOURCE.replace("a[i]", "a[0]");
+        assert_eq!(rewritten(&source, 1, 100, &[4096]), None);
+        assert!(rewritten(&source, 2, 100, &[4096]).is_some());
     }
 
     #[test]
