@@ -111,9 +111,11 @@ cargo)
     exec cargo "$command" --config "target.'cfg(all())'.runner=['sh','$script']" "$@"
     ;;
 *)
-    # Manifests name libraries without a folder. The machine's own layers belong to its own libraries.
-    export VK_DRIVER_FILES="$driver" VK_LAYER_PATH="$root/usr/share/vulkan/explicit_layer.d"
-    export VK_LOADER_LAYERS_DISABLE='~implicit~'
+    # The machine's own layers belong to its own libraries. wgpu looks for validation layers in debug builds: they are there
+    # only for who asks for them.
+    layers=$root/none
+    [ -z "${VK_INSTANCE_LAYERS:-}" ] || layers=$root/usr/share/vulkan/explicit_layer.d
+    export VK_DRIVER_FILES="$driver" VK_LAYER_PATH="$layers" VK_LOADER_LAYERS_DISABLE='~implicit~'
     exec "$linker" --library-path "${libraries%/*}" "$@"
     ;;
 esac
