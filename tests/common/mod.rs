@@ -153,6 +153,7 @@ struct Lent(Kind, &'static Device);
 
 impl Drop for Lent {
     fn drop(&mut self) {
+        close_at_exit();
         lock(&IDLE[self.0 as usize]).push(self.1);
     }
 }
@@ -183,7 +184,11 @@ impl Kind {
             limits: Some(wgpu::Limits::default()),
             ..DeviceOptions::default()
         };
-        let device = Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"));
+        let open = || Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"));
+        // Layers make things of their own when the first device is closed, too, which must outlive the last.
+        static CLOSED: Once = Once::new();
+        CLOSED.call_once(|| drop(open()));
+        let device = open();
         // Software adapters measure loads when an operand is first larger than a uniform binding: now, so that no test counts
         // the dispatches of that.
         let tape = Tape::inference(&device);
@@ -192,12 +197,17 @@ impl Kind {
         tape.run().unwrap_or_else(|error| panic!("{error}"));
         let open = Box::into_raw(Box::new(device));
         lock(&OPEN).push(Open(open));
-        // SAFETY: `close` is a function of the right type that does not unwind.
-        let refused = unsafe { atexit(close) };
-        assert_eq!(refused, 0, "atexit has no room");
+        close_at_exit();
         // SAFETY: it stays until `close`, when no thread of a test is left.
         unsafe { &*open }
     }
+}
+
+/// What is registered last runs first. Drivers and layers register things as well, some of them only while they work.
+fn close_at_exit() {
+    // SAFETY: `close` is a function of the right type that does not unwind.
+    let refused = unsafe { atexit(close) };
+    assert_eq!(refused, 0, "atexit has no room");
 }
 
 /// Closes all devices when the process ends, which waits for them. A driver that is still compiling then would meet its
@@ -210,7 +220,7 @@ extern "C" fn close() {
 }
 
 unsafe extern "C" {
-    /// Of the C library: what is registered last runs first, so before the clean-up of drivers loaded until then.
+    /// Of the C library.
     fn atexit(function: extern "C" fn()) -> i32;
 }
 
