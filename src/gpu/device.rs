@@ -25,8 +25,14 @@ pub struct DeviceOptions {
     /// Chooses kernel variants as for an adapter of this class, whatever it is: tests run the variants for GPUs on a
     /// software adapter this way.
     pub class: Option<AdapterClass>,
-    /// Use no optional features of the adapter, such as subgroup operations, so that every kernel is the portable one.
+    /// Use no optional features of the adapter, such as subgroup operations, so that every kernel is the portable one, and
+    /// no more than WebGPU's default limits unless `limits` says otherwise. `SHADEGRAD_PORTABLE=1` in the environment has
+    /// all devices opened so.
     pub portable: bool,
+    /// For tests: fill the memory of intermediate values with NaN (as an integer, the largest there is) before every run of
+    /// a tape, so that a kernel that reads what nobody has written gives itself away. `SHADEGRAD_POISON=1` in the
+    /// environment has all devices opened so.
+    pub poison: bool,
     /// Keep the shader compiler's runtime checks (bounds, loop bounding) on for the crate's own kernels. They are on in
     /// debug builds whatever this says.
     pub checked_kernels: bool,
@@ -52,6 +58,7 @@ pub(crate) struct Shared {
     pub counters: Arc<Counters>,
     pub recorder: Recorder,
     pub checked_kernels: bool,
+    pub poison: bool,
     /// The subgroup size, where the driver guarantees a single one.
     subgroup_size: Option<u32>,
     next_buffer: AtomicU64,
@@ -374,12 +381,18 @@ fn from_wgpu(error: wgpu::Error) -> Error {
     }
 }
 
+/// Whether a variable of the environment turns something on.
+fn is_set(name: &str) -> bool {
+    std::env::var(name).is_ok_and(|value| value == "1")
+}
+
 fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
     let info = adapter.get_info();
     let mut description = AdapterDescription::of(&info);
     description.class = options.class.unwrap_or(description.class);
     // Optional: timestamps for profiles, subgroups for reductions. Kernels have portable twins.
-    let wanted = if options.portable {
+    let portable = options.portable || is_set("SHADEGRAD_PORTABLE");
+    let wanted = if portable {
         wgpu::Features::empty()
     } else {
         wgpu::Features::TIMESTAMP_QUERY
@@ -387,7 +400,13 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             | wgpu::Features::SUBGROUP
     };
     let features = adapter.features() & wanted;
-    let limits = options.limits.clone().unwrap_or_else(|| adapter.limits());
+    let limits = options.limits.clone().unwrap_or_else(|| {
+        if portable {
+            wgpu::Limits::default()
+        } else {
+            adapter.limits()
+        }
+    });
     let request = adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("shadegrad"),
         required_features: features,
@@ -430,6 +449,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             recorder: Recorder::default(),
             subgroup_size,
             checked_kernels: options.checked_kernels || cfg!(debug_assertions),
+            poison: options.poison || is_set("SHADEGRAD_POISON"),
             next_buffer: AtomicU64::new(0),
             tapes_drawing: AtomicU64::new(0),
             first_tick: OnceLock::new(),

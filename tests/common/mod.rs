@@ -103,7 +103,7 @@ pub fn devices() -> [&'static Device; 3] {
     [device(), gpu_device(), portable_device()]
 }
 
-/// Records on a training tape, runs it, and gives what was recorded as results, with the number of dispatches.
+/// Records on a training tape, which draws the same each time, runs it, and gives what was recorded as results, with the number of dispatches.
 pub fn run_counted(
     device: &Device,
     fusion: Fusion,
@@ -111,6 +111,7 @@ pub fn run_counted(
 ) -> (Vec<Vec<f32>>, u64) {
     let tape = Tape::training(device);
     tape.set_fusion(fusion);
+    tape.set_seed(0, 0);
     let results: Vec<_> = record(&tape)
         .into_iter()
         .map(|var| tape.fetch::<f32>(var))
@@ -132,7 +133,12 @@ enum Kind {
 }
 
 /// All devices that have been opened.
-static OPEN: Mutex<Vec<&Device>> = Mutex::new(Vec::new());
+static OPEN: Mutex<Vec<Open>> = Mutex::new(Vec::new());
+
+struct Open(*mut Device);
+
+// SAFETY: devices are `Send` and `Sync`.
+unsafe impl Send for Open {}
 
 /// By kind: those that no test has.
 static IDLE: [Mutex<Vec<&Device>>; 3] = [const { Mutex::new(Vec::new()) }; 3];
@@ -147,6 +153,7 @@ struct Lent(Kind, &'static Device);
 
 impl Drop for Lent {
     fn drop(&mut self) {
+        close_at_exit();
         lock(&IDLE[self.0 as usize]).push(self.1);
     }
 }
@@ -177,33 +184,43 @@ impl Kind {
             limits: Some(wgpu::Limits::default()),
             ..DeviceOptions::default()
         };
-        let device = Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"));
+        let open = || Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"));
+        // Layers make things of their own when the first device is closed, too, which must outlive the last.
+        static CLOSED: Once = Once::new();
+        CLOSED.call_once(|| drop(open()));
+        let device = open();
         // Software adapters measure loads when an operand is first larger than a uniform binding: now, so that no test counts
         // the dispatches of that.
         let tape = Tape::inference(&device);
         let large = tape.input([1 << 15], &[0.0f32; 1 << 15]);
         tape.fetch::<f32>(large + 1.0);
         tape.run().unwrap_or_else(|error| panic!("{error}"));
-        let device: &Device = Box::leak(Box::new(device));
-        lock(&OPEN).push(device);
-        // SAFETY: `settle` is a function of the right type that does not unwind.
-        let refused = unsafe { atexit(settle) };
-        assert_eq!(refused, 0, "atexit has no room");
-        device
+        let open = Box::into_raw(Box::new(device));
+        lock(&OPEN).push(Open(open));
+        close_at_exit();
+        // SAFETY: it stays until `close`, when no thread of a test is left.
+        unsafe { &*open }
     }
 }
 
-/// Waits for all devices when the process ends. They are never dropped, and a driver that is still compiling then would
-/// meet its libraries half taken down: Mesa's llvmpipe crashes in LLVM.
-extern "C" fn settle() {
-    for device in lock(&OPEN).iter() {
-        // A lost device has nothing under way, and nobody is left to tell.
-        let _ = device.wait();
+/// What is registered last runs first. Drivers and layers register things as well, some of them only while they work.
+fn close_at_exit() {
+    // SAFETY: `close` is a function of the right type that does not unwind.
+    let refused = unsafe { atexit(close) };
+    assert_eq!(refused, 0, "atexit has no room");
+}
+
+/// Closes all devices when the process ends, which waits for them. A driver that is still compiling then would meet its
+/// libraries half taken down (Mesa's llvmpipe crashes in LLVM), and validation layers abort where a device is left.
+extern "C" fn close() {
+    for Open(device) in lock(&OPEN).drain(..) {
+        // SAFETY: it comes from a `Box`, and whoever had it has ended.
+        drop(unsafe { Box::from_raw(device) });
     }
 }
 
 unsafe extern "C" {
-    /// Of the C library: what is registered last runs first, so before the clean-up of drivers loaded until then.
+    /// Of the C library.
     fn atexit(function: extern "C" fn()) -> i32;
 }
 

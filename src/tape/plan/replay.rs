@@ -26,8 +26,9 @@ pub(crate) struct Plan {
     faults: Arc<[Fault]>,
     counters: Option<Buffer>,
     ring: Ring,
-    /// Keeps pooled buffers and parameters from being given back while bind groups refer to them.
-    _held: Vec<Buffer>,
+    /// The pooled buffers, kept from being given back while bind groups refer to them.
+    pooled: Vec<Buffer>,
+    _params: Buffer,
     /// The persistent buffers that bind groups refer to.
     external: Vec<Watch>,
     pub memory: MemoryUse,
@@ -201,7 +202,8 @@ impl Plan {
             ring,
             external: external.collect(),
             upload,
-            _held: pooled.into_iter().chain([params.buffer]).collect(),
+            pooled,
+            _params: params.buffer,
         })
     }
 
@@ -213,8 +215,14 @@ impl Plan {
 
     /// Uploads this step's data. It arrives before anything submitted later.
     pub fn upload(&self, device: &Device, upload: &[u8]) {
+        let queue = &device.shared.queue;
+        if device.shared.poison {
+            for buffer in self.pooled.iter().chain(&self.upload) {
+                queue.write_buffer(buffer.raw(), 0, &vec![0xff; buffer.bytes() as usize]);
+            }
+        }
         if let Some(buffer) = &self.upload {
-            device.shared.queue.write_buffer(buffer.raw(), 0, upload);
+            queue.write_buffer(buffer.raw(), 0, upload);
         }
     }
 
