@@ -67,7 +67,7 @@ fn part(group: u32, local: u32) -> Part {
         rest /= p.kept[axis].x;
     }
     let begin = index / p.places * p.chunk;
-    return Part(team < p.teams, team, lane, base, begin, min(begin + p.chunk, p.steps));
+    return Part(team < p.teams, team, lane, base, begin, begin + min(p.chunk, p.steps - begin));
 }
 
 // Where a step is, relative to the place's first element.

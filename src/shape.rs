@@ -5,6 +5,9 @@ use std::fmt;
 /// The largest rank a tensor can have.
 pub const MAX_RANK: usize = 6;
 
+/// The most elements of a tensor: kernels index with 32 bits, and look some steps past the end.
+const MAX_ELEMENTS: usize = u32::MAX as usize - 0xffff;
+
 /// The extents of a tensor, outermost dimension first. Rank 0 is a scalar with one element.
 ///
 /// No extent is zero: WebGPU has no zero-length bindings, so shapes with nothing in them are refused where they are
@@ -26,8 +29,8 @@ impl Shape {
     ///
     /// # Panics
     ///
-    /// If there are more than [`MAX_RANK`] extents, one of them is zero, or the number of elements passes `u32::MAX`
-    /// (kernels index with 32 bits).
+    /// If there are more than [`MAX_RANK`] extents, one of them is zero, or the number of elements passes 2³² − 2¹⁶
+    /// (kernels index with 32 bits, and look some steps past the end).
     #[track_caller]
     pub fn new(extents: &[usize]) -> Shape {
         assert!(
@@ -43,9 +46,8 @@ impl Shape {
             .iter()
             .try_fold(1usize, |product, &extent| product.checked_mul(extent));
         assert!(
-            elements.is_some_and(|elements| elements <= u32::MAX as usize),
-            "shape {extents:?} has more than {} elements",
-            u32::MAX
+            elements.is_some_and(|elements| elements <= MAX_ELEMENTS),
+            "shape {extents:?} has more than {MAX_ELEMENTS} elements"
         );
         let mut dims = [1; MAX_RANK];
         dims[..extents.len()].copy_from_slice(extents);

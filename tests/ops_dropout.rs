@@ -48,7 +48,8 @@ fn philox(@builtin(workgroup_id) group: vec3<u32>) {
                 .read(&input)
                 .write(&output)
                 .params(&[input.offset(), output.offset(), 0, 0])
-                .groups(input.shape().dim(0)),
+                .groups(input.shape().dim(0))
+                .iterations(10 + 1 + 4 + 1),
         );
     }
 }

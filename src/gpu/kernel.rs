@@ -110,6 +110,17 @@ impl Kernel {
         self.source.contains(&entry)
     }
 
+    /// Whether there are loops in its text.
+    pub(crate) fn has_loops(&self) -> bool {
+        let is_loop = |word: &str| matches!(word, "for" | "while" | "loop");
+        let ends_word = |c: char| !c.is_alphanumeric() && c != '_';
+        let mut code = self
+            .source
+            .lines()
+            .filter_map(|line| line.split("//").next());
+        code.any(|code| code.split(ends_word).any(is_loop))
+    }
+
     /// Puts shared declarations in front of the source.
     pub fn prelude(mut self, text: &str) -> Kernel {
         self.source.to_mut().insert_str(0, text);

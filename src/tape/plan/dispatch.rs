@@ -146,15 +146,17 @@ impl Dispatch {
 
     /// The grid of workgroups, none of which may pass 65,535.
     pub fn grid(mut self, x: usize, y: usize, z: usize) -> Dispatch {
-        self.grid = [x as u32, y as u32, z as u32];
+        self.grid = [x, y, z].map(|extent| u32::try_from(extent).unwrap_or(u32::MAX));
         self
     }
 
     /// States how often one invocation goes round loops at most, all of them together, those of functions that it calls
     /// included. A loop counts once more than its rounds, for the look that ends it, so a loop of `n` rounds over loops of
-    /// `m` is `n·(m + 2) + 1`. Planning fails where a driver would end them earlier: Mesa's llvmpipe does so after 65,535
-    /// iterations, without a word. Loops of a few rounds that no parameter changes need not be counted. A custom operation whose kernel
-    /// has other loops should state it; the crate's own all do.
+    /// `m` is `n·(m + 2) + 1`. Loops of a few rounds that no parameter changes need not be counted.
+    ///
+    /// Every kernel with loops must have it stated. Where a driver would end them earlier (Mesa's llvmpipe does so after
+    /// 65,535 iterations, without a word), [`Tape::run`](crate::Tape::run) answers with [`Error::Limit`] and runs nothing:
+    /// [`Lowering::most_iterations`](super::Lowering::most_iterations) says how many there may be.
     pub fn iterations(mut self, most: usize) -> Dispatch {
         self.iterations = Some(most);
         self

@@ -396,8 +396,8 @@ impl Lowerer<'_> {
             }
             Some(_) => {}
             None => assert!(
-                !kernel.trusted,
-                "kernel `{}` does not state how often its loops go round: Dispatch::iterations",
+                !kernel.trusted && !kernel.has_loops(),
+                "kernel `{}` has loops: state how often they go round, by Dispatch::iterations",
                 kernel.name
             ),
         }
@@ -529,6 +529,11 @@ impl Lowering<'_> {
     }
 
     /// Emits a dispatch. Dispatches run in the order in which they are emitted, each seeing the writes of those before.
+    ///
+    /// # Panics
+    ///
+    /// If the grid passes 65,535 workgroups in one dimension, or the kernel has loops and the dispatch does not state how
+    /// often they go round: [`Dispatch::iterations`].
     #[track_caller]
     pub fn dispatch(&mut self, dispatch: Dispatch) {
         self.lowerer.push(dispatch);
