@@ -8,9 +8,9 @@ use std::sync::Once;
 
 use common::{device, portable_device};
 use shadegrad::nn::{Embedding, LayerNorm, Linear, ParameterBuilder, RmsNorm};
-use shadegrad::ops::CrossEntropy;
 use shadegrad::ops::attention::Attention;
 use shadegrad::ops::pointwise::TABLE;
+use shadegrad::ops::{CrossEntropy, rotary_table};
 use shadegrad::{DType, Shape, Tape, Tensor, Var};
 
 thread_local! {
@@ -159,6 +159,23 @@ fn misuse_panics_at_the_callers_line() {
         tape.backward(ids.slice(0, 0..1))
     });
     misuse("powi: the exponent 2.5 is no whole number", || x.powi(2.5));
+    misuse(
+        "powi: the exponent 100000000 is no whole number from",
+        || x.powi(1e8),
+    );
+    misuse("rotary_table: a head of 3 has no pairs", || {
+        rotary_table(2, 3, 1e4)
+    });
+    for base in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        misuse("rotary_table: the base", || rotary_table(2, 4, base));
+    }
+    misuse("scope: an input was recorded on another tape", || {
+        tape.scope("part", || theirs)
+    });
+    misuse("stack: [2, 3] and [4] differ", || Var::stack(&[x, y], 0));
+    misuse("shape [2, 0] has an extent of zero", || {
+        tape.random_uniform([2, 0])
+    });
     misuse("powi: attributes must be finite", || x.powi(f32::NAN));
     misuse("clamp: nothing lies between 1 and -1", || {
         x.clamp(1.0, -1.0)
@@ -188,6 +205,7 @@ fn misuse_panics_at_the_callers_line() {
     misuse("part [3] at element 0 reaches beyond", || {
         tensor.part(0, [3])
     });
+    misuse("reaches beyond", || tensor.part(usize::MAX, [2]));
     misuse("is not filled by 3 values", || tensor.write(&[0.0f32; 3]));
     misuse("the tensor holds another type", || tensor.write(&[0u32; 2]));
     misuse("the tensor holds another type", || tensor.to_vec::<u32>());

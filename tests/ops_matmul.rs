@@ -297,3 +297,55 @@ fn inner_extents_must_agree() {
     let (a, b) = (tape.full([2, 3], 1.0), tape.full([4, 5], 1.0));
     let _ = a.matmul(b);
 }
+
+/// A batch of two by two as one of four, each with a copy of its matrix.
+fn repeated(x: Var<'_>) -> Var<'_> {
+    let dims = x.shape().dims().to_vec();
+    let [.., rows, columns] = dims[..] else {
+        panic!("{dims:?} is no matrix");
+    };
+    (x.broadcast_to([2, 2, rows, columns]) * 1.0).reshape([4, rows, columns])
+}
+
+/// Batches that broadcast in part: products and gradients as of operands that were broadcast before.
+#[test]
+fn partly_broadcast_batches() {
+    let shapes: [[&[usize]; 2]; 5] = [
+        [&[2, 2, 3, 4], &[2, 4, 5]],
+        [&[2, 4, 3], &[2, 2, 3, 5]],
+        [&[2, 1, 3, 4], &[1, 2, 4, 5]],
+        [&[3, 4], &[2, 2, 4, 5]],
+        [&[2, 2, 1, 4], &[2, 1, 4, 5]],
+    ];
+    let mut random = Random::new(3);
+    for [of_a, of_b] in shapes {
+        let [a, b] = [of_a, of_b].map(|dims| {
+            let count = dims.iter().product();
+            random.values(count, -1.0, 1.0)
+        });
+        let run = |whole: bool| {
+            let tape = Tape::training(device());
+            let x = tape.variable(of_a, &a);
+            let y = tape.variable(of_b, &b);
+            let product = match whole {
+                false => x.matmul(y),
+                true => {
+                    let (x, y) = (repeated(x), repeated(y));
+                    let columns = y.shape().last();
+                    x.matmul(y).reshape([2, 2, x.shape().dim(1), columns])
+                }
+            };
+            let loss = ((product + 0.5) * product).sum_all();
+            let gradients = tape.backward(loss);
+            let fetched = [Some(product), gradients.of(x), gradients.of(y)]
+                .map(|value| tape.fetch::<f32>(value.unwrap()));
+            tape.run().unwrap();
+            fetched.map(|value| value.get().unwrap())
+        };
+        let (direct, whole) = (run(false), run(true));
+        for (direct, whole) in direct.iter().zip(&whole) {
+            let whole: Vec<f64> = whole.iter().map(|&x| x as f64).collect();
+            assert_close(&format!("{of_a:?}·{of_b:?}"), direct, &whole, 1e-5, 1e-5);
+        }
+    }
+}

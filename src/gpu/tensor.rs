@@ -106,7 +106,9 @@ impl Tensor {
     pub fn part(&self, offset: usize, shape: impl Into<Shape>) -> Tensor {
         let shape = shape.into();
         assert!(
-            offset + shape.elements() <= self.shape().elements(),
+            offset
+                .checked_add(shape.elements())
+                .is_some_and(|end| end <= self.shape().elements()),
             "part {shape} at element {offset} reaches beyond a tensor of {} elements",
             self.shape().elements()
         );
@@ -127,14 +129,13 @@ impl Tensor {
     /// If `data` has another length or type than the tensor.
     #[track_caller]
     pub fn write<E: Element>(&self, data: &[E]) -> Result<()> {
-        assert_eq!(
-            data.len(),
-            self.shape().elements(),
-            "a tensor of shape {} is not filled by {} values",
+        assert!(
+            data.len() == self.shape().elements(),
+            "write: a tensor of shape {} is not filled by {} values",
             self.shape(),
             data.len()
         );
-        assert_eq!(self.dtype, E::DTYPE, "the tensor holds another type");
+        self.require_dtype::<E>();
         self.device.check()?;
         self.device.shared.queue.write_buffer(
             self.buffer.raw(),
@@ -142,6 +143,17 @@ impl Tensor {
             bytemuck::cast_slice(data),
         );
         Ok(())
+    }
+
+    #[track_caller]
+    fn require_dtype<E: Element>(&self) {
+        assert!(
+            self.dtype == E::DTYPE,
+            "the tensor holds another type: {:?} {}, not {:?}",
+            self.dtype,
+            self.shape(),
+            E::DTYPE
+        );
     }
 
     /// The shape.
@@ -170,7 +182,7 @@ impl Tensor {
     /// If the tensor holds another element type.
     #[track_caller]
     pub fn to_vec<E: Element>(&self) -> Result<Vec<E>> {
-        assert_eq!(self.dtype, E::DTYPE, "the tensor holds another type");
+        self.require_dtype::<E>();
         let shared = &self.device.shared;
         let bytes = 4 * self.shape().elements() as u64;
         let mut readback = Readback::new(&self.device, bytes)?;

@@ -26,9 +26,8 @@ struct Inner {
 impl Constant {
     #[track_caller]
     pub(super) fn new(shape: Shape, values: Vec<f32>) -> Constant {
-        assert_eq!(
-            values.len(),
-            shape.elements(),
+        assert!(
+            values.len() == shape.elements(),
             "constant: shape {shape} is not filled by {} values",
             values.len()
         );

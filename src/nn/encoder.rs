@@ -241,10 +241,10 @@ impl Encoder {
             self.config.context
         );
         if let Some(is_token) = is_token {
-            assert_eq!(
-                is_token.shape(),
-                shape,
-                "encoder: the padding mask is not of the tokens' shape"
+            assert!(
+                is_token.shape() == shape,
+                "encoder: the padding mask {} is not of the tokens' shape {shape}",
+                is_token.shape()
             );
         }
         let [batch, length] = [0, 1].map(|axis| shape.dim(axis));

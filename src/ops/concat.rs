@@ -101,15 +101,16 @@ impl<'t> Var<'t> {
         );
         let mut dims = shape.dims().to_vec();
         dims.insert(axis, 1);
-        let raise = |input: &Var<'t>| {
+        // No closure: its panics would not point at the caller.
+        let mut raised = Vec::with_capacity(inputs.len());
+        for input in inputs {
             assert!(
                 input.shape() == shape,
                 "stack: {shape} and {} differ",
                 input.shape()
             );
-            input.reshape(&dims)
-        };
-        let raised: Vec<Var<'t>> = inputs.iter().map(raise).collect();
+            raised.push(input.reshape(&dims));
+        }
         Var::concat(&raised, axis)
     }
 }

@@ -75,15 +75,18 @@ impl Tape {
     /// Random numbers from `0.0..1.0`, evenly spread, multiples of 2⁻²⁴.
     ///
     /// Which ones depends on [`Tape::set_seed`] and on how many random operations have been recorded before.
+    #[track_caller]
     pub fn random_uniform(&self, shape: impl Into<Shape>) -> Var<'_> {
         self.random(shape.into(), "uniform_numbers")
     }
 
     /// Random numbers from the normal distribution with mean 0 and standard deviation 1. See [`Tape::random_uniform`].
+    #[track_caller]
     pub fn random_normal(&self, shape: impl Into<Shape>) -> Var<'_> {
         self.random(shape.into(), "normal_numbers")
     }
 
+    #[track_caller]
     fn random(&self, shape: Shape, distribution: &'static str) -> Var<'_> {
         let random = Random {
             shape,

@@ -115,12 +115,16 @@ impl Operation for Rotary {
 ///
 /// # Panics
 ///
-/// If `head_dim` is odd.
+/// If `head_dim` is odd, or `base` is not a finite number above 0.
 #[track_caller]
 pub fn rotary_table(positions: usize, head_dim: usize, base: f64) -> Vec<f32> {
     assert!(
         head_dim.is_multiple_of(2),
         "rotary_table: a head of {head_dim} has no pairs"
+    );
+    assert!(
+        base.is_finite() && base > 0.0,
+        "rotary_table: the base {base} is not a finite number above 0"
     );
     let half = head_dim / 2;
     let mut table = Vec::with_capacity(positions * head_dim);

@@ -75,15 +75,22 @@ impl Tape {
 
     /// Runs `record` and names its result. Names that are given within get `name` and a dot in front, so that models
     /// built of models have names like `blocks.0.attention.weights`. Does nothing else unless a trace is being taken.
+    ///
+    /// # Panics
+    ///
+    /// If another tape recorded the result.
+    #[track_caller]
     pub fn scope<'t>(
         &'t self,
         name: impl fmt::Display,
         record: impl FnOnce() -> Var<'t>,
     ) -> Var<'t> {
-        let Some(outside) = self.tracer.enter(&name) else {
-            return record();
-        };
+        let outside = self.tracer.enter(&name);
         let result = record();
+        self.require_own("scope", result);
+        let Some(outside) = outside else {
+            return result;
+        };
         self.tracer.leave(outside);
         result.tap(name)
     }
