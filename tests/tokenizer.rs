@@ -174,7 +174,8 @@ fn added_tokens_beside_a_vocabulary_and_merges() {
     let decoder = format!(
         r#"{{"added_tokens_decoder": {{"287": {end}, "288": {tool}, "289": {pad}, "290": {word}}}, "pad_token": "<pad>"}}"#
     );
-    let cases: [(&str, &[(&str, &str)], &[u32]); 6] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u32]);
+    let cases: [Case; 6] = [
         ("none", &[], &[287]),
         (
             "two",
