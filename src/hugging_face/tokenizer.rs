@@ -42,9 +42,9 @@ const OTHERS: &str = "additional_special_tokens";
 
 /// Turns text into tokens and back, as a model's directory says: `tokenizer.json`, or GPT-2's `vocab.json` and
 /// `merges.txt` with the added tokens of `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`.
-/// Truncation and padding that are stored there are off: a text is as long as it is. GPT-2 splits text into words with the space before them, their UTF-8 bytes into characters of an
-/// alphabet of 256, and joins those by the pairs that were most frequent in its training text. Sennrich et al. 2016,
-/// "Neural Machine Translation of Rare Words with Subword Units".
+/// Truncation and padding that are stored there are off: a text is as long as it is. GPT-2 splits text into words with the
+/// space before them, their UTF-8 bytes into characters of an alphabet of 256, and joins those by the pairs that were most
+/// frequent in its training text. Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units".
 ///
 /// ```no_run
 /// use shadegrad::hugging_face::Tokenizer;
@@ -73,8 +73,11 @@ impl Tokenizer {
         if !path.exists() && directory.join(VOCABULARY).exists() {
             return Tokenizer::from_merges(directory);
         }
-        let inner = tokenizers::Tokenizer::from_bytes(read(&path)?);
-        match inner {
+        let bytes = read(&path)?;
+        // The library panics on some texts that are no JSON.
+        serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+            .map_err(|error| refuse(&path, error))?;
+        match tokenizers::Tokenizer::from_bytes(bytes) {
             Ok(mut inner) => {
                 let off = inner.with_truncation(None).map(|inner| {
                     inner.with_padding(None);
