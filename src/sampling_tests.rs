@@ -274,3 +274,20 @@ fn absurd_settings_are_refused() {
 fn no_logits_is_a_bug() {
     SamplingConfig::default().sample(&[], &mut rng::keyed(0, "", 0));
 }
+
+#[test]
+fn suppressed_tokens_are_never_drawn() {
+    for config in [SamplingConfig::GREEDY, SamplingConfig::default()] {
+        let sampler = Sampler::new(config, 3).unwrap();
+        let mut sampler = sampler.with_suppressed([0, 2, 9]);
+        for _ in 0..50 {
+            assert_eq!(sampler.next_token(&[9.0, 1.0, 8.0, -90.0]), 1);
+        }
+    }
+    assert!(check_logits(&[1.0, -1e30]).is_ok());
+    let error = check_logits(&[1.0, f32::NAN]).unwrap_err().to_string();
+    assert!(
+        error.starts_with("the logit of token 1 is NaN: "),
+        "{error}"
+    );
+}
