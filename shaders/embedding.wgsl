@@ -62,7 +62,7 @@ fn embedding(
         let value = load4(p.weight_offset + min(index, p.vocabulary - 1u) * p.weight_row, column);
         let missing = select(0.0, bitcast<f32>(p.not_a_number), id >= p.whole);
         store4(batch, row, column, select(value, vec4<f32>(missing), index >= p.vocabulary));
-        if (id >= p.whole && column == 0u && p.first == 0u) { refuse(id); }
+        if (id >= p.whole && column == 0u) { refuse(id); }
         row++;
         if (row == p.rows) {
             row = 0u;

@@ -254,3 +254,51 @@ fn counting_costs_no_dispatch() {
     };
     assert_eq!(dispatches(true), dispatches(false));
 }
+
+/// A part of a table that does not begin with the table's first row.
+#[test]
+fn a_part_alone_counts_too() {
+    for device in devices() {
+        let tape = Tape::inference(device);
+        let ids = tape.tensor(&Tensor::new(device, [3], &[3u32, 5, 0]).unwrap());
+        let rows = tape.fetch::<f32>(table(&tape).slice(0, 2..5).embedding_part(ids, 2, 5));
+        tape.run().unwrap();
+        assert_refused(rows.get(), ("embedding", 1, 5, 5));
+    }
+}
+
+/// Skipping batches that are refused, one trains on as if they had not been there.
+#[test]
+fn what_is_refused_is_not_accumulated() {
+    let train = |skips: bool| {
+        let mut model = Model::new(device(), false);
+        let mut micro_batch = |last: bool, id: u32| {
+            let tape = Tape::training(device());
+            let ids: Vec<u32> = (0..16).map(|i| if i == 5 { id } else { 4 * i }).collect();
+            let tokens = tape.input([2, 8], &ids);
+            let loss = model.gpt.loss(tokens, tokens, CrossEntropy::default()) * 0.5;
+            if last {
+                model.optimizer.step(&tape, loss, 0.01);
+            } else {
+                model.optimizer.accumulate(&tape, loss).unwrap();
+            }
+            assert_eq!(tape.run().is_err(), id >= 65);
+        };
+        let skipped = |micro_batch: &mut dyn FnMut(bool, u32)| {
+            if skips {
+                micro_batch(false, 65);
+                micro_batch(true, 65);
+            }
+        };
+        micro_batch(false, 1);
+        micro_batch(true, 2);
+        skipped(&mut micro_batch);
+        micro_batch(true, 3);
+        micro_batch(false, 4);
+        skipped(&mut micro_batch);
+        micro_batch(true, 5);
+        assert_eq!(model.optimizer.steps(), 3);
+        model.optimizer.parameters().to_host().unwrap()
+    };
+    assert!(train(true) == train(false));
+}

@@ -13,7 +13,7 @@ use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Report};
 use shadegrad::profile::{Profile, Profiler, TimedBy};
 use shadegrad::tape::MemoryUse;
-use shadegrad::{Device, Tape};
+use shadegrad::{Device, Tape, Tensor};
 
 /// A device has one profiler at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -133,6 +133,24 @@ fn timestamps_time_every_dispatch() {
 fn adapters_without_timestamps_are_waited_for() {
     let _alone = alone();
     check(portable_device(), TimedBy::Waiting);
+}
+
+/// Indices out of range are told, whoever watches.
+#[test]
+fn faults_are_not_lost() {
+    let _alone = alone();
+    for device in [device(), portable_device()] {
+        let profiler = Profiler::start(device);
+        for (index, is_wrong) in [(5u32, true), (2, false), (9, true), (0, false)] {
+            let ids = Tensor::new(device, [1], &[index]).unwrap();
+            let tape = Tape::inference(device);
+            let table = tape.input([3, 2], &[0.0f32; 6]);
+            let rows = tape.fetch::<f32>(table.embedding(tape.tensor(&ids)));
+            tape.run().unwrap();
+            assert_eq!(rows.get().is_err(), is_wrong, "{index}");
+        }
+        profiler.finish().unwrap();
+    }
 }
 
 #[test]

@@ -386,7 +386,7 @@ impl<'t> Var<'t> {
     ///
     /// # Panics
     ///
-    /// As [`Var::embedding`].
+    /// As [`Var::embedding`], and if this has rows beyond those of the whole table.
     #[track_caller]
     pub fn embedding_part(self, ids: Var<'t>, first: usize, vocabulary: usize) -> Var<'t> {
         let (weight, ids_type) = (self.tensor_type(), ids.tensor_type());
@@ -401,6 +401,11 @@ impl<'t> Var<'t> {
             "embedding: the indices are {:?} {}, expected U32",
             ids_type.dtype,
             ids_type.shape
+        );
+        let rows = weight.shape.dim(0);
+        assert!(
+            first <= vocabulary && rows <= vocabulary - first,
+            "embedding: {rows} rows from index {first} on are no part of a table of {vocabulary}"
         );
         let bounds = Bounds::check("embedding", ids, vocabulary, None);
         self.tape.record(Embedding { first, bounds }, &[self, ids])

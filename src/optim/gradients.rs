@@ -70,8 +70,10 @@ impl Gradients {
             add(tape, accumulated, &self.gradient);
             reached
         };
-        self.reach(&reached);
-        self.pending += 1;
+        if !tape.is_refused() {
+            self.reached = self.with_earlier(&reached);
+            self.pending += 1;
+        }
         Ok(())
     }
 
@@ -79,17 +81,18 @@ impl Gradients {
     #[track_caller]
     pub fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, clip: Option<f32>) -> Step<'t> {
         let reached = self.differentiate(tape, loss, &self.gradient);
-        self.reach(&reached);
-        let runs = self.runs();
-        self.reached.fill(false);
-        if std::mem::take(&mut self.pending) > 0 {
+        let runs = self.runs(&self.with_earlier(&reached));
+        if self.pending > 0 {
             let accumulated = self
                 .accumulated
                 .as_ref()
                 .expect("micro-batches are pending");
             add(tape, &self.gradient, accumulated);
         }
-        self.steps += 1;
+        // What has been accumulated waits for a tape that runs.
+        if !tape.is_refused() {
+            self.resume(self.steps + 1);
+        }
         let (grad_norm, control) = global_norm(tape, self.gradient.segments(), loss, clip);
         Step {
             loss,
@@ -178,10 +181,10 @@ impl Gradients {
         reached
     }
 
-    fn reach(&mut self, reached: &[bool]) {
-        for (all, reached) in self.reached.iter_mut().zip(reached) {
-            *all |= reached;
-        }
+    /// Which parameters the loss depends on, or that of an earlier micro-batch.
+    fn with_earlier(&self, reached: &[bool]) -> Vec<bool> {
+        let earlier = self.reached.iter().zip(reached);
+        earlier.map(|(earlier, now)| earlier | now).collect()
     }
 
     /// The segment of the parameters that a segment of the gradient mirrors.
@@ -195,10 +198,10 @@ impl Gradients {
     /// For each segment of the gradient, the stretches that are treated alike: the vec4 that each ends before, the bits of
     /// its factors on learning rate and weight decay, and how many vec4s further on the parameters lie than their
     /// gradients. Parameters that no loss of this step depends on are left alone, as in PyTorch: their rate is zero.
-    fn runs(&self) -> Vec<Vec<[u32; 4]>> {
+    fn runs(&self, reached: &[bool]) -> Vec<Vec<[u32; 4]>> {
         let mut runs: Vec<Vec<[u32; 4]>> = vec![Vec::new(); self.gradient.segments().len()];
         for (index, segment, offset) in self.gradient.places() {
-            let factors = match self.reached[index] {
+            let factors = match reached[index] {
                 true => self.factors[index],
                 false => Factors::FROZEN,
             };

@@ -69,7 +69,8 @@ pub trait Optimizer {
     /// The step counts nevertheless.
     ///
     /// The learning rate is data: changing it costs nothing. The tape must be run, or the optimizer's step count is
-    /// ahead of its moments.
+    /// ahead of its moments. On a tape that cannot run because of [indices](Error::IndexOutOfRange) that were recorded
+    /// before, neither a step nor a micro-batch counts.
     ///
     /// A tape has one step: a second one, of another optimizer, would differentiate with the first one's new values
     /// where the loss depends on both, and panics. Parameters that are to be treated differently belong to

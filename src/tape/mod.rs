@@ -323,6 +323,11 @@ impl Tape {
         self.graph.borrow_mut().refused.get_or_insert(error);
     }
 
+    /// Whether [`Tape::run`] will fail, as far as is known.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.graph.borrow().refused.is_some()
+    }
+
     /// [`Graph::host_words`].
     pub(crate) fn host_words<T>(
         &self,

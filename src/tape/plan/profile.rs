@@ -228,13 +228,14 @@ pub(super) fn submit(
 
 /// Runs the dispatches one by one, waiting for each.
 fn wait_for_each(device: &Device, plan: &Plan) -> Result<DeviceTimes> {
+    let wgpu = &device.shared.wgpu;
+    let mut encoder = wgpu.create_command_encoder(&Default::default());
+    plan.clear_faults(&mut encoder);
+    device.submit(encoder.finish())?;
     device.wait()?;
     let mut stretches = Vec::with_capacity(plan.steps.len());
     for step in &plan.steps {
-        let mut encoder = device
-            .shared
-            .wgpu
-            .create_command_encoder(&Default::default());
+        let mut encoder = wgpu.create_command_encoder(&Default::default());
         Step::encode_all(
             std::slice::from_ref(step),
             &mut encoder.begin_compute_pass(&Default::default()),

@@ -236,7 +236,14 @@ impl Plan {
         Ok(())
     }
 
-    /// Encodes some of the steps, timed if there are queries, and the copies of the results.
+    /// Begins to count faults. To be encoded before the first step.
+    pub(super) fn clear_faults(&self, encoder: &mut wgpu::CommandEncoder) {
+        if let Some(counters) = &self.counters {
+            encoder.clear_buffer(counters.raw(), 0, None);
+        }
+    }
+
+    /// Encodes all of the steps, timed if there are queries, or none that have run already, and the copies of the results.
     pub(super) fn encode(
         &self,
         device: &Device,
@@ -245,8 +252,8 @@ impl Plan {
     ) -> Result<(wgpu::CommandBuffer, Option<Readback>)> {
         let wgpu = &device.shared.wgpu;
         let mut encoder = wgpu.create_command_encoder(&Default::default());
-        if let Some(counters) = &self.counters {
-            encoder.clear_buffer(counters.raw(), 0, None);
+        if !steps.is_empty() {
+            self.clear_faults(&mut encoder);
         }
         match queries {
             Some(queries) => queries.encode(&mut encoder, steps),
