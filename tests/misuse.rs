@@ -10,7 +10,8 @@ use common::{device, portable_device};
 use shadegrad::nn::{Embedding, LayerNorm, Linear, ParameterBuilder, RmsNorm};
 use shadegrad::ops::attention::Attention;
 use shadegrad::ops::pointwise::TABLE;
-use shadegrad::ops::{CrossEntropy, rotary_table};
+use shadegrad::ops::{CrossEntropy, Operation, TensorType, rotary_table};
+use shadegrad::tape::{Backward, Lowering, Signature};
 use shadegrad::{DType, Shape, Tape, Tensor, Var};
 
 thread_local! {
@@ -78,6 +79,18 @@ fn checkpointed_parts_neither_write_nor_read_what_changes() {
     let loss = tape.checkpoint(|tape| (x * tape.tensor(&tensor)).sin().sum_all());
     let _before = tape.backward(loss);
     tape.assign(&tensor, tape.full([2], 1.0));
+    misuse("backward: a tensor that a checkpointed part reads", || {
+        tape.backward(loss)
+    });
+    // A view that was recorded outside.
+    let matrix = Tensor::new(device(), [2, 2], &[1.0f32, 2.0, 3.0, 4.0]).unwrap();
+    let tape = Tape::training(device());
+    let (x, view) = (
+        tape.full([1, 2], 1.0),
+        tape.tensor_variable(&matrix).transpose(),
+    );
+    let loss = tape.checkpoint(|_| x.matmul(view).tanh().sum_all());
+    tape.assign(&matrix, tape.full([2, 2], 1.0));
     misuse("backward: a tensor that a checkpointed part reads", || {
         tape.backward(loss)
     });
@@ -212,6 +225,58 @@ fn misuse_panics_at_the_callers_line() {
     misuse("is not filled by 1 values", || {
         Tensor::new(device, [2], &[0.0f32])
     });
+}
+
+/// Overwrites what it is given.
+#[derive(Debug)]
+struct Overwrite;
+
+impl Operation for Overwrite {
+    fn name(&self) -> &'static str {
+        "overwrite"
+    }
+
+    fn identity(&self, _signature: &mut Signature) {}
+
+    fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
+        Vec::new()
+    }
+
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        node.not_differentiable("it overwrites a tensor")
+    }
+
+    fn mutates(&self) -> &[usize] {
+        &[0]
+    }
+
+    fn lower(&self, _cx: &mut Lowering<'_>) {}
+}
+
+#[test]
+fn only_tensors_are_overwritten() {
+    let tensor = Tensor::new(device(), [2, 1], &[1.0f32, 2.0]).unwrap();
+    let tape = Tape::training(device());
+    let text = "overwrite: input 0 is to be overwritten, but it is no persistent tensor";
+    for value in [tape.full([2], 1.0), tape.tensor(&tensor).transpose()] {
+        misuse(text, || tape.record_all(Overwrite, &[value]));
+    }
+    misuse(text, || tape.record_all(Overwrite, &[]));
+    tape.record_all(Overwrite, &[tape.tensor(&tensor)]);
+}
+
+#[test]
+fn parts_of_tables_lie_within() {
+    let tape = Tape::training(device());
+    let (part, ids) = (tape.full([3, 2], 1.0), tape.input([1], &[0u32]));
+    misuse(
+        "embedding: 3 rows from index 2 on are no part of a table of 4",
+        || part.embedding_part(ids, 2, 4),
+    );
+    misuse(
+        "embedding: 3 rows from index 5 on are no part of a table of 4",
+        || part.embedding_part(ids, 5, 4),
+    );
 }
 
 #[test]

@@ -237,7 +237,7 @@ fn assert_unchanged(graph: &Graph, forward: NodeId, first: u32, gradients: &[Opt
     let inputs = recorded.flat_map(|node| graph.inputs(NodeId(node)).iter().copied());
     // A gradient may be an input as it is.
     let given = gradients.iter().flatten().map(|gradient| gradient.id);
-    for read in inputs.chain(given).map(|value| graph.source_of(value)) {
+    for read in inputs.chain(given) {
         assert!(
             !written
                 .iter()
@@ -248,7 +248,7 @@ fn assert_unchanged(graph: &Graph, forward: NodeId, first: u32, gradients: &[Opt
             graph
                 .operation(forward)
                 .map_or("", |operation| operation.name()),
-            graph.ty(read).shape
+            graph.ty(graph.source_of(read)).shape
         );
     }
 }

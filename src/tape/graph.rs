@@ -249,9 +249,10 @@ impl Graph {
         }
     }
 
-    /// Whether both are persistent tensors that have elements in common.
+    /// Whether both are persistent tensors, or views of such, that have elements in common.
     pub fn share_elements(&self, a: ValueId, b: ValueId) -> bool {
-        let (Some(a), Some(b)) = (self.tensor(a), self.tensor(b)) else {
+        let [a, b] = [a, b].map(|value| self.tensor(self.source_of(value)));
+        let (Some(a), Some(b)) = (a, b) else {
             return false;
         };
         a.buffer.id() == b.buffer.id()
@@ -340,6 +341,14 @@ impl Graph {
         let types: SmallVec<[TensorType; 8]> = inputs.iter().map(|&id| self.ty(id)).collect();
         // Called on the type itself: through `dyn` the caller's location would be lost.
         let outputs = operation.outputs(&types);
+        for &input in operation.mutates() {
+            let id = inputs.get(input);
+            assert!(
+                id.is_some_and(|&id| self.tensor(id).is_some()),
+                "{}: input {input} is to be overwritten, but it is no persistent tensor; Tape::tensor puts one on the tape",
+                operation.name()
+            );
+        }
         self.push_typed(Rc::new(operation), inputs, &outputs)
     }
 
