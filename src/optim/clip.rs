@@ -126,7 +126,7 @@ pub(super) fn over_segment(class: AdapterClass, entry: &'static str, vectors: us
         .constant("WIDTH", width)
         .constant("EACH", each);
     // At most a run of parameters begins with each vec4; runs are found by halving.
-    let iterations = each + 2 * width * each + 32;
+    let iterations = each + 3 * width * each + 64;
     Dispatch::new(kernel)
         .groups(vectors.div_ceil(width * each))
         .iterations(iterations)

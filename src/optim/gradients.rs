@@ -178,6 +178,10 @@ impl Gradients {
             let gradient = gradient.unwrap_or_else(|| tape.full(parameter.shape(), 0.0));
             tape.assign(part, gradient);
         }
+        assert!(
+            reached.contains(&true),
+            "step: the loss depends on no parameter that this optimizer trains: is it detached, or of another model?"
+        );
         reached
     }
 

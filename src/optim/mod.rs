@@ -78,8 +78,9 @@ pub trait Optimizer {
     ///
     /// # Panics
     ///
-    /// If `loss` is no scalar, the learning rate is negative or not finite, an operation on the way has no gradient, or a
-    /// tensor that the gradient is computed from was overwritten since the loss read it.
+    /// If `loss` is no scalar or depends on no parameter that is trained, the learning rate is negative or not finite, an
+    /// operation on the way has no gradient, or a tensor that the gradient is computed from was overwritten since the loss
+    /// read it.
     #[track_caller]
     fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, learning_rate: f32) -> Update<'t>;
 

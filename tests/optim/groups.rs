@@ -364,3 +364,13 @@ fn a_second_optimizer_beside_the_first_is_not() {
     assert_eq!(first.get().unwrap().grad_norm, 3.0);
     assert_eq!(second.get().unwrap().grad_norm, 2.0);
 }
+
+#[test]
+#[should_panic(expected = "the loss depends on no parameter that this optimizer trains")]
+fn a_loss_that_nothing_can_lower_is_refused() {
+    let model = Model::new(common::device(), 3, u64::MAX);
+    let mut optimizer = AdamW::new(&model.parameters, CLIPPED).unwrap();
+    let tape = model.tape();
+    let loss = model.loss(&tape, &Batch::new(&mut Random::new(1)));
+    optimizer.step(&tape, loss.detach(), 0.01);
+}
