@@ -34,7 +34,9 @@ struct Params {
 
 //:begin access
 alias Step = f32;
+alias StepBits = u32;
 alias Place = f32;
+alias PlaceBits = u32;
 @group(0) @binding(1) var<storage, read> input: array<f32>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
 fn finish(value: Step) -> Place { return value; }
@@ -120,10 +122,12 @@ struct Candidate { value: f32, step: u32 }
 // Told by the bits, as compilers may assume that floats are numbers.
 fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
 
-// What is not a number, else the larger value; the smaller step between equals.
+// NaN, else the larger value; the smaller step between equals. Values are compared only where neither is NaN.
 fn better(a: Candidate, b: Candidate) -> Candidate {
     let first = b.step < a.step;
-    let take_b = b.value > a.value || (b.value == a.value && first) || (is_nan(b.value) && (first || !is_nan(a.value)));
+    let larger = !is_nan(a.value) && (is_nan(b.value) || b.value > a.value);
+    let equal = select(a.value == b.value, is_nan(b.value), is_nan(a.value));
+    let take_b = larger || (equal && first);
     return Candidate(select(a.value, b.value, take_b), select(a.step, b.step, take_b));
 }
 

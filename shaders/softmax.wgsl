@@ -139,9 +139,9 @@ fn forward(
         if (KEPT > 6u) { r.b6 = away(r.b6, 6u, lane, top); terms += term_of(r.b6, 6u, lane); }
         if (KEPT > 7u) { r.b7 = away(r.b7, 7u, lane, top); terms += term_of(r.b7, 7u, lane); }
         sum += total(terms);
-        // At least 1, from the maximum itself, unless nothing is finite; not a number if an element is none.
-        let all = sums_over_team(vec2<f32>(sum, 0.0), place).x;
-        let denominator = select(all, 1.0e-30, all < 1.0e-30);
+        // At least 1, from the maximum itself, which the term doesn't change, or 0 if nothing is finite. NaN stays, which
+        // `max` may drop.
+        let denominator = sums_over_team(vec2<f32>(sum, 0.0), place).x + 1.0e-30;
         var rest = 1.0 / denominator;
         if (LOG == 1u) { rest = log(denominator); }
         if (KEPT > 0u) { put_kept(row, 0u, lane, r.b0, rest); }

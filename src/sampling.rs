@@ -21,7 +21,7 @@ use crate::rng;
 ///
 /// let config = SamplingConfig { temperature: 0.8, top_k: Some(2), top_p: None };
 /// let mut sampler = Sampler::new(config, 42)?;
-/// let token = sampler.next_token(&[0.1, 2.0, -1.0, 1.5]);
+/// let token = sampler.next_token(&[0.1, 2.0, -1.0, 1.5])?;
 /// assert!(token == 1 || token == 3);
 /// # Ok::<(), shadegrad::Error>(())
 /// ```
@@ -152,32 +152,40 @@ impl SamplingConfig {
 
     /// Draws the next token.
     ///
-    /// Takes one word from the generator, and none if the temperature is 0. If no token is possible, as when a model
-    /// has diverged and all logits are NaN, the answer is token 0; [`distribution`](Self::distribution) tells.
+    /// Takes one word from the generator, and none if the temperature is 0.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFiniteLogit`] if a logit is NaN, or all are −∞ so that no token is possible.
     ///
     /// # Panics
     ///
     /// If there are no logits.
     #[track_caller]
-    pub fn sample<R: Rng + ?Sized>(&self, logits: &[f32], rng: &mut R) -> u32 {
+    pub fn sample<R: Rng + ?Sized>(&self, logits: &[f32], rng: &mut R) -> Result<u32> {
         assert!(!logits.is_empty(), "cannot sample from no logits");
-        let candidates = self.distribution(logits);
-        let Some(&(most_likely, _)) = candidates.first() else {
-            return 0;
+        let refuse = |token: usize| Error::NonFiniteLogit {
+            token,
+            value: logits[token],
         };
+        if let Some(token) = logits.iter().position(|logit| logit.is_nan()) {
+            return Err(refuse(token));
+        }
+        let candidates = self.distribution(logits);
+        let &(most_likely, _) = candidates.first().ok_or_else(|| refuse(0))?;
         if self.temperature == 0.0 {
-            return most_likely;
+            return Ok(most_likely);
         }
         let threshold = rng::unit(rng);
         let mut cumulative = 0.0;
         for (token, probability) in candidates {
             cumulative += probability;
             if threshold < cumulative {
-                return token;
+                return Ok(token);
             }
         }
         // The threshold fell into the gap that rounding left between the sum and 1.
-        most_likely
+        Ok(most_likely)
     }
 }
 
@@ -251,11 +259,15 @@ impl Sampler {
 
     /// Draws the next token from the logits of the last position, as [`SamplingConfig::sample`] does.
     ///
+    /// # Errors
+    ///
+    /// Those of [`SamplingConfig::sample`].
+    ///
     /// # Panics
     ///
     /// If there are no logits.
     #[track_caller]
-    pub fn next_token(&mut self, logits: &[f32]) -> u32 {
+    pub fn next_token(&mut self, logits: &[f32]) -> Result<u32> {
         let mut rng = rng::keyed(self.seed, "sampler", self.drawn);
         self.drawn = self.drawn.wrapping_add(1);
         if self.suppressed.is_empty() {

@@ -100,7 +100,11 @@ proptest! {
             let possible = logits.iter().any(|&logit| logit > f32::NEG_INFINITY);
             prop_assert_eq!(!distribution.is_empty(), possible);
             let token = Sampler::new(config, seed).unwrap().next_token(&logits);
-            if possible {
+            if logits.iter().any(|logit| logit.is_nan()) || !possible {
+                let is_refused = matches!(token, Err(Error::NonFiniteLogit { .. }));
+                prop_assert!(is_refused, "{:?} of {:?}", token, logits);
+            } else {
+                let token = token.unwrap();
                 let sum: f64 = distribution.iter().map(|(_, probability)| probability).sum();
                 prop_assert!((sum - 1.0).abs() < 1e-9, "{distribution:?}");
                 prop_assert!(distribution.is_sorted_by(|a, b| a.1 >= b.1));
@@ -108,8 +112,6 @@ proptest! {
                 for (token, _) in distribution {
                     prop_assert!(logits[token as usize] > f32::NEG_INFINITY);
                 }
-            } else {
-                prop_assert_eq!(token, 0);
             }
         }
     }
@@ -120,7 +122,7 @@ proptest! {
         let maximum = logits.iter().copied().fold(f32::MIN, f32::max);
         let first = logits.iter().position(|&logit| logit == maximum).unwrap() as u32;
         prop_assert_eq!(config.distribution(&logits), vec![(first, 1.0)]);
-        prop_assert_eq!(Sampler::new(config, seed).unwrap().next_token(&logits), first);
+        prop_assert_eq!(Sampler::new(config, seed).unwrap().next_token(&logits).unwrap(), first);
     }
 
     #[test]
@@ -207,8 +209,20 @@ fn extremes_neither_overflow_nor_poison() {
         [(1, 1.0)]
     );
     let mut sampler = Sampler::new(SamplingConfig::GREEDY, 0).unwrap();
-    assert_eq!(sampler.next_token(&[nan; 5]), 0);
-    assert_eq!(sampler.next_token(&[-infinity, infinity]), 1);
+    assert_eq!(sampler.next_token(&[-infinity, infinity]).unwrap(), 1);
+    // Nothing is chosen from what a diverged model says.
+    for settings in [
+        SamplingConfig::GREEDY,
+        all,
+        config(0.7, Some(2), None),
+        config(1.0, None, Some(0.5)),
+    ] {
+        let mut sampler = Sampler::new(settings, 0).unwrap();
+        for logits in [&[nan; 5][..], &[1.0, nan, 2.0], &[-infinity; 3]] {
+            let error = sampler.next_token(logits).unwrap_err().to_string();
+            assert!(error.starts_with("the logit of token "), "{error}");
+        }
+    }
 }
 
 #[test]
@@ -220,7 +234,7 @@ fn draws_follow_the_distribution() {
     let draws = 200_000;
     let mut counts = [0u32; 6];
     for _ in 0..draws {
-        counts[sampler.next_token(&logits) as usize] += 1;
+        counts[sampler.next_token(&logits).unwrap() as usize] += 1;
     }
     // Five standard deviations of each count; tokens that were cut never come.
     for token in 0..6 {
@@ -238,7 +252,7 @@ fn a_seed_is_a_sequence() {
     let draw = |seed| {
         let mut sampler = Sampler::new(SamplingConfig::default(), seed).unwrap();
         (0..32)
-            .map(|_| sampler.next_token(&logits))
+            .map(|_| sampler.next_token(&logits).unwrap())
             .collect::<Vec<_>>()
     };
     assert_eq!(draw(1), draw(1));
@@ -272,7 +286,7 @@ fn absurd_settings_are_refused() {
 #[test]
 #[should_panic(expected = "no logits")]
 fn no_logits_is_a_bug() {
-    SamplingConfig::default().sample(&[], &mut rng::keyed(0, "", 0));
+    let _ = SamplingConfig::default().sample(&[], &mut rng::keyed(0, "", 0));
 }
 
 #[test]
@@ -281,7 +295,7 @@ fn suppressed_tokens_are_never_drawn() {
         let sampler = Sampler::new(config, 3).unwrap();
         let mut sampler = sampler.with_suppressed([0, 2, 9]);
         for _ in 0..50 {
-            assert_eq!(sampler.next_token(&[9.0, 1.0, 8.0, -90.0]), 1);
+            assert_eq!(sampler.next_token(&[9.0, 1.0, 8.0, -90.0]).unwrap(), 1);
         }
     }
     assert!(check_logits(&[1.0, -1e30]).is_ok());

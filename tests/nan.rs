@@ -225,6 +225,140 @@ fn rows() {
     }
 }
 
+/// The loss of a row that counts is the batch's, its gradient the row's alone; a row that is ignored hides what is in it.
+#[test]
+fn losses() {
+    let ignoring = CrossEntropy::ignoring(9);
+    let smoothed = CrossEntropy {
+        label_smoothing: 0.25,
+        ..ignoring
+    };
+    for device in devices() {
+        for columns in [3, 70, 513, 1031, 5000, 20_011] {
+            for options in [CrossEntropy::default(), ignoring, smoothed] {
+                for (hidden, place) in [(false, 0), (false, columns - 1), (true, 1)] {
+                    if hidden && options.ignore_index.is_none() {
+                        continue;
+                    }
+                    let results = run(device, |tape| {
+                        let mut values: Vec<f32> =
+                            (0..3 * columns).map(|i| (i % 7) as f32 - 3.0).collect();
+                        values[columns + place] = NAN;
+                        let x = tape.variable([3, columns], &values);
+                        let targets = tape.input([3], &[0, if hidden { 9 } else { 2 }, 1]);
+                        let loss = x.cross_entropy(targets, options);
+                        // The loss alone, which has kernels of its own, and with the gradient.
+                        let alone = x.detach().cross_entropy(targets, options);
+                        vec![loss, alone, tape.backward(loss).of(x).unwrap()]
+                    });
+                    for loss in &results[..2] {
+                        assert_eq!(loss[0].is_nan(), !hidden, "{columns} columns: {loss:?}");
+                    }
+                    for (row, values) in results[2].chunks(columns).enumerate() {
+                        let spoilt = values.iter().filter(|value| value.is_nan()).count();
+                        let expected = if row == 1 && !hidden { columns } else { 0 };
+                        assert_eq!(spoilt, expected, "{columns} columns: gradient of row {row}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reductions over any axes: four neighbours at a time or one, by several invocations or chunks.
+#[test]
+fn reductions() {
+    type Reduced = for<'t> fn(Var<'t>, &[usize]) -> Var<'t>;
+    const REDUCED: [(&str, Reduced); 5] = [
+        ("sum", |x, axes| x.sum(axes)),
+        ("mean", |x, axes| x.mean(axes)),
+        ("max", |x, axes| x.max(axes)),
+        ("min", |x, axes| x.min(axes)),
+        ("var", |x, axes| x.var(axes)),
+    ];
+    for device in devices() {
+        for shape in [[2, 3, 5], [3, 70, 8], [2, 3000, 4]] {
+            let count: usize = shape.iter().product();
+            for axes in [&[0][..], &[1], &[2], &[0, 2], &[0, 1, 2]] {
+                for place in [0, count / 2 + 1, count - 1] {
+                    let mut strides = [shape[1] * shape[2], shape[2], 1];
+                    axes.iter().for_each(|&axis| strides[axis] = 0);
+                    let results = run(device, |tape| {
+                        let mut values: Vec<f32> =
+                            (0..count).map(|i| (i * 31 % 101) as f32 - 50.0).collect();
+                        values[place] = NAN;
+                        let x = tape.variable(shape, &values);
+                        let reduced = REDUCED.map(|(_, reduce)| reduce(x, axes));
+                        // The same with other strides.
+                        let turned = x.permute(&[2, 1, 0]);
+                        let axes: Vec<usize> = axes.iter().map(|axis| 2 - axis).collect();
+                        let turned = REDUCED.map(|(_, reduce)| reduce(turned, &axes).sum_all());
+                        reduced.into_iter().chain(turned).collect()
+                    });
+                    for (index, result) in results.iter().enumerate() {
+                        let name = REDUCED[index % REDUCED.len()].0;
+                        let spoilt = result.iter().filter(|value| value.is_nan()).count();
+                        assert_eq!(
+                            spoilt, 1,
+                            "{name} of {shape:?} over {axes:?}, none at {place}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What products end with: biases, activations and gates, and their gradients.
+#[test]
+fn ends_of_products() {
+    type End = for<'t> fn(Var<'t>) -> Var<'t>;
+    const ENDS: [(&str, End); 7] = [
+        ("relu", |x| x.relu()),
+        ("gelu", |x| x.gelu()),
+        ("gelu_tanh", |x| x.gelu_tanh()),
+        ("silu", |x| x.silu()),
+        ("sigmoid", |x| x.sigmoid()),
+        ("clamp", |x| x.clamp(-1.0, 1.0)),
+        ("swiglu", |x| x.swiglu()),
+    ];
+    for device in devices() {
+        for (rows, depth, columns) in [(3, 5, 6), (5, 16, 32), (33, 65, 130)] {
+            for place in [0, depth / 2, depth - 1] {
+                for (name, end) in ENDS {
+                    let results = run(device, |tape| {
+                        let drawn = |count: usize| -> Vec<f32> {
+                            (0..count)
+                                .map(|i| (i * 37 % 19) as f32 / 40.0 - 0.2)
+                                .collect()
+                        };
+                        let mut values = drawn(rows * depth);
+                        values[depth + place] = NAN;
+                        let x = tape.variable([rows, depth], &values);
+                        let weight = tape.variable([depth, columns], &drawn(depth * columns));
+                        let bias = tape.input([columns], &drawn(columns));
+                        let y = end(x.matmul(weight) + bias);
+                        let gradients = tape.backward((y * y).sum_all());
+                        vec![y, gradients.of(x).unwrap(), gradients.of(weight).unwrap()]
+                    });
+                    for (what, result) in ["value", "gradient"].iter().zip(&results) {
+                        let width = result.len() / rows;
+                        for (row, values) in result.chunks(width).enumerate() {
+                            let spoilt = values.iter().filter(|value| value.is_nan()).count();
+                            let expected = if row == 1 { width } else { 0 };
+                            assert_eq!(
+                                spoilt, expected,
+                                "{name} of {rows}x{depth}x{columns}, none at {place}: {what} of row {row}"
+                            );
+                        }
+                    }
+                    assert!(results[2].iter().any(|value| value.is_nan()), "{name}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn small_inputs() {
     for device in devices() {

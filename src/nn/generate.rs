@@ -140,7 +140,7 @@ impl Gpt {
                     continue;
                 }
                 check_logits(logits)?;
-                let token = samplers[row].next_token(logits);
+                let token = samplers[row].next_token(logits)?;
                 if stop.contains(&token) {
                     open[row] = false;
                 } else {

@@ -106,18 +106,31 @@ impl Reduce {
     }
 
     fn operation(&self, kernel: Kernel) -> Kernel {
-        let (start, fold) = match self.fold {
-            Fold::Sum => ("Step(0.0)", "a + b"),
-            // The sum is for what is not a number, which `max` and `min` may drop.
-            Fold::Max => ("first", "select(select(a + b, b, b >= a), a, a > b)"),
-            Fold::Min => ("first", "select(select(a + b, b, b <= a), a, a < b)"),
+        let extremum = match self.fold {
+            Fold::Sum => return kernel,
+            Fold::Max => "max",
+            Fold::Min => "min",
+        };
+        // With NaN, which these may drop, the sum is NaN. Told by the bits, as compilers may assume that floats are numbers.
+        let fold = |of: &str| {
+            format!(
+                "let bits = max(bitcast<{of}Bits>(a) & {of}Bits(0x7fffffffu), bitcast<{of}Bits>(b) & {of}Bits(0x7fffffffu));
+    return select({extremum}(a, b), a + b, bits > {of}Bits(0x7f800000u));"
+            )
         };
         kernel.block(
             "operation",
             &format!(
-                "fn start(first: Step) -> Step {{ return {start}; }}\n\
-                 fn fold(a: Step, b: Step) -> Step {{ return {fold}; }}\n\
-                 fn combine(a: Place, b: Place) -> Place {{ return {fold}; }}\n"
+                "fn start(first: Step) -> Step {{ return first; }}
+fn fold(a: Step, b: Step) -> Step {{
+    {}
+}}
+fn combine(a: Place, b: Place) -> Place {{
+    {}
+}}
+",
+                fold("Step"),
+                fold("Place")
             ),
         )
     }

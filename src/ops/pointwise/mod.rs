@@ -24,7 +24,8 @@ pub struct Row {
     pub inputs: &'static [&'static str],
     /// Names of the constant attributes, as [`Row::wgsl`] refers to them.
     pub attributes: &'static [&'static str],
-    /// The value as a WGSL expression over type `T`, which is `f32` or `vec4<f32>`.
+    /// The value as a WGSL expression over type `T`, which is `f32` or `vec4<f32>`. What may drop NaN, as `min`, `max` and
+    /// `clamp` do, goes through `keep_nan(value, x)`, which is `x` where `x` is NaN, else the value.
     pub wgsl: &'static str,
     /// WGSL functions over `T` that the expression calls, if any.
     pub helpers: &'static str,

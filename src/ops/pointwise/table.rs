@@ -70,11 +70,10 @@ const INV_SQRT_2PI: f32 = 0.398_942_3;
 
 macro_rules! safe_tanh {
     // Several drivers overflow for |x| > 43. From 9.02 on tanh is 1 to f32 precision, and exactly that here, whatever a
-    // driver's approximation gives: GELU multiplies what is missing by x. What is neither far nor near is not a number.
+    // driver's approximation gives: GELU multiplies what is missing by x.
     () => {
         "fn safe_tanh(x: T) -> T {
-    let near = tanh(clamp(x, T(-15.0), T(15.0)));
-    return select(select(x, sign(x), abs(x) > T(9.02)), near, abs(x) <= T(9.02));
+    return select(tanh(clamp(x, T(-15.0), T(15.0))), sign(x), abs(x) > T(9.02));
 }"
     };
 }
@@ -89,7 +88,7 @@ macro_rules! erf {
     let s = a * a;
     let p = ((((T(2.050043975e-6) * s + T(2.848711632e-4)) * s + T(3.765375797e-3)) * s + T(5.274796551e-2)) * s + T(0.1904016810)) * s + T(1.128379146);
     let q = ((((T(3.809066203e-5) * s + T(1.162465459e-3)) * s + T(1.496874117e-2)) * s + T(0.1141070194)) * s + T(0.5020718392)) * s + T(1.0);
-    return select(select(x, sign(x), abs(x) > T(3.92)), clamp(a * p / q, T(-1.0), T(1.0)), abs(x) <= T(3.92));
+    return select(clamp(a * p / q, T(-1.0), T(1.0)), sign(x), abs(x) > T(3.92));
 }"
     };
 }
@@ -276,8 +275,7 @@ pointwise_table! {
 
     /// `x` to the power `y`, for `x > 0`: for other bases use [`Var::powi`].
     pub powf(x, y) {
-        // The sum is for what is not a number, which drivers' `pow` may drop.
-        wgsl: "select(x + y, pow(x, y), (abs(x) >= T(0.0)) & (abs(y) >= T(0.0)))",
+        wgsl: "keep_nan(keep_nan(pow(x, y), x), y)",
         gradient: |r| vec![
             Some(r.grad * r.y() * r.out / r.x()),
             Some(r.grad * r.out * r.x().log()),
@@ -304,7 +302,7 @@ pointwise_table! {
 
     /// The hyperbolic tangent.
     pub tanh(x) {
-        wgsl: "safe_tanh(x)",
+        wgsl: "keep_nan(safe_tanh(x), x)",
         helpers: safe_tanh!(),
         gradient: |r| vec![Some(r.grad * (1.0 - r.out * r.out))],
         oracle: x.tanh(),
@@ -313,8 +311,8 @@ pointwise_table! {
 
     /// The logistic function `1/(1 + e⁻ˣ)`.
     pub sigmoid(x) {
-        // Below −80 the exponential would overflow; the value is 0 to f32 precision long before.
-        wgsl: "T(1.0) / (T(1.0) + exp(-select(x, T(-80.0), x < T(-80.0))))",
+        // Beyond ±80 the exponential would overflow; the value is 0 or 1 to f32 precision long before.
+        wgsl: "keep_nan(T(1.0) / (T(1.0) + exp(-clamp(x, T(-80.0), T(80.0)))), x)",
         gradient: |r| vec![Some(r.grad * r.out * (1.0 - r.out))],
         oracle: sigmoid64(x),
         domain: [(-6.0, 6.0)],
@@ -322,8 +320,7 @@ pointwise_table! {
 
     /// `max(x, 0)`. The gradient at 0 is 0.
     pub relu(x) {
-        // Not `max`, which may drop what is not a number.
-        wgsl: "select(x, T(0.0), x < T(0.0))",
+        wgsl: "keep_nan(max(x, T(0.0)), x)",
         gradient: |r| vec![Some(r.grad * r.x().positive())],
         oracle: x.max(0.0),
         domain: [(-4.0, 4.0)],
@@ -341,7 +338,7 @@ pointwise_table! {
 
     /// The error function, to a relative error of 10⁻⁶.
     pub erf(x) {
-        wgsl: "erf(x)",
+        wgsl: "keep_nan(erf(x), x)",
         helpers: erf!(),
         gradient: |r| vec![Some(r.grad * (r.x() * -r.x()).exp() * (2.0 / std::f32::consts::PI.sqrt()))],
         oracle: erf64(x),
@@ -380,7 +377,7 @@ pointwise_table! {
 
     /// SiLU, also called swish: `x·sigmoid(x)`. Elfwing et al. 2017.
     pub silu(x) {
-        wgsl: "x / (T(1.0) + exp(-select(x, T(-80.0), x < T(-80.0))))",
+        wgsl: "x / (T(1.0) + exp(-clamp(x, T(-80.0), T(80.0))))",
         gradient: |r| {
             let s = r.x().sigmoid();
             vec![Some(r.grad * s * (r.x() * (1.0 - s) + 1.0))]
@@ -391,8 +388,7 @@ pointwise_table! {
 
     /// The smaller of two. Equal inputs share the gradient.
     pub minimum(x, y) {
-        // The sum is for what is not a number, which `min` may drop.
-        wgsl: "select(select(x + y, y, y <= x), x, x < y)",
+        wgsl: "keep_nan(keep_nan(min(x, y), x), y)",
         gradient: |r| {
             let share = r.y().greater(r.x()) + 0.5 * r.x().equal(r.y());
             vec![Some(r.grad * share), Some(r.grad * (1.0 - share))]
@@ -404,7 +400,7 @@ pointwise_table! {
 
     /// The larger of two. Equal inputs share the gradient.
     pub maximum(x, y) {
-        wgsl: "select(select(x + y, y, y >= x), x, x > y)",
+        wgsl: "keep_nan(keep_nan(max(x, y), x), y)",
         gradient: |r| {
             let share = r.x().greater(r.y()) + 0.5 * r.x().equal(r.y());
             vec![Some(r.grad * share), Some(r.grad * (1.0 - share))]
@@ -416,7 +412,7 @@ pointwise_table! {
 
     /// `x` limited to `low..=high`. The gradient is 1 inside and on the limits, 0 outside.
     pub clamp(x; low, high) {
-        wgsl: "select(select(x, high, x > high), low, x < low)",
+        wgsl: "keep_nan(clamp(x, low, high), x)",
         gradient: |r| {
             let low = r.x().at_least(r.attribute(0));
             let high = 1.0 - r.x().above(r.attribute(1));

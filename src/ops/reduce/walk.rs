@@ -165,7 +165,9 @@ fn quarter(axes: &mut [Axis]) {
 
 const ALONG: &str = "\
 alias Step = vec4<f32>;
+alias StepBits = vec4<u32>;
 alias Place = f32;
+alias PlaceBits = u32;
 @group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
 fn finish(value: Step) -> Place { return combine(combine(value.x, value.y), combine(value.z, value.w)); }
@@ -173,7 +175,9 @@ fn finish(value: Step) -> Place { return combine(combine(value.x, value.y), comb
 
 const ACROSS: &str = "\
 alias Step = vec4<f32>;
+alias StepBits = vec4<u32>;
 alias Place = vec4<f32>;
+alias PlaceBits = vec4<u32>;
 @group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
 fn finish(value: Step) -> Place { return value; }

@@ -175,12 +175,10 @@ fn declarations(
 ) -> String {
     let mut text = String::new();
     let leaves = expression.leaves.len();
-    writeln!(
-        text,
-        "alias T = {};",
-        if vector { "vec4<f32>" } else { "f32" }
-    )
-    .unwrap();
+    text.push_str(match vector {
+        true => "alias T = vec4<f32>;\nalias Bits = vec4<u32>;\n",
+        false => "alias T = f32;\nalias Bits = u32;\n",
+    });
     let end = expression.end.iter().map(|end| &end.output);
     for (index, operand) in expression.operands().chain(end).enumerate() {
         let (access, name) = if index < leaves {

@@ -13,6 +13,14 @@ use crate::ops::pointwise::{Pointwise, Row};
 use crate::shape::{Shape, collapse};
 use crate::tape::graph::ValueId;
 
+/// Told by the bits: compilers may assume that floats are numbers, and make `min` and `max` of what is written as
+/// comparisons and choices.
+const KEEP_NAN: &str = "\
+fn keep_nan(value: T, x: T) -> T {
+    return select(value, x, (bitcast<Bits>(x) & Bits(0x7fffffffu)) > Bits(0x7f800000u));
+}
+";
+
 /// A unit's computation on one element, as a straight line of steps.
 pub(super) struct Expression {
     /// The shape every step computes.
@@ -142,6 +150,9 @@ impl Expression {
         for helper in helpers {
             out.push_str(helper);
             out.push('\n');
+        }
+        if rows.values().any(|row| row.wgsl.contains("keep_nan(")) {
+            out.push_str(KEEP_NAN);
         }
         for row in rows.values() {
             let parameters: Vec<String> = row
@@ -312,6 +323,12 @@ fn source(
         element.to_owned()
     };
     writeln!(text, "alias T = {t};").unwrap();
+    writeln!(
+        text,
+        "alias Bits = {};",
+        if vector { "vec4<u32>" } else { "u32" }
+    )
+    .unwrap();
     let quads = words.div_ceil(4);
     writeln!(
         text,
