@@ -1,18 +1,17 @@
-//! From units to dispatches over virtual slots, and the interface through which operations emit them.
+//! From units to dispatches over virtual slots.
 
 use std::collections::HashMap;
 
 use super::analysis::Analysis;
 use super::dispatch::{Dispatch, Operand, Program, Slot};
-use super::ends::End;
-use super::epilogue::{self, Epilogue};
+use super::emit::Lowering;
 use super::pointwise;
 use super::side_by_side;
 use super::uniform;
 use super::units::Unit;
 use crate::error::Error;
 use crate::gpu::readback::Fault;
-use crate::gpu::{AdapterClass, DType, Device, Tensor};
+use crate::gpu::{DType, Device, Tensor};
 use crate::ops::Role;
 use crate::shape::{Layout, Shape};
 use crate::tape::graph::{Graph, NodeId, Source, ValueId};
@@ -264,7 +263,7 @@ impl Lowerer<'_> {
     }
 
     /// Gives an output the place of an input that nothing else reads.
-    fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand> {
+    pub fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand> {
         let input = self.graph.inputs(node)[input];
         let output = self.graph.outputs(node).nth(output)?;
         let base = self.analysis.views[input.index()].base;
@@ -362,7 +361,7 @@ impl Lowerer<'_> {
         copy
     }
 
-    fn fault_counter(&mut self, fault: Fault) -> Operand {
+    pub fn fault_counter(&mut self, fault: Fault) -> Operand {
         let words = Fault::WORDS * self.program.faults.len();
         self.program.faults.push(fault);
         Operand {
@@ -402,156 +401,5 @@ impl Lowerer<'_> {
             ),
         }
         self.program.dispatches.push(dispatch);
-    }
-}
-
-/// What an operation lowers itself with: its operands, temporaries, and a place to emit dispatches.
-pub struct Lowering<'a> {
-    lowerer: &'a mut dyn Emit,
-    unit: &'a Unit,
-    inputs: Vec<Operand>,
-    outputs: Vec<Option<Operand>>,
-    needed: Vec<bool>,
-}
-
-/// The part of the lowerer that operations see, without its lifetimes.
-pub(super) trait Emit {
-    fn device(&self) -> &Device;
-    fn temp(&mut self, shape: Shape, dtype: DType) -> Operand;
-    fn contiguous(&mut self, operand: &Operand) -> Operand;
-    fn copy(&mut self, from: &Operand, to: &Operand);
-    fn push(&mut self, dispatch: Dispatch);
-    fn epilogue(&mut self, unit: &Unit, first_binding: usize) -> Epilogue;
-    fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand>;
-    fn fault_counter(&mut self, fault: Fault) -> Operand;
-}
-
-impl Emit for Lowerer<'_> {
-    fn device(&self) -> &Device {
-        self.device
-    }
-    fn temp(&mut self, shape: Shape, dtype: DType) -> Operand {
-        Lowerer::temp(self, shape, dtype)
-    }
-    fn contiguous(&mut self, operand: &Operand) -> Operand {
-        Lowerer::contiguous(self, operand)
-    }
-    fn copy(&mut self, from: &Operand, to: &Operand) {
-        pointwise::copy(self, from, to);
-    }
-    fn push(&mut self, dispatch: Dispatch) {
-        Lowerer::push(self, dispatch);
-    }
-    fn epilogue(&mut self, unit: &Unit, first_binding: usize) -> Epilogue {
-        epilogue::generate(self, unit, first_binding)
-    }
-    fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand> {
-        Lowerer::put_over(self, node, output, input)
-    }
-    fn fault_counter(&mut self, fault: Fault) -> Operand {
-        Lowerer::fault_counter(self, fault)
-    }
-}
-
-impl Lowering<'_> {
-    /// The device that the dispatches will run on: its class and limits choose kernel variants.
-    pub fn device(&self) -> &Device {
-        self.lowerer.device()
-    }
-
-    /// Shorthand for the device's [`AdapterClass`].
-    pub fn class(&self) -> AdapterClass {
-        self.device().class()
-    }
-
-    /// How often an invocation may go round loops on this device: [`Dispatch::iterations`].
-    pub fn most_iterations(&self) -> usize {
-        self.device().most_iterations()
-    }
-
-    /// Input number `index`, with any strides.
-    pub fn input(&self, index: usize) -> Operand {
-        self.inputs[index]
-    }
-
-    /// How many inputs there are.
-    pub fn input_count(&self) -> usize {
-        self.inputs.len()
-    }
-
-    /// Output number `index`, dense.
-    ///
-    /// # Panics
-    ///
-    /// For output 0 of an operation that stores through an epilogue.
-    #[track_caller]
-    pub fn output(&self, index: usize) -> Operand {
-        self.outputs[index].expect("output 0 is stored by the epilogue")
-    }
-
-    /// Has output number `output` computed where input number `input` is, if both are dense and as large and nothing else
-    /// reads that input; says whether that is so. The kernel then binds the output only, for writing, and reads an element
-    /// before it overwrites it.
-    pub fn put_over_input(&mut self, output: usize, input: usize) -> bool {
-        let node = self.unit.root.expect("operations with kernels are roots");
-        let place = self.lowerer.put_over(node, output, input);
-        if place.is_some() {
-            self.outputs[output] = place;
-        }
-        place.is_some()
-    }
-
-    /// Whether anything reads output number `index`. It has a buffer either way.
-    pub fn is_needed(&self, index: usize) -> bool {
-        self.needed[index]
-    }
-
-    /// A dense buffer for intermediate results of this operation. Its contents are undefined at first.
-    pub fn temp(&mut self, shape: impl Into<Shape>, dtype: DType) -> Operand {
-        self.lowerer.temp(shape.into(), dtype)
-    }
-
-    /// The operand itself if it is dense, else a dense copy (one more dispatch).
-    pub fn contiguous(&mut self, operand: &Operand) -> Operand {
-        self.lowerer.contiguous(operand)
-    }
-
-    /// A dense copy of the operand, made even if it is dense already.
-    pub fn contiguous_copy(&mut self, operand: &Operand) -> Operand {
-        let copy = self.lowerer.temp(operand.shape(), operand.dtype);
-        self.lowerer.copy(operand, &copy);
-        copy
-    }
-
-    /// Copies between operands of one shape.
-    pub fn copy(&mut self, from: &Operand, to: &Operand) {
-        self.lowerer.copy(from, to);
-    }
-
-    /// Emits a dispatch. Dispatches run in the order in which they are emitted, each seeing the writes of those before.
-    ///
-    /// # Panics
-    ///
-    /// If the grid passes 65,535 workgroups in one dimension, or the kernel has loops and the dispatch does not state how
-    /// often they go round: [`Dispatch::iterations`].
-    #[track_caller]
-    pub fn dispatch(&mut self, dispatch: Dispatch) {
-        self.lowerer.push(dispatch);
-    }
-
-    /// Two words in which a kernel counts indices that are not below `extent`, and keeps the largest, atomically. They are
-    /// zero when the tape begins to run, and whoever fetches something from it gets an error if there are any.
-    pub(crate) fn fault_counter(&mut self, operation: &'static str, extent: usize) -> Operand {
-        self.lowerer.fault_counter(Fault { operation, extent })
-    }
-
-    /// Whether the epilogue will end in a [`Role::Gate`].
-    pub(crate) fn has_gate(&self) -> bool {
-        matches!(self.unit.end, Some(End::Gate(_)))
-    }
-
-    /// The WGSL through which a [`Role::Epilogue`] kernel stores output 0; its bindings start at `first_binding`.
-    pub(crate) fn epilogue(&mut self, first_binding: usize) -> Epilogue {
-        self.lowerer.epilogue(self.unit, first_binding)
     }
 }

@@ -7,6 +7,7 @@
 
 mod analysis;
 mod dispatch;
+mod emit;
 mod ends;
 mod epilogue;
 mod lowering;
@@ -25,8 +26,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use dispatch::{Cost, Dispatch, Operand};
+pub use emit::Lowering;
 pub(crate) use epilogue::Epilogue;
-pub use lowering::Lowering;
 pub use memory::MemoryUse;
 pub use profile::KernelTime;
 pub(crate) use profile::{DeviceTimes, Stretches, kernel_times, length};
