@@ -343,6 +343,69 @@ fn more_rows_than_loops_may_go_through() {
     }
 }
 
+/// The same with dropout, whose random numbers have loops of their own, and with a mask that leaves the last key.
+#[test]
+fn dropout_and_masks_over_more_rows_than_loops_may_go_through() {
+    let d = 4;
+    for (device, own_rows, n) in [
+        (device(), 1, 52_440),
+        (device(), 33, 100_000),
+        (portable_device(), 1, 20_000),
+    ] {
+        let what = format!("{own_rows} × {n} on {:?}", device.class());
+        let dropped = Attention::full(1).with_dropout(0.5);
+        let [few, many] = [own_rows, n].map(|rows| [vec![0.0f32; rows * d], vec![1.0; rows * d]]);
+        let given = Given {
+            head_dim: d,
+            q: &few[0],
+            k: &many[0],
+            v: &many[1],
+            upstream: &few[1],
+            mask: None,
+        };
+        // Half of the weights, doubled.
+        let out = given.run(device, &dropped).out;
+        assert!(
+            out.iter().all(|x| (x - 1.0).abs() < 0.05),
+            "{what}: {out:?}"
+        );
+        let given = Given {
+            q: &many[0],
+            k: &few[0],
+            v: &few[1],
+            upstream: &many[1],
+            ..given
+        };
+        let dv = given.run(device, &dropped).dv;
+        let all = n as f32 / own_rows as f32;
+        assert!(
+            dv.iter().all(|x| (x / all - 1.0).abs() < 0.05),
+            "{what}: {dv:?}"
+        );
+        if own_rows > 1 {
+            continue;
+        }
+        let mut random = Random::new(24);
+        let [q, upstream] = [(); 2].map(|()| random.values(d, -2.0, 2.0));
+        let [k, v] = [(); 2].map(|()| random.values(n * d, -2.0, 2.0));
+        let mask: Vec<f32> = (1..=n).map(|j| f32::from(j == n)).collect();
+        let given = Given {
+            head_dim: d,
+            q: &q,
+            k: &k,
+            v: &v,
+            upstream: &upstream,
+            mask: Some(&mask),
+        };
+        let Run {
+            out, dq, dk, dv, ..
+        } = given.run(device, &Attention::full(1));
+        assert_eq!(out, v[(n - 1) * d..], "{what}");
+        assert!(dq.iter().chain(&dk).all(|&x| x == 0.0), "{what}");
+        assert_eq!(dv[(n - 1) * d..], upstream, "{what}");
+    }
+}
+
 /// More pairs of queries and keys than 32 bits count, under a mask.
 #[test]
 fn more_pairs_than_a_tensor_can_have() {
