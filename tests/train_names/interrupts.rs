@@ -1,6 +1,7 @@
 //! Ctrl-C, and the other signals that ask a program to end.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,24 @@ fn send(signal: &str, child: &Child) {
     assert!(sent.expect("there is a kill command").success());
 }
 
+unsafe extern "C" {
+    /// `signal` of the C library: how a process takes a signal, 0 for as usual.
+    fn signal(number: i32, handler: usize) -> usize;
+}
+
+const SIGHUP: i32 = 1;
+
 /// Starts a run and lets it come to step 10.
 fn started(folder: &Folder, arguments: &[&str]) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut command = folder.command(&[TINY, arguments, &["--log-interval", "1"]].concat());
+    // SAFETY: the function may be called between fork and exec.
+    unsafe {
+        // Tests that `nohup` started would start programs that outlive their terminal.
+        command.pre_exec(|| {
+            signal(SIGHUP, 0);
+            Ok(())
+        });
+    }
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
