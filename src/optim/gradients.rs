@@ -103,8 +103,8 @@ impl Gradients {
         }
     }
 
-    /// Records one update kernel per segment. `values` are its hyperparameters, data of this step: first the learning
-    /// rate, then at most the one other that the kernel multiplies with a factor. Gives what the optimizer gives back.
+    /// Records one update kernel per segment. `values` are its hyperparameters, data of this step, the learning rate first.
+    /// Gives what the optimizer gives back.
     pub fn update<'t, const N: usize>(
         &self,
         step: &Step<'t>,
