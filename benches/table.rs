@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shadegrad::gpu::Ceiling;
+use shadegrad::profile::Ceiling;
 use shadegrad::tape::{Cost, KernelTime};
 use shadegrad::{Device, Result};
 

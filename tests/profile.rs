@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use common::{Random, device, portable_device};
 use serde_json::Value;
-use shadegrad::gpu::Ceiling;
 use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Report};
+use shadegrad::profile::Ceiling;
 use shadegrad::profile::{Profile, Profiler, TimedBy};
 use shadegrad::tape::MemoryUse;
 use shadegrad::{Device, Tape, Tensor};

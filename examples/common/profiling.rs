@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use indicatif::HumanCount;
 use shadegrad::Device;
-use shadegrad::gpu::Ceiling;
 use shadegrad::optim::Optimizer;
+use shadegrad::profile::Ceiling;
 use shadegrad::profile::{Profile, Profiler};
 
 use super::terminal::note;

@@ -9,8 +9,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use super::kernel::{self, Access, Pipeline};
-use super::{Device, Kernel};
+use super::device::Device;
+use super::kernel::{Access, Kernel};
+use super::pipeline::{self, Pipeline};
 
 /// Fewer new kernels than this are not worth a device.
 const FEWEST: usize = 4;
@@ -48,19 +49,19 @@ pub(crate) fn compile(device: &Device, kernels: &[New<'_>]) -> bool {
                 let Some((helper, queue)) = helper(device, adapter) else {
                     return;
                 };
-                let dummies = Dummies::new(&helper, &device.shared.limits);
+                let scratch = Scratch::new(&helper, &device.shared.limits);
                 while let Some(&(kernel, accesses, _, params)) = take() {
-                    let pipeline = kernel::build(&helper, device, kernel, accesses);
-                    dummies.dispatch_nothing((&helper, &queue), &pipeline, accesses, params);
+                    let pipeline = pipeline::build(&helper, device, kernel, accesses);
+                    scratch.dispatch((&helper, &queue), &pipeline, accesses, params, 0);
                 }
             });
         }
         let (own, queue) = (&device.shared.wgpu, &device.shared.queue);
-        // An error would be about these dummies, and none of the caller's.
+        // An error would be about these buffers, and none of the caller's.
         let scope = own.push_error_scope(wgpu::ErrorFilter::Validation);
-        let dummies = Dummies::new(own, &device.shared.limits);
+        let scratch = Scratch::new(own, &device.shared.limits);
         while let Some(&(_, accesses, pipeline, params)) = take() {
-            dummies.dispatch_nothing((own, queue), pipeline, accesses, params);
+            scratch.dispatch((own, queue), pipeline, accesses, params, 0);
         }
         let _ = pollster::block_on(scope.pop());
     });
@@ -89,18 +90,18 @@ fn helper(device: &Device, adapter: &wgpu::Adapter) -> Option<(wgpu::Device, wgp
 }
 
 /// What kernels are bound to that run on nothing.
-struct Dummies {
+pub(crate) struct Scratch {
     params: wgpu::Buffer,
     read: wgpu::Buffer,
     written: wgpu::Buffer,
 }
 
-impl Dummies {
+impl Scratch {
     /// As large as the largest uniform array.
     const BYTES: u64 = 64 << 10;
 
-    fn new(device: &wgpu::Device, limits: &wgpu::Limits) -> Dummies {
-        let bytes = Dummies::BYTES
+    pub fn new(device: &wgpu::Device, limits: &wgpu::Limits) -> Scratch {
+        let bytes = Scratch::BYTES
             .min(limits.max_uniform_buffer_binding_size)
             .min(limits.max_storage_buffer_binding_size);
         let [params, read, written] = [
@@ -116,20 +117,21 @@ impl Dummies {
                 mapped_at_creation: false,
             })
         });
-        Dummies {
+        Scratch {
             params,
             read,
             written,
         }
     }
 
-    /// Makes the driver compile a kernel, and waits until it has.
-    fn dispatch_nothing(
+    /// Dispatches a kernel, and waits until it has run. Without workgroups, all that happens is that the driver compiles it.
+    pub fn dispatch(
         &self,
         (device, queue): (&wgpu::Device, &wgpu::Queue),
         pipeline: &Pipeline,
         accesses: &[Access],
         params: &[u32],
+        groups: u32,
     ) {
         fn entry(binding: u32, buffer: &wgpu::Buffer) -> wgpu::BindGroupEntry<'_> {
             wgpu::BindGroupEntry {
@@ -155,7 +157,7 @@ impl Dummies {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             pass.set_pipeline(&pipeline.raw);
             pass.set_bind_group(0, &bind_group, &[]);
-            pass.dispatch_workgroups(0, 1, 1);
+            pass.dispatch_workgroups(groups, 1, 1);
         }
         queue.write_buffer(&self.params, 0, bytemuck::cast_slice(params));
         let submission = queue.submit([encoder.finish()]);
@@ -184,7 +186,11 @@ mod tests {
             .collect();
         let pipelines: Vec<_> = kernels
             .iter()
-            .map(|kernel| device.shared.kernels.pipeline(&device, kernel, &accesses))
+            .map(|kernel| {
+                device
+                    .attached::<pipeline::KernelCache>()
+                    .pipeline(&device, kernel, &accesses)
+            })
             .collect::<Result<_, _>>()
             .unwrap();
         let list: Vec<_> = kernels

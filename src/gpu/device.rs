@@ -6,12 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::adapter::{AdapterClass, AdapterDescription, SOFTWARE, choose, ranked};
-use super::arena::{Arena, Buffer};
-use super::kernel::KernelCache;
-use super::stats::{Counters, Stats, count};
+use super::attached::Attached;
+use super::buffer::Buffer;
+use super::stats::{Counters, Stats, WaitTimes, count};
 use crate::error::{Error, Result};
-use crate::profile::Recorder;
-use crate::tape::PlanCache;
 
 /// How to choose and open a device. The default takes the best adapter and asks for all of its limits.
 #[derive(Clone, Debug, Default)]
@@ -52,11 +50,9 @@ pub(crate) struct Shared {
     pub queue: wgpu::Queue,
     pub description: AdapterDescription,
     pub limits: wgpu::Limits,
-    pub kernels: KernelCache,
-    pub arena: Mutex<Arena>,
-    pub plans: Mutex<PlanCache>,
     pub counters: Arc<Counters>,
-    pub recorder: Recorder,
+    pub wait_times: WaitTimes,
+    attached: Attached,
     pub checked_kernels: bool,
     pub poison: bool,
     /// The subgroup size, where the driver guarantees a single one.
@@ -202,10 +198,9 @@ impl Device {
         self.shared.counters.snapshot()
     }
 
-    /// Name and WGSL of every kernel compiled on this device so far, generated ones included: to look at, and for tests
-    /// to validate.
-    pub fn kernels(&self) -> Vec<(&'static str, String)> {
-        self.shared.kernels.sources()
+    /// What a layer above keeps with this device: the one value of its type, made when it is first asked for.
+    pub(crate) fn attached<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        self.shared.attached.get()
     }
 
     /// Blocks until everything submitted so far has finished.
@@ -237,10 +232,10 @@ impl Device {
         self.check()?;
         let start = match kind {
             wgpu::PollType::Poll => None,
-            wgpu::PollType::Wait { .. } => self.shared.recorder.now(),
+            wgpu::PollType::Wait { .. } => self.shared.wait_times.now(),
         };
         let polled = self.shared.wgpu.poll(kind);
-        self.shared.recorder.waited(start);
+        self.shared.wait_times.waited(start);
         self.check()?;
         polled.map(|_| ()).map_err(|error| Error::DeviceLost {
             reason: error.to_string(),
@@ -442,11 +437,9 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             queue,
             description,
             limits,
-            kernels: KernelCache::default(),
-            arena: Mutex::default(),
-            plans: Mutex::default(),
             counters: Arc::default(),
-            recorder: Recorder::default(),
+            wait_times: WaitTimes::default(),
+            attached: Attached::default(),
             subgroup_size,
             checked_kernels: options.checked_kernels || cfg!(debug_assertions),
             poison: options.poison || is_set("SHADEGRAD_POISON"),

@@ -1,22 +1,25 @@
-//! Everything that touches wgpu: the device and what it can do at most, tensors on it, kernels, buffers, readback and
-//! statistics.
+//! Everything that touches wgpu: the device, tensors on it, kernels, buffers, readback and statistics. It knows nothing
+//! of what is above it.
 
 mod adapter;
 pub(crate) mod ahead;
 pub(crate) mod arena;
-mod ceiling;
+mod attached;
+pub(crate) mod buffer;
 mod device;
+mod dtype;
 pub(crate) mod kernel;
 mod opaque;
+pub(crate) mod pipeline;
 pub(crate) mod readback;
 pub(crate) mod stats;
 mod tensor;
 
 pub use adapter::{AdapterClass, AdapterDescription};
-pub use ceiling::Ceiling;
 pub(crate) use device::MOST_ITERATIONS;
 pub use device::{Device, DeviceOptions};
+pub use dtype::{DType, Element};
 pub use kernel::Kernel;
 pub use readback::Fetch;
 pub use stats::Stats;
-pub use tensor::{DType, Element, Tensor};
+pub use tensor::Tensor;

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::arena::Buffer;
-use super::device::MOST_IN_FLIGHT;
+use super::buffer::Buffer;
+use super::device::{Device, MOST_IN_FLIGHT};
+use super::dtype::Element;
 use super::stats::count;
-use super::{Device, Element};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 

@@ -1,6 +1,8 @@
-//! Counters that tests and programs read to see what a step costs the host.
+//! Counters that tests and programs read to see what a step costs the host, and when it waited.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 /// A snapshot of a device's counters, all counted since the device was made. See
 /// [`Device::stats`](crate::Device::stats).
@@ -59,4 +61,36 @@ impl Counters {
 
 pub(crate) fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Relaxed);
+}
+
+/// When the host waited for the device, noted while somebody profiles. Otherwise a step pays for a look at a flag.
+#[derive(Default)]
+pub(crate) struct WaitTimes {
+    open: AtomicBool,
+    spans: Mutex<Vec<[Instant; 2]>>,
+}
+
+impl WaitTimes {
+    /// Begins to note; whether nobody else was at it.
+    pub fn begin(&self) -> bool {
+        !self.open.swap(true, Relaxed)
+    }
+
+    /// Start and end of every wait since it began.
+    pub fn end(&self) -> Vec<[Instant; 2]> {
+        self.open.store(false, Relaxed);
+        std::mem::take(&mut self.spans.lock().unwrap())
+    }
+
+    /// The time, if it is of interest to anybody.
+    pub fn now(&self) -> Option<Instant> {
+        self.open.load(Relaxed).then(Instant::now)
+    }
+
+    /// Notes that the host has been waiting since `start`.
+    pub fn waited(&self, start: Option<Instant>) {
+        if let Some(start) = start {
+            self.spans.lock().unwrap().push([start, Instant::now()]);
+        }
+    }
 }

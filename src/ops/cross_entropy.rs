@@ -18,7 +18,7 @@ use super::rows::Team;
 use super::{Operation, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::{Layout, Shape};
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
 
 /// How [`Var::cross_entropy`] treats its targets. The default counts every target and does not smooth.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -63,7 +63,7 @@ impl Operation for Loss {
             true => Shape::SCALAR,
             false => inputs[1].shape,
         };
-        vec![Tape::f32(loss), inputs[0]]
+        vec![TensorType::f32(loss), inputs[0]]
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {

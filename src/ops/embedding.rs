@@ -13,7 +13,7 @@ use super::indices::Bounds;
 use super::{Operation, Role, TensorType, row_grid};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
 
 /// The shape of the indices with the columns appended.
 fn rows_of(ids: Shape, width: usize) -> Shape {
@@ -42,7 +42,10 @@ impl Operation for Embedding {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![Tape::f32(rows_of(inputs[1].shape, inputs[0].shape.dim(1)))]
+        vec![TensorType::f32(rows_of(
+            inputs[1].shape,
+            inputs[0].shape.dim(1),
+        ))]
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -168,7 +171,7 @@ impl Operation for EmbeddingGradient {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let width = inputs[0].shape.last();
-        vec![Tape::f32(Shape::new(&[self.vocabulary, width]))]
+        vec![TensorType::f32(Shape::new(&[self.vocabulary, width]))]
     }
 
     /// It is linear in `dout`, and its transpose is the embedding.

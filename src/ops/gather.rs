@@ -13,7 +13,7 @@ use super::indices::Bounds;
 use super::{Operation, TensorType};
 use crate::gpu::{DType, Kernel};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
 
 /// `x`, indices of the same shape but for the axis → elements of `x`.
 #[derive(Clone, Debug, Hash)]
@@ -32,7 +32,7 @@ impl Operation for Gather {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![Tape::f32(inputs[1].shape)]
+        vec![TensorType::f32(inputs[1].shape)]
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -60,7 +60,7 @@ impl Operation for GatherGradient {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![Tape::f32(
+        vec![TensorType::f32(
             inputs[0].shape.with_dim(self.0.axis, self.0.bounds.extent),
         )]
     }

@@ -1,12 +1,13 @@
-//! Views and copies: reshape, permute, slice, broadcast, concatenate, and assignment to persistent tensors.
+//! Views: reshape, permute, slice, broadcast.
 //!
 //! Views cost nothing: kernels read through strides. Where no strides can express one, a copy is made.
 
 use std::hash::Hash;
 
+use super::reduce::sum_to;
 use super::{Operation, Role, TensorType};
 use crate::shape::{Layout, Shape};
-use crate::tape::{Backward, Lowering, Signature, Var, sum_to};
+use crate::tape::{Backward, Lowering, Signature, Var};
 
 /// One of the ways to look at the same elements.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -130,41 +131,6 @@ impl Operation for View {
             View::Broadcast(shape) => input.broadcast_to(*shape),
             View::Detach => Some(*input),
         }
-    }
-}
-
-/// [`Assign`]'s name, by which the planner recognises it.
-pub(crate) const ASSIGN: &str = "assign";
-
-/// Copies its second input over its first, a persistent tensor. See [`Tape::assign`].
-#[derive(Debug)]
-pub(crate) struct Assign;
-
-impl Operation for Assign {
-    fn name(&self) -> &'static str {
-        ASSIGN
-    }
-
-    fn identity(&self, _signature: &mut Signature) {}
-
-    fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
-        Vec::new()
-    }
-
-    fn backward<'t>(&self, _node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        vec![None, None]
-    }
-
-    fn lower(&self, cx: &mut Lowering<'_>) {
-        let (to, from) = (cx.input(0), cx.input(1));
-        // The value may already have been computed in place; one that reads the destination is a copy by now.
-        if !to.is_same_place(&from) {
-            cx.copy(&from, &to);
-        }
-    }
-
-    fn mutates(&self) -> &[usize] {
-        &[0]
     }
 }
 

@@ -9,7 +9,8 @@ use std::hash::Hash;
 use super::rows::{Loops, Rows, Sharing, TEAM, grid, load, load_by_rows};
 use super::{Operation, Role, TensorType, require_f32};
 use crate::gpu::{AdapterClass, DType, Kernel};
-use crate::tape::{Backward, Dispatch, Epilogue, Lowering, Operand, Signature, Tape, Var, sum_to};
+use crate::ops::reduce::sum_to;
+use crate::tape::{Backward, Dispatch, Epilogue, Lowering, Operand, Signature, Var};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +67,7 @@ impl Operation for Norm {
             );
         }
         let [_, rows, _] = grid(shape);
-        vec![Tape::f32(shape), Tape::f32([rows, 2].into())]
+        vec![TensorType::f32(shape), TensorType::f32([rows, 2].into())]
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {

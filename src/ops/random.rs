@@ -27,7 +27,7 @@ impl Operation for Random {
     }
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![Tape::f32(self.shape)]
+        vec![TensorType::f32(self.shape)]
     }
 
     fn backward<'t>(&self, _node: &Backward<'t>) -> Vec<Option<Var<'t>>> {

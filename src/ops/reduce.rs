@@ -10,7 +10,7 @@ use std::hash::Hash;
 use super::{Operation, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
 use walk::{Split, Walk};
 
 const SOURCE: &str = include_str!("../../shaders/reduce.wgsl");
@@ -60,7 +60,7 @@ impl Operation for Reduce {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![Tape::f32(without(inputs[0].shape, &self.axes))]
+        vec![TensorType::f32(without(inputs[0].shape, &self.axes))]
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -364,4 +364,17 @@ impl<'t> Var<'t> {
         check("argmax", self, &[axis]);
         self.tape.record(Argmax { axis }, &[self])
     }
+}
+
+/// Sums a gradient over the axes along which its operand was broadcast.
+pub(crate) fn sum_to<'t>(gradient: Var<'t>, shape: Shape) -> Var<'t> {
+    let from = gradient.shape();
+    if from == shape {
+        return gradient;
+    }
+    let missing = from.rank() - shape.rank();
+    let axes: Vec<usize> = (0..from.rank())
+        .filter(|&axis| axis < missing || (shape.dim(axis - missing) == 1 && from.dim(axis) != 1))
+        .collect();
+    gradient.sum(&axes).reshape(shape)
 }

@@ -10,7 +10,7 @@ use std::hash::Hash;
 
 use super::{Operation, TensorType, require_f32};
 use crate::gpu::Kernel;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
 
 /// `[…, T, heads·D]` and a table `[T, D]` → `[…, T, heads·D]`
 #[derive(Clone, Debug, Hash)]
@@ -44,7 +44,7 @@ impl Operation for Rotary {
             "rotary: {} heads in {shape} do not go with a table {table} of [positions, even head extent]",
             self.turned
         );
-        vec![Tape::f32(shape)]
+        vec![TensorType::f32(shape)]
     }
 
     /// Rotations are orthogonal: the gradient turns back. None flows to the table.

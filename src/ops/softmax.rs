@@ -5,7 +5,7 @@
 use super::rows::{Loops, Rows, Sharing, grid, load};
 use super::{Operation, Role, TensorType};
 use crate::gpu::{DType, Kernel};
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
 
 const SOURCE: &str = include_str!("../../shaders/softmax.wgsl");
 
@@ -35,7 +35,7 @@ impl Operation for Softmax {
             "{}: needs F32 with a last axis, not {dtype:?} {shape}",
             self.name()
         );
-        vec![Tape::f32(shape)]
+        vec![TensorType::f32(shape)]
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {

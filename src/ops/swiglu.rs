@@ -5,15 +5,14 @@
 //! of the product that computes the gradient of `h`. Where that cannot be, each is one kernel, and the gradient's writes
 //! both halves in place, where slices would pad and add.
 
-use super::pointwise::Row;
 use super::pointwise::table::rows;
-use super::{Operation, Role, TensorType, require_f32};
+use super::{Operation, PointwiseFunction, Role, TensorType, require_f32};
 use crate::gpu::{AdapterClass, Kernel};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
 
 /// What the roles' expressions call.
-static CALLED: [&Row; 1] = [&rows::sigmoid];
+static CALLED: [PointwiseFunction; 1] = [rows::sigmoid.function()];
 
 /// `[…, 2F] → […, F]`
 #[derive(Clone, Debug)]
@@ -38,7 +37,7 @@ impl Operation for Swiglu {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         require_f32("swiglu", inputs);
-        vec![Tape::f32(halved(inputs[0].shape))]
+        vec![TensorType::f32(halved(inputs[0].shape))]
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -49,7 +48,7 @@ impl Operation for Swiglu {
     fn role(&self, _output: TensorType) -> Role<'_> {
         Role::Gate {
             wgsl: "gate * pw_sigmoid(gate) * up",
-            rows: &CALLED,
+            called: &CALLED,
         }
     }
 
@@ -103,7 +102,7 @@ impl Operation for SwigluBackward {
         Role::GateGradient {
             gate: "gradient * up * pw_sigmoid(gate) * (T(1.0) + gate * (T(1.0) - pw_sigmoid(gate)))",
             up: "gradient * gate * pw_sigmoid(gate)",
-            rows: &CALLED,
+            called: &CALLED,
         }
     }
 

@@ -43,7 +43,7 @@ impl Operation for GradientNorm {
     fn identity(&self, _signature: &mut Signature) {}
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![Tape::f32(Shape::from([4]))]
+        vec![TensorType::f32(Shape::from([4]))]
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {

@@ -35,7 +35,7 @@
 //! has finished everything before; the next dispatch by dispatch. Times of kernels are medians over the latter, all
 //! others over the former. A profile should hold ten runs or more, after one that has compiled the kernels.
 
-mod recorder;
+mod ceiling;
 mod table;
 mod trace;
 
@@ -43,16 +43,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) use recorder::{Laps, Phase, Recorder, Run, Span};
+pub use ceiling::Ceiling;
 pub use table::Table;
 
 use crate::error::{Error, Result};
 use crate::gpu::Device;
-use crate::tape::{KernelTime, MemoryUse, Plan, Stretches, kernel_times, length};
+use crate::tape::{
+    KernelTime, MemoryUse, Phase, Plan, Recorder, Run, Span, Stretches, kernel_times, length,
+};
 
 /// Watches everything that tapes do on a device, until it is finished or dropped. See the [module](self).
 pub struct Profiler {
     device: Device,
+    began: Instant,
 }
 
 impl Profiler {
@@ -64,11 +67,12 @@ impl Profiler {
     #[track_caller]
     pub fn start(device: &Device) -> Profiler {
         assert!(
-            device.shared.recorder.begin(),
+            device.shared.wait_times.begin(),
             "profile: another profiler is watching the device"
         );
         Profiler {
             device: device.clone(),
+            began: Instant::now(),
         }
     }
 
@@ -79,17 +83,16 @@ impl Profiler {
     /// [`Error::DeviceLost`], [`Error::Readback`].
     pub fn finish(self) -> Result<Profile> {
         self.device.wait()?;
-        let Some(recording) = self.device.shared.recorder.end() else {
-            unreachable!("only this profiler ends what it began");
-        };
-        let runs = recording.runs.into_iter();
+        let waits = self.device.shared.wait_times.end().into_iter();
+        let runs = self.device.attached::<Recorder>().take();
         let runs = runs
+            .into_iter()
             .map(|run| {
                 let stretches = run.device.read(&self.device)?;
                 Ok((run, stretches))
             })
             .collect::<Result<Vec<_>>>()?;
-        let runs = on_one_clock(recording.began, runs);
+        let runs = on_one_clock(self.began, runs);
         Ok(Profile {
             adapter: self.device.description().to_string(),
             timed_by: match self.device.has_timestamps() {
@@ -97,8 +100,14 @@ impl Profiler {
                 false => TimedBy::Waiting,
             },
             tapes: tapes(&runs),
-            began: recording.began,
-            waits: recording.waits,
+            began: self.began,
+            waits: waits
+                .map(|[start, end]| Span {
+                    phase: Phase::Wait,
+                    start,
+                    end,
+                })
+                .collect(),
             runs,
         })
     }
@@ -106,7 +115,8 @@ impl Profiler {
 
 impl Drop for Profiler {
     fn drop(&mut self) {
-        self.device.shared.recorder.end();
+        self.device.shared.wait_times.end();
+        self.device.attached::<Recorder>().take();
     }
 }
 

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{HostTime, Profile, TapeProfile, TimedBy};
-use crate::gpu::Ceiling;
+use super::{Ceiling, HostTime, Profile, TapeProfile, TimedBy};
 use crate::tape::{Cost, MemoryUse};
 
 /// A [`Profile`] to be printed. See [`Profile::table`].

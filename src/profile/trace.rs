@@ -4,7 +4,8 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::{Phase, Profile, Span};
+use super::Profile;
+use crate::tape::{Phase, Span};
 
 /// Perfetto shows a process as a group of tracks and a thread as one of them.
 const HOST: u32 = 1;

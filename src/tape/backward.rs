@@ -5,69 +5,10 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 use super::checkpoint::Recomputed;
-use super::{Graph, NodeId, Tape, ValueId, Var};
+use super::graph::{NodeId, ValueId};
+use super::record::{Backward, Graph, Operation, Tape, Var};
+use super::role::TensorType;
 use crate::gpu::DType;
-use crate::ops::{Operation, TensorType};
-use crate::shape::Shape;
-
-/// What an operation's gradient rule is given: the recorded node, and the gradients that have arrived at its outputs.
-pub struct Backward<'t> {
-    tape: &'t Tape,
-    name: &'static str,
-    inputs: SmallVec<[Var<'t>; 8]>,
-    wanted: SmallVec<[bool; 8]>,
-    outputs: SmallVec<[Var<'t>; 4]>,
-    gradients: SmallVec<[Option<Var<'t>>; 4]>,
-}
-
-impl<'t> Backward<'t> {
-    /// The tape to record on.
-    pub fn tape(&self) -> &'t Tape {
-        self.tape
-    }
-
-    /// Input number `index` of the operation.
-    pub fn input(&self, index: usize) -> Var<'t> {
-        self.inputs[index]
-    }
-
-    /// All inputs.
-    pub fn inputs(&self) -> &[Var<'t>] {
-        &self.inputs
-    }
-
-    /// Whether anybody wants the gradient of input `index`. Rules may skip what nobody wants.
-    pub fn wants(&self, index: usize) -> bool {
-        self.wanted[index]
-    }
-
-    /// Output number `index` of the operation, for rules that reuse results.
-    pub fn output(&self, index: usize) -> Var<'t> {
-        self.outputs[index]
-    }
-
-    /// The gradient that arrived at output `index`, or `None` if the loss does not depend on that output.
-    pub fn gradient_if_any(&self, index: usize) -> Option<Var<'t>> {
-        self.gradients[index]
-    }
-
-    /// The gradient that arrived at output `index`; zeros if the loss does not depend on that output.
-    pub fn gradient(&self, index: usize) -> Var<'t> {
-        self.gradients[index].unwrap_or_else(|| {
-            let TensorType { shape, .. } = self.outputs[index].tensor_type();
-            self.tape.full(shape, 0.0)
-        })
-    }
-
-    /// For rules that are fused kernels without a rule of their own.
-    ///
-    /// # Panics
-    ///
-    /// Always: says that this operation cannot be differentiated (again).
-    pub fn not_differentiable(&self, why: &str) -> ! {
-        panic!("{}: no gradient: {why}", self.name)
-    }
-}
 
 /// The gradients of one scalar with respect to everything it depends on. See [`Tape::backward`].
 pub struct Gradients<'t> {
@@ -127,7 +68,7 @@ impl Tape {
         self.require_own("backward", seed);
         let types = [of, seed].map(Var::tensor_type);
         assert!(
-            types == [Tape::f32(of.shape()); 2],
+            types == [TensorType::f32(of.shape()); 2],
             "backward: value and seed differ in shape, or are no F32: {:?} {} and {:?} {}",
             types[0].dtype,
             types[0].shape,
@@ -251,17 +192,4 @@ fn assert_unchanged(graph: &Graph, forward: NodeId, first: u32, gradients: &[Opt
             graph.ty(graph.source_of(read)).shape
         );
     }
-}
-
-/// Sums a gradient over the axes along which its operand was broadcast.
-pub(crate) fn sum_to<'t>(gradient: Var<'t>, shape: Shape) -> Var<'t> {
-    let from = gradient.shape();
-    if from == shape {
-        return gradient;
-    }
-    let missing = from.rank() - shape.rank();
-    let axes: Vec<usize> = (0..from.rank())
-        .filter(|&axis| axis < missing || (shape.dim(axis - missing) == 1 && from.dim(axis) != 1))
-        .collect();
-    gradient.sum(&axes).reshape(shape)
 }

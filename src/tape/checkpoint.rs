@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::{Graph, NodeId, Tape, ValueId};
+use super::graph::{NodeId, ValueId};
+use super::record::{Graph, Tape};
 
 impl Tape {
     /// Runs `record`, and lets [`Tape::backward`] compute again what it records instead of keeping it: of this part of

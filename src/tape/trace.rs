@@ -1,20 +1,9 @@
 //! Looking inside a model: values that get names while a model records, and what is between its layers can be fetched.
 
-use std::cell::RefCell;
 use std::fmt;
 
-use super::{Tape, ValueId, Var};
-
-/// The names that a tape is collecting, if it is.
-#[derive(Default)]
-pub(super) struct Tracer(RefCell<Option<Names>>);
-
-#[derive(Default)]
-struct Names {
-    /// Where recording is: the names of the scopes around it, joined by dots, with a dot behind.
-    scope: String,
-    taps: Vec<(String, ValueId)>,
-}
+use super::names::Names;
+use super::record::{Tape, Var};
 
 /// Named values that a part of a tape recorded, in the order of recording: see [`Tape::trace`].
 ///
@@ -59,10 +48,10 @@ impl Tape {
     /// If a trace is being taken already.
     #[track_caller]
     pub fn trace<'t, R>(&'t self, record: impl FnOnce() -> R) -> (R, Trace<'t>) {
-        let before = self.tracer.0.replace(Some(Names::default()));
+        let before = self.names.replace(Some(Names::default()));
         assert!(before.is_none(), "trace: one is being taken already");
         let result = record();
-        let names = self.tracer.0.take().expect("nobody else takes it");
+        let names = self.names.take().expect("nobody else takes it");
         let named = names.taps.into_iter();
         let taps = named.map(|(name, id)| (name, self.var(id))).collect();
         (result, Trace { taps })
@@ -70,7 +59,7 @@ impl Tape {
 
     /// Whether a [trace](Tape::trace) is being taken.
     pub fn is_tracing(&self) -> bool {
-        self.tracer.0.borrow().is_some()
+        self.names.borrow().is_some()
     }
 
     /// Runs `record` and names its result. Names that are given within get `name` and a dot in front, so that models
@@ -85,38 +74,25 @@ impl Tape {
         name: impl fmt::Display,
         record: impl FnOnce() -> Var<'t>,
     ) -> Var<'t> {
-        let outside = self.tracer.enter(&name);
+        let mut names = self.names.borrow_mut();
+        let outside = names.as_mut().map(|names| names.enter(&name));
+        drop(names);
         let result = record();
         self.require_own("scope", result);
         let Some(outside) = outside else {
             return result;
         };
-        self.tracer.leave(outside);
-        result.tap(name)
-    }
-}
-
-impl Tracer {
-    /// Gives the length of the scope outside, if a trace is being taken.
-    fn enter(&self, name: &impl fmt::Display) -> Option<usize> {
-        let mut names = self.0.borrow_mut();
-        let scope = &mut names.as_mut()?.scope;
-        let outside = scope.len();
-        *scope += &format!("{name}.");
-        Some(outside)
-    }
-
-    fn leave(&self, outside: usize) {
-        if let Some(names) = self.0.borrow_mut().as_mut() {
+        if let Some(names) = self.names.borrow_mut().as_mut() {
             names.scope.truncate(outside);
         }
+        result.tap(name)
     }
 }
 
 impl<'t> Var<'t> {
     /// Gives this value a name in the [trace](Tape::trace) that is being taken, if one is. Returns the value as it is.
     pub fn tap(self, name: impl fmt::Display) -> Var<'t> {
-        if let Some(names) = self.tape.tracer.0.borrow_mut().as_mut() {
+        if let Some(names) = self.tape.names.borrow_mut().as_mut() {
             names.taps.push((format!("{}{name}", names.scope), self.id));
         }
         self

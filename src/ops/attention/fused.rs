@@ -6,7 +6,7 @@ use super::problem::Problem;
 use super::{backward, forward};
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
-use crate::tape::{Backward, Lowering, Signature, Tape, Var};
+use crate::tape::{Backward, Lowering, Signature, Var};
 
 /// What to do instead of differentiating twice.
 const COMPOSE: &str = "the fused kernels have no second derivative; compose attention from matmul and softmax instead";
@@ -35,7 +35,7 @@ impl Operation for Fused {
             Shape::new(&[p.batch, p.queries, p.heads, p.head_dim])
         };
         let lse = Shape::new(&[p.batch, p.heads, p.queries]);
-        vec![Tape::f32(out), Tape::f32(lse)]
+        vec![TensorType::f32(out), TensorType::f32(lse)]
     }
 
     /// Nothing differentiates the log-sum-exps: they are not given out.
@@ -97,10 +97,10 @@ impl Operation for FusedGradient {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         if self.problem.is_packed {
-            return vec![Tape::f32(inputs[0].shape)];
+            return vec![TensorType::f32(inputs[0].shape)];
         }
         let [_, _, values] = self.problem.gradient_ranges();
-        vec![Tape::f32(Shape::new(&[values.end]))]
+        vec![TensorType::f32(Shape::new(&[values.end]))]
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -128,7 +128,7 @@ impl Operation for Weights {
     }
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![Tape::f32(self.problem.weights_shape())]
+        vec![TensorType::f32(self.problem.weights_shape())]
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {

@@ -10,8 +10,9 @@ use std::hash::Hash;
 
 use super::{Operation, Role, TensorType, require_f32};
 use crate::gpu::MOST_ITERATIONS;
+use crate::ops::reduce::sum_to;
 use crate::shape::{Layout, Shape};
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Tape, Var, sum_to};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
 
 /// `C[b] = A[b]·B[b]` for every `b` of the batch.
 #[derive(Clone, Debug, Hash)]
@@ -34,7 +35,7 @@ impl Operation for Matmul {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         require_f32("matmul", inputs);
-        vec![Tape::f32(self.shape)]
+        vec![TensorType::f32(self.shape)]
     }
 
     /// `dA = dC·Bᵀ` and `dB = Aᵀ·dC`, summed over what was broadcast.

@@ -2,8 +2,11 @@
 
 use smallvec::SmallVec;
 
-use super::{MOST_ATTRIBUTES, Pointwise};
-use crate::tape::{Backward, Var, sum_to};
+use crate::ops::reduce::sum_to;
+use crate::tape::{Backward, Var};
+
+/// Most attributes that a row has.
+pub(super) const MOST_ATTRIBUTES: usize = 2;
 
 /// The arguments of a row's gradient rule. A rule gives gradients of the broadcast shape; summing over broadcast axes
 /// is done for it.
@@ -38,14 +41,18 @@ impl<'t> Rule<'t> {
     }
 }
 
-pub(super) fn backward<'t>(operation: &Pointwise, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+pub(super) fn backward<'t>(
+    rule_of_row: for<'r> fn(&Rule<'r>) -> Vec<Option<Var<'r>>>,
+    attributes: [f32; MOST_ATTRIBUTES],
+    node: &Backward<'t>,
+) -> Vec<Option<Var<'t>>> {
     let rule = Rule {
         inputs: SmallVec::from_slice(node.inputs()),
-        attributes: operation.attributes,
+        attributes,
         out: node.output(0),
         grad: node.gradient(0),
     };
-    let gradients = (operation.row.gradient)(&rule);
+    let gradients = rule_of_row(&rule);
     gradients
         .into_iter()
         .enumerate()

@@ -2,7 +2,7 @@
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-use super::apply;
+use super::row::apply;
 use super::table::rows;
 use crate::tape::Var;
 

@@ -4,7 +4,7 @@
 //! WGSL expression, the gradient as recorded operations, the same function in `f64`, and the ranges that tests sample
 //! inputs and attributes from. The arguments of expression and oracle go by the names in the head.
 
-use super::{Row, apply};
+use super::row::{Row, apply};
 use crate::tape::Var;
 
 macro_rules! pointwise_table {

@@ -1,8 +1,9 @@
 //! What is live, who reads what, and which values are only views of others.
 
-use crate::ops::Role;
 use crate::shape::Layout;
-use crate::tape::graph::{Graph, NodeId, ValueId};
+use crate::tape::graph::{NodeId, ValueId};
+use crate::tape::record::Graph;
+use crate::tape::role::Role;
 
 /// Facts about a graph that all later passes use.
 pub(super) struct Analysis {

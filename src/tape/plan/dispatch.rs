@@ -1,8 +1,7 @@
 //! What a plan is made of before buffers are assigned: slots, operands that lie in them, and dispatches over them.
 
-use super::epilogue::Epilogue;
 use crate::error::Error;
-use crate::gpu::arena::Buffer;
+use crate::gpu::buffer::Buffer;
 use crate::gpu::kernel::Access;
 use crate::gpu::readback::Fault;
 use crate::gpu::{DType, Kernel};
@@ -188,13 +187,6 @@ impl Dispatch {
     /// buffer.
     pub(crate) fn writes_apart(mut self) -> Dispatch {
         self.writes_apart = true;
-        self
-    }
-
-    /// Binds everything that a generated epilogue reads and writes, and appends its parameters.
-    pub(crate) fn epilogue(mut self, epilogue: &Epilogue) -> Dispatch {
-        self.bindings.extend(epilogue.bindings());
-        self.params.extend(epilogue.params());
         self
     }
 }

@@ -1,68 +1,52 @@
-//! What operations see of the lowering: their operands, temporaries, and a place to emit dispatches.
+//! What operations see of the lowering.
 
 use super::dispatch::{Dispatch, Operand};
-use super::ends::End;
-use super::epilogue::{self, Epilogue};
-use super::lowering::Lowerer;
-use super::pointwise;
-use super::units::Unit;
+use super::epilogue::Epilogue;
 use crate::gpu::readback::Fault;
 use crate::gpu::{AdapterClass, DType, Device};
 use crate::shape::Shape;
-use crate::tape::graph::NodeId;
 
 /// What an operation lowers itself with: its operands, temporaries, and a place to emit dispatches.
 pub struct Lowering<'a> {
-    pub(super) lowerer: &'a mut dyn Emit,
-    pub(super) unit: &'a Unit,
-    pub(super) inputs: Vec<Operand>,
-    pub(super) outputs: Vec<Option<Operand>>,
-    pub(super) needed: Vec<bool>,
+    emit: &'a mut dyn Emit,
+    inputs: Vec<Operand>,
+    outputs: Vec<Option<Operand>>,
+    needed: Vec<bool>,
+    has_gate: bool,
 }
 
-/// The part of the lowerer that operations see, without its lifetimes.
+/// What the planner does for an operation.
 pub(super) trait Emit {
     fn device(&self) -> &Device;
     fn temp(&mut self, shape: Shape, dtype: DType) -> Operand;
     fn contiguous(&mut self, operand: &Operand) -> Operand;
     fn copy(&mut self, from: &Operand, to: &Operand);
     fn push(&mut self, dispatch: Dispatch);
-    fn epilogue(&mut self, unit: &Unit, first_binding: usize) -> Epilogue;
-    fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand>;
+    fn epilogue(&mut self, first_binding: usize) -> Epilogue;
+    fn put_over(&mut self, output: usize, input: usize) -> Option<Operand>;
     fn fault_counter(&mut self, fault: Fault) -> Operand;
 }
 
-impl Emit for Lowerer<'_> {
-    fn device(&self) -> &Device {
-        self.device
+impl<'a> Lowering<'a> {
+    pub(super) fn new(
+        emit: &'a mut dyn Emit,
+        inputs: Vec<Operand>,
+        outputs: Vec<Option<Operand>>,
+        needed: Vec<bool>,
+        has_gate: bool,
+    ) -> Lowering<'a> {
+        Lowering {
+            emit,
+            inputs,
+            outputs,
+            needed,
+            has_gate,
+        }
     }
-    fn temp(&mut self, shape: Shape, dtype: DType) -> Operand {
-        Lowerer::temp(self, shape, dtype)
-    }
-    fn contiguous(&mut self, operand: &Operand) -> Operand {
-        Lowerer::contiguous(self, operand)
-    }
-    fn copy(&mut self, from: &Operand, to: &Operand) {
-        pointwise::copy(self, from, to);
-    }
-    fn push(&mut self, dispatch: Dispatch) {
-        Lowerer::push(self, dispatch);
-    }
-    fn epilogue(&mut self, unit: &Unit, first_binding: usize) -> Epilogue {
-        epilogue::generate(self, unit, first_binding)
-    }
-    fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand> {
-        Lowerer::put_over(self, node, output, input)
-    }
-    fn fault_counter(&mut self, fault: Fault) -> Operand {
-        Lowerer::fault_counter(self, fault)
-    }
-}
 
-impl Lowering<'_> {
     /// The device that the dispatches will run on: its class and limits choose kernel variants.
     pub fn device(&self) -> &Device {
-        self.lowerer.device()
+        self.emit.device()
     }
 
     /// Shorthand for the device's [`AdapterClass`].
@@ -99,8 +83,7 @@ impl Lowering<'_> {
     /// reads that input; says whether that is so. The kernel then binds the output only, for writing, and reads an element
     /// before it overwrites it.
     pub fn put_over_input(&mut self, output: usize, input: usize) -> bool {
-        let node = self.unit.root.expect("operations with kernels are roots");
-        let place = self.lowerer.put_over(node, output, input);
+        let place = self.emit.put_over(output, input);
         if place.is_some() {
             self.outputs[output] = place;
         }
@@ -114,24 +97,24 @@ impl Lowering<'_> {
 
     /// A dense buffer for intermediate results of this operation. Its contents are undefined at first.
     pub fn temp(&mut self, shape: impl Into<Shape>, dtype: DType) -> Operand {
-        self.lowerer.temp(shape.into(), dtype)
+        self.emit.temp(shape.into(), dtype)
     }
 
     /// The operand itself if it is dense, else a dense copy (one more dispatch).
     pub fn contiguous(&mut self, operand: &Operand) -> Operand {
-        self.lowerer.contiguous(operand)
+        self.emit.contiguous(operand)
     }
 
     /// A dense copy of the operand, made even if it is dense already.
     pub fn contiguous_copy(&mut self, operand: &Operand) -> Operand {
-        let copy = self.lowerer.temp(operand.shape(), operand.dtype);
-        self.lowerer.copy(operand, &copy);
+        let copy = self.emit.temp(operand.shape(), operand.dtype);
+        self.emit.copy(operand, &copy);
         copy
     }
 
     /// Copies between operands of one shape.
     pub fn copy(&mut self, from: &Operand, to: &Operand) {
-        self.lowerer.copy(from, to);
+        self.emit.copy(from, to);
     }
 
     /// Emits a dispatch. Dispatches run in the order in which they are emitted, each seeing the writes of those before.
@@ -142,22 +125,22 @@ impl Lowering<'_> {
     /// often they go round: [`Dispatch::iterations`].
     #[track_caller]
     pub fn dispatch(&mut self, dispatch: Dispatch) {
-        self.lowerer.push(dispatch);
+        self.emit.push(dispatch);
     }
 
     /// Two words in which a kernel counts indices that are not below `extent`, and keeps the largest, atomically. They are
     /// zero when the tape begins to run, and whoever fetches something from it gets an error if there are any.
     pub(crate) fn fault_counter(&mut self, operation: &'static str, extent: usize) -> Operand {
-        self.lowerer.fault_counter(Fault { operation, extent })
+        self.emit.fault_counter(Fault { operation, extent })
     }
 
     /// Whether the epilogue will end in a [`Role::Gate`].
     pub(crate) fn has_gate(&self) -> bool {
-        matches!(self.unit.end, Some(End::Gate(_)))
+        self.has_gate
     }
 
     /// The WGSL through which a [`Role::Epilogue`] kernel stores output 0; its bindings start at `first_binding`.
     pub(crate) fn epilogue(&mut self, first_binding: usize) -> Epilogue {
-        self.lowerer.epilogue(self.unit, first_binding)
+        self.emit.epilogue(first_binding)
     }
 }

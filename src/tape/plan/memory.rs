@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use super::dispatch::{Program, Slot};
-use crate::gpu::arena::Buffer;
+use crate::gpu::buffer::Buffer;
 use crate::gpu::readback::Ring;
 
 /// Which pooled buffer each transient slot gets.

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::dispatch::{Dispatch, Operand};
-use super::ends::Ending;
-use super::lowering::Lowerer;
+use super::endings::Ending;
+use super::lowerer::Lowerer;
 use super::units::Unit;
 use crate::gpu::{AdapterClass, DType, Kernel};
-use crate::ops::Role;
-use crate::ops::pointwise::{Pointwise, Row};
 use crate::shape::{Shape, collapse};
 use crate::tape::graph::ValueId;
+use crate::tape::role::{PointwiseFunction, Role};
 
 /// Told by the bits: compilers may assume that floats are numbers, and make `min` and `max` of what is written as
 /// comparisons and choices.
@@ -39,7 +38,13 @@ pub(super) enum Step {
     Leaf(usize),
     /// The value that the root kernel hands to its epilogue.
     Root,
-    Apply(Pointwise, Vec<usize>),
+    Apply {
+        function: PointwiseFunction,
+        attributes: Vec<f32>,
+        iterations: usize,
+        /// The steps that it is given.
+        arguments: Vec<usize>,
+    },
 }
 
 impl Expression {
@@ -84,12 +89,20 @@ impl Expression {
             }
             let output = graph.outputs(node).next().expect("an output");
             let operation = graph.operation(node).expect("an operation");
-            let Role::Pointwise(pointwise) = operation.role(graph.ty(output)) else {
+            let Role::Pointwise {
+                function,
+                attributes,
+                iterations,
+            } = operation.role(graph.ty(output))
+            else {
                 unreachable!("members are pointwise");
             };
-            expression
-                .steps
-                .push(Step::Apply(pointwise.clone(), arguments));
+            expression.steps.push(Step::Apply {
+                function,
+                attributes: attributes.to_vec(),
+                iterations,
+                arguments,
+            });
             step_of.insert(output, expression.steps.len() - 1);
         }
         for value in unit.outputs(graph, lowerer.analysis) {
@@ -120,48 +133,54 @@ impl Expression {
     }
 
     fn applications(&self) -> u64 {
-        let is_apply = |step: &&Step| matches!(step, Step::Apply(..));
+        let is_apply = |step: &&Step| matches!(step, Step::Apply { .. });
         self.steps.iter().filter(is_apply).count() as u64
     }
 
     /// How often the loops of all steps go round at most, for one element or one vec4.
     pub fn iterations(&self) -> usize {
         let of_step = |step: &Step| match step {
-            Step::Apply(pointwise, _) => pointwise.iterations(),
+            Step::Apply { iterations, .. } => *iterations,
             _ => 0,
         };
         self.steps.iter().map(of_step).sum()
     }
 
-    /// Function declarations for every table row used, over the type `T`.
+    /// Declarations of every function used, over the type `T`.
     pub fn functions(&self, out: &mut String) {
         let steps = self.steps.iter().filter_map(|step| match step {
-            Step::Apply(pointwise, _) => Some(pointwise.row),
+            Step::Apply { function, .. } => Some(function),
             _ => None,
         });
-        let called = self.end.iter().flat_map(|end| end.rows.iter().copied());
-        let rows: BTreeMap<&str, &Row> = steps.chain(called).map(|row| (row.name, row)).collect();
+        let called = self.end.iter().flat_map(|end| end.called);
+        let functions: BTreeMap<&str, &PointwiseFunction> = steps
+            .chain(called)
+            .map(|function| (function.name, function))
+            .collect();
         let mut helpers = Vec::new();
-        for row in rows.values().filter(|row| !row.helpers.is_empty()) {
-            if !helpers.contains(&row.helpers) {
-                helpers.push(row.helpers);
+        for function in functions.values() {
+            if !function.helpers.is_empty() && !helpers.contains(&function.helpers) {
+                helpers.push(function.helpers);
             }
         }
         for helper in helpers {
             out.push_str(helper);
             out.push('\n');
         }
-        if rows.values().any(|row| row.wgsl.contains("keep_nan(")) {
+        if functions
+            .values()
+            .any(|function| function.wgsl.contains("keep_nan("))
+        {
             out.push_str(KEEP_NAN);
         }
-        for row in rows.values() {
-            let parameters: Vec<String> = row
+        for function in functions.values() {
+            let parameters: Vec<String> = function
                 .inputs
                 .iter()
-                .chain(row.attributes)
+                .chain(function.attributes)
                 .map(|name| format!("{name}: T"))
                 .collect();
-            let (name, parameters, body) = (row.name, parameters.join(", "), row.wgsl);
+            let (name, parameters, body) = (function.name, parameters.join(", "), function.wgsl);
             writeln!(out, "fn pw_{name}({parameters}) -> T {{ return {body}; }}").unwrap();
         }
     }
@@ -172,18 +191,18 @@ impl Expression {
             let value = match step {
                 Step::Leaf(leaf) => load(*leaf),
                 Step::Root => root.to_owned(),
-                Step::Apply(pointwise, arguments) => {
+                Step::Apply {
+                    function,
+                    attributes,
+                    arguments,
+                    ..
+                } => {
                     let arguments: Vec<String> = arguments
                         .iter()
                         .map(|step| format!("v{step}"))
-                        .chain(
-                            pointwise
-                                .attributes()
-                                .iter()
-                                .map(|value| format!("T({value:?}f)")),
-                        )
+                        .chain(attributes.iter().map(|value| format!("T({value:?}f)")))
                         .collect();
-                    format!("pw_{}({})", pointwise.row.name, arguments.join(", "))
+                    format!("pw_{}({})", function.name, arguments.join(", "))
                 }
             };
             writeln!(out, "    let v{index} = {value};").unwrap();
@@ -207,6 +226,16 @@ pub(super) fn copy(lowerer: &mut Lowerer<'_>, from: &Operand, to: &Operand) {
         end: None,
     };
     emit(lowerer, &expression, "copy");
+}
+
+/// The operand itself if it is dense, else a dense copy.
+pub(super) fn contiguous(lowerer: &mut Lowerer<'_>, operand: &Operand) -> Operand {
+    if operand.layout.is_contiguous() {
+        return *operand;
+    }
+    let copy = lowerer.temp(operand.shape(), operand.dtype);
+    self::copy(lowerer, operand, &copy);
+    copy
 }
 
 fn emit(lowerer: &mut Lowerer<'_>, expression: &Expression, name: &'static str) {

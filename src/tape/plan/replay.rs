@@ -2,20 +2,24 @@
 
 use std::collections::HashSet;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use super::dispatch::{Cost, Dispatch, Program, Slot};
+use super::dispatch::{Dispatch, Program, Slot};
 use super::memory::{self, MemoryUse};
-use super::profile::Queries;
+use super::step::Step;
+use super::timing::Queries;
 use super::uniform;
+use super::window::uniform_window;
 use crate::error::{Error, Result};
-use crate::gpu::Device;
 use crate::gpu::ahead;
-use crate::gpu::arena::{Buffer, Watch};
-use crate::gpu::kernel::{Access, Pipeline};
+use crate::gpu::arena::Arena;
+use crate::gpu::buffer::{Buffer, Watch};
+use crate::gpu::kernel::Access;
+use crate::gpu::pipeline::{KernelCache, Pipeline};
 use crate::gpu::readback::{Fault, Landing, Readback, Ring};
 use crate::gpu::stats::count;
-use crate::tape::graph::Graph;
+use crate::gpu::{Device, Kernel};
+use crate::tape::record::Graph;
 
 /// Everything needed to run a tape of one structure again.
 pub(crate) struct Plan {
@@ -36,30 +40,6 @@ pub(crate) struct Plan {
     pub pipelines: usize,
 }
 
-/// One dispatch, ready to be encoded.
-pub(crate) struct Step {
-    pub name: &'static str,
-    pub grid: [u32; 3],
-    pub cost: Cost,
-    pipeline: Arc<Pipeline>,
-    bind_group: wgpu::BindGroup,
-}
-
-impl Step {
-    pub fn encode_all(steps: &[Step], pass: &mut wgpu::ComputePass<'_>) {
-        let mut current: Option<&Arc<Pipeline>> = None;
-        for step in steps {
-            let [x, y, z] = step.grid;
-            if current.is_none_or(|current| !Arc::ptr_eq(current, &step.pipeline)) {
-                pass.set_pipeline(&step.pipeline.raw);
-                current = Some(&step.pipeline);
-            }
-            pass.set_bind_group(0, &step.bind_group, &[]);
-            pass.dispatch_workgroups(x, y, z);
-        }
-    }
-}
-
 struct Copy {
     from: wgpu::Buffer,
     start: u64,
@@ -72,14 +52,12 @@ impl Plan {
         let assignment = memory::assign(&program);
         let upload_bytes = graph.upload.len() as u64;
         // Room for the window through which kernels may read it.
-        let upload_bytes = uniform::window(device, upload_bytes).unwrap_or(upload_bytes);
+        let upload_bytes = uniform_window(device, upload_bytes).unwrap_or(upload_bytes);
         if graph.fusion.uniform {
             uniform::bind(device, &mut program, &assignment, upload_bytes);
         }
-        let pooled = {
-            let mut arena = device.shared.arena.lock().unwrap();
-            arena.take(device, &assignment.sizes)?
-        };
+        let arena = device.attached::<Mutex<Arena>>();
+        let pooled = arena.lock().unwrap().take(device, &assignment.sizes)?;
         let upload = if graph.upload.is_empty() {
             None
         } else {
@@ -303,14 +281,14 @@ fn refuse_conflicts<'a>(dispatch: &Dispatch, resolve: &impl Fn(usize) -> (&'a Bu
 
 /// One pipeline per dispatch, compiling what is new on all cores.
 fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipeline>>> {
-    let keys: Vec<(&crate::gpu::Kernel, Vec<Access>)> = dispatches
+    let keys: Vec<(&Kernel, Vec<Access>)> = dispatches
         .iter()
         .map(|dispatch| {
             let accesses = dispatch.bindings.iter().map(|&(_, access)| access);
             (&dispatch.kernel, accesses.collect())
         })
         .collect();
-    let kernels = &device.shared.kernels;
+    let kernels = &device.attached::<KernelCache>();
     let mut seen = HashSet::new();
     // With the first dispatch of each.
     let distinct: Vec<_> = keys

@@ -9,9 +9,10 @@ use std::collections::{BinaryHeap, HashSet};
 
 use super::analysis::{Analysis, nodes};
 use super::ends::End;
-use crate::ops::Role;
 use crate::shape::Shape;
-use crate::tape::graph::{Graph, NodeId, Source, ValueId};
+use crate::tape::graph::{NodeId, Source, ValueId};
+use crate::tape::record::Graph;
+use crate::tape::role::Role;
 
 /// WebGPU guarantees eight storage buffers in a stage; one is left for what a kernel may need beside its operands.
 pub(super) const MOST_BINDINGS: usize = 7;
@@ -408,7 +409,7 @@ fn is_pointwise(graph: &Graph, node: NodeId) -> bool {
     };
     graph
         .operation(node)
-        .is_some_and(|operation| matches!(operation.role(graph.ty(output)), Role::Pointwise(_)))
+        .is_some_and(|operation| matches!(operation.role(graph.ty(output)), Role::Pointwise { .. }))
 }
 
 fn shape_of(graph: &Graph, node: NodeId) -> Option<Shape> {

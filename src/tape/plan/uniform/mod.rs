@@ -10,38 +10,18 @@ mod text;
 
 use super::dispatch::{Program, Slot};
 use super::memory::Assignment;
+use super::window::{SIZES, WINDOW, is_possible, uniform_window};
+use crate::gpu::Device;
 use crate::gpu::kernel::Access;
-use crate::gpu::{AdapterClass, Device};
-
-/// Sizes that bindings are rounded up to, in bytes: a text declares how large its array is, and every further size is one
-/// more text to compile.
-const SIZES: [u64; 3] = [4 << 10, 16 << 10, WINDOW];
-
-/// The most bytes that a uniform binding may have, on llvmpipe as by WebGPU's own limits.
-const WINDOW: u64 = 64 << 10;
 
 /// No operand is read through more windows than this.
 const MOST_WINDOWS: u64 = 11;
-
-/// What an operand of so many bytes is rounded up to, if one uniform binding of the device can hold it.
-pub(super) fn window(device: &Device, bytes: u64) -> Option<u64> {
-    let size = SIZES.into_iter().find(|&size| bytes <= size)?;
-    is_possible(device).then_some(size)
-}
-
-fn is_possible(device: &Device) -> bool {
-    let limit = device.limits().max_uniform_buffer_binding_size;
-    device.class() == AdapterClass::Software && limit >= WINDOW
-}
 
 /// How many windows an operand may be read through. All are read, and all but one in vain.
 fn most_windows(device: &Device) -> u64 {
     let most = device.shared.most_windows.get_or_init(|| {
         // Picking costs something, too. A device that has failed says so at the next opportunity.
         let loads = cost::uniform_loads_per_storage_load(device);
-        // Nothing of it is needed again, and no plan should take over its buffers.
-        device.shared.plans.lock().unwrap().tidy();
-        device.shared.arena.lock().unwrap().trim();
         loads.map_or(1, |loads| (0.7 * loads) as u64)
     });
     (*most).max(1)
@@ -107,7 +87,7 @@ fn windows(device: &Device, slot: &Slot, present: u64) -> Vec<u64> {
         } => (*bytes, buffer.bytes() - start),
         Slot::Faults | Slot::Window { .. } => return Vec::new(),
     };
-    if let Some(size) = window(device, bytes).filter(|&size| size <= present) {
+    if let Some(size) = uniform_window(device, bytes).filter(|&size| size <= present) {
         return vec![size];
     }
     if bytes <= SIZES[1] {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::WINDOW;
+use crate::tape::plan::window::WINDOW;
 
 /// The text with what is read at a binding declared as uniform arrays of so many bytes, of which all but the first are bound
 /// at `next` and behind. `None` where the array is not only indexed, where an index is a number (a load from there is quick
@@ -165,7 +165,8 @@ fn mention(text: &str, name: &str, from: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{WINDOW, rewritten};
+    use super::rewritten;
+    use crate::tape::plan::window::WINDOW;
 
     const SOURCE: &str = "alias T = f32;
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;

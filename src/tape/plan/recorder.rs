@@ -1,10 +1,10 @@
-//! What a device notes down while somebody profiles it.
+//! What is noted down of each run while somebody profiles a device.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::tape::{DeviceTimes, Plan};
+use super::replay::Plan;
+use super::timing::DeviceTimes;
 
 /// What the host does for a tape, in this order; waiting comes in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,73 +56,28 @@ pub(crate) struct Run {
     pub device: DeviceTimes,
 }
 
-/// Everything since profiling began.
-pub(crate) struct Recording {
-    pub began: Instant,
-    pub runs: Vec<Run>,
-    pub waits: Vec<Span>,
-}
-
-/// A device's notebook, closed unless somebody profiles: then all that a step pays is a look at a flag.
+/// What a device's tapes note down while somebody profiles it.
 #[derive(Default)]
 pub(crate) struct Recorder {
-    open: AtomicBool,
-    recording: Mutex<Option<Recording>>,
+    runs: Mutex<Vec<Run>>,
 }
 
 impl Recorder {
-    /// Begins; whether nobody else was at it.
-    pub fn begin(&self) -> bool {
-        let mut recording = self.recording.lock().unwrap();
-        let is_free = recording.is_none();
-        recording.get_or_insert_with(|| Recording {
-            began: Instant::now(),
-            runs: Vec::new(),
-            waits: Vec::new(),
-        });
-        self.open.store(true, Relaxed);
-        is_free
-    }
-
-    pub fn end(&self) -> Option<Recording> {
-        self.open.store(false, Relaxed);
-        self.recording.lock().unwrap().take()
-    }
-
-    /// The time, if it is of interest to anybody.
-    pub fn now(&self) -> Option<Instant> {
-        self.open.load(Relaxed).then(Instant::now)
-    }
-
-    /// Notes that the host has been waiting since `start`.
-    pub fn waited(&self, start: Option<Instant>) {
-        if let Some(start) = start
-            && let Some(recording) = &mut *self.recording.lock().unwrap()
-        {
-            recording.waits.push(Span {
-                phase: Phase::Wait,
-                start,
-                end: Instant::now(),
-            });
-        }
-    }
-
     /// Whether to time each dispatch of the plan's next run, or only all of them together. They take turns, because timing
     /// dispatches one by one costs host and device something.
     pub fn is_each_next(&self, plan: &Arc<Plan>) -> bool {
-        let recording = self.recording.lock().unwrap();
-        let runs = recording
-            .iter()
-            .flat_map(|recording| &recording.runs)
-            .filter(|run| Arc::ptr_eq(&run.plan, plan))
-            .count();
-        runs % 2 == 1
+        let runs = self.runs.lock().unwrap();
+        let runs = runs.iter().filter(|run| Arc::ptr_eq(&run.plan, plan));
+        runs.count() % 2 == 1
     }
 
     pub fn push(&self, run: Run) {
-        if let Some(recording) = &mut *self.recording.lock().unwrap() {
-            recording.runs.push(run);
-        }
+        self.runs.lock().unwrap().push(run);
+    }
+
+    /// All runs since this was last called.
+    pub fn take(&self) -> Vec<Run> {
+        std::mem::take(&mut self.runs.lock().unwrap())
     }
 }
 

@@ -3,10 +3,10 @@
 use std::hash::Hash;
 use std::time::Duration;
 
-use super::{AdapterClass, DType, Device, Kernel, Tensor};
 use crate::error::Result;
+use crate::gpu::{AdapterClass, DType, Device, Kernel, Tensor};
 use crate::ops::{Operation, TensorType};
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+use crate::tape::{Backward, Cost, Dispatch, Lowering, Signature, Tape, Var};
 
 /// The highest rates that simple kernels reach on a device. What [`Tape::profile`] measures, divided by these, says how
 /// close a kernel comes to the hardware, or to the software that stands in for it.
@@ -17,7 +17,7 @@ use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
 /// ```
 /// # fn main() -> shadegrad::Result<()> {
 /// use shadegrad::Device;
-/// use shadegrad::gpu::Ceiling;
+/// use shadegrad::profile::Ceiling;
 ///
 /// let ceiling = Ceiling::measure(&Device::new()?)?;
 /// println!(
@@ -106,7 +106,7 @@ const MOST_ROUNDS: u32 = 1 << 14;
 const COPIED: usize = 32 << 20;
 
 /// Runs a tape of one dispatch: what it did a second, and how long it took.
-fn rate(tape: Tape, amount: impl Fn(crate::tape::Cost) -> u64) -> Result<(f64, Duration)> {
+fn rate(tape: Tape, amount: impl Fn(Cost) -> u64) -> Result<(f64, Duration)> {
     let times = tape.profile()?;
     let [kernel] = &times[..] else {
         unreachable!("the tape holds one dispatch");

@@ -1,0 +1,149 @@
+//! The cache of pipelines compiled from kernels.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use super::device::Device;
+use super::kernel::{Access, Kernel};
+use super::opaque;
+use super::stats::count;
+use crate::error::{Error, Result};
+
+pub(crate) struct Pipeline {
+    pub raw: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+/// What a pipeline is made from: the kernel, and how each of its storage bindings is used.
+type PipelineKey = (Kernel, Vec<Access>);
+
+#[derive(Default)]
+pub(crate) struct KernelCache {
+    pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+}
+
+impl KernelCache {
+    /// Name and source of everything compiled so far, each text once, sorted.
+    pub fn sources(&self) -> Vec<(&'static str, String)> {
+        let pipelines = self.pipelines.lock().unwrap();
+        let mut sources: Vec<(&'static str, String)> = pipelines
+            .keys()
+            .map(|(kernel, _)| (kernel.name, kernel.source.clone().into_owned()))
+            .collect();
+        sources.sort();
+        sources.dedup();
+        sources
+    }
+
+    /// Whether there is a pipeline for a kernel.
+    pub fn has(&self, kernel: &Kernel, accesses: &[Access]) -> bool {
+        let key = (kernel.clone(), accesses.to_vec());
+        self.pipelines.lock().unwrap().contains_key(&key)
+    }
+
+    /// The pipeline for a kernel, compiled on first use.
+    pub fn pipeline(
+        &self,
+        device: &Device,
+        kernel: &Kernel,
+        accesses: &[Access],
+    ) -> Result<Arc<Pipeline>> {
+        let key = (kernel.clone(), accesses.to_vec());
+        if let Some(pipeline) = self.pipelines.lock().unwrap().get(&key) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = Arc::new(compile(device, kernel, accesses)?);
+        self.pipelines.lock().unwrap().insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+}
+
+impl Device {
+    /// Name and WGSL of every kernel compiled on this device so far, generated ones included: to look at, and for tests
+    /// to validate.
+    pub fn kernels(&self) -> Vec<(&'static str, String)> {
+        self.attached::<KernelCache>().sources()
+    }
+}
+
+fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipeline> {
+    let shared = &device.shared;
+    count(&shared.counters.pipelines, 1);
+    let made = device.scoped(|| build(&shared.wgpu, device, kernel, accesses));
+    made.map_err(|error| match error {
+        Error::Validation { reason } => Error::Kernel {
+            kernel: kernel.name.to_owned(),
+            reason,
+        },
+        other => other,
+    })
+}
+
+/// The pipeline for a kernel as `owner` runs it, on `device`, which is of the same adapter. wgpu reports errors.
+pub(crate) fn build(
+    device: &wgpu::Device,
+    owner: &Device,
+    kernel: &Kernel,
+    accesses: &[Access],
+) -> Pipeline {
+    let entry = |binding: u32, ty| wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    };
+    let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
+    entries.extend(accesses.iter().enumerate().map(|(index, access)| {
+        let ty = match access {
+            Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+            Access::Write => wgpu::BufferBindingType::Storage { read_only: false },
+            Access::Uniform { .. } | Access::Window { .. } => wgpu::BufferBindingType::Uniform,
+        };
+        entry(access.binding(index), ty)
+    }));
+    let opaque = match owner.is_llvmpipe() {
+        true => opaque::rewritten(&kernel.source, kernel.entry),
+        false => None,
+    };
+    let source = opaque.map_or(Cow::Borrowed(&*kernel.source), Cow::Owned);
+    let descriptor = wgpu::ShaderModuleDescriptor {
+        label: Some(kernel.name),
+        source: wgpu::ShaderSource::Wgsl(source),
+    };
+    let module = if kernel.trusted && !owner.shared.checked_kernels {
+        // SAFETY: only the crate's own kernels are trusted; each guards its accesses against the extents it is
+        // given, and the test-suite runs every one of them with the checks on.
+        unsafe {
+            device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        }
+    } else {
+        device.create_shader_module(descriptor)
+    };
+    let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        label: Some(kernel.name),
+        entries: &entries,
+    });
+    let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some(kernel.name),
+        bind_group_layouts: &[Some(&layout)],
+        immediate_size: 0,
+    });
+    let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(kernel.name),
+        layout: Some(&pipeline_layout),
+        module: &module,
+        entry_point: Some(kernel.entry),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants: &[],
+            // Kernels initialise their workgroup memory themselves.
+            zero_initialize_workgroup_memory: false,
+        },
+        cache: None,
+    });
+    Pipeline { raw, layout }
+}

@@ -1,0 +1,108 @@
+//! Which fusions the planner may use.
+
+/// Which fusions the planner may use. All are on by default; `SHADEGRAD_FUSE=off` in the environment turns all off, and
+/// a list such as `SHADEGRAD_FUSE=pointwise,epilogue` all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fusion {
+    /// Chains of pointwise operations run as one generated kernel.
+    pub pointwise: bool,
+    /// Pointwise operations that follow a kernel with an epilogue (matrix products, norms, softmax, …) run in it.
+    pub epilogue: bool,
+    /// SwiGLU runs at the end of the matrix product whose rows it reads, and its gradient at the end of the one that
+    /// computes the gradient of its result.
+    pub gate: bool,
+    /// A value that is only assigned to a persistent tensor is computed in place there.
+    pub forward_assign: bool,
+    /// Small dispatches of one kind that don't depend on one another, such as the gradients of a product's two factors, run
+    /// as one.
+    pub side_by_side: bool,
+    /// On software adapters, kernels read operands from uniform buffers: those of at most 64 KiB, and larger ones as far as
+    /// that is faster on the machine at hand.
+    pub uniform: bool,
+}
+
+impl Fusion {
+    /// Every fusion off.
+    pub const OFF: Fusion = Fusion {
+        pointwise: false,
+        epilogue: false,
+        gate: false,
+        forward_assign: false,
+        side_by_side: false,
+        uniform: false,
+    };
+    /// Every fusion on.
+    pub const ON: Fusion = Fusion {
+        pointwise: true,
+        epilogue: true,
+        gate: true,
+        forward_assign: true,
+        side_by_side: true,
+        uniform: true,
+    };
+}
+
+impl Fusion {
+    /// The fusions by name: all of them for `on`, none for `off`, else those of a list with commas between.
+    fn named(names: &str) -> std::result::Result<Fusion, String> {
+        match names.trim() {
+            "on" | "" => return Ok(Fusion::ON),
+            "off" => return Ok(Fusion::OFF),
+            _ => {}
+        }
+        let mut fusion = Fusion::OFF;
+        for name in names.split(',').map(str::trim) {
+            match name {
+                "pointwise" => fusion.pointwise = true,
+                "epilogue" => fusion.epilogue = true,
+                "gate" => fusion.gate = true,
+                "forward_assign" => fusion.forward_assign = true,
+                "side_by_side" => fusion.side_by_side = true,
+                "uniform" => fusion.uniform = true,
+                unknown => return Err(unknown.to_owned()),
+            }
+        }
+        Ok(fusion)
+    }
+}
+
+impl Default for Fusion {
+    /// What `SHADEGRAD_FUSE` says in the environment: `on` (as without it), `off`, or the fusions to use, such as
+    /// `pointwise,epilogue`.
+    ///
+    /// # Panics
+    ///
+    /// If it names a fusion that there isn't.
+    fn default() -> Fusion {
+        static CHOSEN: std::sync::OnceLock<Fusion> = std::sync::OnceLock::new();
+        *CHOSEN.get_or_init(|| {
+            let names = std::env::var("SHADEGRAD_FUSE").unwrap_or_default();
+            Fusion::named(&names).unwrap_or_else(|unknown| {
+                panic!(
+                    "SHADEGRAD_FUSE: there is no fusion `{unknown}`; there are pointwise, epilogue, gate, \
+                     forward_assign, side_by_side and uniform, or on and off"
+                )
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Fusion;
+
+    #[test]
+    fn fusions_by_name() {
+        assert_eq!(Fusion::named(""), Ok(Fusion::ON));
+        assert_eq!(Fusion::named("on"), Ok(Fusion::ON));
+        assert_eq!(Fusion::named("off"), Ok(Fusion::OFF));
+        let all = "pointwise, epilogue,gate,forward_assign,side_by_side,uniform";
+        assert_eq!(Fusion::named(all), Ok(Fusion::ON));
+        let one = Fusion {
+            epilogue: true,
+            ..Fusion::OFF
+        };
+        assert_eq!(Fusion::named("epilogue"), Ok(one));
+        assert_eq!(Fusion::named("epilog"), Err("epilog".to_owned()));
+    }
+}

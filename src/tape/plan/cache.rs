@@ -1,0 +1,124 @@
+//! Finding or making the plan of a tape, and running it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::memory::MemoryUse;
+use super::passes;
+use super::profile::{self, KernelTime};
+use super::recorder::{Laps, Phase};
+use super::replay::Plan;
+use crate::error::Result;
+use crate::gpu::Device;
+use crate::gpu::arena::Arena;
+use crate::gpu::readback::Landing;
+use crate::gpu::stats::count;
+use crate::tape::record::Graph;
+use crate::tape::signature::Signature;
+
+/// Plans by the exact structure they were made for.
+#[derive(Default)]
+struct PlanCache {
+    plans: HashMap<Signature, Cached>,
+    clock: u64,
+}
+
+struct Cached {
+    plan: Arc<Plan>,
+    used: u64,
+}
+
+/// Enough for training, evaluation and every prompt length of a small window; older plans give their buffers back.
+const MOST_PLANS: usize = 128;
+
+impl PlanCache {
+    fn get(&mut self, signature: &Signature) -> Option<Arc<Plan>> {
+        self.clock += 1;
+        let cached = self.plans.get_mut(signature)?;
+        cached.used = self.clock;
+        Some(cached.plan.clone())
+    }
+
+    /// Forgets plans of tensors that have been dropped.
+    fn tidy(&mut self) {
+        self.plans.retain(|_, cached| !cached.plan.is_obsolete());
+    }
+
+    fn insert(&mut self, signature: Signature, plan: Arc<Plan>) {
+        self.tidy();
+        if self.plans.len() >= MOST_PLANS
+            && let Some(oldest) = self
+                .plans
+                .iter()
+                .min_by_key(|(_, cached)| cached.used)
+                .map(|(signature, _)| signature.clone())
+        {
+            self.plans.remove(&oldest);
+        }
+        let used = self.clock;
+        self.plans.insert(signature, Cached { plan, used });
+    }
+}
+
+/// Runs a recorded tape: finds or makes its plan, uploads the inputs, submits. `began` is when it was made, if somebody
+/// wants to know.
+pub(in crate::tape) fn run(
+    device: &Device,
+    graph: &mut Graph,
+    training: bool,
+    landing: &Rc<Landing>,
+    began: Option<Instant>,
+) -> Result<()> {
+    let mut laps = began.map(Laps::since);
+    let mut lap = |phase| laps.iter_mut().for_each(|laps| laps.lap(phase));
+    lap(Phase::Record);
+    let plan = find(device, graph, training)?;
+    lap(Phase::Plan);
+    match laps {
+        None => plan.submit(device, &graph.upload, landing),
+        Some(laps) => profile::submit(device, plan, &graph.upload, landing, laps),
+    }
+}
+
+/// Runs a recorded tape with every dispatch timed.
+pub(in crate::tape) fn profile(
+    device: &Device,
+    graph: &mut Graph,
+    training: bool,
+) -> Result<Vec<KernelTime>> {
+    let plan = find(device, graph, training)?;
+    profile::run(device, &plan, &graph.upload)
+}
+
+/// Plans a recorded tape, and adds up what it needs.
+pub(in crate::tape) fn memory(
+    device: &Device,
+    graph: &mut Graph,
+    training: bool,
+) -> Result<MemoryUse> {
+    Ok(find(device, graph, training)?.memory)
+}
+
+fn find(device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>> {
+    device.check()?;
+    if let Some(error) = graph.refused.take() {
+        return Err(error);
+    }
+    (training, graph.fusion).hash(&mut graph.signature);
+    let shared = &device.shared;
+    let plans = device.attached::<Mutex<PlanCache>>();
+    let cached = plans.lock().unwrap().get(&graph.signature);
+    if let Some(plan) = cached {
+        count(&shared.counters.replays, 1);
+        return Ok(plan);
+    }
+    count(&shared.counters.plans, 1);
+    let plan = Arc::new(passes::run(device, graph)?);
+    let signature = graph.signature.clone();
+    plans.lock().unwrap().insert(signature, plan.clone());
+    device.attached::<Mutex<Arena>>().lock().unwrap().trim();
+    Ok(plan)
+}

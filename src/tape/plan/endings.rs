@@ -1,0 +1,109 @@
+//! What ends an epilogue, as text: see [`End`].
+
+use std::fmt::Write;
+
+use super::dispatch::Operand;
+use super::ends::End;
+use super::lowerer::Lowerer;
+use crate::shape::{Layout, Shape};
+use crate::tape::role::{PointwiseFunction, Role};
+
+/// An [`End`] behind the steps of an epilogue.
+pub(super) struct Ending {
+    /// The step that it reads.
+    pub step: usize,
+    pub output: Operand,
+    /// The pointwise functions that it calls.
+    pub called: &'static [PointwiseFunction],
+    kind: Kind,
+}
+
+enum Kind {
+    /// The expression of [`Role::Gate`].
+    Gate(&'static str),
+    /// Those of [`Role::GateGradient`] for both halves. The rows are the last leaf, of which no step loads anything; they
+    /// and the output are given as their left half.
+    GateGradient([&'static str; 2]),
+}
+
+impl Ending {
+    /// `step` computes what `end` reads, in steps of the given shape. Adds to `leaves` what is read beside that.
+    pub fn new(
+        lowerer: &mut Lowerer<'_>,
+        end: End,
+        step: usize,
+        shape: Shape,
+        leaves: &mut Vec<Operand>,
+    ) -> Ending {
+        let graph = lowerer.graph;
+        let output = graph.outputs(end.node()).next().expect("an output");
+        let operation = graph.operation(end.node()).expect("an operation");
+        let target = lowerer.operand(output);
+        let (kind, called, output) = match operation.role(graph.ty(output)) {
+            Role::Gate { wgsl, called } => (Kind::Gate(wgsl), called, target),
+            Role::GateGradient { gate, up, called } => {
+                let (_, packed) = end.inputs(graph);
+                let packed = lowerer.operand(packed.expect("a gradient reads rows"));
+                leaves.push(left_half(&packed, shape));
+                let kind = Kind::GateGradient([gate, up]);
+                (kind, called, left_half(&target, shape))
+            }
+            _ => unreachable!("checked when the unit was formed"),
+        };
+        Ending {
+            step,
+            output,
+            called,
+            kind,
+        }
+    }
+
+    pub fn is_gate(&self) -> bool {
+        matches!(self.kind, Kind::Gate(_))
+    }
+
+    /// The functions that are applied, behind those of [`Ending::called`].
+    pub fn functions(&self, text: &mut String) {
+        match &self.kind {
+            Kind::Gate(wgsl) => {
+                writeln!(text, "fn gated(gate: T, up: T) -> T {{ return {wgsl}; }}").unwrap();
+            }
+            Kind::GateGradient(halves) => {
+                for (name, wgsl) in ["gate_gradient", "up_gradient"].iter().zip(halves) {
+                    writeln!(
+                        text,
+                        "fn {name}(gate: T, up: T, gradient: T) -> T {{ return {wgsl}; }}"
+                    )
+                    .unwrap();
+                }
+            }
+        }
+    }
+
+    /// The statements of a gate's gradient. `at` gives the place of an operand's element in the left
+    /// half, `apart` how much further the right half is.
+    pub fn gradient_statements(
+        &self,
+        text: &mut String,
+        [rows, output]: [usize; 2],
+        at: impl Fn(usize) -> String,
+        apart: &str,
+    ) {
+        let (step, from, to) = (self.step, at(rows), at(output));
+        writeln!(
+            text,
+            "    let gate = in{rows}[{from}];\n    \
+             let up = in{rows}[{from} + {apart}];\n    \
+             out{output}[{to}] = gate_gradient(gate, up, v{step});\n    \
+             out{output}[{to} + {apart}] = up_gradient(gate, up, v{step});"
+        )
+        .unwrap();
+    }
+}
+
+/// The left half of dense rows; `shape` is that of one half.
+fn left_half(rows: &Operand, shape: Shape) -> Operand {
+    let layout = rows.layout;
+    let layout = Layout::strided(shape, layout.offset, layout.strides());
+    Operand { layout, ..*rows }
+}

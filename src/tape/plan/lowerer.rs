@@ -1,0 +1,197 @@
+//! What lowering keeps: where values lie, and the dispatches so far.
+
+use std::collections::HashMap;
+
+use super::analysis::Analysis;
+use super::dispatch::{Dispatch, Operand, Program, Slot};
+use super::window;
+use crate::error::Error;
+use crate::gpu::readback::Fault;
+use crate::gpu::{DType, Device, Tensor};
+use crate::shape::{Layout, Shape};
+use crate::tape::graph::{NodeId, Source, ValueId};
+use crate::tape::record::Graph;
+
+/// WebGPU guarantees that bindings may start at multiples of this many bytes.
+const BINDING_ALIGNMENT: usize = 256;
+
+/// The upload buffer's slot, and that of the counters of faults.
+const UPLOAD: usize = 0;
+const FAULTS: usize = 1;
+
+pub(super) struct Lowerer<'a> {
+    pub device: &'a Device,
+    pub graph: &'a Graph,
+    pub analysis: &'a Analysis,
+    pub program: Program,
+    /// By base value: its slot, and the index of its first element there.
+    pub places: HashMap<ValueId, (usize, usize)>,
+}
+
+impl<'a> Lowerer<'a> {
+    pub fn new(device: &'a Device, graph: &'a Graph, analysis: &'a Analysis) -> Lowerer<'a> {
+        Lowerer {
+            device,
+            graph,
+            analysis,
+            program: Program {
+                slots: vec![Slot::Upload, Slot::Faults],
+                dispatches: Vec::new(),
+                fetches: Vec::new(),
+                faults: Vec::new(),
+                refused: None,
+            },
+            places: HashMap::new(),
+        }
+    }
+
+    /// Where a value's elements are, giving its base a slot if it has none yet.
+    pub fn operand(&mut self, value: ValueId) -> Operand {
+        let view = self.analysis.views[value.index()];
+        let (slot, offset) = match self.places.get(&view.base) {
+            Some(&place) => place,
+            None => {
+                let place = self.place(view.base);
+                self.places.insert(view.base, place);
+                place
+            }
+        };
+        Operand {
+            slot,
+            layout: view.layout.shifted(offset),
+            dtype: self.graph.ty(value).dtype,
+        }
+    }
+
+    /// Gives an output the place of an input that nothing else reads.
+    pub fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand> {
+        let input = self.graph.inputs(node)[input];
+        let output = self.graph.outputs(node).nth(output)?;
+        let base = self.analysis.views[input.index()].base;
+        let elements = |value: ValueId| self.graph.ty(value).shape.elements();
+        let (source, target) = (self.operand(input), self.operand(output));
+        let is_transient =
+            |operand: &Operand| matches!(self.program.slots[operand.slot], Slot::Transient { .. });
+        let fits = source.layout.is_contiguous()
+            && elements(base) == elements(output)
+            && source.dtype == target.dtype
+            && is_transient(&source)
+            && is_transient(&target);
+        if !fits || !self.analysis.is_only_reader(self.graph, base, node) {
+            return None;
+        }
+        self.places
+            .insert(output, (source.slot, source.layout.offset));
+        Some(self.operand(output))
+    }
+
+    fn place(&mut self, base: ValueId) -> (usize, usize) {
+        match self.graph.nodes[self.graph.producer(base).index()].source {
+            Source::Upload { offset } => (UPLOAD, offset / 4),
+            Source::Tensor { index } => self.place_tensor(&self.graph.tensors[index]),
+            Source::Operation(_) => {
+                let elements = self.graph.ty(base).shape.elements();
+                (self.slot(Slot::Transient { elements }), 0)
+            }
+        }
+    }
+
+    pub fn place_tensor(&mut self, tensor: &Tensor) -> (usize, usize) {
+        let first = 4 * tensor.layout.offset;
+        let end = 4 * tensor.layout.end();
+        let mut start = first - first % BINDING_ALIGNMENT;
+        // A uniform window must not reach beyond the buffer: near its end it starts earlier.
+        if let Some(window) = window::uniform_window(self.device, (end - start) as u64)
+            && let Some(last) = tensor.buffer.bytes().checked_sub(window)
+        {
+            start = start.min(last as usize);
+            start -= start % BINDING_ALIGNMENT;
+        }
+        let slot = Slot::External {
+            buffer: tensor.buffer.clone(),
+            start: start as u64,
+            bytes: (end - start) as u64,
+            first: first as u64,
+        };
+        (self.slot(slot), (first - start) / 4)
+    }
+
+    fn slot(&mut self, slot: Slot) -> usize {
+        // A range that is bound already keeps its slot, so that operands can be compared.
+        if let Slot::External {
+            buffer,
+            start,
+            bytes,
+            first,
+        } = &slot
+        {
+            for (index, other) in self.program.slots.iter_mut().enumerate() {
+                match other {
+                    Slot::External {
+                        buffer: b,
+                        start: s,
+                        bytes: l,
+                        first: f,
+                    } if b.id() == buffer.id() && s == start && l == bytes => {
+                        *f = (*f).min(*first);
+                        return index;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.program.slots.push(slot);
+        self.program.slots.len() - 1
+    }
+
+    pub fn temp(&mut self, shape: Shape, dtype: DType) -> Operand {
+        let elements = shape.elements();
+        Operand {
+            slot: self.slot(Slot::Transient { elements }),
+            layout: Layout::contiguous(shape, 0),
+            dtype,
+        }
+    }
+
+    pub fn fault_counter(&mut self, fault: Fault) -> Operand {
+        let words = Fault::WORDS * self.program.faults.len();
+        self.program.faults.push(fault);
+        Operand {
+            slot: FAULTS,
+            layout: Layout::contiguous(Shape::new(&[Fault::WORDS]), words),
+            dtype: DType::U32,
+        }
+    }
+
+    #[track_caller]
+    pub fn push(&mut self, dispatch: Dispatch) {
+        for (axis, &extent) in dispatch.grid.iter().enumerate() {
+            assert!(
+                extent <= 65_535,
+                "kernel `{}`: {extent} workgroups in dimension {axis}, the limit is 65535",
+                dispatch.kernel.name
+            );
+        }
+        let kernel = &dispatch.kernel;
+        let limit = self.device.most_iterations();
+        match dispatch.iterations {
+            Some(needed) if needed > limit => {
+                self.program.refused.get_or_insert_with(|| Error::Limit {
+                    what: format!(
+                        "kernel `{}`, in iterations of one invocation's loops on this software adapter,",
+                        kernel.name
+                    ),
+                    needed: needed as u64,
+                    limit: limit as u64,
+                });
+            }
+            Some(_) => {}
+            None => assert!(
+                !kernel.trusted && !kernel.has_loops(),
+                "kernel `{}` has loops: state how often they go round, by Dispatch::iterations",
+                kernel.name
+            ),
+        }
+        self.program.dispatches.push(dispatch);
+    }
+}

@@ -1,0 +1,74 @@
+//! Asking for values, and running a tape.
+
+use std::marker::PhantomData;
+
+use super::plan::{self, KernelTime, MemoryUse};
+use super::record::{Tape, Var};
+use super::role::TensorType;
+use crate::error::Result;
+use crate::gpu::{Element, Fetch};
+
+impl Tape {
+    /// Asks for a value: it is on its way to the host once the tape has run. A persistent tensor arrives as it is at the
+    /// end of the tape, also where an assignment was recorded after this call.
+    ///
+    /// # Panics
+    ///
+    /// If the value has another element type, or was recorded on another tape.
+    #[track_caller]
+    pub fn fetch<E: Element>(&self, var: Var<'_>) -> Fetch<E> {
+        self.require_own("fetch", var);
+        let TensorType { shape, dtype } = var.tensor_type();
+        assert!(
+            dtype == E::DTYPE,
+            "fetch: the value has another element type: {dtype:?}, not {:?}",
+            E::DTYPE
+        );
+        let range = self
+            .graph
+            .borrow_mut()
+            .push_fetch(var.id, 4 * shape.elements());
+        Fetch {
+            landing: self.landing.clone(),
+            range,
+            shape,
+            element: PhantomData,
+        }
+    }
+
+    /// Plans the tape, or finds its plan, and submits it once. Does not wait for the device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::IndexOutOfRange`] if an operation was given such indices as host data; then nothing runs. Anything the
+    /// device reports: [`Error::DeviceLost`], [`Error::OutOfMemory`], [`Error::Limit`], or [`Error::Kernel`] for a kernel
+    /// that does not compile.
+    pub fn run(self) -> Result<()> {
+        plan::run(
+            &self.device,
+            &mut self.graph.borrow_mut(),
+            self.training,
+            &self.landing,
+            self.began,
+        )
+    }
+
+    /// Runs the tape once like [`Tape::run`], with every dispatch timed by itself, and waits for it. Values asked for
+    /// with [`Tape::fetch`] do not arrive.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tape::run`].
+    pub fn profile(self) -> Result<Vec<KernelTime>> {
+        plan::profile(&self.device, &mut self.graph.borrow_mut(), self.training)
+    }
+
+    /// Plans the tape like [`Tape::run`], without running it, and says how much device memory it works with.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tape::run`].
+    pub fn memory(self) -> Result<MemoryUse> {
+        plan::memory(&self.device, &mut self.graph.borrow_mut(), self.training)
+    }
+}

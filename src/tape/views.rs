@@ -1,0 +1,81 @@
+//! What a value looks at: through views to the value that owns the elements, to a tensor, or to data on the host.
+
+use std::ops::Range;
+
+use super::graph::{Source, ValueId};
+use super::record::Graph;
+use super::role::{Role, TensorType};
+use crate::shape::Layout;
+
+impl Graph {
+    /// The tensors, as values, that some of the nodes overwrite.
+    pub fn overwritten(&self, nodes: Range<u32>) -> impl Iterator<Item = ValueId> + '_ {
+        let first = self
+            .writers
+            .partition_point(|writer| writer.0 < nodes.start);
+        let writers = self.writers[first..].iter();
+        let writers = writers.take_while(move |writer| writer.0 < nodes.end);
+        writers.flat_map(|&writer| {
+            let operation = self.operation(writer).expect("only operations write");
+            let inputs = self.inputs(writer);
+            operation.mutates().iter().map(|&input| inputs[input])
+        })
+    }
+
+    /// What a view, or a view of one, looks at.
+    pub fn source_of(&self, mut value: ValueId) -> ValueId {
+        while let Some(operation) = self.operation(self.producer(value))
+            && let Role::View = operation.role(self.ty(value))
+        {
+            value = self.inputs(self.producer(value))[0];
+        }
+        value
+    }
+
+    /// Looks at the words of a value that was uploaded with the tape, or is a view of one; `None` if they are not on the
+    /// host.
+    pub fn host_words<T>(
+        &self,
+        value: ValueId,
+        look: impl FnOnce(&mut dyn Iterator<Item = u32>) -> T,
+    ) -> Option<T> {
+        let (layout, bytes) = self.host_layout(value)?;
+        let word = |index: usize| {
+            let word = bytes[4 * index..]
+                .first_chunk()
+                .expect("layouts stay within");
+            u32::from_ne_bytes(*word)
+        };
+        Some(look(&mut layout.indices().map(word)))
+    }
+
+    fn host_layout(&self, value: ValueId) -> Option<(Layout, &[u8])> {
+        let node = self.producer(value);
+        let TensorType { shape, .. } = self.ty(value);
+        match &self.nodes[node.index()].source {
+            Source::Upload { offset } => {
+                let bytes = &self.upload[*offset..offset + 4 * shape.elements()];
+                Some((Layout::contiguous(shape, 0), bytes))
+            }
+            Source::Tensor { .. } => None,
+            Source::Operation(operation) => {
+                let Role::View = operation.role(self.ty(value)) else {
+                    return None;
+                };
+                let (layout, bytes) = self.host_layout(self.inputs(node)[0])?;
+                Some((operation.view(&layout)?, bytes))
+            }
+        }
+    }
+
+    /// Whether both are persistent tensors, or views of such, that have elements in common.
+    pub fn share_elements(&self, a: ValueId, b: ValueId) -> bool {
+        let [a, b] = [a, b].map(|value| self.tensor(self.source_of(value)));
+        let (Some(a), Some(b)) = (a, b) else {
+            return false;
+        };
+        a.buffer.id() == b.buffer.id()
+            && a.layout.offset < b.layout.end()
+            && b.layout.offset < a.layout.end()
+    }
+}
