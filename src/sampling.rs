@@ -204,6 +204,18 @@ fn normalise(weights: &mut [(u32, f64)]) {
     }
 }
 
+/// Checks that every token is one of the vocabulary, before a model is given them.
+///
+/// # Errors
+///
+/// [`Error::TokenOutOfRange`] with the first token that is not.
+pub fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<()> {
+    match tokens.iter().find(|&&token| token as usize >= vocab_size) {
+        Some(&token) => Err(Error::TokenOutOfRange { token, vocab_size }),
+        None => Ok(()),
+    }
+}
+
 /// Checks that a model's logits are numbers, before a choice is made from what is left of them.
 ///
 /// # Errors

@@ -305,3 +305,13 @@ fn suppressed_tokens_are_never_drawn() {
         "{error}"
     );
 }
+
+#[test]
+fn tokens_beyond_the_vocabulary_are_named() {
+    assert!(check_tokens(&[0, 26, 3], 27).is_ok());
+    let error = check_tokens(&[0, 27, 99], 27).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "token 27 is out of range for a vocabulary of 27"
+    );
+}

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Check;
+use super::settings::Check;
 use crate::rng;
 use crate::shape::Shape;
 use crate::tape::{Tape, Var};

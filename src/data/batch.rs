@@ -1,7 +1,5 @@
 //! What a training step is fed with.
 
-use crate::error::{Error, Result};
-
 /// The target of a position that has none, such as padding: the loss and its gradient leave it out.
 pub const IGNORE_INDEX: u32 = u32::MAX;
 
@@ -54,31 +52,9 @@ impl Batch {
     }
 }
 
-/// Checks that every token is one of the vocabulary, before a model is given them.
-///
-/// # Errors
-///
-/// [`Error::TokenOutOfRange`] with the first token that is not.
-pub fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<()> {
-    match tokens.iter().find(|&&token| token as usize >= vocab_size) {
-        Some(&token) => Err(Error::TokenOutOfRange { token, vocab_size }),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tokens_beyond_the_vocabulary_are_named() {
-        assert!(check_tokens(&[0, 26, 3], 27).is_ok());
-        let error = check_tokens(&[0, 27, 99], 27).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "token 27 is out of range for a vocabulary of 27"
-        );
-    }
 
     #[test]
     fn only_real_targets_count() {

@@ -27,10 +27,11 @@ mod names;
 mod stream;
 mod text;
 
-pub use batch::{Batch, IGNORE_INDEX, check_tokens};
+pub use batch::{Batch, IGNORE_INDEX};
 pub use char_tokenizer::CharTokenizer;
 pub use names::NamesDataset;
 pub use stream::{Split, StreamDataset};
 pub use text::read_text;
 
 pub use crate::error::excerpt;
+pub use crate::sampling::check_tokens;

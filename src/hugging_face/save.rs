@@ -9,31 +9,14 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::config::Gpt2Config;
-use super::weights::{PREFIX, Weights, entries};
-use super::{CONFIG, WEIGHTS};
+use super::files::{CONFIG, WEIGHTS};
+use super::weights::{Content, PREFIX, entries};
 use crate::checkpoint::replace_with;
 use crate::error::{Error, Result};
-use crate::gpu::Tensor;
 use crate::nn::{GptConfig, Parameters};
 
 /// Numbers that are read back from the device at a time.
 const PIECE: usize = 1 << 20;
-
-/// The data of one tensor of a file.
-pub(super) enum Content<'a> {
-    /// The values of a parameter, which lie in some tensors one behind the other.
-    Parameter {
-        parts: &'a [Tensor],
-        dtype: Dtype,
-        /// If the file has the parameter transposed, its rows in the model.
-        rows_of_transposed: Option<usize>,
-    },
-    /// What is to be kept of a file.
-    Kept {
-        weights: &'a Weights,
-        info: &'a TensorInfo,
-    },
-}
 
 /// Saves a model of this crate as a GPT-2 of the `transformers` library: `config.json` and `model.safetensors` in a
 /// directory, which is made if there is none. `GPT2LMHeadModel.from_pretrained` reads it.

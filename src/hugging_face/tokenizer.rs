@@ -10,7 +10,7 @@ use tokenizers::AddedToken;
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, Vocab};
 
-use super::{CONFIG, read};
+use super::files::{CONFIG, read};
 use crate::error::{Error, Result};
 
 const TOKENIZER: &str = "tokenizer.json";

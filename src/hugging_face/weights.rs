@@ -11,8 +11,7 @@ use half::{bf16, f16};
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::save::Content;
-use super::{CONFIG, open_file};
+use super::files::{CONFIG, open_file};
 use crate::checkpoint::what_is_wrong;
 use crate::error::{Error, Result};
 use crate::gpu::Tensor;
@@ -158,6 +157,22 @@ pub(super) struct Weights {
     header: Vec<u8>,
     metadata: Metadata,
     prefix: &'static str,
+}
+
+/// The data of one tensor of a file.
+pub(super) enum Content<'a> {
+    /// The values of a parameter, which lie in some tensors one behind the other.
+    Parameter {
+        parts: &'a [Tensor],
+        dtype: Dtype,
+        /// If the file has the parameter transposed, its rows in the model.
+        rows_of_transposed: Option<usize>,
+    },
+    /// What is to be kept of a file.
+    Kept {
+        weights: &'a Weights,
+        info: &'a TensorInfo,
+    },
 }
 
 impl Weights {

@@ -6,7 +6,6 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::linear::INIT_STD;
-use super::position::SINUSOIDAL_BASE;
 use crate::error::{Error, Result};
 use crate::ops::attention::MAX_HEAD_DIM;
 
@@ -206,6 +205,9 @@ pub struct GptConfig {
     #[serde(default)]
     pub scale_residual_init: bool,
 }
+
+/// The base of sinusoidal positions, as published.
+pub const SINUSOIDAL_BASE: f32 = 10_000.0;
 
 /// [`SINUSOIDAL_BASE`] for configurations that do not say.
 fn sinusoidal_base() -> f32 {

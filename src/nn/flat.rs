@@ -1,8 +1,8 @@
 //! Flat storage: where parameters, and what belongs to them, lie in a few large tensors.
 
-use super::Parameter;
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Device, Tensor};
+use crate::shape::Shape;
 
 /// Every parameter starts at a multiple of this many elements, so that kernels may take four at a time. A binding
 /// starts up to 240 bytes before, where WebGPU lets it.
@@ -15,23 +15,28 @@ const SEGMENT_ALIGNMENT: usize = 8;
 pub(super) struct Places {
     /// Which parameters, in order.
     members: Vec<usize>,
+    shapes: Vec<Shape>,
     places: Vec<(usize, usize)>,
     /// Elements per segment, padding included.
     segments: Vec<usize>,
 }
 
 impl Places {
-    /// For all parameters, in segments of the wanted size where that is possible.
-    pub fn of(parameters: &[Parameter], wanted: u64, largest: u64) -> Result<Places> {
+    /// For all parameters, by name and shape, in segments of the wanted size where that is possible.
+    pub fn of<'a>(
+        parameters: impl Iterator<Item = (&'a str, Shape)>,
+        wanted: u64,
+        largest: u64,
+    ) -> Result<Places> {
         let limit = (wanted.min(largest) / 4) as usize;
         let limit = limit - limit % SEGMENT_ALIGNMENT;
         let mut filled = Places::empty();
-        for (index, parameter) in parameters.iter().enumerate() {
-            let elements = parameter.shape().elements();
+        for (index, (name, shape)) in parameters.enumerate() {
+            let elements = shape.elements();
             let alone = 4 * elements.next_multiple_of(SEGMENT_ALIGNMENT) as u64;
             if alone > largest {
                 return Err(Error::Limit {
-                    what: format!("parameter `{}`, in bytes,", parameter.name()),
+                    what: format!("parameter `{name}`, in bytes,"),
                     needed: alone,
                     limit: largest,
                 });
@@ -39,19 +44,19 @@ impl Places {
             let used = filled.segments.last().copied();
             let fits =
                 used.is_some_and(|used| used + elements.next_multiple_of(ALIGNMENT) <= limit);
-            filled.push(index, elements, !fits);
+            filled.push(index, shape, !fits);
         }
         Ok(filled.padded())
     }
 
     /// For some of these parameters, close together. What shares a segment here shares one there.
-    pub fn of_some(&self, parameters: &[Parameter], members: &[usize]) -> Places {
+    pub fn of_some(&self, members: &[usize]) -> Places {
         let mut filled = Places::empty();
         let mut last = None;
         for &index in members {
             let segment = self.places[index].0;
             let is_new = last.replace(segment) != Some(segment);
-            filled.push(index, parameters[index].shape().elements(), is_new);
+            filled.push(index, self.shapes[index], is_new);
         }
         filled.padded()
     }
@@ -64,20 +69,22 @@ impl Places {
     fn empty() -> Places {
         Places {
             members: Vec::new(),
+            shapes: Vec::new(),
             places: Vec::new(),
             segments: Vec::new(),
         }
     }
 
-    fn push(&mut self, index: usize, elements: usize, in_new_segment: bool) {
+    fn push(&mut self, index: usize, shape: Shape, in_new_segment: bool) {
         if in_new_segment {
             self.segments.push(0);
         }
         let segment = self.segments.len() - 1;
         let used = &mut self.segments[segment];
         self.members.push(index);
+        self.shapes.push(shape);
         self.places.push((segment, *used));
-        *used += elements.next_multiple_of(ALIGNMENT);
+        *used += shape.elements().next_multiple_of(ALIGNMENT);
     }
 
     fn padded(mut self) -> Places {
@@ -99,11 +106,8 @@ pub struct FlatTensors {
 }
 
 impl FlatTensors {
-    pub(super) fn zeros(
-        device: &Device,
-        places: &Places,
-        parameters: &[Parameter],
-    ) -> Result<FlatTensors> {
+    pub(super) fn zeros(device: &Device, places: &Places) -> Result<FlatTensors> {
+        let shapes = &places.shapes;
         let segments = places.segments.iter();
         let segments = segments
             .map(|&elements| Tensor::zeros(device, [elements], DType::F32))
@@ -112,11 +116,11 @@ impl FlatTensors {
         let places: Vec<_> = members
             .map(|(&index, &(s, offset))| (index, s, offset))
             .collect();
-        let part = |&(index, segment, offset): &(usize, usize, usize)| {
-            segments[segment].part(offset, parameters[index].shape())
-        };
+        let parts = places.iter().zip(shapes);
+        let parts =
+            parts.map(|(&(_, segment, offset), &shape)| segments[segment].part(offset, shape));
         Ok(FlatTensors {
-            parts: places.iter().map(part).collect(),
+            parts: parts.collect(),
             segments,
             places,
         })

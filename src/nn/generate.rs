@@ -2,9 +2,8 @@
 
 use super::kv_cache::rounded_length;
 use super::{Gpt, KvCache};
-use crate::data::check_tokens;
 use crate::error::{Error, Result};
-use crate::sampling::{Sampler, check_logits};
+use crate::sampling::{Sampler, check_logits, check_tokens};
 use crate::tape::Tape;
 
 impl Gpt {

@@ -49,7 +49,9 @@ mod position;
 
 pub use attention::CausalSelfAttention;
 pub use block::DecoderBlock;
-pub use config::{FeedForwardKind, GptConfig, NormKind, NormPlacement, PositionKind};
+pub use config::{
+    FeedForwardKind, GptConfig, NormKind, NormPlacement, PositionKind, SINUSOIDAL_BASE,
+};
 pub use constant::Constant;
 pub use embedding::Embedding;
 pub use encoder::{Encoder, EncoderBlock, EncoderConfig};
@@ -63,4 +65,4 @@ pub use multi_head_attention::{MultiHeadAttention, MultiHeadAttentionConfig};
 pub use norm::{LayerNorm, Norm, RmsNorm};
 
 pub use parameter::{Parameter, ParameterBuilder, Parameters};
-pub use position::{Positions, ROTARY_BASE, SINUSOIDAL_BASE};
+pub use position::{Positions, ROTARY_BASE};

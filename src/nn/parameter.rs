@@ -213,8 +213,14 @@ impl ParameterBuilder {
     /// As [`ParameterBuilder::build`].
     pub fn build_zeroed(self, device: &Device) -> Result<Parameters> {
         let largest = ParameterBuilder::parameter_limit_of(device);
-        let places = Places::of(&self.parameters, self.segment_limit, largest)?;
-        let storage = FlatTensors::zeros(device, &places, &self.parameters)?;
+        let places = Places::of(
+            self.parameters
+                .iter()
+                .map(|parameter| (parameter.name(), parameter.shape())),
+            self.segment_limit,
+            largest,
+        )?;
+        let storage = FlatTensors::zeros(device, &places)?;
         for (parameter, tensor) in self.parameters.iter().zip(storage.parts()) {
             let fresh = parameter.inner.tensor.set(tensor.clone()).is_ok();
             assert!(fresh, "only a builder fills its parameters");
@@ -311,13 +317,8 @@ impl Parameters {
     ///
     /// If there is no parameter of such an index.
     pub fn mirror_of(&self, members: &[usize]) -> Result<FlatTensors> {
-        let Built {
-            device,
-            parameters,
-            places,
-            ..
-        } = &*self.inner;
-        FlatTensors::zeros(device, &places.of_some(parameters, members), parameters)
+        let Built { device, places, .. } = &*self.inner;
+        FlatTensors::zeros(device, &places.of_some(members))
     }
 
     /// Copies all values to the host: names, shapes and values, in order. [`Parameters::load`] takes them back.

@@ -1,15 +1,12 @@
 //! How a transformer knows the order of its tokens.
 
-use super::config::PositionKind;
+use super::config::{PositionKind, SINUSOIDAL_BASE};
 use super::{Constant, Embedding, ParameterBuilder};
 use crate::ops::rotary_table;
 use crate::tape::Var;
 
 /// The base of the rotary angles, as published.
 pub const ROTARY_BASE: f64 = 10_000.0;
-
-/// The base of sinusoidal positions, as published.
-pub const SINUSOIDAL_BASE: f32 = 10_000.0;
 
 /// Positions that are added to the token embeddings, or that turn queries and keys.
 #[derive(Clone, Debug)]

@@ -4,7 +4,8 @@
 use std::hash::Hash;
 
 use super::clip::{Params, global_norm, over_segment};
-use super::{Factors, ParameterGroups, Update};
+use super::groups::{Factors, ParameterGroups};
+use super::optimizer::Update;
 use crate::error::Result;
 use crate::nn::{FlatTensors, Parameters};
 use crate::ops::{Operation, TensorType};

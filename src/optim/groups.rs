@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::require;
+use super::optimizer::require;
 use crate::error::Result;
 use crate::nn::{Parameter, Parameters};
 use crate::shape::Shape;

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::adamw::require_clip;
 use super::gradients::Gradients;
-use super::{Optimizer, ParameterGroups, Update, require, require_rate};
+use super::groups::ParameterGroups;
+use super::optimizer::{Optimizer, Update, require, require_rate};
 use crate::error::Result;
 use crate::nn::{FlatTensors, Parameters};
 use crate::tape::{Tape, Var};

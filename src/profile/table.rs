@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Ceiling, HostTime, Profile, TapeProfile, TimedBy};
+use super::ceiling::Ceiling;
+use super::profiler::{HostTime, Profile, TapeProfile, TimedBy};
 use crate::tape::{Cost, MemoryUse};
 
 /// A [`Profile`] to be printed. See [`Profile::table`].

@@ -1,11 +1,33 @@
 //! Traces in Chrome's event format: a JSON object of events with times in microseconds.
 
 use std::io::Write;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::Profile;
+use super::profiler::Profile;
+use crate::error::{Error, Result};
 use crate::tape::{Phase, Span};
+
+impl Profile {
+    /// Writes a trace in Chrome's event format, which [Perfetto](https://ui.perfetto.dev) opens: what the host did, and
+    /// when the device worked on it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`].
+    pub fn write_trace(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let write = || -> std::io::Result<()> {
+            let file = std::io::BufWriter::new(std::fs::File::create(path)?);
+            write(self, file)
+        };
+        write().map_err(|source| Error::File {
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
 
 /// Perfetto shows a process as a group of tracks and a thread as one of them.
 const HOST: u32 = 1;
@@ -16,7 +38,7 @@ const RUNS: usize = 1;
 const KERNELS: usize = 2;
 
 /// Writes a profile's trace.
-pub(super) fn write(profile: &Profile, mut out: impl Write) -> std::io::Result<()> {
+fn write(profile: &Profile, mut out: impl Write) -> std::io::Result<()> {
     let trace = json!({
         "displayTimeUnit": "ms",
         "otherData": { "adapter": profile.adapter },

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Attention;
+use super::config::Attention;
 use crate::shape::Shape;
 
 /// An attention problem: everything about it that is not a tensor.

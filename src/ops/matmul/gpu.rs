@@ -1,7 +1,7 @@
 //! The matrix product on GPUs, see `shaders/matmul.wgsl`: register-blocked tiles, split along the depth where there are
 //! few, and a form for products of a matrix and a few vectors.
 
-use super::{LEFT_FOR_STORES, Matrices};
+use super::operands::{LEFT_FOR_STORES, Matrices};
 use crate::gpu::{AdapterClass, DType, Kernel, MOST_ITERATIONS};
 use crate::tape::{Dispatch, Lowering, Operand};
 

@@ -1,6 +1,6 @@
 //! The matrix product on software adapters.
 
-use super::Matrices;
+use super::operands::Matrices;
 use crate::gpu::Kernel;
 
 /// The register tile for subgroups of exactly eight lanes, see `shaders/matmul_subgroup8.wgsl`: the kernel, its parameters

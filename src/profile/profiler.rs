@@ -1,0 +1,265 @@
+//! Watching a device, and what was seen.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::gpu::Device;
+use crate::tape::{
+    KernelTime, MemoryUse, Phase, Plan, Recorder, Run, Span, Stretches, kernel_times, length,
+};
+
+/// Watches everything that tapes do on a device, until it is finished or dropped. See the [module](super).
+pub struct Profiler {
+    device: Device,
+    began: Instant,
+}
+
+impl Profiler {
+    /// Begins to watch. Tapes that are being recorded already are not seen.
+    ///
+    /// # Panics
+    ///
+    /// If another profiler is watching the device.
+    #[track_caller]
+    pub fn start(device: &Device) -> Profiler {
+        assert!(
+            device.shared.wait_times.begin(),
+            "profile: another profiler is watching the device"
+        );
+        Profiler {
+            device: device.clone(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Waits for the device, and gives what was seen.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceLost`], [`Error::Readback`].
+    pub fn finish(self) -> Result<Profile> {
+        self.device.wait()?;
+        let waits = self.device.shared.wait_times.end().into_iter();
+        let runs = self.device.attached::<Recorder>().take();
+        let runs = runs
+            .into_iter()
+            .map(|run| {
+                let stretches = run.device.read(&self.device)?;
+                Ok((run, stretches))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let runs = on_one_clock(self.began, runs);
+        Ok(Profile {
+            adapter: self.device.description().to_string(),
+            timed_by: match self.device.has_timestamps() {
+                true => TimedBy::Timestamps,
+                false => TimedBy::Waiting,
+            },
+            tapes: tapes(&runs),
+            began: self.began,
+            waits: waits
+                .map(|[start, end]| Span {
+                    phase: Phase::Wait,
+                    start,
+                    end,
+                })
+                .collect(),
+            runs,
+        })
+    }
+}
+
+impl Drop for Profiler {
+    fn drop(&mut self) {
+        self.device.shared.wait_times.end();
+        self.device.attached::<Recorder>().take();
+    }
+}
+
+/// How device times were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TimedBy {
+    /// By timestamp queries within the submissions.
+    Timestamps,
+    /// By waiting on the host, since the adapter has no timestamps: every time includes a submission and a wait.
+    Waiting,
+}
+
+/// What a [`Profiler`] saw.
+pub struct Profile {
+    pub(super) adapter: String,
+    pub(super) timed_by: TimedBy,
+    pub(super) tapes: Vec<TapeProfile>,
+    pub(super) began: Instant,
+    pub(super) waits: Vec<Span>,
+    pub(super) runs: Vec<TimedRun>,
+}
+
+/// What was seen of all tapes of one structure, such as the steps of a training.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TapeProfile {
+    /// How many of them ran.
+    pub runs: usize,
+    /// The dispatches in order, with median times; those of one kernel are added up in [`Profile::table`]. Empty if
+    /// there were fewer than two runs.
+    pub kernels: Vec<KernelTime>,
+    /// The median time that the device was busy with one.
+    pub device_time: Duration,
+    /// What one costs the host.
+    pub host: HostTime,
+    /// How many dispatches one makes.
+    pub dispatches: usize,
+    /// Distinct pipelines among them.
+    pub pipelines: usize,
+    /// What one needs.
+    pub memory: MemoryUse,
+}
+
+/// Median times that one tape costs the host, none of which is spent waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HostTime {
+    /// Recording, from the tape's making to [`Tape::run`](crate::Tape::run), and whatever the program does in between.
+    pub record: Duration,
+    /// Finding the plan.
+    pub plan: Duration,
+    /// Uploading the inputs and encoding the commands.
+    pub encode: Duration,
+    /// Handing them to the driver.
+    pub submit: Duration,
+}
+
+impl HostTime {
+    /// All of it.
+    pub fn total(&self) -> Duration {
+        self.record + self.plan + self.encode + self.submit
+    }
+}
+
+impl Profile {
+    /// What was seen of each structure, the one that took the device longest first.
+    pub fn tapes(&self) -> &[TapeProfile] {
+        &self.tapes
+    }
+
+    /// How device times were found.
+    pub fn timed_by(&self) -> TimedBy {
+        self.timed_by
+    }
+
+    /// The adapter's line, as [`AdapterDescription`](crate::gpu::AdapterDescription) displays it.
+    pub fn adapter(&self) -> &str {
+        &self.adapter
+    }
+}
+
+/// A run with all its times.
+pub(super) struct TimedRun {
+    pub plan: Arc<Plan>,
+    pub spans: Vec<Span>,
+    pub each: bool,
+    /// When the device was at it, in nanoseconds since profiling began.
+    pub device: Vec<[f64; 2]>,
+}
+
+/// Puts the device's times on the host's clock. How the two are related is not known, but no run can begin before it was
+/// submitted: the device's clock is set so that the one that came closest began that very moment.
+fn on_one_clock(began: Instant, runs: Vec<(Run, Stretches)>) -> Vec<TimedRun> {
+    let since = |instant: Instant| instant.duration_since(began).as_nanos() as f64;
+    let offset = runs
+        .iter()
+        .filter_map(|(run, stretches)| {
+            let submit = run.spans.iter().find(|span| span.phase == Phase::Submit)?;
+            match stretches {
+                Stretches::Device(stretches) => Some(since(submit.start) - stretches.first()?[0]),
+                Stretches::Host(_) => None,
+            }
+        })
+        .fold(f64::NEG_INFINITY, f64::max);
+    let timed = runs.into_iter().map(|(run, stretches)| TimedRun {
+        plan: run.plan,
+        spans: run.spans,
+        each: run.device.each,
+        device: match stretches {
+            Stretches::Device(stretches) => {
+                let shifted = stretches
+                    .iter()
+                    .map(|stretch| stretch.map(|at| at + offset));
+                shifted.collect()
+            }
+            Stretches::Host(stretches) => {
+                let stretches = stretches.iter();
+                stretches.map(|stretch| stretch.map(since)).collect()
+            }
+        },
+    });
+    timed.collect()
+}
+
+/// Sums up the runs of each plan.
+fn tapes(runs: &[TimedRun]) -> Vec<TapeProfile> {
+    let mut plans: Vec<&Arc<Plan>> = Vec::new();
+    for run in runs {
+        if !plans.iter().any(|plan| Arc::ptr_eq(plan, &run.plan)) {
+            plans.push(&run.plan);
+        }
+    }
+    let mut tapes: Vec<TapeProfile> = plans
+        .into_iter()
+        .map(|plan| {
+            let runs: Vec<&TimedRun> = runs
+                .iter()
+                .filter(|run| Arc::ptr_eq(&run.plan, plan))
+                .collect();
+            tape(plan, &runs)
+        })
+        .collect();
+    tapes.sort_by_key(|tape| std::cmp::Reverse(tape.device_time * tape.runs as u32));
+    tapes
+}
+
+fn tape(plan: &Plan, runs: &[&TimedRun]) -> TapeProfile {
+    let time = |run: &&TimedRun, index: usize| {
+        let [start, end] = *run.device.get(index)?;
+        Some(length(start, end))
+    };
+    let (each, whole): (Vec<&TimedRun>, Vec<&TimedRun>) = runs.iter().partition(|run| run.each);
+    let kernels = match each.is_empty() {
+        true => Vec::new(),
+        false => {
+            let dispatches = 0..plan.steps.len();
+            let times =
+                dispatches.map(|index| median(each.iter().filter_map(|run| time(run, index))));
+            kernel_times(plan, times.collect())
+        }
+    };
+    let phase = |phase: Phase| {
+        let spans = whole.iter().flat_map(|run| &run.spans);
+        let spans = spans.filter(|span| span.phase == phase);
+        median(spans.map(|span| span.end - span.start))
+    };
+    TapeProfile {
+        runs: runs.len(),
+        kernels,
+        device_time: median(whole.iter().filter_map(|run| time(run, 0))),
+        host: HostTime {
+            record: phase(Phase::Record),
+            plan: phase(Phase::Plan),
+            encode: phase(Phase::Encode),
+            submit: phase(Phase::Submit),
+        },
+        dispatches: plan.steps.len(),
+        pipelines: plan.pipelines,
+        memory: plan.memory,
+    }
+}
+
+/// The middle one, or the later of the two in the middle; zero if there are none.
+fn median(times: impl Iterator<Item = Duration>) -> Duration {
+    let mut times: Vec<Duration> = times.collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
