@@ -14,7 +14,7 @@ mode=${1:-}
 dir=${2:-target/gpu-check}
 
 # Tests that say most about kernels, the others if there is time; those that run programs are left to machines with cargo.
-first=(golden differential iterations nan indices ops_attention ops_matmul ops_norm ops_softmax ops_reduce)
+first=(golden differential iterations nan ops::indices ops::attention ops::matmul ops::norm ops::softmax ops::reduce)
 limit=360
 
 pack() {
@@ -24,7 +24,7 @@ pack() {
     artifacts=$(cargo test --release --no-run --message-format=json 2>/dev/null)
     printf '%s\n' "$artifacts" | sed -n 's/.*"kind":\["test"\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p' |
         while read -r name path; do
-            case $name in train_names | reference | hugging_face | tokenizer | custom_op) continue ;; esac
+            case $name in programs) continue ;; esac
             cp "$path" "$dir/test-$name"
         done
     artifacts=$(cargo bench --no-run --message-format=json 2>/dev/null)
@@ -51,14 +51,20 @@ run() {
         if ((status == 0)); then passed=$((passed + 1)); else failed=$((failed + 1)); fi
         printf '%-24s %s, %d s\n' "$name" "$([ "$status" = 0 ] && echo ok || echo "FAILED ($status)")" $((SECONDS - start))
     }
+    # The modules of `suite` one by one, so that each has its line and its time.
+    local skip=()
     for name in "${first[@]}"; do
-        [ -x "$dir/test-$name" ] && one "$name" 60 "$dir/test-$name"
+        one "${name//::/-}" 60 "$dir/test-suite" "$name::"
+        skip+=(--skip "$name::")
     done
     [ -x "$dir/bench-device" ] && one bench 150 "$dir/bench-device" --bench 'step|matmul|attention|softmax|norm'
     for path in "$dir"/test-*; do
         name=${path##*/test-}
-        case " ${first[*]} " in *" $name "*) continue ;; esac
-        one "$name" 30 "$path"
+        if [ "$name" = suite ]; then
+            one "$name" 120 "$path" "${skip[@]}"
+        else
+            one "$name" 30 "$path"
+        fi
     done
     tail -n 40 "$out/bench.txt" 2>/dev/null || true
     printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs tests under the Khronos validation layers, synchronisation validation included, and fails if they complain.
 #
-#   sh scripts/validate-vulkan.sh cargo test --test nn      any command that scripts/recent-mesa.sh takes
+#   sh scripts/validate-vulkan.sh cargo test --test suite nn::      any command that scripts/recent-mesa.sh takes
 #
 # The layers and the driver are those that scripts/recent-mesa.sh brings.
 #

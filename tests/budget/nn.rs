@@ -1,0 +1,126 @@
+//! What a step of the whole model costs the host.
+
+use std::collections::BTreeMap;
+
+use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
+use shadegrad::ops::CrossEntropy;
+use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Report};
+use shadegrad::sampling::{Sampler, SamplingConfig};
+use shadegrad::{Device, Tape, Var};
+
+use crate::common::{Random, device, gpu_device};
+
+/// Of random tokens at the settings that the budget is stated for: batch 32, window 16.
+fn loss<'t>(gpt: &Gpt, tape: &'t Tape, random: &mut Random) -> Var<'t> {
+    let [tokens, targets] = [0, 1].map(|_| tape.input([32, 16], &random.indices(32 * 16, 27)));
+    gpt.loss(tokens, targets, CrossEntropy::default())
+}
+
+/// Trains twelve steps and gives the kernels of one, once from the third on nothing is made.
+fn train(device: &Device, gpt: &Gpt, parameters: &Parameters) -> BTreeMap<&'static str, usize> {
+    let config = AdamWConfig {
+        clip_norm: Some(1.0),
+        ..AdamWConfig::default()
+    };
+    let mut optimizer = AdamW::new(parameters, config).unwrap();
+    let mut random = Random::new(2);
+    let mut reports: Vec<Report> = Vec::new();
+    let mut step = |step: u32| {
+        let tape = Tape::training(device);
+        let loss = loss(gpt, &tape, &mut random);
+        reports.push(optimizer.step(&tape, loss, 1e-4 * step as f32).fetch());
+        tape.run().unwrap();
+        // Taken a step later, when it has arrived: so two are under way at most.
+        if reports.len() > 1 {
+            let oldest = reports.remove(0);
+            while !oldest.is_ready().unwrap() {
+                std::thread::yield_now();
+            }
+            oldest.get().unwrap();
+        }
+    };
+    (1..=2).for_each(&mut step);
+    let before = device.stats();
+    (3..=12).for_each(&mut step);
+    let after = device.stats();
+    assert_eq!(after.pipelines, before.pipelines);
+    assert_eq!(after.bind_groups, before.bind_groups);
+    assert_eq!(after.buffers, before.buffers);
+    assert_eq!(after.buffer_bytes, before.buffer_bytes);
+    assert_eq!(after.plans, before.plans);
+    assert_eq!(after.waits, before.waits);
+    assert_eq!(after.submits - before.submits, 10);
+    let dispatches = (after.dispatches - before.dispatches) / 10;
+
+    // Which kernels they are.
+    let tape = Tape::training(device);
+    let loss = loss(gpt, &tape, &mut random);
+    let _report = optimizer.step(&tape, loss, 1e-4).fetch();
+    let mut kernels: BTreeMap<&str, usize> = BTreeMap::new();
+    for kernel in tape.profile().unwrap() {
+        *kernels.entry(kernel.name).or_default() += 1;
+    }
+    println!("{dispatches} dispatches per step: {kernels:?}");
+    println!("{} pipelines so far", device.stats().pipelines);
+    assert_eq!(kernels.values().sum::<usize>() as u64, dispatches);
+    kernels
+}
+
+/// The least bytes that the intermediate values of a training step need.
+fn least_bytes(device: &Device, gpt: &Gpt, parameters: &Parameters) -> u64 {
+    let mut optimizer = AdamW::new(parameters, AdamWConfig::default()).unwrap();
+    let tape = Tape::training(device);
+    let loss = loss(gpt, &tape, &mut Random::new(3));
+    let _report = optimizer.step(&tape, loss, 1e-4).fetch();
+    tape.memory().unwrap().lower_bound
+}
+
+#[test]
+fn steps_make_nothing_new_and_stay_within_the_budget_of_dispatches() {
+    check(device());
+}
+
+#[test]
+fn so_they_do_with_kernels_for_gpus() {
+    check(gpu_device());
+}
+
+fn check(device: &Device) {
+    // Four layers.
+    let mut builder = ParameterBuilder::new(1);
+    let mut gpt = Gpt::new(&GptConfig::new(27), &mut builder).unwrap();
+    let parameters = builder.build(device).unwrap();
+    let dispatches = train(device, &gpt, &parameters).values().sum::<usize>();
+    println!("{dispatches} dispatches");
+    assert!(dispatches <= 90, "{dispatches} dispatches");
+    let kept = least_bytes(device, &gpt, &parameters);
+
+    // Computing the blocks again saves memory, and costs no more than their forward pass.
+    gpt.set_checkpoint_blocks(true);
+    let with_blocks_again = train(device, &gpt, &parameters).values().sum::<usize>();
+    let checkpointed = least_bytes(device, &gpt, &parameters);
+    println!("{kept} bytes, with checkpointed blocks {checkpointed}");
+    assert!(checkpointed * 2 < kept, "{checkpointed} of {kept} bytes");
+    assert!(
+        (1..=10 * 4).contains(&(with_blocks_again - dispatches)),
+        "{with_blocks_again} dispatches instead of {dispatches}"
+    );
+
+    // Texts of all lengths within the window run from one plan, those beyond it from another.
+    let generate = || {
+        let before = device.stats();
+        let sampler = |seed| Sampler::new(SamplingConfig::default(), seed).unwrap();
+        let mut samplers: Vec<Sampler> = (0..20).map(sampler).collect();
+        let names = gpt
+            .generate_batch(&[[0]; 20], 20, &mut samplers, None)
+            .unwrap();
+        assert!(names.iter().all(|name| name.len() == 20));
+        let after = device.stats();
+        let runs = (after.plans + after.replays) - (before.plans + before.replays);
+        assert_eq!(runs, 20);
+        (after.plans - before.plans, after.buffers - before.buffers)
+    };
+    assert_eq!(generate().0, 2);
+    // The next texts run from the same ones.
+    assert_eq!(generate(), (0, 0));
+}

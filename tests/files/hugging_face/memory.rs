@@ -1,0 +1,72 @@
+//! Loading holds no second copy of the weights on the host.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use shadegrad::hugging_face::{Gpt2Files, export};
+use shadegrad::nn::{FeedForwardKind, Gpt, GptConfig, NormKind, ParameterBuilder};
+
+use super::files::scratch;
+use crate::common::device;
+
+thread_local! {
+    /// Bytes that this thread has allocated and not given back, and the most that they ever were.
+    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+}
+
+/// The system's allocator, counting.
+struct Counting;
+
+fn count(bytes: isize) {
+    // A thread that is ending has nowhere to count.
+    let _ = HELD.try_with(|held| {
+        let now = held.get().0 + bytes;
+        held.set((now, held.get().1.max(now)));
+    });
+}
+
+// SAFETY: every call goes to the system's allocator as it came; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn weights_are_not_copied_on_the_host() {
+    let config = GptConfig {
+        norm: NormKind::LayerNorm,
+        ffn: FeedForwardKind::GeluTanh,
+        bias: true,
+        n_layers: 1,
+        d_model: 64,
+        ..GptConfig::new(100_000)
+    };
+    let bytes = 4 * config.parameter_count() as isize;
+    let directory = scratch("memory");
+    let mut builder = ParameterBuilder::new(0);
+    Gpt::new(&config, &mut builder).unwrap();
+    let parameters = builder.build_zeroed(device()).unwrap();
+    export(&directory, &config, &parameters, None).unwrap();
+    drop(parameters);
+
+    let files = Gpt2Files::open(&directory).unwrap();
+    let before = HELD.get().0;
+    HELD.set((before, before));
+    let model = files.load(device()).unwrap();
+    let most = HELD.get().1 - before;
+    assert!(
+        bytes > 25_000_000 && most < 1_000_000,
+        "{most} of {bytes} bytes"
+    );
+    drop(model);
+}

@@ -1,0 +1,10 @@
+//! What is read and written: checkpoints, directories of other libraries, and files that are not what they should be. A
+//! part needs the feature `tokenizers`.
+
+mod checkpoint;
+#[path = "../common/mod.rs"]
+mod common;
+mod hostile;
+mod hugging_face;
+#[cfg(feature = "tokenizers")]
+mod tokenizer;

@@ -1,0 +1,21 @@
+//! Tests of the library in one program: what has been compiled for one test, another may use, and there is one program to
+//! link. What needs a process of its own, or comes with a feature, is a program beside this one.
+
+mod check;
+#[path = "../common/mod.rs"]
+mod common;
+mod custom_op;
+mod differential;
+mod fusion;
+mod gated_products;
+mod golden;
+mod iterations;
+mod misuse;
+mod nan;
+mod nn;
+mod ops;
+mod optim;
+mod parameters;
+mod poison;
+mod profile;
+mod shaders;

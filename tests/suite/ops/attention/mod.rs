@@ -1,0 +1,26 @@
+//! Attention against a plain f64 implementation, in all forms, with all kernels.
+
+mod case;
+mod edges;
+mod forms;
+mod masks;
+mod misuse;
+mod reference;
+mod tiles;
+
+use shadegrad::Device;
+use shadegrad::ops::attention::Attention;
+
+use crate::common::{device, portable_device};
+
+/// The machine's own device, and one that takes the kernels for GPUs.
+fn devices() -> [&'static Device; 2] {
+    [device(), portable_device()]
+}
+
+fn config(heads: usize, causal: bool) -> Attention {
+    match causal {
+        true => Attention::causal(heads),
+        false => Attention::full(heads),
+    }
+}

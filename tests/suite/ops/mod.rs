@@ -1,0 +1,18 @@
+//! Operations against plain `f64` implementations and finite differences, one file per family.
+
+mod assign;
+mod attention;
+mod attention_long;
+mod concat;
+mod cross_entropy;
+mod dropout;
+mod embedding;
+mod gates;
+mod indices;
+mod matmul;
+mod norm;
+mod pointwise;
+mod pointwise_values;
+mod reduce;
+mod softmax;
+mod views;
