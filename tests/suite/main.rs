@@ -10,6 +10,7 @@ mod fusion;
 mod gated_products;
 mod golden;
 mod iterations;
+mod layers;
 mod misuse;
 mod nan;
 mod nn;
