@@ -39,8 +39,8 @@ impl Buffer {
     }
 
     /// Something that tells whether the buffer is still there, without keeping it.
-    pub fn watch(&self) -> Watch {
-        Watch {
+    pub fn downgrade(&self) -> WeakBuffer {
+        WeakBuffer {
             inner: Arc::downgrade(&self.inner),
         }
     }
@@ -51,13 +51,13 @@ impl Buffer {
     }
 }
 
-/// See [`Buffer::watch`].
+/// See [`Buffer::downgrade`].
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct WeakBuffer {
     inner: Weak<Owned>,
 }
 
-impl Watch {
+impl WeakBuffer {
     pub fn is_gone(&self) -> bool {
         self.inner.strong_count() == 0
     }

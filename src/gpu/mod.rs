@@ -2,8 +2,6 @@
 //! of what is above it.
 
 mod adapter;
-pub(crate) mod ahead;
-pub(crate) mod arena;
 mod attached;
 pub(crate) mod buffer;
 mod device;
@@ -11,9 +9,11 @@ mod dtype;
 pub(crate) mod kernel;
 mod opaque;
 pub(crate) mod pipeline;
+pub(crate) mod pool;
 pub(crate) mod readback;
 pub(crate) mod stats;
 mod tensor;
+pub(crate) mod warm_up;
 
 pub use adapter::{AdapterClass, AdapterDescription};
 pub(crate) use device::MOST_ITERATIONS;

@@ -89,7 +89,7 @@ impl Operation for Loss {
         let classes = logits.shape().dim(1);
         let writes_gradient = cx.is_needed(1);
         // A gradient as large as the logits is not kept beside them if nobody reads them any more.
-        let over_logits = writes_gradient && cx.put_over_input(1, 0);
+        let over_logits = writes_gradient && cx.reuse_input(1, 0);
         let (output, gradient) = (cx.output(0), cx.output(1));
         let losses = match self.is_mean {
             true => cx.temp([rows], DType::F32),

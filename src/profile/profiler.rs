@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::gpu::Device;
 use crate::tape::{
-    KernelTime, MemoryUse, Phase, Plan, Recorder, Run, Span, Stretches, kernel_times, length,
+    Intervals, KernelTime, MemoryUse, Phase, Plan, Recorder, Run, Span, kernel_times, length,
 };
 
 /// Watches everything that tapes do on a device, until it is finished or dropped. See the [module](super).
@@ -45,8 +45,8 @@ impl Profiler {
         let runs = runs
             .into_iter()
             .map(|run| {
-                let stretches = run.device.read(&self.device)?;
-                Ok((run, stretches))
+                let intervals = run.device.read(&self.device)?;
+                Ok((run, intervals))
             })
             .collect::<Result<Vec<_>>>()?;
         let runs = on_one_clock(self.began, runs);
@@ -167,32 +167,32 @@ pub(super) struct TimedRun {
 
 /// Puts the device's times on the host's clock. How the two are related is not known, but no run can begin before it was
 /// submitted: the device's clock is set so that the one that came closest began that very moment.
-fn on_one_clock(began: Instant, runs: Vec<(Run, Stretches)>) -> Vec<TimedRun> {
+fn on_one_clock(began: Instant, runs: Vec<(Run, Intervals)>) -> Vec<TimedRun> {
     let since = |instant: Instant| instant.duration_since(began).as_nanos() as f64;
     let offset = runs
         .iter()
-        .filter_map(|(run, stretches)| {
+        .filter_map(|(run, intervals)| {
             let submit = run.spans.iter().find(|span| span.phase == Phase::Submit)?;
-            match stretches {
-                Stretches::Device(stretches) => Some(since(submit.start) - stretches.first()?[0]),
-                Stretches::Host(_) => None,
+            match intervals {
+                Intervals::Device(intervals) => Some(since(submit.start) - intervals.first()?[0]),
+                Intervals::Host(_) => None,
             }
         })
         .fold(f64::NEG_INFINITY, f64::max);
-    let timed = runs.into_iter().map(|(run, stretches)| TimedRun {
+    let timed = runs.into_iter().map(|(run, intervals)| TimedRun {
         plan: run.plan,
         spans: run.spans,
         each: run.device.each,
-        device: match stretches {
-            Stretches::Device(stretches) => {
-                let shifted = stretches
+        device: match intervals {
+            Intervals::Device(intervals) => {
+                let shifted = intervals
                     .iter()
-                    .map(|stretch| stretch.map(|at| at + offset));
+                    .map(|interval| interval.map(|at| at + offset));
                 shifted.collect()
             }
-            Stretches::Host(stretches) => {
-                let stretches = stretches.iter();
-                stretches.map(|stretch| stretch.map(since)).collect()
+            Intervals::Host(intervals) => {
+                let intervals = intervals.iter();
+                intervals.map(|interval| interval.map(since)).collect()
             }
         },
     });

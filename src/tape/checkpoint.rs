@@ -97,7 +97,7 @@ impl Recomputed {
         }
     }
 
-    /// In a phase of its own: units and their order respect those, so that this is planned like the forward pass was, and
+    /// In a phase of its own: groups and their order respect those, so that this is planned like the forward pass was, and
     /// runs after everything that was recorded before.
     #[track_caller]
     fn record(&mut self, graph: &mut Graph, part: Range<u32>) {

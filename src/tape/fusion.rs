@@ -12,7 +12,7 @@ pub struct Fusion {
     /// computes the gradient of its result.
     pub gate: bool,
     /// A value that is only assigned to a persistent tensor is computed in place there.
-    pub forward_assign: bool,
+    pub copy_elision: bool,
     /// Small dispatches of one kind that don't depend on one another, such as the gradients of a product's two factors, run
     /// as one.
     pub side_by_side: bool,
@@ -27,7 +27,7 @@ impl Fusion {
         pointwise: false,
         epilogue: false,
         gate: false,
-        forward_assign: false,
+        copy_elision: false,
         side_by_side: false,
         uniform: false,
     };
@@ -36,7 +36,7 @@ impl Fusion {
         pointwise: true,
         epilogue: true,
         gate: true,
-        forward_assign: true,
+        copy_elision: true,
         side_by_side: true,
         uniform: true,
     };
@@ -56,7 +56,7 @@ impl Fusion {
                 "pointwise" => fusion.pointwise = true,
                 "epilogue" => fusion.epilogue = true,
                 "gate" => fusion.gate = true,
-                "forward_assign" => fusion.forward_assign = true,
+                "copy_elision" => fusion.copy_elision = true,
                 "side_by_side" => fusion.side_by_side = true,
                 "uniform" => fusion.uniform = true,
                 unknown => return Err(unknown.to_owned()),
@@ -80,7 +80,7 @@ impl Default for Fusion {
             Fusion::named(&names).unwrap_or_else(|unknown| {
                 panic!(
                     "SHADEGRAD_FUSE: there is no fusion `{unknown}`; there are pointwise, epilogue, gate, \
-                     forward_assign, side_by_side and uniform, or on and off"
+                     copy_elision, side_by_side and uniform, or on and off"
                 )
             })
         })
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(Fusion::named(""), Ok(Fusion::ON));
         assert_eq!(Fusion::named("on"), Ok(Fusion::ON));
         assert_eq!(Fusion::named("off"), Ok(Fusion::OFF));
-        let all = "pointwise, epilogue,gate,forward_assign,side_by_side,uniform";
+        let all = "pointwise, epilogue,gate,copy_elision,side_by_side,uniform";
         assert_eq!(Fusion::named(all), Ok(Fusion::ON));
         let one = Fusion {
             epilogue: true,

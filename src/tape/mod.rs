@@ -21,7 +21,7 @@ pub use backward::Gradients;
 pub use fusion::Fusion;
 pub use plan::{Cost, Dispatch, KernelTime, Lowering, MemoryUse, Operand};
 pub(crate) use plan::{
-    Epilogue, Phase, Plan, Recorder, Run, Span, Stretches, kernel_times, length,
+    Epilogue, Intervals, Phase, Plan, Recorder, Run, Span, kernel_times, length,
 };
 pub use record::{Backward, Operation, Tape, Var};
 pub use role::{PointwiseFunction, Role, TensorType};

@@ -71,4 +71,28 @@ impl Tape {
     pub fn memory(self) -> Result<MemoryUse> {
         plan::memory(&self.device, &mut self.graph.borrow_mut(), self.training)
     }
+
+    /// Plans the tape without running it, and gives what it is after each pass of the planner as text: nodes, fusion groups,
+    /// dispatches, buffers. For people to read; its form may change.
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::{Device, Tape};
+    ///
+    /// let device = Device::new()?;
+    /// let tape = Tape::inference(&device);
+    /// let x = tape.input([2, 2], &[1.0, 2.0, 3.0, 4.0f32]);
+    /// let _y = tape.fetch::<f32>(x.matmul(x).relu());
+    /// let plan = tape.explain()?;
+    /// assert!(plan.contains("matmul %1 then relu %2: reads %0, stores %2"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Tape::run`].
+    pub fn explain(self) -> Result<String> {
+        plan::explain(&self.device, &mut self.graph.borrow_mut())
+    }
 }

@@ -26,7 +26,7 @@ pub const FUSIONS: [Fusion; 7] = [
         ..Fusion::OFF
     },
     Fusion {
-        forward_assign: true,
+        copy_elision: true,
         ..Fusion::OFF
     },
     Fusion {
@@ -54,7 +54,7 @@ pub const ALL_BUT_ONE: [Fusion; 6] = [
         ..Fusion::ON
     },
     Fusion {
-        forward_assign: false,
+        copy_elision: false,
         ..Fusion::ON
     },
     Fusion {

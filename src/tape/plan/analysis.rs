@@ -15,9 +15,9 @@ pub(super) struct Analysis {
     pub fetched: Vec<bool>,
     /// By value: where its elements lie within the value that owns them.
     pub views: Vec<View>,
-    /// By node: units never span epochs. A new one begins after every node that overwrites a tensor and between
+    /// By node: groups never span regions. A new one begins after every node that overwrites a tensor and between
     /// forward and backward.
-    pub epoch: Vec<u32>,
+    pub region: Vec<u32>,
 }
 
 /// A value as a part of the value whose kernel produces the elements (often itself).
@@ -43,7 +43,7 @@ impl Analysis {
         }
         Analysis {
             views: views(graph, &live),
-            epoch: epochs(graph),
+            region: regions(graph),
             live,
             readers,
             fetched,
@@ -131,18 +131,18 @@ fn views(graph: &Graph, live: &[bool]) -> Vec<View> {
     views
 }
 
-fn epochs(graph: &Graph) -> Vec<u32> {
-    let mut epoch = 0;
+fn regions(graph: &Graph) -> Vec<u32> {
+    let mut region = 0;
     nodes(graph)
         .map(|node| {
             if graph.boundaries.contains(&node) {
-                epoch += 1;
+                region += 1;
             }
             if is_effect(graph, node) {
-                epoch += 2;
-                return epoch - 1;
+                region += 2;
+                return region - 1;
             }
-            epoch
+            region
         })
         .collect()
 }

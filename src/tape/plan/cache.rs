@@ -3,17 +3,18 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use super::memory::MemoryUse;
 use super::passes;
+use super::print::Listing;
 use super::profile::{self, KernelTime};
-use super::recorder::{Laps, Phase};
+use super::recorder::{Phase, PhaseClock};
 use super::replay::Plan;
 use crate::error::Result;
 use crate::gpu::Device;
-use crate::gpu::arena::Arena;
+use crate::gpu::pool::BufferPool;
 use crate::gpu::readback::Landing;
 use crate::gpu::stats::count;
 use crate::tape::record::Graph;
@@ -72,14 +73,14 @@ pub(in crate::tape) fn run(
     landing: &Rc<Landing>,
     began: Option<Instant>,
 ) -> Result<()> {
-    let mut laps = began.map(Laps::since);
-    let mut lap = |phase| laps.iter_mut().for_each(|laps| laps.lap(phase));
+    let mut clock = began.map(PhaseClock::since);
+    let mut lap = |phase| clock.iter_mut().for_each(|clock| clock.lap(phase));
     lap(Phase::Record);
     let plan = find(device, graph, training)?;
     lap(Phase::Plan);
-    match laps {
+    match clock {
         None => plan.submit(device, &graph.upload, landing),
-        Some(laps) => profile::submit(device, plan, &graph.upload, landing, laps),
+        Some(clock) => profile::submit(device, plan, &graph.upload, landing, clock),
     }
 }
 
@@ -102,11 +103,31 @@ pub(in crate::tape) fn memory(
     Ok(find(device, graph, training)?.memory)
 }
 
-fn find(device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>> {
+/// Plans a recorded tape, and says what it is after each pass.
+pub(in crate::tape) fn explain(device: &Device, graph: &mut Graph) -> Result<String> {
+    check(device, graph)?;
+    let mut listing = Some(Listing::default());
+    passes::run(device, graph, &mut listing)?;
+    Ok(listing.expect("it was given").text)
+}
+
+/// Whether `SHADEGRAD_PLAN=print` is set.
+fn is_printed() -> bool {
+    static PRINTED: OnceLock<bool> = OnceLock::new();
+    *PRINTED.get_or_init(|| match std::env::var("SHADEGRAD_PLAN").as_deref() {
+        Ok("print") => true,
+        Ok("") | Err(_) => false,
+        Ok(other) => panic!("SHADEGRAD_PLAN: `{other}` means nothing; `print` prints plans"),
+    })
+}
+
+fn check(device: &Device, graph: &mut Graph) -> Result<()> {
     device.check()?;
-    if let Some(error) = graph.refused.take() {
-        return Err(error);
-    }
+    graph.refused.take().map_or(Ok(()), Err)
+}
+
+fn find(device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>> {
+    check(device, graph)?;
     (training, graph.fusion).hash(&mut graph.signature);
     let shared = &device.shared;
     let plans = device.attached::<Mutex<PlanCache>>();
@@ -116,10 +137,19 @@ fn find(device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>>
         return Ok(plan);
     }
     count(&shared.counters.plans, 1);
-    let plan = Arc::new(passes::run(device, graph)?);
+    let mut listing = is_printed().then(Listing::default);
+    let plan = passes::run(device, graph, &mut listing);
+    if let Some(Listing { text }) = listing {
+        eprintln!("{text}");
+    }
+    let plan = Arc::new(plan?);
     let signature = graph.signature.clone();
     plans.lock().unwrap().insert(signature, plan.clone());
-    device.attached::<Mutex<Arena>>().lock().unwrap().trim();
+    device
+        .attached::<Mutex<BufferPool>>()
+        .lock()
+        .unwrap()
+        .trim();
     Ok(plan)
 }
 

@@ -18,8 +18,8 @@ pub(super) enum Slot {
         bytes: u64,
         first: u64,
     },
-    /// The plan's upload buffer.
-    Upload,
+    /// The plan's buffer of inputs.
+    Inputs,
     /// Where kernels count what they refuse: see [`Fault`].
     Faults,
     /// Another slot from so many bytes on.

@@ -23,7 +23,7 @@ pub(super) trait Emit {
     fn copy(&mut self, from: &Operand, to: &Operand);
     fn push(&mut self, dispatch: Dispatch);
     fn epilogue(&mut self, first_binding: usize) -> Epilogue;
-    fn put_over(&mut self, output: usize, input: usize) -> Option<Operand>;
+    fn reuse(&mut self, output: usize, input: usize) -> Option<Operand>;
     fn fault_counter(&mut self, fault: Fault) -> Operand;
 }
 
@@ -82,8 +82,8 @@ impl<'a> Lowering<'a> {
     /// Has output number `output` computed where input number `input` is, if both are dense and as large and nothing else
     /// reads that input; says whether that is so. The kernel then binds the output only, for writing, and reads an element
     /// before it overwrites it.
-    pub fn put_over_input(&mut self, output: usize, input: usize) -> bool {
-        let place = self.emit.put_over(output, input);
+    pub fn reuse_input(&mut self, output: usize, input: usize) -> bool {
+        let place = self.emit.reuse(output, input);
         if place.is_some() {
             self.outputs[output] = place;
         }

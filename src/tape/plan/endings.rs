@@ -48,7 +48,7 @@ impl Ending {
                 let kind = Kind::GateGradient([gate, up]);
                 (kind, called, left_half(&target, shape))
             }
-            _ => unreachable!("checked when the unit was formed"),
+            _ => unreachable!("checked when the group was formed"),
         };
         Ending {
             step,

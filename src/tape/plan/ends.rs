@@ -1,4 +1,4 @@
-//! What can only end an epilogue, since its shape differs from that of the unit: a gate, which makes one element of two
+//! What can only end an epilogue, since its shape differs from that of the group: a gate, which makes one element of two
 //! that lie half a row apart, and a gate's gradient, which does the reverse.
 
 use crate::gpu::DType;
@@ -6,7 +6,7 @@ use crate::tape::graph::{NodeId, ValueId};
 use crate::tape::record::Graph;
 use crate::tape::role::{Role, TensorType};
 
-/// A node that ends its unit.
+/// A node that ends its group.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
     /// [`Role::Gate`]

@@ -35,7 +35,7 @@ impl<'a> Lowerer<'a> {
             graph,
             analysis,
             program: Program {
-                slots: vec![Slot::Upload, Slot::Faults],
+                slots: vec![Slot::Inputs, Slot::Faults],
                 dispatches: Vec::new(),
                 fetches: Vec::new(),
                 faults: Vec::new(),
@@ -64,7 +64,7 @@ impl<'a> Lowerer<'a> {
     }
 
     /// Gives an output the place of an input that nothing else reads.
-    pub fn put_over(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand> {
+    pub fn reuse(&mut self, node: NodeId, output: usize, input: usize) -> Option<Operand> {
         let input = self.graph.inputs(node)[input];
         let output = self.graph.outputs(node).nth(output)?;
         let base = self.analysis.views[input.index()].base;

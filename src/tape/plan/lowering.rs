@@ -1,12 +1,12 @@
-//! From units to dispatches over virtual slots.
+//! From groups to dispatches over virtual slots.
 
 use super::analysis::Analysis;
 use super::dispatch::{Dispatch, Operand, Program, Slot};
 use super::emit::{Emit, Lowering};
 use super::ends::End;
 use super::epilogue::Epilogue;
+use super::groups::FusionGroup;
 use super::lowerer::Lowerer;
-use super::units::Unit;
 use super::{pointwise, stores};
 use crate::gpu::readback::Fault;
 use crate::gpu::{DType, Device};
@@ -15,19 +15,19 @@ use crate::tape::graph::ValueId;
 use crate::tape::record::Graph;
 use crate::tape::role::Role;
 
-/// Lowers all units in order.
+/// Lowers all groups in order.
 pub(super) fn lower(
     device: &Device,
     graph: &Graph,
     analysis: &Analysis,
-    units: &[Unit],
+    groups: &[FusionGroup],
 ) -> Program {
     let mut lowerer = Lowerer::new(device, graph, analysis);
-    if graph.fusion.forward_assign {
-        lowerer.forward_assigned(units);
+    if graph.fusion.copy_elision {
+        lowerer.elide_copies(groups);
     }
-    for unit in units {
-        lower_unit(&mut lowerer, unit);
+    for group in groups {
+        lower_group(&mut lowerer, group);
     }
     for (value, range) in &graph.fetches {
         let operand = lowerer.operand(*value);
@@ -37,15 +37,15 @@ pub(super) fn lower(
     lowerer.program
 }
 
-fn lower_unit(lowerer: &mut Lowerer<'_>, unit: &Unit) {
-    let Some(root) = unit.root else {
-        pointwise::lower(lowerer, unit);
+fn lower_group(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
+    let Some(root) = group.root else {
+        pointwise::lower(lowerer, group);
         return;
     };
     let operation = lowerer
         .graph
         .operation(root)
-        .expect("units hold operations")
+        .expect("groups hold operations")
         .clone();
     let output = lowerer.graph.outputs(root).next();
     if let Some(output) = output
@@ -64,7 +64,7 @@ fn lower_unit(lowerer: &mut Lowerer<'_>, unit: &Unit) {
     let values = lowerer.graph.inputs(root).to_vec();
     let mut inputs: Vec<Operand> = values.iter().map(|&value| lowerer.operand(value)).collect();
     copy_out(lowerer, operation.mutates(), &values, &mut inputs);
-    let needed = unit.outputs(lowerer.graph, lowerer.analysis);
+    let needed = group.outputs(lowerer.graph, lowerer.analysis);
     let values: Vec<ValueId> = lowerer.graph.outputs(root).collect();
     let is_epilogue = output.is_some_and(|output| {
         matches!(
@@ -79,8 +79,8 @@ fn lower_unit(lowerer: &mut Lowerer<'_>, unit: &Unit) {
         .map(|(position, &value)| (!(is_epilogue && position == 0)).then(|| lowerer.operand(value)))
         .collect();
     let needed = values.iter().map(|value| needed.contains(value)).collect();
-    let has_gate = matches!(unit.end, Some(End::Gate(_)));
-    let mut emit = UnitLowerer { lowerer, unit };
+    let has_gate = matches!(group.end, Some(End::Gate(_)));
+    let mut emit = GroupLowerer { lowerer, group };
     let mut cx = Lowering::new(&mut emit, inputs, outputs, needed, has_gate);
     operation.lower(&mut cx);
 }
@@ -118,13 +118,13 @@ fn is_same_buffer(program: &Program, a: usize, b: usize) -> bool {
     }
 }
 
-/// The lowerer at work on one unit.
-struct UnitLowerer<'a, 'l> {
+/// The lowerer at work on one group.
+struct GroupLowerer<'a, 'l> {
     lowerer: &'a mut Lowerer<'l>,
-    unit: &'a Unit,
+    group: &'a FusionGroup,
 }
 
-impl Emit for UnitLowerer<'_, '_> {
+impl Emit for GroupLowerer<'_, '_> {
     fn device(&self) -> &Device {
         self.lowerer.device
     }
@@ -141,11 +141,11 @@ impl Emit for UnitLowerer<'_, '_> {
         self.lowerer.push(dispatch);
     }
     fn epilogue(&mut self, first_binding: usize) -> Epilogue {
-        stores::generate(self.lowerer, self.unit, first_binding)
+        stores::generate(self.lowerer, self.group, first_binding)
     }
-    fn put_over(&mut self, output: usize, input: usize) -> Option<Operand> {
-        let node = self.unit.root.expect("operations with kernels are roots");
-        self.lowerer.put_over(node, output, input)
+    fn reuse(&mut self, output: usize, input: usize) -> Option<Operand> {
+        let node = self.group.root.expect("operations with kernels are roots");
+        self.lowerer.reuse(node, output, input)
     }
     fn fault_counter(&mut self, fault: Fault) -> Operand {
         self.lowerer.fault_counter(fault)

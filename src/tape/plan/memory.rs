@@ -19,51 +19,51 @@ pub(super) struct Assignment {
 
 /// The dispatches from the first to the last that use a slot, and its size.
 #[derive(Clone, Copy)]
-struct Life {
+struct LiveRange {
     slot: usize,
     bytes: u64,
     first: usize,
     last: usize,
 }
 
-/// The largest slots first, each into the smallest buffer that is large enough and free all its life. So no buffer ever
+/// The largest slots first, each into the smallest buffer that is large enough and free all its range. So no buffer ever
 /// grows, and small slots fill the gaps that large ones leave.
 pub(super) fn assign(program: &Program) -> Assignment {
-    let mut lives = lives(program);
-    let lower_bound = lower_bound(program.dispatches.len(), &lives);
-    lives.sort_by_key(|life| (Reverse(life.bytes), life.first));
+    let mut ranges = ranges(program);
+    let lower_bound = lower_bound(program.dispatches.len(), &ranges);
+    ranges.sort_by_key(|range| (Reverse(range.bytes), range.first));
     let mut assignment = Assignment {
         buffer_of: vec![None; program.slots.len()],
         sizes: Vec::new(),
         lower_bound,
     };
-    let mut taken: Vec<Vec<Life>> = Vec::new();
-    for life in lives {
-        let is_free = |other: &Life| other.last < life.first || life.last < other.first;
+    let mut taken: Vec<Vec<LiveRange>> = Vec::new();
+    for range in ranges {
+        let is_free = |other: &LiveRange| other.last < range.first || range.last < other.first;
         // Buffers are made in order of size, so the last is the smallest.
-        let fitting = taken.iter().rposition(|lives| lives.iter().all(is_free));
+        let fitting = taken.iter().rposition(|ranges| ranges.iter().all(is_free));
         let buffer = fitting.unwrap_or_else(|| {
             taken.push(Vec::new());
-            assignment.sizes.push(life.bytes);
+            assignment.sizes.push(range.bytes);
             taken.len() - 1
         });
-        taken[buffer].push(life);
-        assignment.buffer_of[life.slot] = Some(buffer);
+        taken[buffer].push(range);
+        assignment.buffer_of[range.slot] = Some(buffer);
     }
     assignment
 }
 
-fn lives(program: &Program) -> Vec<Life> {
-    let mut lives: Vec<Option<Life>> = vec![None; program.slots.len()];
+fn ranges(program: &Program) -> Vec<LiveRange> {
+    let mut ranges: Vec<Option<LiveRange>> = vec![None; program.slots.len()];
     let mut use_slot = |slot: usize, at: usize| {
         if let Slot::Transient { elements } = program.slots[slot] {
-            let life = lives[slot].get_or_insert(Life {
+            let range = ranges[slot].get_or_insert(LiveRange {
                 slot,
                 bytes: 4 * elements as u64,
                 first: at,
                 last: at,
             });
-            life.last = at;
+            range.last = at;
         }
     };
     for (index, dispatch) in program.dispatches.iter().enumerate() {
@@ -74,15 +74,15 @@ fn lives(program: &Program) -> Vec<Life> {
     for (operand, _) in &program.fetches {
         use_slot(operand.slot, program.dispatches.len());
     }
-    lives.into_iter().flatten().collect()
+    ranges.into_iter().flatten().collect()
 }
 
 /// The most bytes alive at one moment.
-fn lower_bound(moments: usize, lives: &[Life]) -> u64 {
+fn lower_bound(moments: usize, ranges: &[LiveRange]) -> u64 {
     let alive = |moment: usize| {
-        let lives = lives.iter();
-        let alive = lives.filter(|life| (life.first..=life.last).contains(&moment));
-        alive.map(|life| life.bytes).sum()
+        let ranges = ranges.iter();
+        let alive = ranges.filter(|range| (range.first..=range.last).contains(&moment));
+        alive.map(|range| range.bytes).sum()
     };
     (0..=moments).map(alive).max().unwrap_or(0)
 }

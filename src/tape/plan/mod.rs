@@ -1,23 +1,38 @@
-//! From a list of nodes to one command submission, planned once per structure and replayed.
+//! The planner: from a list of nodes to one command submission, planned once per structure and replayed.
 //!
-//! The passes, in order: [`live`](analysis) (what is needed), [`units`](units) (which nodes share a kernel, in which
-//! order), [`lowering`](lowering) (dispatches over virtual slots), [`side_by_side`](side_by_side) (several of them as one),
-//! [`memory`](memory) (slots to buffers), [`uniform`](uniform) (what is read from uniform buffers), and
-//! [`replay`](replay) (pipelines, bind groups, submission).
+//! In goes the list of a tape; out comes a [`Plan`], which holds pipelines, bind groups and buffers, and which every tape of
+//! the same structure is replayed with. Each pass reads what the passes before have made, and may change only what the
+//! table says. `SHADEGRAD_PLAN=print` prints the result of each for every new plan; [`Tape::explain`](crate::Tape::explain)
+//! gives the same as text.
+//!
+//! | pass | takes | makes | may change |
+//! | --- | --- | --- | --- |
+//! | [`analysis`] | the list | live nodes, readers, views as strides, scheduling regions | nothing |
+//! | [`groups`] | both | fusion groups in the order in which they run | which nodes share a kernel, and the order of kernels within a region |
+//! | [`copy_elision`] | groups | values that are computed where they are assigned to | where a value lies |
+//! | [`lowering`] | groups | dispatches over virtual slots, through the generators [`pointwise`] and [`stores`], or through [`Operation::lower`](super::Operation::lower) | nothing |
+//! | [`side_by_side`] | dispatches | fewer, by horizontal fusion | which dispatches are one, and their order as far as their slots allow |
+//! | [`memory`] | slots | a pooled buffer for each, by live ranges | nothing |
+//! | [`uniform`] | dispatches | operands that are bound as uniform buffers | how kernels read operands |
+//! | [`replay`] | dispatches, buffers | pipelines, bind groups, the plan | nothing |
+//!
+//! No pass changes a bit of a result but [`groups`] and [`side_by_side`], where a fused kernel rounds otherwise.
 
 mod analysis;
 mod cache;
+mod copy_elision;
 mod dispatch;
 mod emit;
 mod endings;
 mod ends;
 mod epilogue;
-mod forward_assign;
+mod groups;
 mod lowerer;
 mod lowering;
 mod memory;
 mod passes;
 mod pointwise;
+mod print;
 mod profile;
 mod recorder;
 mod replay;
@@ -26,10 +41,9 @@ mod step;
 mod stores;
 mod timing;
 mod uniform;
-mod units;
 mod window;
 
-pub(super) use cache::{memory, profile, run};
+pub(super) use cache::{explain, memory, profile, run};
 pub use dispatch::{Cost, Dispatch, Operand};
 pub use emit::Lowering;
 pub(crate) use epilogue::Epilogue;
@@ -38,4 +52,4 @@ pub use profile::KernelTime;
 pub(crate) use profile::kernel_times;
 pub(crate) use recorder::{Phase, Recorder, Run, Span};
 pub(crate) use replay::Plan;
-pub(crate) use timing::{Stretches, length};
+pub(crate) use timing::{Intervals, length};

@@ -1,22 +1,39 @@
 //! The passes in order.
 
 use super::analysis::Analysis;
+use super::print::Listing;
 use super::replay::Plan;
-use super::{lowering, side_by_side, units};
+use super::window::uniform_window;
+use super::{groups, lowering, memory, side_by_side, uniform};
 use crate::error::Result;
 use crate::gpu::Device;
 use crate::tape::record::Graph;
 
-/// Plans a tape.
-pub(super) fn run(device: &Device, graph: &Graph) -> Result<Plan> {
+/// Plans a tape, and writes down what it is after each pass, if there is a listing.
+pub(super) fn run(device: &Device, graph: &Graph, listing: &mut Option<Listing>) -> Result<Plan> {
+    let mut list = |write: &dyn Fn(&mut Listing)| listing.iter_mut().for_each(write);
+    list(&|listing| listing.recorded(graph));
     let analysis = Analysis::of(graph);
-    let units = units::form(graph, &analysis);
-    let mut program = lowering::lower(device, graph, &analysis, &units);
+    list(&|listing| listing.live(graph, &analysis));
+    let groups = groups::form(graph, &analysis);
+    list(&|listing| listing.groups(graph, &analysis, &groups));
+    let mut program = lowering::lower(device, graph, &analysis, &groups);
     if let Some(error) = program.refused.take() {
         return Err(error);
     }
+    list(&|listing| listing.dispatches("lowering", &program));
     if graph.fusion.side_by_side {
         side_by_side::pair(device.class(), &mut program);
+        list(&|listing| listing.dispatches("horizontal fusion", &program));
     }
-    Plan::build(device, graph, program)
+    let assignment = memory::assign(&program);
+    list(&|listing| listing.memory(&program, &assignment));
+    // Room for the window through which kernels may read the inputs.
+    let bytes = graph.upload.len() as u64;
+    let input_bytes = uniform_window(device, bytes).unwrap_or(bytes);
+    if graph.fusion.uniform {
+        uniform::bind(device, &mut program, &assignment, input_bytes);
+        list(&|listing| listing.dispatches("uniform operands", &program));
+    }
+    Plan::build(device, graph, program, &assignment, input_bytes)
 }

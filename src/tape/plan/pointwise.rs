@@ -1,12 +1,12 @@
-//! The generator of fused pointwise kernels: a unit's nodes become one WGSL function over elements.
+//! The generator of fused pointwise kernels: a group's nodes become one WGSL function over elements.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::dispatch::{Dispatch, Operand};
 use super::endings::Ending;
+use super::groups::FusionGroup;
 use super::lowerer::Lowerer;
-use super::units::Unit;
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::{Shape, collapse};
 use crate::tape::graph::ValueId;
@@ -20,7 +20,7 @@ fn keep_nan(value: T, x: T) -> T {
 }
 ";
 
-/// A unit's computation on one element, as a straight line of steps.
+/// A group's computation on one element, as a straight line of steps.
 pub(super) struct Expression {
     /// The shape every step computes.
     pub shape: Shape,
@@ -48,9 +48,9 @@ pub(super) enum Step {
 }
 
 impl Expression {
-    pub fn of(lowerer: &mut Lowerer<'_>, unit: &Unit) -> Expression {
+    pub fn of(lowerer: &mut Lowerer<'_>, group: &FusionGroup) -> Expression {
         let graph = lowerer.graph;
-        let first = unit.members().next().expect("units have members");
+        let first = group.members().next().expect("groups have members");
         let shape = graph
             .ty(graph.outputs(first).next().expect("an output"))
             .shape;
@@ -62,11 +62,11 @@ impl Expression {
             end: None,
         };
         let mut step_of: BTreeMap<ValueId, usize> = BTreeMap::new();
-        if let Some(root) = unit.root {
+        if let Some(root) = group.root {
             step_of.insert(graph.outputs(root).next().expect("an output"), 0);
             expression.steps.push(Step::Root);
         }
-        for &node in &unit.pointwise {
+        for &node in &group.pointwise {
             let mut arguments = Vec::new();
             for &input in graph.inputs(node) {
                 let step = match step_of.get(&input) {
@@ -105,13 +105,13 @@ impl Expression {
             });
             step_of.insert(output, expression.steps.len() - 1);
         }
-        for value in unit.outputs(graph, lowerer.analysis) {
+        for value in group.outputs(graph, lowerer.analysis) {
             if let Some(&step) = step_of.get(&value) {
                 let operand = lowerer.operand(value);
                 expression.outputs.push((step, operand));
             }
         }
-        if let Some(end) = unit.end {
+        if let Some(end) = group.end {
             let step = step_of[&end.inputs(graph).0];
             let ending = Ending::new(lowerer, end, step, shape, &mut expression.leaves);
             expression.end = Some(ending);
@@ -210,9 +210,9 @@ impl Expression {
     }
 }
 
-/// Lowers a unit that is pointwise throughout.
-pub(super) fn lower(lowerer: &mut Lowerer<'_>, unit: &Unit) {
-    let expression = Expression::of(lowerer, unit);
+/// Lowers a group that is pointwise throughout.
+pub(super) fn lower(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
+    let expression = Expression::of(lowerer, group);
     emit(lowerer, &expression, "pointwise");
 }
 
@@ -263,10 +263,10 @@ fn emit(lowerer: &mut Lowerer<'_>, expression: &Expression, name: &'static str) 
     words.extend(extents.iter().map(|&extent| extent as u32));
     words[rank] /= width as u32;
     for ((layout, strides), pack) in layouts.iter().zip(&strides).zip(&packs) {
-        let unit = if vector && *pack == Pack::Quad { 4 } else { 1 };
-        words.push((layout.offset / unit) as u32);
+        let width = if vector && *pack == Pack::Quad { 4 } else { 1 };
+        words.push((layout.offset / width) as u32);
         let (last, outer) = strides.split_last().expect("rank is at least one");
-        words.extend(outer.iter().map(|stride| (stride / unit) as u32));
+        words.extend(outer.iter().map(|stride| (stride / width) as u32));
         words.push(*last as u32);
     }
     let source = source(

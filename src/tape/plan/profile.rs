@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::dispatch::Cost;
-use super::recorder::{Laps, Phase, Recorder, Run};
+use super::recorder::{Phase, PhaseClock, Recorder, Run};
 use super::replay::Plan;
 use super::step::Step;
-use super::timing::{Clock, DeviceTimes, Queries, Stretches, length};
+use super::timing::{Clock, DeviceTimes, Intervals, Queries, length};
 use crate::error::Result;
 use crate::gpu::readback::Landing;
 use crate::gpu::{Device, stats};
@@ -44,11 +44,11 @@ pub(super) fn run(device: &Device, plan: &Plan, upload: &[u8]) -> Result<Vec<Ker
         None => wait_for_each(device, plan)?,
     };
     let times = match times.read(device)? {
-        Stretches::Device(stretches) => stretches
+        Intervals::Device(intervals) => intervals
             .iter()
             .map(|&[start, end]| length(start, end))
             .collect(),
-        Stretches::Host(stretches) => stretches.iter().map(|&[start, end]| end - start).collect(),
+        Intervals::Host(intervals) => intervals.iter().map(|&[start, end]| end - start).collect(),
     };
     Ok(kernel_times(plan, times))
 }
@@ -70,7 +70,7 @@ pub(super) fn submit(
     plan: Arc<Plan>,
     upload: &[u8],
     landing: &Rc<Landing>,
-    mut laps: Laps,
+    mut clock: PhaseClock,
 ) -> Result<()> {
     let recorder = device.attached::<Recorder>();
     let each = recorder.is_each_next(&plan);
@@ -79,7 +79,7 @@ pub(super) fn submit(
         device.wait()?;
     }
     let queries = Queries::new(device, plan.steps.len(), each)?;
-    laps.skip();
+    clock.skip();
     plan.upload(device, upload);
     let device_times = if each && queries.is_none() {
         let times = wait_for_each(device, &plan)?;
@@ -88,10 +88,10 @@ pub(super) fn submit(
         times
     } else {
         let (commands, readback) = plan.encode(device, &plan.steps, queries.as_ref())?;
-        laps.lap(Phase::Encode);
+        clock.lap(Phase::Encode);
         let start = Instant::now();
         let submission = device.submit(commands)?;
-        laps.lap(Phase::Submit);
+        clock.lap(Phase::Submit);
         plan.land(readback, submission.clone(), landing);
         match queries {
             Some(queries) => queries.launch(submission),
@@ -105,7 +105,7 @@ pub(super) fn submit(
     stats::count(&device.shared.counters.dispatches, plan.steps.len() as u64);
     recorder.push(Run {
         plan,
-        spans: laps.spans,
+        spans: clock.spans,
         device: device_times,
     });
     Ok(())
@@ -118,7 +118,7 @@ fn wait_for_each(device: &Device, plan: &Plan) -> Result<DeviceTimes> {
     plan.clear_faults(&mut encoder);
     device.submit(encoder.finish())?;
     device.wait()?;
-    let mut stretches = Vec::with_capacity(plan.steps.len());
+    let mut intervals = Vec::with_capacity(plan.steps.len());
     for step in &plan.steps {
         let mut encoder = wgpu.create_command_encoder(&Default::default());
         Step::encode_all(
@@ -128,10 +128,10 @@ fn wait_for_each(device: &Device, plan: &Plan) -> Result<DeviceTimes> {
         let start = Instant::now();
         device.submit(encoder.finish())?;
         device.wait()?;
-        stretches.push([start, Instant::now()]);
+        intervals.push([start, Instant::now()]);
     }
     Ok(DeviceTimes {
         each: true,
-        clock: Clock::Host(stretches),
+        clock: Clock::Host(intervals),
     })
 }

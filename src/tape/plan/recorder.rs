@@ -41,7 +41,7 @@ impl Phase {
     }
 }
 
-/// A stretch of the host's time.
+/// A interval of the host's time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
     pub phase: Phase,
@@ -82,14 +82,14 @@ impl Recorder {
 }
 
 /// A clock that cuts the host's time for one tape into phases.
-pub(crate) struct Laps {
+pub(crate) struct PhaseClock {
     last: Instant,
     pub spans: Vec<Span>,
 }
 
-impl Laps {
-    pub fn since(start: Instant) -> Laps {
-        Laps {
+impl PhaseClock {
+    pub fn since(start: Instant) -> PhaseClock {
+        PhaseClock {
             last: start,
             spans: Vec::with_capacity(Phase::ALL.len()),
         }

@@ -5,19 +5,17 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::dispatch::{Dispatch, Program, Slot};
-use super::memory::{self, MemoryUse};
+use super::memory::{self, Assignment, MemoryUse};
 use super::step::Step;
 use super::timing::Queries;
-use super::uniform;
-use super::window::uniform_window;
 use crate::error::{Error, Result};
-use crate::gpu::ahead;
-use crate::gpu::arena::Arena;
-use crate::gpu::buffer::{Buffer, Watch};
+use crate::gpu::buffer::{Buffer, WeakBuffer};
 use crate::gpu::kernel::Access;
 use crate::gpu::pipeline::{KernelCache, Pipeline};
+use crate::gpu::pool::BufferPool;
 use crate::gpu::readback::{Fault, Landing, Readback, Ring};
 use crate::gpu::stats::count;
+use crate::gpu::warm_up;
 use crate::gpu::{Device, Kernel};
 use crate::tape::record::Graph;
 
@@ -34,7 +32,7 @@ pub(crate) struct Plan {
     pooled: Vec<Buffer>,
     _params: Buffer,
     /// The persistent buffers that bind groups refer to.
-    external: Vec<Watch>,
+    external: Vec<WeakBuffer>,
     pub memory: MemoryUse,
     /// Distinct pipelines among those of the steps.
     pub pipelines: usize,
@@ -48,20 +46,19 @@ struct Copy {
 }
 
 impl Plan {
-    pub(super) fn build(device: &Device, graph: &Graph, mut program: Program) -> Result<Plan> {
-        let assignment = memory::assign(&program);
-        let upload_bytes = graph.upload.len() as u64;
-        // Room for the window through which kernels may read it.
-        let upload_bytes = uniform_window(device, upload_bytes).unwrap_or(upload_bytes);
-        if graph.fusion.uniform {
-            uniform::bind(device, &mut program, &assignment, upload_bytes);
-        }
-        let arena = device.attached::<Mutex<Arena>>();
-        let pooled = arena.lock().unwrap().take(device, &assignment.sizes)?;
+    pub(super) fn build(
+        device: &Device,
+        graph: &Graph,
+        program: Program,
+        assignment: &Assignment,
+        input_bytes: u64,
+    ) -> Result<Plan> {
+        let pool = device.attached::<Mutex<BufferPool>>();
+        let pooled = pool.lock().unwrap().take(device, &assignment.sizes)?;
         let upload = if graph.upload.is_empty() {
             None
         } else {
-            Some(device.create_storage("upload", upload_bytes)?)
+            Some(device.create_storage("inputs", input_bytes)?)
         };
         let counters = match Fault::bytes(&program.faults) as u64 {
             0 => None,
@@ -79,7 +76,7 @@ impl Plan {
                     bytes,
                     ..
                 } => (buffer, *start, *bytes),
-                Slot::Upload => {
+                Slot::Inputs => {
                     let buffer = upload.as_ref().expect("uploads exist where they are read");
                     (buffer, 0, buffer.bytes())
                 }
@@ -164,14 +161,14 @@ impl Plan {
         }));
         let readback_bytes = readback_bytes + counted.map_or(0, Buffer::bytes);
         let external = program.slots.iter().filter_map(|slot| match slot {
-            Slot::External { buffer, .. } => Some(buffer.watch()),
+            Slot::External { buffer, .. } => Some(buffer.downgrade()),
             _ => None,
         });
         let distinct: HashSet<*const Pipeline> = pipelines.iter().map(Arc::as_ptr).collect();
         let ring = Ring::new(device, readback_bytes)?;
         let inputs = [upload.as_ref(), counters.as_ref(), Some(&params.buffer)];
         Ok(Plan {
-            memory: memory::total(&program, &assignment, &inputs, &ring),
+            memory: memory::total(&program, assignment, &inputs, &ring),
             pipelines: distinct.len(),
             steps,
             copies,
@@ -188,7 +185,7 @@ impl Plan {
     /// Whether a tensor of this plan has been dropped: no tape can ask for the plan again, and its bind groups should not
     /// keep the tensor's memory.
     pub fn is_obsolete(&self) -> bool {
-        self.external.iter().any(Watch::is_gone)
+        self.external.iter().any(WeakBuffer::is_gone)
     }
 
     /// Uploads this step's data. It arrives before anything submitted later.
@@ -326,7 +323,7 @@ fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipelin
             (*kernel, &accesses[..], &**pipeline, &dispatch.params[..])
         })
         .collect();
-    ahead::compile(device, &new);
+    warm_up::compile(device, &new);
     keys.iter()
         .map(|(kernel, accesses)| kernels.pipeline(device, kernel, accesses))
         .collect()

@@ -1,18 +1,22 @@
-//! Generates epilogues: the pointwise members of a unit, and its end, as the functions through which its root kernel stores.
+//! Generates epilogues: the pointwise members of a group, and its end, as the functions through which its root kernel stores.
 
 use std::fmt::Write;
 
 use super::dispatch::Operand;
 use super::epilogue::Epilogue;
+use super::groups::FusionGroup;
 use super::lowerer::Lowerer;
 use super::pointwise::{Expression, Pack, touched_bytes};
-use super::units::Unit;
 use crate::shape::Shape;
 use crate::tape::role::Role;
 
-pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: usize) -> Epilogue {
+pub(super) fn generate(
+    lowerer: &mut Lowerer<'_>,
+    group: &FusionGroup,
+    first_binding: usize,
+) -> Epilogue {
     let graph = lowerer.graph;
-    let root = unit.root.expect("epilogues follow a root");
+    let root = group.root.expect("epilogues follow a root");
     let output = graph.outputs(root).next().expect("an output");
     let operation = graph.operation(root).expect("an operation");
     let Role::Epilogue { grid, .. } = operation.role(graph.ty(output)) else {
@@ -21,7 +25,7 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
             operation.name()
         );
     };
-    let mut expression = Expression::of(lowerer, unit);
+    let mut expression = Expression::of(lowerer, group);
     if expression.outputs.is_empty() && expression.end.is_none() {
         // Nobody reads output 0; the kernel still needs somewhere to store.
         let operand = lowerer.operand(output);
@@ -33,7 +37,7 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
         .map(|operand| {
             let broadcast = operand.layout.broadcast_to(expression.shape);
             let layout = broadcast.and_then(|layout| layout.reshape(shape));
-            layout.expect("checked when the unit was formed")
+            layout.expect("checked when the group was formed")
         })
         .collect();
     let [batch, rows, mut columns] = grid;
@@ -58,12 +62,12 @@ pub(super) fn generate(lowerer: &mut Lowerer<'_>, unit: &Unit, first_binding: us
         .collect();
     let mut params = Vec::new();
     for (layout, pack) in layouts.iter().zip(&packs) {
-        let unit = if vector && *pack == Pack::Quad { 4 } else { 1 };
-        params.push((layout.offset / unit) as u32);
+        let width = if vector && *pack == Pack::Quad { 4 } else { 1 };
+        params.push((layout.offset / width) as u32);
         params.extend(
             layout.strides()[..2]
                 .iter()
-                .map(|stride| (stride / unit) as u32),
+                .map(|stride| (stride / width) as u32),
         );
         params.push(layout.strides()[2] as u32);
     }

@@ -9,7 +9,7 @@ use crate::gpu::readback::Readback;
 
 /// When the device was at work on one run of a plan.
 pub(crate) struct DeviceTimes {
-    /// Whether there is a stretch for every dispatch, or one for all of them.
+    /// Whether there is a interval for every dispatch, or one for all of them.
     pub each: bool,
     pub(super) clock: Clock,
 }
@@ -22,7 +22,7 @@ pub(super) enum Clock {
 }
 
 /// Beginnings and ends.
-pub(crate) enum Stretches {
+pub(crate) enum Intervals {
     /// In nanoseconds since some moment that the device knows.
     Device(Vec<[f64; 2]>),
     Host(Vec<[Instant; 2]>),
@@ -30,9 +30,9 @@ pub(crate) enum Stretches {
 
 impl DeviceTimes {
     /// Waits for the times.
-    pub fn read(&self, device: &Device) -> Result<Stretches> {
+    pub fn read(&self, device: &Device) -> Result<Intervals> {
         Ok(match &self.clock {
-            Clock::Host(stretches) => Stretches::Host(stretches.clone()),
+            Clock::Host(intervals) => Intervals::Host(intervals.clone()),
             Clock::Device(readback) => {
                 let period = f64::from(device.shared.queue.get_timestamp_period());
                 let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&readback.wait()?);
@@ -40,7 +40,7 @@ impl DeviceTimes {
                 let nanoseconds = |pair: &[u64]| {
                     [pair[0], pair[1]].map(|tick| tick.wrapping_sub(first) as i64 as f64 * period)
                 };
-                Stretches::Device(ticks.chunks_exact(2).map(nanoseconds).collect())
+                Intervals::Device(ticks.chunks_exact(2).map(nanoseconds).collect())
             }
         })
     }

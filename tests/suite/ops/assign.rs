@@ -11,7 +11,7 @@ fn both_ways(test: impl Fn(&dyn Fn() -> Tape)) {
     for fusion in [
         Fusion::ON,
         Fusion {
-            forward_assign: false,
+            copy_elision: false,
             ..Fusion::ON
         },
         Fusion::OFF,

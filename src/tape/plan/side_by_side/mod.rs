@@ -8,7 +8,7 @@ mod items;
 mod text;
 
 use super::dispatch::{Dispatch, Program, Slot};
-use super::units::MOST_BINDINGS;
+use super::groups::MOST_BINDINGS;
 use crate::gpu::kernel::Access;
 use crate::gpu::{AdapterClass, Kernel};
 use text::Text;

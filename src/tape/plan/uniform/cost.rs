@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::text;
 use crate::error::Result;
-use crate::gpu::ahead::Scratch;
 use crate::gpu::kernel::Access;
 use crate::gpu::pipeline::KernelCache;
+use crate::gpu::warm_up::Scratch;
 use crate::gpu::{Device, Kernel};
 
 /// Loads of each lane in a run: a few milliseconds at most.

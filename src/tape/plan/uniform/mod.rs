@@ -78,7 +78,7 @@ pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignme
 fn windows(device: &Device, slot: &Slot, present: u64) -> Vec<u64> {
     let (bytes, present) = match slot {
         Slot::Transient { elements } => (4 * *elements as u64, present),
-        Slot::Upload => (present, present),
+        Slot::Inputs => (present, present),
         Slot::External {
             buffer,
             start,

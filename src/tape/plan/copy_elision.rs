@@ -1,18 +1,18 @@
 //! Values that are only assigned to a persistent tensor, computed in place there.
 
 use super::dispatch::Slot;
+use super::groups::FusionGroup;
 use super::lowerer::Lowerer;
-use super::units::Unit;
 use crate::gpu::Tensor;
 use crate::tape::assign::ASSIGN;
 use crate::tape::graph::{NodeId, Source, ValueId};
 
 impl Lowerer<'_> {
     /// Lets values that only exist to be assigned to a persistent tensor be computed in place there.
-    pub fn forward_assigned(&mut self, units: &[Unit]) {
+    pub fn elide_copies(&mut self, groups: &[FusionGroup]) {
         let (graph, analysis) = (self.graph, self.analysis);
-        for unit in units {
-            let Some(node) = unit.root else { continue };
+        for group in groups {
+            let Some(node) = group.root else { continue };
             let is_assign = graph
                 .operation(node)
                 .is_some_and(|operation| operation.name() == ASSIGN);
@@ -27,8 +27,9 @@ impl Lowerer<'_> {
             let is_whole = view.layout.is_contiguous()
                 && view.layout.offset == 0
                 && view.layout.shape.elements() == graph.ty(view.base).shape.elements();
-            let producer = units.iter().find(|unit| {
-                unit.members()
+            let producer = groups.iter().find(|group| {
+                group
+                    .members()
                     .any(|member| member == graph.producer(view.base))
             });
             let (Some(producer), true) = (producer, is_whole) else {
@@ -47,9 +48,9 @@ impl Lowerer<'_> {
         }
     }
 
-    /// Whether nobody reads a value but its own unit and one assignment. Another reader might write to the tensor's
+    /// Whether nobody reads a value but its own group and one assignment. Another reader might write to the tensor's
     /// buffer, and no dispatch may bind it both ways.
-    fn is_only_assigned(&self, base: ValueId, assign: NodeId, producer: &Unit) -> bool {
+    fn is_only_assigned(&self, base: ValueId, assign: NodeId, producer: &FusionGroup) -> bool {
         let is_view = |node: NodeId| {
             self.graph.outputs(node).len() > 0 && self.analysis.is_free_view(self.graph, node)
         };
@@ -58,9 +59,9 @@ impl Lowerer<'_> {
         })
     }
 
-    /// Whether a unit reads or overwrites the tensor's buffer: no dispatch may bind it both ways.
-    fn touches(&self, unit: &Unit, tensor: &Tensor) -> bool {
-        unit.inputs(self.graph).iter().any(|&input| {
+    /// Whether a group reads or overwrites the tensor's buffer: no dispatch may bind it both ways.
+    fn touches(&self, group: &FusionGroup, tensor: &Tensor) -> bool {
+        group.inputs(self.graph).iter().any(|&input| {
             let base = self.analysis.views[input.index()].base;
             let forwarded = self.places.get(&base).is_some_and(|&(slot, _)| {
                 matches!(&self.program.slots[slot], Slot::External { buffer, .. } if buffer.id() == tensor.buffer.id())

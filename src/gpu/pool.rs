@@ -7,11 +7,11 @@ use crate::error::Result;
 /// Buffers for intermediate values. Plans run one after the other on one queue and leave nothing behind in these
 /// buffers, so all plans of a device share them.
 #[derive(Default)]
-pub(crate) struct Arena {
+pub(crate) struct BufferPool {
     buffers: Vec<Buffer>,
 }
 
-impl Arena {
+impl BufferPool {
     /// Gives one buffer for each of `sizes` (in bytes), no two the same, making only those that are missing.
     pub fn take(&mut self, device: &Device, sizes: &[u64]) -> Result<Vec<Buffer>> {
         let mut free = self.buffers.clone();

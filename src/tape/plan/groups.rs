@@ -1,8 +1,8 @@
 //! Which nodes share a kernel, and in which order the kernels run.
 //!
-//! Every live node that needs a kernel starts as a unit of its own. Pointwise units then merge with the units that
-//! feed them, as long as they compute the same shape in the same epoch, the merged kernel stays within the binding
-//! limit, and no path leaves the merged unit and comes back. At last, gates and their gradients join the units that compute
+//! Every live node that needs a kernel starts as a group of its own. Pointwise groups then merge with the groups that
+//! feed them, as long as they compute the same shape in the same region, the merged kernel stays within the binding
+//! limit, and no path leaves the merged group and comes back. At last, gates and their gradients join the groups that compute
 //! what they read.
 
 use std::collections::{BinaryHeap, HashSet};
@@ -22,7 +22,7 @@ const MOST_POINTWISE: usize = 48;
 
 /// Nodes that run as one kernel (or, for a single node, as whatever its lowering emits).
 #[derive(Clone, Debug, Default)]
-pub(super) struct Unit {
+pub(super) struct FusionGroup {
     /// The node with a kernel of its own that the pointwise members follow, if there is one.
     pub root: Option<NodeId>,
     /// Pointwise members in order of recording.
@@ -31,7 +31,7 @@ pub(super) struct Unit {
     pub end: Option<End>,
 }
 
-impl Unit {
+impl FusionGroup {
     pub fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.elementwise().chain(self.end.map(End::node))
     }
@@ -42,7 +42,7 @@ impl Unit {
     }
 
     fn last(&self) -> NodeId {
-        self.members().max().expect("units have members")
+        self.members().max().expect("groups have members")
     }
 
     /// Values that members compute and somebody outside needs.
@@ -74,35 +74,35 @@ impl Unit {
     }
 }
 
-/// Forms the units and orders them for execution.
-pub(super) fn form(graph: &Graph, analysis: &Analysis) -> Vec<Unit> {
-    let mut former = Former::new(graph, analysis);
+/// Forms the groups and orders them for execution.
+pub(super) fn form(graph: &Graph, analysis: &Analysis) -> Vec<FusionGroup> {
+    let mut grouping = Grouping::new(graph, analysis);
     if graph.fusion.pointwise {
-        former.absorb_into_only_reader();
-        former.merge_with_producers(false);
+        grouping.absorb_into_only_reader();
+        grouping.merge_with_producers(false);
     }
     if graph.fusion.epilogue {
-        former.merge_with_producers(true);
+        grouping.merge_with_producers(true);
     }
     if graph.fusion.gate {
-        former.merge_ends();
+        grouping.merge_ends();
     }
-    former.schedule()
+    grouping.schedule()
 }
 
-struct Former<'a> {
+struct Grouping<'a> {
     graph: &'a Graph,
     analysis: &'a Analysis,
-    /// By node: its unit, for live nodes that need a kernel.
-    unit_of: Vec<Option<usize>>,
-    /// Merged units leave an empty one behind.
-    units: Vec<Unit>,
+    /// By node: its group, for live nodes that need a kernel.
+    group_of: Vec<Option<usize>>,
+    /// Merged groups leave an empty one behind.
+    groups: Vec<FusionGroup>,
 }
 
-impl<'a> Former<'a> {
-    fn new(graph: &'a Graph, analysis: &'a Analysis) -> Former<'a> {
-        let mut unit_of = vec![None; graph.nodes.len()];
-        let mut units = Vec::new();
+impl<'a> Grouping<'a> {
+    fn new(graph: &'a Graph, analysis: &'a Analysis) -> Grouping<'a> {
+        let mut group_of = vec![None; graph.nodes.len()];
+        let mut groups = Vec::new();
         for node in nodes(graph) {
             let needs_kernel = analysis.live[node.index()]
                 && matches!(graph.nodes[node.index()].source, Source::Operation(_))
@@ -110,55 +110,56 @@ impl<'a> Former<'a> {
             if !needs_kernel {
                 continue;
             }
-            unit_of[node.index()] = Some(units.len());
-            units.push(if is_pointwise(graph, node) {
-                Unit {
+            group_of[node.index()] = Some(groups.len());
+            groups.push(if is_pointwise(graph, node) {
+                FusionGroup {
                     pointwise: vec![node],
-                    ..Unit::default()
+                    ..FusionGroup::default()
                 }
             } else {
-                Unit {
+                FusionGroup {
                     root: Some(node),
-                    ..Unit::default()
+                    ..FusionGroup::default()
                 }
             });
         }
-        Former {
+        Grouping {
             graph,
             analysis,
-            unit_of,
-            units,
+            group_of,
+            groups,
         }
     }
 
-    /// A pointwise value that only one pointwise unit reads is computed there and never stored.
+    /// A pointwise value that only one pointwise group reads is computed there and never stored.
     fn absorb_into_only_reader(&mut self) {
         for node in nodes(self.graph).rev() {
-            let Some(unit) = self.unit_of[node.index()].filter(|_| is_pointwise(self.graph, node))
+            let Some(group) =
+                self.group_of[node.index()].filter(|_| is_pointwise(self.graph, node))
             else {
                 continue;
             };
             let value = self.graph.outputs(node).next().expect("one output");
             let mut readers = self.analysis.readers[value.index()]
                 .iter()
-                .map(|reader| self.unit_of[reader.index()]);
+                .map(|reader| self.group_of[reader.index()]);
             let Some(Some(only)) = readers.next() else {
                 continue;
             };
             if readers.all(|reader| reader == Some(only)) && !self.analysis.fetched[value.index()] {
-                self.try_merge(only, unit);
+                self.try_merge(only, group);
             }
         }
     }
 
-    /// Merges pointwise units with the units that produce what they read: with other pointwise units, or, if
+    /// Merges pointwise groups with the groups that produce what they read: with other pointwise groups, or, if
     /// `epilogues`, with kernels that end in a generated epilogue.
     fn merge_with_producers(&mut self, epilogues: bool) {
         for node in nodes(self.graph) {
-            let Some(unit) = self.unit_of[node.index()] else {
+            let Some(group) = self.group_of[node.index()] else {
                 continue;
             };
-            if self.units[unit].root.is_some() {
+            if self.groups[group].root.is_some() {
                 continue;
             }
             let mut producers: Vec<usize> = self
@@ -166,49 +167,49 @@ impl<'a> Former<'a> {
                 .inputs(node)
                 .iter()
                 .filter(|value| self.analysis.is_own_base(**value))
-                .filter_map(|value| self.unit_of[self.graph.producer(*value).index()])
-                .filter(|&producer| producer != unit)
-                .filter(|&producer| self.units[producer].root.is_some() == epilogues)
+                .filter_map(|value| self.group_of[self.graph.producer(*value).index()])
+                .filter(|&producer| producer != group)
+                .filter(|&producer| self.groups[producer].root.is_some() == epilogues)
                 .collect();
             // The latest producer first: it is the one whose result is still warm.
-            producers.sort_by_key(|&producer| std::cmp::Reverse(self.units[producer].last()));
+            producers.sort_by_key(|&producer| std::cmp::Reverse(self.groups[producer].last()));
             producers.dedup();
             for producer in producers {
-                let unit = self.unit_of[node.index()].expect("still in a unit");
-                if producer != unit {
-                    self.try_merge(unit, producer);
+                let group = self.group_of[node.index()].expect("still in a group");
+                if producer != group {
+                    self.try_merge(group, producer);
                 }
             }
         }
     }
 
-    /// Ends join the units that compute what they read, if those store it through an epilogue.
+    /// Ends join the groups that compute what they read, if those store it through an epilogue.
     fn merge_ends(&mut self) {
         for node in nodes(self.graph) {
-            let end = self.unit_of[node.index()].zip(End::of(self.graph, node));
-            let Some((unit, end)) = end else { continue };
+            let end = self.group_of[node.index()].zip(End::of(self.graph, node));
+            let Some((group, end)) = end else { continue };
             let (value, _) = end.inputs(self.graph);
-            let producer = self.unit_of[self.graph.producer(value).index()];
+            let producer = self.group_of[self.graph.producer(value).index()];
             let Some(producer) = producer.filter(|_| self.analysis.is_own_base(value)) else {
                 continue;
             };
-            let merged = Unit {
+            let merged = FusionGroup {
                 end: Some(end),
-                ..self.units[producer].clone()
+                ..self.groups[producer].clone()
             };
-            if self.units[producer].end.is_none() && self.can_end(&merged, end) {
-                self.merge(producer, unit, merged);
+            if self.groups[producer].end.is_none() && self.can_end(&merged, end) {
+                self.merge(producer, group, merged);
             }
         }
     }
 
     /// Whether the epilogue computes what `end` reads, and has at hand what it takes.
-    fn can_end(&self, unit: &Unit, end: End) -> bool {
-        let Some((output, grid, gates)) = unit.root.and_then(|root| self.epilogue(root)) else {
+    fn can_end(&self, group: &FusionGroup, end: End) -> bool {
+        let Some((output, grid, gates)) = group.root.and_then(|root| self.epilogue(root)) else {
             return false;
         };
         let (value, beside) = end.inputs(self.graph);
-        let is_computed = value == output || unit.pointwise.contains(&self.graph.producer(value));
+        let is_computed = value == output || group.pointwise.contains(&self.graph.producer(value));
         let is_dense = |value: ValueId| self.analysis.views[value.index()].layout.is_contiguous();
         is_computed
             && self.graph.ty(value).shape.last() == grid[2]
@@ -225,17 +226,17 @@ impl<'a> Former<'a> {
         }
     }
 
-    /// Merges two units if that is sound; says whether it was.
+    /// Merges two groups if that is sound; says whether it was.
     fn try_merge(&mut self, one: usize, other: usize) -> bool {
         let merged = {
-            let (a, b) = (&self.units[one], &self.units[other]);
+            let (a, b) = (&self.groups[one], &self.groups[other]);
             if a.root.is_some() && b.root.is_some() {
                 return false;
             }
             let mut pointwise: Vec<NodeId> =
                 a.pointwise.iter().chain(&b.pointwise).copied().collect();
             pointwise.sort();
-            Unit {
+            FusionGroup {
                 root: a.root.or(b.root),
                 pointwise,
                 end: None,
@@ -245,47 +246,47 @@ impl<'a> Former<'a> {
     }
 
     /// Makes `one` and `other` what is `merged` of them, if that is sound; says whether it was.
-    fn merge(&mut self, one: usize, other: usize, merged: Unit) -> bool {
+    fn merge(&mut self, one: usize, other: usize, merged: FusionGroup) -> bool {
         if !self.fits(&merged) || self.comes_back(&merged) {
             return false;
         }
         for node in merged.members() {
-            self.unit_of[node.index()] = Some(one);
+            self.group_of[node.index()] = Some(one);
         }
-        self.units[one] = merged;
-        self.units[other] = Unit::default();
+        self.groups[one] = merged;
+        self.groups[other] = FusionGroup::default();
         true
     }
 
-    /// Whether the members may share a kernel as far as shapes, epochs and limits go.
-    fn fits(&self, unit: &Unit) -> bool {
-        let mut members = unit.members();
-        let first = members.next().expect("units have members");
-        let epoch = self.analysis.epoch[first.index()];
+    /// Whether the members may share a kernel as far as shapes, regions and limits go.
+    fn fits(&self, group: &FusionGroup) -> bool {
+        let mut members = group.members();
+        let first = members.next().expect("groups have members");
+        let region = self.analysis.region[first.index()];
         let shape = shape_of(self.graph, first);
-        if unit.pointwise.len() > MOST_POINTWISE
-            || !members.all(|node| self.analysis.epoch[node.index()] == epoch)
-            || !unit
+        if group.pointwise.len() > MOST_POINTWISE
+            || !members.all(|node| self.analysis.region[node.index()] == region)
+            || !group
                 .elementwise()
                 .all(|node| shape_of(self.graph, node) == shape)
         {
             return false;
         }
-        let inputs = unit.inputs(self.graph);
-        let outputs = unit.outputs(self.graph, self.analysis);
-        let Some(root) = unit.root else {
+        let inputs = group.inputs(self.graph);
+        let outputs = group.outputs(self.graph, self.analysis);
+        let Some(root) = group.root else {
             return inputs.len() + outputs.len() <= MOST_BINDINGS;
         };
         // An epilogue follows its root; what the root reads has to be there before.
         let own_inputs = self.graph.inputs(root);
-        let feeds_root = |input: &ValueId| unit.pointwise.contains(&self.graph.producer(*input));
+        let feeds_root = |input: &ValueId| group.pointwise.contains(&self.graph.producer(*input));
         if own_inputs.iter().any(feeds_root) {
             return false;
         }
         let Some((_, grid, _)) = self.epilogue(root) else {
             return false;
         };
-        let used: HashSet<ValueId> = unit
+        let used: HashSet<ValueId> = group
             .pointwise
             .iter()
             .flat_map(|&node| self.graph.inputs(node).iter().copied())
@@ -305,7 +306,7 @@ impl<'a> Former<'a> {
             .filter(|value| !further.contains(value))
             .count()
             .max(1);
-        let beside = unit.end.and_then(|end| end.inputs(self.graph).1);
+        let beside = group.end.and_then(|end| end.inputs(self.graph).1);
         let operation = self.graph.operation(root).expect("roots are operations");
         let bound = operation.bindings(own_inputs.len()) + read.len() + stored;
         if bound + usize::from(beside.is_some()) > MOST_BINDINGS {
@@ -321,10 +322,10 @@ impl<'a> Former<'a> {
     }
 
     /// Whether some path leaves the members and returns to one: then no single kernel can run them.
-    fn comes_back(&self, unit: &Unit) -> bool {
-        let inside: HashSet<NodeId> = unit.members().collect();
+    fn comes_back(&self, group: &FusionGroup) -> bool {
+        let inside: HashSet<NodeId> = group.members().collect();
         let mut seen = vec![false; self.graph.nodes.len()];
-        let mut pending: Vec<NodeId> = unit
+        let mut pending: Vec<NodeId> = group
             .inputs(self.graph)
             .iter()
             .map(|&value| self.graph.producer(value))
@@ -336,8 +337,8 @@ impl<'a> Former<'a> {
             if std::mem::replace(&mut seen[node.index()], true) {
                 continue;
             }
-            let together: Vec<NodeId> = match self.unit_of[node.index()] {
-                Some(unit) => self.units[unit].members().collect(),
+            let together: Vec<NodeId> = match self.group_of[node.index()] {
+                Some(group) => self.groups[group].members().collect(),
                 None => vec![node],
             };
             for member in together {
@@ -357,17 +358,17 @@ impl<'a> Former<'a> {
     }
 
     /// Topological order, earliest recorded first among what is ready.
-    fn schedule(mut self) -> Vec<Unit> {
-        let count = self.units.len();
+    fn schedule(mut self) -> Vec<FusionGroup> {
+        let count = self.groups.len();
         let mut waits_for = vec![0usize; count];
         let mut feeds: Vec<Vec<usize>> = vec![Vec::new(); count];
-        for (index, unit) in self.units.iter().enumerate() {
-            let mut needs: Vec<usize> = unit
+        for (index, group) in self.groups.iter().enumerate() {
+            let mut needs: Vec<usize> = group
                 .inputs(self.graph)
                 .iter()
                 .filter_map(|&value| {
                     let base = self.analysis.views[value.index()].base;
-                    self.unit_of[self.graph.producer(base).index()]
+                    self.group_of[self.graph.producer(base).index()]
                 })
                 .filter(|&producer| producer != index)
                 .collect();
@@ -378,13 +379,13 @@ impl<'a> Former<'a> {
                 feeds[producer].push(index);
             }
         }
-        let priority = |unit: &Unit| {
-            let last = unit.last();
-            std::cmp::Reverse((self.analysis.epoch[last.index()], last))
+        let priority = |group: &FusionGroup| {
+            let last = group.last();
+            std::cmp::Reverse((self.analysis.region[last.index()], last))
         };
         let mut ready: BinaryHeap<_> = (0..count)
-            .filter(|&index| waits_for[index] == 0 && self.units[index].members().next().is_some())
-            .map(|index| (priority(&self.units[index]), index))
+            .filter(|&index| waits_for[index] == 0 && self.groups[index].members().next().is_some())
+            .map(|index| (priority(&self.groups[index]), index))
             .collect();
         let mut order = Vec::new();
         while let Some((_, index)) = ready.pop() {
@@ -392,13 +393,13 @@ impl<'a> Former<'a> {
             for &next in &feeds[index] {
                 waits_for[next] -= 1;
                 if waits_for[next] == 0 {
-                    ready.push((priority(&self.units[next]), next));
+                    ready.push((priority(&self.groups[next]), next));
                 }
             }
         }
         order
             .into_iter()
-            .map(|index| std::mem::take(&mut self.units[index]))
+            .map(|index| std::mem::take(&mut self.groups[index]))
             .collect()
     }
 }
