@@ -22,7 +22,7 @@ const APART: &[&str] = &["profile", "check", "data", "optim", "sampling"];
 
 /// A source file as a module.
 struct Module {
-    /// Its path in the crate: `tape::plan::units`, nothing for `lib.rs`.
+    /// Its path in the crate: `tape::plan::groups`, nothing for `lib.rs`.
     path: Vec<String>,
     /// Paths that it names, each with the segments before and behind: `use` trees are spread out.
     names: Vec<Vec<String>>,
@@ -298,7 +298,7 @@ fn what_is_read() {
     };
     // Through a re-export, through `super`, through a path without `use`.
     assert!(knows("ops::softmax", "tape::record"));
-    assert!(knows("tape::plan::units", "tape::plan::analysis"));
+    assert!(knows("tape::plan::groups", "tape::plan::analysis"));
     assert!(knows("tape::run", "tape::plan::cache"));
     assert!(!knows("gpu::device", "tape::record"));
     let mut paths = Vec::new();

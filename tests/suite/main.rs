@@ -6,6 +6,7 @@ mod check;
 mod common;
 mod custom_op;
 mod differential;
+mod explain;
 mod fusion;
 mod gated_products;
 mod golden;

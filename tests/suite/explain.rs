@@ -1,10 +1,8 @@
 //! Plans in print: what a tape is after each pass of the planner.
 
-mod common;
-
 use std::process::Command;
 
-use common::device;
+use crate::common::device;
 use shadegrad::tape::Fusion;
 use shadegrad::{Tape, Tensor};
 
@@ -80,7 +78,11 @@ fn the_environment_asks_for_it() {
     }
     let run = |value: &str| {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["the_environment_asks_for_it", "--nocapture"])
+            .args([
+                "--exact",
+                "explain::the_environment_asks_for_it",
+                "--nocapture",
+            ])
             .env("SHADEGRAD_EXPLAINED", "1")
             .env("SHADEGRAD_PLAN", value)
             .output()
