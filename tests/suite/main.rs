@@ -21,3 +21,4 @@ mod parameters;
 mod poison;
 mod profile;
 mod shaders;
+mod threads;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::memory::MemoryUse;
@@ -64,6 +64,17 @@ impl PlanCache {
     }
 }
 
+/// Tapes of one device take turns from upload to submission: those of one structure share a buffer of inputs, and all share
+/// the buffers of intermediate values.
+#[derive(Default)]
+struct Turns(Mutex<()>);
+
+impl Turns {
+    fn take(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Runs a recorded tape: finds or makes its plan, uploads the inputs, submits. `began` is when it was made, if somebody
 /// wants to know.
 pub(in crate::tape) fn run(
@@ -78,6 +89,8 @@ pub(in crate::tape) fn run(
     lap(Phase::Record);
     let plan = find(device, graph, training)?;
     lap(Phase::Plan);
+    let turns = device.attached::<Turns>();
+    let _turn = turns.take();
     match clock {
         None => plan.submit(device, &graph.upload, landing),
         Some(clock) => profile::submit(device, plan, &graph.upload, landing, clock),
@@ -91,6 +104,8 @@ pub(in crate::tape) fn profile(
     training: bool,
 ) -> Result<Vec<KernelTime>> {
     let plan = find(device, graph, training)?;
+    let turns = device.attached::<Turns>();
+    let _turn = turns.take();
     profile::run(device, &plan, &graph.upload)
 }
 
