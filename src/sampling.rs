@@ -294,7 +294,3 @@ impl Sampler {
         self.config.sample(&allowed, &mut rng)
     }
 }
-
-#[cfg(test)]
-#[path = "sampling_tests.rs"]
-mod tests;

@@ -20,5 +20,6 @@ mod optim;
 mod parameters;
 mod poison;
 mod profile;
+mod sampling;
 mod shaders;
 mod threads;

@@ -2,6 +2,7 @@
 
 mod groups;
 mod model;
+mod schedule;
 
 use shadegrad::nn::{FlatTensors, Init, ParameterBuilder};
 use shadegrad::optim::{

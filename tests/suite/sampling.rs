@@ -1,6 +1,11 @@
+//! Choosing the next token: every way against its definition, term by term.
+
 use proptest::prelude::*;
 
-use super::*;
+use rand::SeedableRng;
+use rand::rngs::ChaCha8Rng;
+use shadegrad::Error;
+use shadegrad::sampling::*;
 
 fn config(temperature: f32, top_k: Option<usize>, top_p: Option<f32>) -> SamplingConfig {
     SamplingConfig {
@@ -286,7 +291,7 @@ fn absurd_settings_are_refused() {
 #[test]
 #[should_panic(expected = "no logits")]
 fn no_logits_is_a_bug() {
-    let _ = SamplingConfig::default().sample(&[], &mut rng::keyed(0, "", 0));
+    let _ = SamplingConfig::default().sample(&[], &mut ChaCha8Rng::seed_from_u64(0));
 }
 
 #[test]
