@@ -26,6 +26,7 @@
 //! | [`nn`] | parameters, layers, [`nn::Gpt`], generation |
 //! | [`optim`] | AdamW, SGD, clipping, schedules |
 //! | [`data`], [`sampling`] | tokenizers and batches, choosing the next token |
+//! | [`metrics`] | losses and hits over many batches |
 //! | [`checkpoint`] | complete training state in a safetensors file |
 //! | [`hugging_face`] | GPT-2 from and to the directories of the `transformers` library |
 //! | [`gpu`] | devices, tensors, kernels, results on their way back |
@@ -40,6 +41,7 @@ pub mod data;
 mod error;
 pub mod gpu;
 pub mod hugging_face;
+pub mod metrics;
 pub mod nn;
 pub mod ops;
 pub mod optim;

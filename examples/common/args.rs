@@ -15,7 +15,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Serialize};
 use shadegrad::data::excerpt;
-use shadegrad::nn::{FeedForwardKind, NormKind, PositionKind};
+use shadegrad::nn::{FeedForwardKind, InitKind, NormKind, PositionKind};
 
 use super::terminal::LONGEST;
 
@@ -86,6 +86,10 @@ pub struct ModelArgs {
     /// Probability of dropping an activation in training
     #[arg(long, default_value_t = 0.0, help_heading = "Model")]
     pub dropout: f32,
+    /// What the weights start with
+    #[arg(long, value_parser = kinds(InitKind::ALL, InitKind::name), default_value_t = InitKind::Normal, help_heading = "Model")]
+    #[serde(default)]
+    pub init: InitKind,
     /// Initial weights of residual projections are smaller by √(2 · layers)
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]

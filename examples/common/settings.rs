@@ -316,7 +316,7 @@ impl SamplingArgs {
 }
 
 /// Names of the shared settings that a checkpoint fixes: they shape the model, its initial values or its batches.
-const FIXED: [&str; 16] = [
+const FIXED: [&str; 17] = [
     "context",
     "d_model",
     "n_heads",
@@ -331,6 +331,7 @@ const FIXED: [&str; 16] = [
     "attention_bias",
     "head_bias",
     "tie",
+    "init",
     "scale_residual",
     "seed",
 ];

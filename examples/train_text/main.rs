@@ -84,7 +84,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     let config = settings
         .model
         .config(data.tokens().vocab_size(), settings.batch.context);
-    let mut builder = ParameterBuilder::new(settings.training.seed);
+    let mut builder = ParameterBuilder::new(settings.training.seed).with_init(settings.model.init);
     let model = Gpt::new(&config, &mut builder)?;
     let parameters = builder
         .build(&device)

@@ -1,5 +1,7 @@
 //! What a training step is fed with.
 
+use crate::tape::{Tape, Var};
+
 /// The target of a position that has none, such as padding: the loss and its gradient leave it out.
 pub const IGNORE_INDEX: u32 = u32::MAX;
 
@@ -38,6 +40,15 @@ impl Batch {
         self.batch_size += 1;
         debug_assert_eq!(self.inputs.len(), self.batch_size * self.context);
         debug_assert_eq!(self.targets.len(), self.batch_size * self.context);
+    }
+
+    /// Puts inputs and targets on a tape, both `U32 [batch_size, context]`.
+    pub fn on<'t>(&self, tape: &'t Tape) -> (Var<'t>, Var<'t>) {
+        let shape = [self.batch_size, self.context];
+        (
+            tape.input(shape, &self.inputs),
+            tape.input(shape, &self.targets),
+        )
     }
 
     /// The number of positions that count in the loss.

@@ -24,12 +24,14 @@
 mod batch;
 mod char_tokenizer;
 mod names;
+mod shuffle;
 mod stream;
 mod text;
 
 pub use batch::{Batch, IGNORE_INDEX};
 pub use char_tokenizer::CharTokenizer;
 pub use names::NamesDataset;
+pub use shuffle::Shuffle;
 pub use stream::{Split, StreamDataset};
 pub use text::read_text;
 

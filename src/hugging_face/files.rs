@@ -1,9 +1,9 @@
 //! The files of a model's directory.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::open_file;
 use crate::error::{Error, Result};
 
 pub(super) const CONFIG: &str = "config.json";
@@ -12,23 +12,11 @@ pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = open_file(path)?.read_to_end(&mut bytes);
-    read.map_err(|source| access(path, source))?;
+    read.map_err(|source| Error::File {
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(bytes)
-}
-
-/// Opens what is a file: a pipe would wait for somebody to write.
-pub(super) fn open_file(path: &Path) -> Result<File> {
-    let found = fs::metadata(path).map_err(|source| access(path, source))?;
-    if !found.is_file() {
-        let source = io::Error::other("it is not a file");
-        return Err(access(path, source));
-    }
-    File::open(path).map_err(|source| access(path, source))
-}
-
-fn access(path: &Path, source: io::Error) -> Error {
-    let path = path.to_owned();
-    Error::File { path, source }
 }
 
 /// The file of weights; where there is none, what there is instead says what to do.

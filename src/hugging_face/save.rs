@@ -132,7 +132,7 @@ impl Content<'_> {
     /// Errors of the device come wrapped.
     fn write(&self, file: &mut BufWriter<&mut File>) -> io::Result<()> {
         match self {
-            Content::Kept { weights, info } => weights.copy(info, file),
+            Content::Kept { file: from, info } => from.copy(info, file),
             &Content::Parameter {
                 parts,
                 dtype,

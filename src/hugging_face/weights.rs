@@ -1,30 +1,18 @@
 //! `model.safetensors`: which tensor belongs to which parameter, and its values.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::path::Path;
 
-use half::{bf16, f16};
-use safetensors::SafeTensorError;
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use safetensors::tensor::{Dtype, TensorInfo};
 
-use super::files::{CONFIG, open_file};
-use crate::checkpoint::what_is_wrong;
+use super::files::CONFIG;
+use crate::checkpoint::{PIECE, TensorsFile, number_size};
 use crate::error::{Error, Result};
 use crate::gpu::Tensor;
 use crate::nn::{GptConfig, Parameters};
 
 /// What the names of all tensors but the head begin with, unless the file holds the bare transformer.
 pub(super) const PREFIX: &str = "transformer.";
-
-/// No header is longer than this, in bytes.
-const LONGEST_HEADER: u64 = 100_000_000;
-
-/// Numbers that are read at a time.
-pub(super) const PIECE: usize = 1 << 17;
 
 /// The output head's name, which has no prefix. Files leave it out if it is tied to the token table.
 pub(super) const HEAD: &str = "lm_head.weight";
@@ -146,16 +134,10 @@ impl Entry {
     }
 }
 
-/// The file: its header, and the tensors' data for as long as nobody changes it.
+/// The file, and what its names begin with.
 #[derive(Debug)]
 pub(super) struct Weights {
-    path: PathBuf,
-    file: Mutex<File>,
-    /// Of the file as it was opened.
-    stamp: (u64, Option<SystemTime>),
-    /// Everything before the tensors' data.
-    header: Vec<u8>,
-    metadata: Metadata,
+    file: TensorsFile,
     prefix: &'static str,
 }
 
@@ -170,7 +152,7 @@ pub(super) enum Content<'a> {
     },
     /// What is to be kept of a file.
     Kept {
-        weights: &'a Weights,
+        file: &'a TensorsFile,
         info: &'a TensorInfo,
     },
 }
@@ -178,46 +160,16 @@ pub(super) enum Content<'a> {
 impl Weights {
     /// Opens a file and reads its header.
     pub fn open(path: &Path) -> Result<Weights> {
-        let fail = |source| Error::File {
-            path: path.to_owned(),
-            source,
-        };
-        let mut file = open_file(path)?;
-        let stamp = stamp(&file).map_err(fail)?;
-        let mut header = Vec::new();
-        let mut read = |count: u64| (&mut file).take(count).read_to_end(&mut header);
-        read(8).map_err(fail)?;
-        let length = header.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
-        let mut read = |count: u64| (&mut file).take(count).read_to_end(&mut header);
-        // Of a file that is another one, the byte that tells.
-        let length = length.map_or(0, |n| if n > LONGEST_HEADER { 1 } else { n });
-        read(length).map_err(fail)?;
-        let metadata = parse(&header, stamp.0).map_err(|error| Error::Checkpoint {
-            path: path.to_owned(),
-            reason: what_is_wrong(&header, stamp.0 as usize, &error),
-        })?;
-        let is_bare = metadata.info(&format!("{PREFIX}{TABLE}")).is_none();
-        Ok(Weights {
-            path: path.to_owned(),
-            file: Mutex::new(file),
-            stamp,
-            prefix: if is_bare { "" } else { PREFIX },
-            header,
-            metadata,
-        })
-    }
-
-    fn refuse(&self, reason: String) -> Error {
-        Error::Checkpoint {
-            path: self.path.clone(),
-            reason,
-        }
+        let file = TensorsFile::open(path)?;
+        let is_bare = file.metadata.info(&format!("{PREFIX}{TABLE}")).is_none();
+        let prefix = if is_bare { "" } else { PREFIX };
+        Ok(Weights { file, prefix })
     }
 
     /// Whether the file holds an output head with other values than the token table.
     pub fn has_own_head(&self) -> Result<bool> {
-        let table = self.metadata.info(&format!("{}{TABLE}", self.prefix));
-        let (Some(head), Some(table)) = (self.metadata.info(HEAD), table) else {
+        let table = self.file.metadata.info(&format!("{}{TABLE}", self.prefix));
+        let (Some(head), Some(table)) = (self.file.metadata.info(HEAD), table) else {
             return Ok(false);
         };
         let known = |info: &TensorInfo| number_size(info.dtype).is_some();
@@ -227,7 +179,7 @@ impl Weights {
         let count: usize = head.shape.iter().product();
         for start in (0..count).step_by(PIECE) {
             let range = start..count.min(start + PIECE);
-            let [head, table] = [head, table].map(|info| self.numbers(info, range.clone()));
+            let [head, table] = [head, table].map(|info| self.file.numbers(info, range.clone()));
             let differs = |(a, b): (&f32, &f32)| a != b && !(a.is_nan() && b.is_nan());
             if head?.iter().zip(&table?).any(differs) {
                 return Ok(true);
@@ -238,9 +190,13 @@ impl Weights {
 
     /// Checks that every parameter is there in the right shape, and nothing else that would matter.
     pub fn check(&self, entries: &[Entry], config: &GptConfig) -> Result<()> {
-        let refuse = |reason: String| Err(self.refuse(reason));
-        for name in self.metadata.offset_keys() {
-            let info = self.metadata.info(&name).expect("it is one of the names");
+        let refuse = |reason: String| Err(self.file.refuse(reason));
+        for name in self.file.metadata.offset_keys() {
+            let info = self
+                .file
+                .metadata
+                .info(&name)
+                .expect("it is one of the names");
             let Some(owner) = self.owner(&name, entries.iter()) else {
                 if self.is_constant(&name) {
                     continue;
@@ -264,7 +220,7 @@ impl Weights {
             }
         }
         let mut names = entries.iter().map(|entry| entry.name(self.prefix));
-        match names.find(|name| self.metadata.info(name).is_none()) {
+        match names.find(|name| self.file.metadata.info(name).is_none()) {
             None => Ok(()),
             Some(name) => refuse(format!(
                 "tensor `{name}`, which the model of {CONFIG} needs, is missing"
@@ -294,12 +250,12 @@ impl Weights {
     /// A parameter's numbers as the file holds them, of which `range` is wanted.
     pub fn values(&self, entry: &Entry, range: Range<usize>) -> Result<Vec<f32>> {
         let name = entry.name(self.prefix);
-        let info = self.metadata.info(&name).expect("it has been checked");
+        let info = self.file.metadata.info(&name).expect("it has been checked");
         let first = range.start;
-        let values = self.numbers(info, range)?;
+        let values = self.file.numbers(info, range)?;
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok(values),
-            Some(at) => Err(self.refuse(format!(
+            Some(at) => Err(self.file.refuse(format!(
                 "tensor `{name}` holds {} at element {}: the model is damaged or its training has diverged; use an \
                  older copy",
                 values[at],
@@ -308,69 +264,16 @@ impl Weights {
         }
     }
 
-    fn numbers(&self, info: &TensorInfo, range: Range<usize>) -> Result<Vec<f32>> {
-        let size = number_size(info.dtype).expect("it has been checked");
-        let first = info.data_offsets.0 + size * range.start;
-        if info.dtype == Dtype::F32 {
-            let mut values = vec![0f32; range.len()];
-            self.read(first, bytemuck::cast_slice_mut(&mut values))?;
-            return Ok(values);
-        }
-        let mut bytes = vec![0; size * range.len()];
-        self.read(first, &mut bytes)?;
-        let halves = bytes.as_chunks().0.iter().copied();
-        Ok(match info.dtype {
-            Dtype::F16 => halves
-                .map(|half| f16::from_le_bytes(half).to_f32())
-                .collect(),
-            _ => halves
-                .map(|half| bf16::from_le_bytes(half).to_f32())
-                .collect(),
-        })
-    }
-
-    /// Reads from the tensors' data.
-    fn read(&self, first: usize, bytes: &mut [u8]) -> Result<()> {
-        // A reader that has panicked leaves nothing behind that matters: every read says where.
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = (self.header.len() + first) as u64;
-        let read = file
-            .seek(SeekFrom::Start(start))
-            .and_then(|_| file.read_exact(bytes))
-            .and_then(|()| stamp(&file));
-        match read {
-            Ok(stamp) if stamp == self.stamp => Ok(()),
-            Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => Err(Error::File {
-                path: self.path.clone(),
-                source,
-            }),
-            _ => Err(self.refuse(
-                "it has been changed since it was opened: open the directory again".to_owned(),
-            )),
-        }
-    }
-
-    /// Copies a tensor's data; an error of this crate comes wrapped.
-    pub fn copy(&self, info: &TensorInfo, to: &mut impl Write) -> io::Result<()> {
-        let (from, end) = info.data_offsets;
-        for start in (from..end).step_by(PIECE) {
-            let mut bytes = vec![0; PIECE.min(end - start)];
-            self.read(start, &mut bytes).map_err(io::Error::other)?;
-            to.write_all(&bytes)?;
-        }
-        Ok(())
-    }
-
     /// What a file of the same layout is made of: everything before the tensors' data, and that data, the parameters'
     /// now in `places`.
     pub fn layout<'a>(
         &'a self,
         places: &'a [(&'a Entry, Vec<Tensor>)],
     ) -> (&'a [u8], Vec<Content<'a>>) {
-        let names = self.metadata.offset_keys();
+        let names = self.file.metadata.offset_keys();
         let infos = names
             .iter()
-            .filter_map(|name| Some((name, self.metadata.info(name)?)));
+            .filter_map(|name| Some((name, self.file.metadata.info(name)?)));
         let contents = infos.map(|(name, info)| {
             let owner = self.owner(name, places.iter().map(|(entry, _)| *entry));
             let owned = places
@@ -383,43 +286,11 @@ impl Weights {
                     rows_of_transposed: entry.is_transposed.then(|| info.shape[1]),
                 },
                 None => Content::Kept {
-                    weights: self,
+                    file: &self.file,
                     info,
                 },
             }
         });
-        (&self.header, contents.collect())
-    }
-}
-
-/// The header of a file of `size` bytes that begins with `header`.
-fn parse(header: &[u8], size: u64) -> Result<Metadata, SafeTensorError> {
-    let length = header.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
-    let length = length.ok_or(SafeTensorError::HeaderTooSmall)?;
-    if length > LONGEST_HEADER {
-        return Err(SafeTensorError::HeaderTooLarge);
-    }
-    let json = header.get(8..8 + length as usize);
-    let json = json.ok_or(SafeTensorError::InvalidHeaderLength)?;
-    let metadata: Metadata =
-        serde_json::from_slice(json).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
-    match (metadata.data_len() as u64).checked_add(8 + length) {
-        Some(whole) if whole == size => Ok(metadata),
-        _ => Err(SafeTensorError::MetadataIncompleteBuffer),
-    }
-}
-
-/// What changes when a file does.
-fn stamp(file: &File) -> io::Result<(u64, Option<SystemTime>)> {
-    let found = file.metadata()?;
-    Ok((found.len(), found.modified().ok()))
-}
-
-/// The bytes of a number of those types that are read.
-fn number_size(dtype: Dtype) -> Option<usize> {
-    match dtype {
-        Dtype::F32 => Some(4),
-        Dtype::F16 | Dtype::BF16 => Some(2),
-        _ => None,
+        (&self.file.header, contents.collect())
     }
 }

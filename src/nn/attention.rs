@@ -1,8 +1,7 @@
 //! Multi-head attention.
 
 use super::kv_cache::Places;
-use super::linear::INIT_STD;
-use super::{Init, Linear, ParameterBuilder, Positions};
+use super::{Linear, ParameterBuilder, Positions};
 use crate::gpu::Tensor;
 use crate::ops::attention::{Attention, Mask, attention};
 use crate::tape::Var;
@@ -34,28 +33,28 @@ impl CausalSelfAttention {
         bias: bool,
         dropout: f32,
     ) -> CausalSelfAttention {
-        CausalSelfAttention::with_out_std(builder, width, heads, bias, dropout, INIT_STD)
+        CausalSelfAttention::with_residual_divisor(builder, width, heads, bias, dropout, 1.0)
     }
 
-    /// Like [`CausalSelfAttention::new`], the weights of `out` starting with another standard deviation.
+    /// Like [`CausalSelfAttention::new`], the initial values of `out` smaller by this factor.
     #[track_caller]
-    pub fn with_out_std(
+    pub fn with_residual_divisor(
         builder: &mut ParameterBuilder,
         width: usize,
         heads: usize,
         bias: bool,
         dropout: f32,
-        std: f32,
+        divisor: f32,
     ) -> CausalSelfAttention {
         assert!(
             heads > 0 && width.is_multiple_of(heads),
             "attention: a width of {width} does not divide into {heads} heads"
         );
+        let qkv = Linear::new(&mut builder.enter("qkv"), width, 3 * width, bias);
+        let out = Linear::divided(&mut builder.enter("out"), width, width, bias, divisor);
         CausalSelfAttention {
-            qkv: builder.scope("qkv", |b| Linear::new(b, width, 3 * width, bias)),
-            out: builder.scope("out", |b| {
-                Linear::with_init(b, width, width, bias, Init::Normal { std })
-            }),
+            qkv,
+            out,
             heads,
             dropout,
         }

@@ -32,20 +32,28 @@ impl DecoderBlock {
             dropout,
             ..
         } = config;
-        let std = config.residual_std();
-        let norm =
-            |b: &mut ParameterBuilder| Norm::new(b, config.norm, d_model, bias, config.norm_eps);
-        let ffn = |b: &mut ParameterBuilder| {
-            FeedForward::with_down_std(b, config.ffn, d_model, config.d_ff, bias, std)
+        let divisor = config.residual_divisor();
+        let (kind, eps) = (config.norm, config.norm_eps);
+        let norm1 = Norm::new(&mut builder.enter("norm1"), kind, d_model, bias, eps);
+        let attention = CausalSelfAttention::with_residual_divisor(
+            &mut builder.enter("attention"),
+            d_model,
+            config.n_heads,
+            config.has_attention_bias(),
+            config.attention_dropout(),
+            divisor,
+        );
+        let ffn = match config.ffn {
+            FeedForwardKind::None => None,
+            ffn => {
+                let norm2 = Norm::new(&mut builder.enter("norm2"), kind, d_model, bias, eps);
+                let (scope, hidden) = (&mut builder.enter("ffn"), config.d_ff);
+                Some((
+                    norm2,
+                    FeedForward::with_residual_divisor(scope, ffn, d_model, hidden, bias, divisor),
+                ))
+            }
         };
-        let norm1 = builder.scope("norm1", norm);
-        let attention = builder.scope("attention", |b| {
-            let (heads, bias) = (config.n_heads, config.has_attention_bias());
-            let dropout = config.attention_dropout();
-            CausalSelfAttention::with_out_std(b, d_model, heads, bias, dropout, std)
-        });
-        let ffn = (config.ffn != FeedForwardKind::None)
-            .then(|| (builder.scope("norm2", norm), builder.scope("ffn", ffn)));
         DecoderBlock {
             attention,
             branches: Branches {

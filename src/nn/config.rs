@@ -1,15 +1,11 @@
 //! What a [`Gpt`](super::Gpt) is made of, as data.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
-use super::linear::INIT_STD;
 use crate::error::{Error, Result};
 use crate::ops::attention::MAX_HEAD_DIM;
 
-/// Gives an enum the names that it has in configurations, for [`FromStr`] and [`fmt::Display`].
+/// Gives an enum the names that it has in configurations, for `FromStr` and `Display`.
 macro_rules! named {
     ($type:ident, $setting:literal, $($variant:ident = $name:literal),+) => {
         impl $type {
@@ -24,25 +20,27 @@ macro_rules! named {
             }
         }
 
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.name())
             }
         }
 
-        impl FromStr for $type {
-            type Err = Error;
+        impl std::str::FromStr for $type {
+            type Err = $crate::Error;
 
-            fn from_str(text: &str) -> Result<$type> {
+            fn from_str(text: &str) -> $crate::Result<$type> {
                 let known = $type::ALL.iter().find(|kind| kind.name() == text);
                 known.copied().ok_or_else(|| {
                     let names: Vec<&str> = $type::ALL.iter().map(|kind| kind.name()).collect();
-                    impossible($setting, text, format!("one of {}", names.join(", ")))
+                    let expected = format!("one of {}", names.join(", "));
+                    $crate::nn::config::impossible($setting, text, expected)
                 })
             }
         }
     };
 }
+pub(super) use named;
 
 /// Which normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -200,8 +198,7 @@ pub struct GptConfig {
     /// The share of attention weights that is dropped, if not `dropout`.
     #[serde(default)]
     pub attention_dropout: Option<f32>,
-    /// Whether the projections that feed residual sums start with a standard deviation smaller by `√(2·n_layers)`, as
-    /// in GPT-2.
+    /// Whether the projections that feed residual sums start with values smaller by `√(2·n_layers)`, as in GPT-2.
     #[serde(default)]
     pub scale_residual_init: bool,
 }
@@ -219,7 +216,7 @@ fn yes() -> bool {
     true
 }
 
-fn impossible(name: &str, value: impl ToString, expected: impl Into<String>) -> Error {
+pub(super) fn impossible(name: &str, value: impl ToString, expected: impl Into<String>) -> Error {
     Error::InvalidArgument {
         name: name.to_owned(),
         value: value.to_string(),
@@ -382,12 +379,11 @@ impl GptConfig {
         u64::try_from(total).unwrap_or(u64::MAX)
     }
 
-    /// The standard deviation that the projections before residual sums start with.
-    pub(super) fn residual_std(&self) -> f32 {
-        if self.scale_residual_init {
-            INIT_STD / (2.0 * self.n_layers as f32).sqrt()
-        } else {
-            INIT_STD
+    /// By what the initial values of the projections before residual sums are divided.
+    pub(super) fn residual_divisor(&self) -> f32 {
+        match self.scale_residual_init {
+            true => (2.0 * self.n_layers as f32).sqrt(),
+            false => 1.0,
         }
     }
 }

@@ -1,13 +1,10 @@
 //! Lookup tables.
 
-use super::linear::INIT_STD;
-use super::{Init, Parameter, ParameterBuilder};
+use super::{Parameter, ParameterBuilder};
 use crate::tape::Var;
 
 /// A part's largest size is rounded down to a multiple of this many elements. The names in checkpoints depend on it.
 const BLOCK: u64 = 64;
-
-const INIT: Init = Init::Normal { std: INIT_STD };
 
 /// One vector per token: ids `[…]` → `[…, width]`. The parameter is `weight` `[count, width]`.
 ///
@@ -19,7 +16,11 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// Normally distributed with a standard deviation of [`INIT_STD`](super::INIT_STD).
+    /// The table starts as [`ParameterBuilder::with_init`] says.
+    ///
+    /// # Panics
+    ///
+    /// If the builder has a `weight` in this scope already.
     #[track_caller]
     pub fn new(builder: &mut ParameterBuilder, count: usize, width: usize) -> Embedding {
         let limit = builder.parameter_limit() / (4 * BLOCK) * BLOCK;
@@ -28,20 +29,21 @@ impl Embedding {
             return Embedding::whole(builder, count, width);
         }
         let rows = count.div_ceil(count.div_ceil(most_rows.max(1)));
-        let parts = (0..count).step_by(rows).enumerate().map(|(part, first)| {
-            let rows = rows.min(count - first);
-            builder.parameter(format!("weight.{part}"), [rows, width], INIT)
-        });
-        Embedding {
-            parts: parts.collect(),
+        let init = builder.init().embedding();
+        let mut parts = Vec::new();
+        for (part, first) in (0..count).step_by(rows).enumerate() {
+            let shape = [rows.min(count - first), width];
+            parts.push(builder.parameter(format!("weight.{part}"), shape, init));
         }
+        Embedding { parts }
     }
 
     /// A table in one parameter, whatever its size.
     #[track_caller]
     pub(super) fn whole(builder: &mut ParameterBuilder, count: usize, width: usize) -> Embedding {
+        let init = builder.init().embedding();
         Embedding {
-            parts: vec![builder.parameter("weight", [count, width], INIT)],
+            parts: vec![builder.parameter("weight", [count, width], init)],
         }
     }
 

@@ -117,19 +117,25 @@ impl EncoderBlock {
             dropout,
             ..
         } = config;
-        let norm =
-            |b: &mut ParameterBuilder| Norm::new(b, config.norm, d_model, bias, config.norm_eps);
-        let ffn =
-            |b: &mut ParameterBuilder| FeedForward::new(b, config.ffn, d_model, config.d_ff, bias);
         let attention = MultiHeadAttentionConfig {
             bias,
             dropout,
             ..MultiHeadAttentionConfig::new(d_model, config.n_heads)
         };
-        let norm1 = builder.scope("norm1", norm);
-        let attention = builder.scope("attention", |b| MultiHeadAttention::new(b, &attention));
-        let ffn = (config.ffn != FeedForwardKind::None)
-            .then(|| (builder.scope("norm2", norm), builder.scope("ffn", ffn)));
+        let (kind, eps) = (config.norm, config.norm_eps);
+        let norm1 = Norm::new(&mut builder.enter("norm1"), kind, d_model, bias, eps);
+        let attention = MultiHeadAttention::new(&mut builder.enter("attention"), &attention);
+        let ffn = match config.ffn {
+            FeedForwardKind::None => None,
+            ffn => {
+                let norm2 = Norm::new(&mut builder.enter("norm2"), kind, d_model, bias, eps);
+                let scope = &mut builder.enter("ffn");
+                Some((
+                    norm2,
+                    FeedForward::new(scope, ffn, d_model, config.d_ff, bias),
+                ))
+            }
+        };
         EncoderBlock {
             attention,
             branches: Branches {
@@ -187,8 +193,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Describes the encoder's parameters to `builder`. Weights and embeddings start normally distributed with a standard
-    /// deviation of [`INIT_STD`](super::INIT_STD), norms at one, biases at zero.
+    /// Describes the encoder's parameters to `builder`. They start as [`ParameterBuilder::with_init`] says.
     ///
     /// # Errors
     ///
@@ -204,17 +209,23 @@ impl Encoder {
             bias,
             ..
         } = config;
-        let embedding = |b: &mut ParameterBuilder| Embedding::new(b, vocab_size, d_model);
+        let token_embedding =
+            Embedding::new(&mut builder.enter("token_embedding"), vocab_size, d_model);
+        let sinusoidal = PositionKind::Sinusoidal;
+        let positions = Positions::new(builder, sinusoidal, context, d_model, n_heads);
+        let mut blocks = Vec::new();
+        for i in 0..config.n_layers {
+            let scope = &mut builder.enter(format!("blocks.{i}"));
+            blocks.push(EncoderBlock::new(scope, config));
+        }
+        let (scope, kind, eps) = (&mut builder.enter("norm"), config.norm, config.norm_eps);
+        let norm = Norm::new(scope, kind, d_model, bias, eps);
         Ok(Encoder {
-            token_embedding: builder.scope("token_embedding", embedding),
-            positions: Positions::new(builder, PositionKind::Sinusoidal, context, d_model, n_heads),
-            blocks: (0..config.n_layers)
-                .map(|i| builder.scope(format!("blocks.{i}"), |b| EncoderBlock::new(b, config)))
-                .collect(),
-            norm: builder.scope("norm", |b| {
-                Norm::new(b, config.norm, d_model, bias, config.norm_eps)
-            }),
             config: config.clone(),
+            token_embedding,
+            positions,
+            blocks,
+            norm,
         })
     }
 

@@ -1,8 +1,7 @@
 //! The position-wise part of a transformer block.
 
 use super::config::FeedForwardKind;
-use super::linear::INIT_STD;
-use super::{Init, Linear, ParameterBuilder};
+use super::{Linear, ParameterBuilder};
 use crate::tape::Var;
 
 /// Two projections with an activation between them: `activation(x·U)·D`, or for SwiGLU `(silu(x·G)·(x·U))·D` with `G`
@@ -30,35 +29,31 @@ impl FeedForward {
         hidden: usize,
         bias: bool,
     ) -> FeedForward {
-        FeedForward::with_down_std(builder, kind, width, hidden, bias, INIT_STD)
+        FeedForward::with_residual_divisor(builder, kind, width, hidden, bias, 1.0)
     }
 
-    /// Like [`FeedForward::new`], the weights of `down` starting with another standard deviation.
+    /// Like [`FeedForward::new`], the initial values of `down` smaller by this factor.
     ///
     /// # Panics
     ///
     /// As [`FeedForward::new`].
     #[track_caller]
-    pub fn with_down_std(
+    pub fn with_residual_divisor(
         builder: &mut ParameterBuilder,
         kind: FeedForwardKind,
         width: usize,
         hidden: usize,
         bias: bool,
-        std: f32,
+        divisor: f32,
     ) -> FeedForward {
         let columns = match kind {
             FeedForwardKind::None => panic!("feed-forward: the kind `none` has no layers"),
             FeedForwardKind::Swiglu => 2 * hidden,
             _ => hidden,
         };
-        FeedForward {
-            kind,
-            up: builder.scope(up_name(kind), |b| Linear::new(b, width, columns, bias)),
-            down: builder.scope("down", |b| {
-                Linear::with_init(b, hidden, width, bias, Init::Normal { std })
-            }),
-        }
+        let up = Linear::new(&mut builder.enter(up_name(kind)), width, columns, bias);
+        let down = Linear::divided(&mut builder.enter("down"), hidden, width, bias, divisor);
+        FeedForward { kind, up, down }
     }
 
     /// `[…, width] → […, width]`

@@ -3,8 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::config::{GptConfig, PositionKind};
-use super::linear::INIT_STD;
-use super::{DecoderBlock, Embedding, Init, KvCache, Norm, Parameter, ParameterBuilder, Positions};
+use super::{DecoderBlock, Embedding, KvCache, Norm, Parameter, ParameterBuilder, Positions};
 use crate::error::{Error, Result};
 use crate::gpu::Device;
 use crate::ops::CrossEntropy;
@@ -93,12 +92,15 @@ pub struct Gpt {
 }
 
 impl Gpt {
-    /// Describes the model's parameters to `builder`. Weights and embeddings start normally distributed with a standard
-    /// deviation of [`INIT_STD`], norms at one, biases at zero.
+    /// Describes the model's parameters to `builder`. They start as [`ParameterBuilder::with_init`] says.
     ///
     /// # Errors
     ///
     /// Those of [`GptConfig::validate`].
+    ///
+    /// # Panics
+    ///
+    /// If the builder has such a model in this scope already.
     #[track_caller]
     pub fn new(config: &GptConfig, builder: &mut ParameterBuilder) -> Result<Gpt> {
         config.validate()?;
@@ -109,30 +111,37 @@ impl Gpt {
             n_heads,
             ..
         } = config;
-        let token_embedding = builder.scope("token_embedding", |b| {
-            Embedding::new(b, vocab_size, d_model)
-        });
-        let positions = builder.scope("position_embedding", |b| match config.positions {
+        let token_embedding =
+            Embedding::new(&mut builder.enter("token_embedding"), vocab_size, d_model);
+        let positions = match config.positions {
             PositionKind::Sinusoidal => {
-                Positions::sinusoidal(b, context, d_model, config.sinusoidal_base)
+                Positions::sinusoidal(builder, context, d_model, config.sinusoidal_base)
             }
-            kind => Positions::new(b, kind, context, d_model, n_heads),
-        });
-        let blocks = (0..config.n_layers)
-            .map(|i| builder.scope(format!("blocks.{i}"), |b| DecoderBlock::new(b, config)))
-            .collect();
-        let norm = config.final_norm.then(|| {
-            builder.scope("norm", |b| {
-                Norm::new(b, config.norm, d_model, config.bias, config.norm_eps)
-            })
-        });
-        let head = (!config.tie_weights).then(|| {
-            let init = Init::Normal { std: INIT_STD };
-            builder.parameter("head.weight", [d_model, vocab_size], init)
-        });
-        let head_bias = config
-            .head_bias
-            .then(|| builder.parameter("head.bias", [vocab_size], Init::Zeros));
+            kind => {
+                let scope = &mut builder.enter("position_embedding");
+                Positions::new(scope, kind, context, d_model, n_heads)
+            }
+        };
+        let mut blocks = Vec::new();
+        for i in 0..config.n_layers {
+            let scope = &mut builder.enter(format!("blocks.{i}"));
+            blocks.push(DecoderBlock::new(scope, config));
+        }
+        let mut norm = None;
+        if config.final_norm {
+            let (scope, eps) = (&mut builder.enter("norm"), config.norm_eps);
+            norm = Some(Norm::new(scope, config.norm, d_model, config.bias, eps));
+        }
+        let init = builder.init();
+        let mut head = None;
+        if !config.tie_weights {
+            let weight = init.weight(d_model, vocab_size);
+            head = Some(builder.parameter("head.weight", [d_model, vocab_size], weight));
+        }
+        let mut head_bias = None;
+        if config.head_bias {
+            head_bias = Some(builder.parameter("head.bias", [vocab_size], init.bias(d_model)));
+        }
         Ok(Gpt {
             config: config.clone(),
             token_embedding,

@@ -3,9 +3,6 @@
 use super::{Init, Parameter, ParameterBuilder};
 use crate::tape::Var;
 
-/// The standard deviation that weights start with, as in GPT-2.
-pub const INIT_STD: f32 = 0.02;
-
 /// `y = x·W + b` over the last axis: `[…, inputs] → […, outputs]`.
 ///
 /// The parameters are `weight` `[inputs, outputs]` and, if there is one, `bias` `[outputs]`.
@@ -16,7 +13,11 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Weights normally distributed with a standard deviation of [`INIT_STD`], biases zero.
+    /// Weights and biases start as [`ParameterBuilder::with_init`] says.
+    ///
+    /// # Panics
+    ///
+    /// If the builder has a `weight` in this scope already.
     #[track_caller]
     pub fn new(
         builder: &mut ParameterBuilder,
@@ -24,16 +25,29 @@ impl Linear {
         outputs: usize,
         bias: bool,
     ) -> Linear {
-        Linear::with_init(
-            builder,
-            inputs,
-            outputs,
-            bias,
-            Init::Normal { std: INIT_STD },
-        )
+        Linear::divided(builder, inputs, outputs, bias, 1.0)
+    }
+
+    /// [`Linear::new`] with values that are smaller by a factor.
+    #[track_caller]
+    pub(super) fn divided(
+        builder: &mut ParameterBuilder,
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+        divisor: f32,
+    ) -> Linear {
+        let kind = builder.init();
+        let weight = kind.weight(inputs, outputs).divided(divisor);
+        let bias = bias.then(|| kind.bias(inputs).divided(divisor));
+        Linear::of(builder, [inputs, outputs], weight, bias)
     }
 
     /// Weights of the given distribution, biases zero.
+    ///
+    /// # Panics
+    ///
+    /// As [`Linear::new`].
     #[track_caller]
     pub fn with_init(
         builder: &mut ParameterBuilder,
@@ -42,9 +56,20 @@ impl Linear {
         bias: bool,
         init: Init,
     ) -> Linear {
+        let bias = bias.then_some(Init::Zeros);
+        Linear::of(builder, [inputs, outputs], init, bias)
+    }
+
+    #[track_caller]
+    fn of(
+        builder: &mut ParameterBuilder,
+        shape: [usize; 2],
+        weight: Init,
+        bias: Option<Init>,
+    ) -> Linear {
         Linear {
-            weight: builder.parameter("weight", [inputs, outputs], init),
-            bias: bias.then(|| builder.parameter("bias", [outputs], Init::Zeros)),
+            weight: builder.parameter("weight", shape, weight),
+            bias: bias.map(|init| builder.parameter("bias", [shape[1]], init)),
         }
     }
 

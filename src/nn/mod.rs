@@ -46,6 +46,7 @@ mod multi_head_attention;
 mod norm;
 mod parameter;
 mod position;
+mod summary;
 
 pub use attention::CausalSelfAttention;
 pub use block::DecoderBlock;
@@ -58,11 +59,12 @@ pub use encoder::{Encoder, EncoderBlock, EncoderConfig};
 pub use feed_forward::FeedForward;
 pub use flat::FlatTensors;
 pub use gpt::Gpt;
-pub use init::Init;
+pub use init::{INIT_STD, Init, InitKind};
 pub use kv_cache::KvCache;
-pub use linear::{INIT_STD, Linear};
+pub use linear::Linear;
 pub use multi_head_attention::{MultiHeadAttention, MultiHeadAttentionConfig};
 pub use norm::{LayerNorm, Norm, RmsNorm};
 
-pub use parameter::{Parameter, ParameterBuilder, Parameters};
+pub use parameter::{Parameter, ParameterBuilder, Parameters, Scope};
 pub use position::{Positions, ROTARY_BASE};
+pub use summary::{Summary, SummaryLine};

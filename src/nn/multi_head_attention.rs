@@ -125,12 +125,12 @@ enum Projections {
 }
 
 impl MultiHeadAttention {
-    /// Weights normally distributed with a standard deviation of [`INIT_STD`](super::INIT_STD), biases zero.
+    /// The projections start as [`ParameterBuilder::with_init`] says.
     ///
     /// # Panics
     ///
-    /// If `d_model` is not a multiple of `n_heads`, `n_heads` none of `n_kv_heads`, or packed projections have inputs of
-    /// different extents.
+    /// If `d_model` is not a multiple of `n_heads`, `n_heads` none of `n_kv_heads`, packed projections have inputs of
+    /// different extents, or the builder has such a layer in this scope already.
     #[track_caller]
     pub fn new(
         builder: &mut ParameterBuilder,
@@ -157,20 +157,20 @@ impl MultiHeadAttention {
             "attention: a packed projection has one extent of inputs, not d_model = {d_model} and d_source = {d_source}"
         );
         let kv_width = config.kv_width();
-        let mut linear =
-            |name, inputs, outputs| builder.scope(name, |b| Linear::new(b, inputs, outputs, bias));
-        let projections = match config.packed {
-            true => Projections::Packed(linear("qkv", d_model, d_model + 2 * kv_width)),
-            false => Projections::Separate([
-                linear("query", d_model, d_model),
-                linear("key", d_source, kv_width),
-                linear("value", d_source, kv_width),
-            ]),
+        let projections = if config.packed {
+            let width = d_model + 2 * kv_width;
+            Projections::Packed(Linear::new(&mut builder.enter("qkv"), d_model, width, bias))
+        } else {
+            let query = Linear::new(&mut builder.enter("query"), d_model, d_model, bias);
+            let key = Linear::new(&mut builder.enter("key"), d_source, kv_width, bias);
+            let value = Linear::new(&mut builder.enter("value"), d_source, kv_width, bias);
+            Projections::Separate([query, key, value])
         };
+        let out = Linear::new(&mut builder.enter("out"), d_model, d_model, bias);
         MultiHeadAttention {
             config: config.clone(),
             projections,
-            out: linear("out", d_model, d_model),
+            out,
         }
     }
 

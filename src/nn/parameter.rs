@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::ops::Index;
+use std::ops::{Deref, DerefMut, Index};
 use std::sync::{Arc, OnceLock};
 
 use super::flat::{FlatTensors, Places};
-use super::{Constant, Init};
+use super::{Constant, Init, InitKind};
 use crate::error::{Error, Result};
 use crate::gpu::{Device, Tensor};
 use crate::shape::Shape;
@@ -78,6 +78,7 @@ impl fmt::Debug for Parameter {
 #[derive(Debug)]
 pub struct ParameterBuilder {
     seed: u64,
+    init: InitKind,
     prefix: String,
     parameters: Vec<Parameter>,
     constants: Vec<Constant>,
@@ -91,6 +92,7 @@ impl ParameterBuilder {
     pub fn new(seed: u64) -> ParameterBuilder {
         ParameterBuilder {
             seed,
+            init: InitKind::default(),
             prefix: String::new(),
             parameters: Vec::new(),
             constants: Vec::new(),
@@ -98,6 +100,18 @@ impl ParameterBuilder {
             segment_limit: u64::MAX,
             parameter_limit: u64::MAX,
         }
+    }
+
+    /// Chooses what the layers of this crate start with; parameters added by [`ParameterBuilder::parameter`] start as they
+    /// say.
+    pub fn with_init(mut self, init: InitKind) -> ParameterBuilder {
+        self.init = init;
+        self
+    }
+
+    /// What layers start with.
+    pub fn init(&self) -> InitKind {
+        self.init
     }
 
     /// Limits the size of the flat buffers, in bytes. The adapter's own limits hold in any case; a parameter that is
@@ -134,12 +148,27 @@ impl ParameterBuilder {
         name: impl AsRef<str>,
         make: impl FnOnce(&mut ParameterBuilder) -> R,
     ) -> R {
+        make(&mut self.enter(name))
+    }
+
+    /// [`ParameterBuilder::scope`] as long as the answer lives. Constructors of layers use it, so that their panics name the
+    /// line of the caller, as those within a closure don't.
+    ///
+    /// ```
+    /// use shadegrad::nn::{Linear, ParameterBuilder};
+    ///
+    /// let mut builder = ParameterBuilder::new(42);
+    /// let first = Linear::new(&mut builder.enter("first"), 64, 32, true);
+    /// assert_eq!(first.weight().name(), "first.weight");
+    /// ```
+    pub fn enter(&mut self, name: impl AsRef<str>) -> Scope<'_> {
         let outer = self.prefix.len();
         self.prefix.push_str(name.as_ref());
         self.prefix.push('.');
-        let made = make(self);
-        self.prefix.truncate(outer);
-        made
+        Scope {
+            builder: self,
+            outer,
+        }
     }
 
     /// Adds a parameter.
@@ -238,6 +267,34 @@ impl ParameterBuilder {
                 storage,
             }),
         })
+    }
+}
+
+/// A builder whose names get a prefix: see [`ParameterBuilder::enter`].
+#[derive(Debug)]
+pub struct Scope<'b> {
+    builder: &'b mut ParameterBuilder,
+    /// How long the prefix around it is.
+    outer: usize,
+}
+
+impl Deref for Scope<'_> {
+    type Target = ParameterBuilder;
+
+    fn deref(&self) -> &ParameterBuilder {
+        self.builder
+    }
+}
+
+impl DerefMut for Scope<'_> {
+    fn deref_mut(&mut self) -> &mut ParameterBuilder {
+        self.builder
+    }
+}
+
+impl Drop for Scope<'_> {
+    fn drop(&mut self) {
+        self.builder.prefix.truncate(self.outer);
     }
 }
 

@@ -10,6 +10,7 @@ mod embedding;
 mod gather;
 mod indices;
 pub(crate) mod layout;
+mod losses;
 pub(crate) mod matmul;
 pub(crate) mod norm;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::optimizer::require;
 use crate::error::Result;
-use crate::nn::{Parameter, Parameters};
+use crate::nn::{Parameter, Parameters, Summary};
 use crate::shape::Shape;
 
 /// What an optimizer multiplies its settings with for one parameter.
@@ -90,6 +90,15 @@ impl ParameterGroups {
             Some(rule) => rule(name, shape),
             None => Factors::default_of(name, shape),
         }
+    }
+
+    /// [`Parameters::summary`], which says of each parameter whether it is frozen.
+    pub fn summary(&self, parameters: &Parameters) -> Summary {
+        let mut summary = parameters.summary();
+        for line in &mut summary.lines {
+            line.is_frozen = self.factors(&line.name, line.shape).is_frozen();
+        }
+        summary
     }
 
     /// The factors of all parameters, in order.

@@ -37,11 +37,13 @@ mod clip;
 mod gradients;
 mod groups;
 mod optimizer;
+mod reports;
 mod schedule;
 mod sgd;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use groups::{Factors, ParameterGroups, default_decay};
 pub use optimizer::{Metrics, Optimizer, Report, Update};
+pub use reports::Reports;
 pub use schedule::Schedule;
 pub use sgd::{Sgd, SgdConfig};

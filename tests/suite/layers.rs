@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["gpu"],
     &["tape"],
     &["ops"],
-    &["sampling", "profile", "check"],
+    &["sampling", "profile", "check", "metrics"],
     &["nn"],
     &["data", "optim"],
     &["checkpoint"],
@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Parts of one layer that stand side by side: none knows another.
-const APART: &[&str] = &["profile", "check", "data", "optim", "sampling"];
+const APART: &[&str] = &["profile", "check", "metrics", "data", "optim", "sampling"];
 
 /// A source file as a module.
 struct Module {

@@ -109,6 +109,17 @@ macro_rules! integer_power {
     };
 }
 
+macro_rules! softplus {
+    // log(1 + e) is e where 1 + e rounds to 1; elsewhere its error is made good by that of the sum. Kahan's log1p.
+    () => {
+        "fn softplus(x: T) -> T {
+    let e = exp(-abs(x));
+    let u = T(1.0) + e;
+    return max(x, T(0.0)) + select(log(u) * (e / (u - T(1.0))), e, u == T(1.0));
+}"
+    };
+}
+
 /// The error function in `f64` by its Taylor series and continued fraction, for the oracles.
 fn erf64(x: f64) -> f64 {
     if x.abs() > 6.0 {
@@ -315,6 +326,15 @@ pointwise_table! {
         wgsl: "keep_nan(T(1.0) / (T(1.0) + exp(-clamp(x, T(-80.0), T(80.0)))), x)",
         gradient: |r| vec![Some(r.grad * r.out * (1.0 - r.out))],
         oracle: sigmoid64(x),
+        domain: [(-6.0, 6.0)],
+    }
+
+    /// `ln(1 + eˣ)`, without overflow and with small results to their last digits.
+    pub softplus(x) {
+        wgsl: "keep_nan(softplus(x), x)",
+        helpers: softplus!(),
+        gradient: |r| vec![Some(r.grad * r.x().sigmoid())],
+        oracle: x.max(0.0) + (-x.abs()).exp().ln_1p(),
         domain: [(-6.0, 6.0)],
     }
 

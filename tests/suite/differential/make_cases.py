@@ -205,6 +205,9 @@ OPERATIONS = {
     "cos": lambda a, at, _: a[0].cos(),
     "tanh": lambda a, at, _: a[0].tanh(),
     "sigmoid": lambda a, at, _: a[0].sigmoid(),
+    "softplus": lambda a, at, _: F.softplus(a[0]),
+    "mse": lambda a, at, _: F.mse_loss(a[0], a[1]),
+    "binary_cross_entropy": lambda a, at, _: F.binary_cross_entropy_with_logits(a[0], a[1]),
     "relu": lambda a, at, _: a[0].relu(),
     "erf": lambda a, at, _: a[0].erf(),
     "gelu": lambda a, at, _: F.gelu(a[0]),
@@ -356,6 +359,13 @@ def cases():
         q = operand([batch, heads, queries, size], -1, 1)
         k, v = (operand([batch, kv_heads, keys, size], -1, 1) for _ in range(2))
         yield case("attention", [q, k, v], **attributes)
+
+    # Behind all others, whose draws stay what they were.
+    for rank in [1, 2, 4]:
+        yield case("softplus", [operand(shape_of(rank, 7), -12, 12)])
+    for shape in [[1], [7], [3, 65], [2, 3, 4, 5]]:
+        yield case("mse", [operand(shape), operand(shape)])
+        yield case("binary_cross_entropy", [operand(shape, -12, 12), operand(shape, 0, 1)])
 
 
 def stored(name, tensor, arrays):

@@ -34,9 +34,12 @@
 //! # }
 //! ```
 
+mod part;
+mod replace;
+mod tensors;
+
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -45,10 +48,19 @@ use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use part::{LoadedPart, load_part};
+pub use replace::check_writable;
+pub(crate) use replace::replace_with;
+pub(crate) use tensors::{PIECE, TensorsFile, number_size, open_file};
+
+use crate::data::CharTokenizer;
 use crate::error::{Error, Result};
-use crate::nn::{FlatTensors, Parameter, Parameters};
+use crate::gpu::Device;
+use crate::nn::{FlatTensors, Gpt, GptConfig, Parameter, ParameterBuilder, Parameters};
 use crate::optim::Optimizer;
 use crate::shape::Shape;
+use replace::{not_regular, replace};
+use tensors::what_is_wrong;
 
 /// The version of the layout described in the [module documentation](self).
 const VERSION: u64 = 1;
@@ -64,6 +76,9 @@ pub struct Metadata {
     pub config: Value,
     /// The tokenizer's characters in the order of their tokens.
     pub vocabulary: Vec<char>,
+    /// The text of its `tokenizer.json`, if its tokens are no characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
     /// Finished training steps.
     pub step: u64,
     /// The seed of everything random.
@@ -232,6 +247,60 @@ impl Checkpoint {
         })
     }
 
+    /// The [`Gpt`] that [`Metadata::config`] describes, with its parameters: to generate text, or to be trained further.
+    ///
+    /// ```no_run
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::Device;
+    /// use shadegrad::checkpoint::Checkpoint;
+    ///
+    /// let checkpoint = Checkpoint::open("names.safetensors")?;
+    /// let (gpt, parameters) = checkpoint.gpt(&Device::new()?)?;
+    /// println!("{}", parameters.summary());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`] if it is of another kind of model; those of [`GptConfig::validate`],
+    /// [`ParameterBuilder::build`] and [`Checkpoint::restore`].
+    pub fn gpt(&self, device: &Device) -> Result<(Gpt, Parameters)> {
+        let config: GptConfig = serde_json::from_value(self.metadata.config.clone())
+            .map_err(|error| self.refuse(format!("it is not of a Gpt ({error})")))?;
+        let mut builder = ParameterBuilder::new(self.metadata.seed);
+        if let Some((rows, _)) = self.tensors.get("param.token_embedding.weight.0") {
+            // The table was split where it was made, and is to be split so again, after as many rows.
+            let elements = rows.iter().product::<usize>() as u64;
+            builder = builder.with_parameter_limit(4 * elements.next_multiple_of(64));
+        }
+        let gpt = Gpt::new(&config, &mut builder)?;
+        let parameters = builder.build_zeroed(device)?;
+        self.restore(&parameters, None)?;
+        Ok((gpt, parameters))
+    }
+
+    /// The tokenizer that its model reads and writes with.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`] if its tokens are no characters, or more than the model has.
+    pub fn tokenizer(&self) -> Result<CharTokenizer> {
+        let (characters, config) = (&self.metadata.vocabulary, &self.metadata.config);
+        if characters.is_empty() {
+            let reason = "it has no vocabulary of characters: its tokens are others";
+            return Err(self.refuse(reason.to_owned()));
+        }
+        let (known, scored) = (characters.len() as u64, config["vocab_size"].as_u64());
+        if let Some(scored) = scored.filter(|&scored| scored < known) {
+            return Err(self.refuse(format!(
+                "its vocabulary has {known} characters, its model {scored} tokens"
+            )));
+        }
+        let tokenizer = CharTokenizer::from_vocabulary(characters.clone());
+        tokenizer.map_err(|error| self.refuse(error.to_string()))
+    }
+
     /// Puts the saved state into a model's parameters and, for a run that is to continue, its optimizer. All or
     /// nothing: on error, nothing has been changed.
     ///
@@ -322,6 +391,52 @@ impl Checkpoint {
     }
 }
 
+impl Gpt {
+    /// A trained model of characters, ready to generate: [`Checkpoint::open`], [`Checkpoint::gpt`] and
+    /// [`Checkpoint::tokenizer`] in one call.
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::Device;
+    /// use shadegrad::nn::Gpt;
+    /// use shadegrad::sampling::{Sampler, SamplingConfig};
+    /// # use shadegrad::checkpoint::{self, Metadata};
+    /// # use shadegrad::nn::{GptConfig, ParameterBuilder};
+    ///
+    /// let device = Device::new()?;
+    /// # let path = std::env::temp_dir().join("shadegrad-doc-gpt.safetensors");
+    /// # let config = GptConfig { n_layers: 1, ..GptConfig::new(27) };
+    /// # let mut builder = ParameterBuilder::new(42);
+    /// # Gpt::new(&config, &mut builder)?;
+    /// # let metadata = Metadata {
+    /// #     config: serde_json::to_value(config).unwrap(),
+    /// #     vocabulary: ['\n'].into_iter().chain('a'..='z').collect(),
+    /// #     ..Metadata::default()
+    /// # };
+    /// # checkpoint::save(&path, &builder.build(&device)?, None, &metadata)?;
+    /// // The file that `train_names --checkpoint` writes.
+    /// let (gpt, tokenizer) = Gpt::from_checkpoint(&path, &device)?;
+    /// let mut sampler = Sampler::new(SamplingConfig::default(), 42)?;
+    /// let prompt = tokenizer.encode("\nem")?;
+    /// let tokens = gpt.generate(&prompt, 12, &mut sampler, tokenizer.token('\n'))?;
+    /// println!("em{}", tokenizer.decode(&tokens)?);
+    /// # std::fs::remove_file(path).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of the three.
+    pub fn from_checkpoint(
+        path: impl AsRef<Path>,
+        device: &Device,
+    ) -> Result<(Gpt, CharTokenizer)> {
+        let checkpoint = Checkpoint::open(path)?;
+        Ok((checkpoint.gpt(device)?.0, checkpoint.tokenizer()?))
+    }
+}
+
 /// Reads what is not tensors, the version first.
 fn parse(header: &str) -> Result<Header, String> {
     let damaged = |error: serde_json::Error| format!("its metadata is damaged: {error}");
@@ -333,142 +448,4 @@ fn parse(header: &str) -> Result<Header, String> {
         )),
         None => Err("its metadata is damaged: it states no version".to_owned()),
     }
-}
-
-/// Why a file of so many bytes, of which `bytes` are the first, is no whole safetensors file, in words that say what to do
-/// about it.
-pub(crate) fn what_is_wrong(bytes: &[u8], size: usize, error: &SafeTensorError) -> String {
-    // The file begins with the length of a JSON object that begins right after.
-    let length = bytes
-        .first_chunk::<8>()
-        .map(|length| u64::from_le_bytes(*length));
-    let looks_right = length.is_some_and(|length| length <= 100_000_000)
-        && bytes.get(8).is_none_or(|&first| first == b'{');
-    match error {
-        _ if bytes.is_empty() => "it is empty".to_owned(),
-        SafeTensorError::InvalidHeaderLength | SafeTensorError::MetadataIncompleteBuffer
-            if looks_right =>
-        {
-            format!(
-                "it is truncated or damaged ({size} bytes are not what its header announces); use an older one"
-            )
-        }
-        _ => format!("it is not a safetensors file ({error})"),
-    }
-}
-
-/// Checks that [`save`] will be able to write `path`, without touching a file that is there already. To be called
-/// before a long training run, rather than finding out after it.
-///
-/// # Errors
-///
-/// [`Error::File`] with the system's reason.
-pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
-    let path = path.as_ref();
-    let check = || -> io::Result<()> {
-        let target = target(path)?;
-        if target.exists() {
-            // Opening for appending changes nothing.
-            OpenOptions::new().append(true).open(&target)?;
-        }
-        let temporary = temporary(&target)?;
-        create(&temporary, &target)?;
-        fs::remove_file(&temporary)
-    };
-    check().map_err(|source| Error::File {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn not_regular() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")
-}
-
-/// The file to replace: links are followed, also to a file that is not there yet, and anything but a regular file is left
-/// alone.
-fn target(path: &Path) -> io::Result<PathBuf> {
-    // `folder/` and `folder/.` have a file name, but are not the names of files.
-    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-    if !path.as_os_str().as_encoded_bytes().ends_with(name) {
-        return Err(not_regular());
-    }
-    let mut target = path.to_owned();
-    // As many links as Linux follows.
-    for _ in 0..40 {
-        match fs::metadata(&target) {
-            Ok(found) if found.is_file() => return fs::canonicalize(&target),
-            Ok(_) => return Err(not_regular()),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Err(_) => match fs::read_link(&target) {
-                Ok(link) => target = target.with_file_name(link),
-                Err(_) => break,
-            },
-        }
-    }
-    Ok(target)
-}
-
-/// A name in the same directory. Always the same one, so that killed runs do not litter.
-fn temporary(target: &Path) -> io::Result<PathBuf> {
-    let name = target
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it does not name a file"))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(".tmp");
-    Ok(target.with_file_name(hidden))
-}
-
-/// Makes the file that is to take the place of `target`: whoever may not read that one may not read this one either.
-fn create(temporary: &Path, target: &Path) -> io::Result<File> {
-    // What a killed run has left may have other rights.
-    match fs::remove_file(temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = File::create_new(temporary)?;
-    if let Ok(old) = fs::metadata(target) {
-        // Not everybody may give files away.
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::{MetadataExt, fchown};
-            let _ = fchown(&file, Some(old.uid()), Some(old.gid()));
-        }
-        file.set_permissions(old.permissions())?;
-    }
-    Ok(file)
-}
-
-/// Replaces a file's contents as one step: written beside it, flushed to the disk, renamed over it.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace_with(path, |file| file.write_all(bytes))
-}
-
-/// [`replace`] with contents that are written piece by piece.
-pub(crate) fn replace_with(
-    path: &Path,
-    contents: impl FnOnce(&mut File) -> io::Result<()>,
-) -> io::Result<()> {
-    let target = target(path)?;
-    let temporary = temporary(&target)?;
-    let write = || {
-        let mut file = create(&temporary, &target)?;
-        contents(&mut file)?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&temporary, &target)
-    };
-    write().inspect_err(|_| {
-        // The error that matters is the one that is being returned.
-        let _ = fs::remove_file(&temporary);
-    })?;
-    // Makes the renaming itself last. Not every system can do this, and the file is whole either way.
-    #[cfg(unix)]
-    {
-        let directory = target.parent().filter(|parent| *parent != Path::new(""));
-        let directory = File::open(directory.unwrap_or(Path::new(".")));
-        let _ = directory.and_then(|directory| directory.sync_all());
-    }
-    Ok(())
 }

@@ -1,0 +1,194 @@
+//! Files of tensors, in the safetensors format: the header, and the values of one tensor after the other.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use half::{bf16, f16};
+use safetensors::SafeTensorError;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+
+use crate::error::{Error, Result};
+
+/// No header is longer than this, in bytes.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Numbers that are read at a time.
+pub(crate) const PIECE: usize = 1 << 17;
+
+/// A file: its header, and the tensors' data for as long as nobody changes it.
+#[derive(Debug)]
+pub(crate) struct TensorsFile {
+    path: PathBuf,
+    file: Mutex<File>,
+    /// Of the file as it was opened.
+    stamp: (u64, Option<SystemTime>),
+    /// Everything before the tensors' data.
+    pub header: Vec<u8>,
+    pub metadata: Metadata,
+}
+
+impl TensorsFile {
+    /// Opens a file and reads its header.
+    pub fn open(path: &Path) -> Result<TensorsFile> {
+        let fail = |source| Error::File {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = open_file(path)?;
+        let stamp = stamp(&file).map_err(fail)?;
+        let mut header = Vec::new();
+        let mut read = |count: u64| (&mut file).take(count).read_to_end(&mut header);
+        read(8).map_err(fail)?;
+        let length = header.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
+        let mut read = |count: u64| (&mut file).take(count).read_to_end(&mut header);
+        // Of a file that is another one, the byte that tells.
+        let length = length.map_or(0, |n| if n > LONGEST_HEADER { 1 } else { n });
+        read(length).map_err(fail)?;
+        let metadata = parse(&header, stamp.0).map_err(|error| Error::Checkpoint {
+            path: path.to_owned(),
+            reason: what_is_wrong(&header, stamp.0 as usize, &error),
+        })?;
+        Ok(TensorsFile {
+            path: path.to_owned(),
+            file: Mutex::new(file),
+            stamp,
+            header,
+            metadata,
+        })
+    }
+
+    /// That something is wrong with the file.
+    pub fn refuse(&self, reason: String) -> Error {
+        Error::Checkpoint {
+            path: self.path.clone(),
+            reason,
+        }
+    }
+
+    /// Some of the numbers of a tensor whose type [is one that can be read](number_size).
+    pub fn numbers(&self, info: &TensorInfo, range: Range<usize>) -> Result<Vec<f32>> {
+        let size = number_size(info.dtype).expect("it has been checked");
+        let first = info.data_offsets.0 + size * range.start;
+        if info.dtype == Dtype::F32 {
+            let mut values = vec![0f32; range.len()];
+            self.read(first, bytemuck::cast_slice_mut(&mut values))?;
+            return Ok(values);
+        }
+        let mut bytes = vec![0; size * range.len()];
+        self.read(first, &mut bytes)?;
+        let halves = bytes.as_chunks().0.iter().copied();
+        Ok(match info.dtype {
+            Dtype::F16 => halves
+                .map(|half| f16::from_le_bytes(half).to_f32())
+                .collect(),
+            _ => halves
+                .map(|half| bf16::from_le_bytes(half).to_f32())
+                .collect(),
+        })
+    }
+
+    /// Reads from the tensors' data.
+    fn read(&self, first: usize, bytes: &mut [u8]) -> Result<()> {
+        // A reader that has panicked leaves nothing behind that matters: every read says where.
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = (self.header.len() + first) as u64;
+        let read = file
+            .seek(SeekFrom::Start(start))
+            .and_then(|_| file.read_exact(bytes))
+            .and_then(|()| stamp(&file));
+        match read {
+            Ok(stamp) if stamp == self.stamp => Ok(()),
+            Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => Err(Error::File {
+                path: self.path.clone(),
+                source,
+            }),
+            _ => {
+                Err(self
+                    .refuse("it has been changed since it was opened: open it again".to_owned()))
+            }
+        }
+    }
+
+    /// Copies a tensor's data; an error of this crate comes wrapped.
+    pub fn copy(&self, info: &TensorInfo, to: &mut impl Write) -> io::Result<()> {
+        let (from, end) = info.data_offsets;
+        for start in (from..end).step_by(PIECE) {
+            let mut bytes = vec![0; PIECE.min(end - start)];
+            self.read(start, &mut bytes).map_err(io::Error::other)?;
+            to.write_all(&bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens what is a file: a pipe would wait for somebody to write.
+pub(crate) fn open_file(path: &Path) -> Result<File> {
+    let access = |source| Error::File {
+        path: path.to_owned(),
+        source,
+    };
+    let found = fs::metadata(path).map_err(access)?;
+    if !found.is_file() {
+        let source = io::Error::other("it is not a file");
+        return Err(access(source));
+    }
+    File::open(path).map_err(access)
+}
+
+/// The header of a file of `size` bytes that begins with `header`.
+fn parse(header: &[u8], size: u64) -> Result<Metadata, SafeTensorError> {
+    let length = header.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
+    let length = length.ok_or(SafeTensorError::HeaderTooSmall)?;
+    if length > LONGEST_HEADER {
+        return Err(SafeTensorError::HeaderTooLarge);
+    }
+    let json = header.get(8..8 + length as usize);
+    let json = json.ok_or(SafeTensorError::InvalidHeaderLength)?;
+    let metadata: Metadata =
+        serde_json::from_slice(json).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
+    match (metadata.data_len() as u64).checked_add(8 + length) {
+        Some(whole) if whole == size => Ok(metadata),
+        _ => Err(SafeTensorError::MetadataIncompleteBuffer),
+    }
+}
+
+/// What changes when a file does.
+fn stamp(file: &File) -> io::Result<(u64, Option<SystemTime>)> {
+    let found = file.metadata()?;
+    Ok((found.len(), found.modified().ok()))
+}
+
+/// The bytes of a number of those types that are read.
+pub(crate) fn number_size(dtype: Dtype) -> Option<usize> {
+    match dtype {
+        Dtype::F32 => Some(4),
+        Dtype::F16 | Dtype::BF16 => Some(2),
+        _ => None,
+    }
+}
+
+/// Why a file of so many bytes, of which `bytes` are the first, is no whole safetensors file, in words that say what to do
+/// about it.
+pub fn what_is_wrong(bytes: &[u8], size: usize, error: &SafeTensorError) -> String {
+    // The file begins with the length of a JSON object that begins right after.
+    let length = bytes
+        .first_chunk::<8>()
+        .map(|length| u64::from_le_bytes(*length));
+    let looks_right = length.is_some_and(|length| length <= LONGEST_HEADER)
+        && bytes.get(8).is_none_or(|&first| first == b'{');
+    match error {
+        _ if bytes.is_empty() => "it is empty".to_owned(),
+        SafeTensorError::InvalidHeaderLength | SafeTensorError::MetadataIncompleteBuffer
+            if looks_right =>
+        {
+            format!(
+                "it is truncated or damaged ({size} bytes are not what its header announces); use an older one"
+            )
+        }
+        _ => format!("it is not a safetensors file ({error})"),
+    }
+}

@@ -1,0 +1,109 @@
+//! How good a model is: means over many batches, hits, and averages of what is noisy.
+
+use std::collections::VecDeque;
+
+use crate::error::Result;
+use crate::gpu::{Device, Fetch};
+use crate::tape::{Tape, Var};
+
+/// Results that may be outstanding, so that the device has work while the host records.
+const OUTSTANDING: usize = 4;
+
+/// The mean of a value over batches, each weighted by its count: the loss over a test set, or the share of right answers.
+/// `record` gives a scalar, the mean over its batch, and how many it is the mean of. Batches of one shape replay one plan,
+/// and the host waits for results that are several batches old. Of no batch the mean is 0.
+///
+/// ```
+/// # fn main() -> shadegrad::Result<()> {
+/// use shadegrad::{Device, metrics};
+///
+/// let batches = [vec![1.0f32, 2.0], vec![3.0, 4.0]];
+/// let mean = metrics::mean(&Device::new()?, &batches, |tape, batch| {
+///     (tape.input([2], batch).mean_all(), batch.len())
+/// })?;
+/// assert_eq!(mean, 2.5);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// What [`Tape::run`] and [`Fetch::item`] report.
+pub fn mean<B>(
+    device: &Device,
+    batches: impl IntoIterator<Item = B>,
+    record: impl for<'t> Fn(&'t Tape, B) -> (Var<'t>, usize),
+) -> Result<f64> {
+    let mut outstanding: VecDeque<(Fetch<f32>, usize)> = VecDeque::new();
+    let (mut sum, mut total) = (0.0, 0);
+    let mut add = |(value, count): (Fetch<f32>, usize)| -> Result<()> {
+        sum += f64::from(value.item()?) * count as f64;
+        total += count;
+        Ok(())
+    };
+    for batch in batches {
+        let tape = Tape::inference(device);
+        let (value, count) = record(&tape, batch);
+        let value = tape.fetch(value);
+        tape.run()?;
+        outstanding.push_back((value, count));
+        if outstanding.len() > OUTSTANDING {
+            outstanding.pop_front().map_or(Ok(()), &mut add)?;
+        }
+    }
+    outstanding.into_iter().try_for_each(&mut add)?;
+    Ok(sum / f64::max(total as f64, 1.0))
+}
+
+/// The share of rows in which the largest logit is the target's, a scalar: `[…, classes]` and `U32 […]`.
+///
+/// # Panics
+///
+/// If the shapes don't fit.
+#[track_caller]
+pub fn accuracy<'t>(logits: Var<'t>, targets: Var<'t>) -> Var<'t> {
+    let guesses = logits.argmax(logits.shape().rank() - 1);
+    assert!(
+        guesses.shape() == targets.shape(),
+        "accuracy: logits of shape {} and targets of shape {}, expected {}",
+        logits.shape(),
+        targets.shape(),
+        guesses.shape()
+    );
+    // Numbers of classes are whole, so wrong ones are off by one or more.
+    let off = (guesses.to_f32() - targets.to_f32()).abs();
+    1.0 - off.clamp(0.0, 1.0).mean_all()
+}
+
+/// An exponential moving average, without the bias towards its start value, as Adam's moments: of losses, so that they can be
+/// read.
+///
+/// ```
+/// let mut loss = shadegrad::metrics::Smoothed::new(0.9);
+/// assert_eq!(loss.push(3.0), 3.0);
+/// assert!(loss.push(1.0) < 2.0);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Smoothed {
+    factor: f64,
+    sum: f64,
+    weight: f64,
+}
+
+impl Smoothed {
+    /// A value counts less by `factor`, 0 or more and below 1, with each one that follows.
+    pub fn new(factor: f64) -> Smoothed {
+        Smoothed {
+            factor,
+            sum: 0.0,
+            weight: 0.0,
+        }
+    }
+
+    /// Takes in a value and gives the average with it.
+    pub fn push(&mut self, value: f64) -> f64 {
+        self.sum = self.factor * self.sum + (1.0 - self.factor) * value;
+        self.weight = self.factor * self.weight + (1.0 - self.factor);
+        self.sum / self.weight
+    }
+}

@@ -1,0 +1,133 @@
+//! What a model is made of, as a table.
+
+use std::fmt;
+
+use super::Parameters;
+use crate::shape::Shape;
+
+/// The parameters of a model, to be printed: made by [`Parameters::summary`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// A line for each parameter, in order.
+    pub lines: Vec<SummaryLine>,
+}
+
+/// A parameter in a [`Summary`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct SummaryLine {
+    /// The full name.
+    pub name: String,
+    /// The shape.
+    pub shape: Shape,
+    /// Whether training leaves it as it is.
+    pub is_frozen: bool,
+}
+
+impl SummaryLine {
+    /// How many numbers it holds.
+    pub fn elements(&self) -> usize {
+        self.shape.elements()
+    }
+
+    /// Bytes of these numbers.
+    pub fn bytes(&self) -> u64 {
+        4 * self.elements() as u64
+    }
+}
+
+impl Summary {
+    /// How many numbers the parameters hold.
+    pub fn elements(&self) -> usize {
+        self.lines.iter().map(SummaryLine::elements).sum()
+    }
+
+    /// How many of them are frozen.
+    pub fn frozen_elements(&self) -> usize {
+        let frozen = self.lines.iter().filter(|line| line.is_frozen);
+        frozen.map(SummaryLine::elements).sum()
+    }
+}
+
+impl Parameters {
+    /// Names, shapes, sizes and totals. [`ParameterGroups::summary`] says besides which are frozen.
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::Device;
+    /// use shadegrad::nn::{Linear, ParameterBuilder};
+    ///
+    /// let mut builder = ParameterBuilder::new(42);
+    /// Linear::new(&mut builder.enter("head"), 64, 10, true);
+    /// let parameters = builder.build(&Device::new()?)?;
+    /// assert_eq!(parameters.summary().to_string(), "\
+    /// parameter         shape  numbers  bytes
+    /// head.weight    [64, 10]      640  2,560
+    /// head.bias          [10]       10     40
+    /// total       2 tensors        650  2,600");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`ParameterGroups::summary`]: crate::optim::ParameterGroups::summary
+    pub fn summary(&self) -> Summary {
+        let lines = self.iter().map(|parameter| SummaryLine {
+            name: parameter.name().to_owned(),
+            shape: parameter.shape(),
+            is_frozen: false,
+        });
+        Summary {
+            lines: lines.collect(),
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (elements, frozen) = (self.elements(), self.frozen_elements());
+        let row = |name: &str, shape: String, elements: usize| {
+            let bytes = grouped(4 * elements as u64);
+            [name.to_owned(), shape, grouped(elements as u64), bytes]
+        };
+        let titles = ["parameter", "shape", "numbers", "bytes"].map(str::to_owned);
+        let mut rows = vec![titles];
+        let lines = self.lines.iter();
+        rows.extend(lines.map(|line| row(&line.name, line.shape.to_string(), line.elements())));
+        let tensors = format!("{} tensors", self.lines.len());
+        rows.push(row("total", tensors, elements));
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+        let [names, shapes, numbers, bytes] = [0, 1, 2, 3].map(|column| width(column).unwrap_or(0));
+        for (index, [name, shape, number, byte]) in rows.iter().enumerate() {
+            let end = if index == 0 { "" } else { "\n" };
+            let line = index.checked_sub(1).and_then(|index| self.lines.get(index));
+            let frozen = line
+                .filter(|line| line.is_frozen)
+                .map_or("", |_| "  frozen");
+            write!(
+                f,
+                "{end}{name:names$}  {shape:>shapes$}  {number:>numbers$}  {byte:>bytes$}{frozen}"
+            )?;
+        }
+        match frozen {
+            0 => Ok(()),
+            _ => write!(
+                f,
+                "\ntrained {}, frozen {}",
+                grouped((elements - frozen) as u64),
+                grouped(frozen as u64)
+            ),
+        }
+    }
+}
+
+/// A number with a comma before every three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
