@@ -60,3 +60,8 @@ pub use tape::{Tape, Var};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The page's examples, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/using-a-trained-model.md")]
+struct UsingATrainedModel;

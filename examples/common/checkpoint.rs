@@ -33,6 +33,8 @@ pub struct Contents<'a, S> {
     pub config: &'a GptConfig,
     /// The characters of its tokens, if they are characters.
     pub vocabulary: &'a [char],
+    /// The text of the tokenizer.json otherwise.
+    pub tokenizer: Option<&'a str>,
     /// A [`digest`] of the text.
     pub text_digest: &'a str,
 }
@@ -52,6 +54,7 @@ impl<S: Settings> Contents<'_, S> {
         let metadata = Metadata {
             config: serde_json::to_value(self.config)?,
             vocabulary: self.vocabulary.to_vec(),
+            tokenizer: self.tokenizer.map(str::to_owned),
             step: optimizer.steps(),
             seed: self.seed,
             extra: serde_json::to_value(extra)?,
@@ -115,12 +118,7 @@ impl<S: Settings> Checkpoint<S> {
     ///
     /// [`Error::Checkpoint`] if it is not one.
     pub fn tokenizer(&self) -> Result<CharTokenizer> {
-        let vocabulary = self.inner.metadata.vocabulary.clone();
-        let refuse = |error: Error| Error::Checkpoint {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        };
-        Ok(CharTokenizer::from_vocabulary(vocabulary).map_err(refuse)?)
+        Ok(self.inner.tokenizer()?)
     }
 
     /// Says so if the run that wrote it did not read the text with this [`digest`].

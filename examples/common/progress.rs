@@ -3,27 +3,12 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use shadegrad::metrics::Smoothed;
 
 use super::metrics::Record;
 
 /// The factor by which a loss counts less with each step that it is old.
 const SMOOTHING: f64 = 0.98;
-
-/// An exponential moving average without the bias towards its start value, as Adam's moments.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Smoothed {
-    sum: f64,
-    weight: f64,
-}
-
-impl Smoothed {
-    /// Takes in a value and gives the average with it.
-    pub fn push(&mut self, value: f64) -> f64 {
-        self.sum = SMOOTHING * self.sum + (1.0 - SMOOTHING) * value;
-        self.weight = SMOOTHING * self.weight + (1.0 - SMOOTHING);
-        self.sum / self.weight
-    }
-}
 
 /// Where there is no bar, nothing is said for no longer than this.
 const QUIET: Duration = Duration::from_secs(30);
@@ -57,8 +42,8 @@ impl Progress {
             printed: Instant::now(),
             first: start + 1,
             total,
-            loss: Smoothed::default(),
-            step_ms: Smoothed::default(),
+            loss: Smoothed::new(SMOOTHING),
+            step_ms: Smoothed::new(SMOOTHING),
         }
     }
 

@@ -1,19 +1,14 @@
 //! The training loop. The host never waits for the device but to read losses that are several steps old, so it can
 //! record the next steps while the device computes.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::time::Instant;
 
 use shadegrad::data::{Batch, Split};
-use shadegrad::gpu::Fetch;
-use shadegrad::nn::Gpt;
-use shadegrad::ops::CrossEntropy;
-use shadegrad::optim::{AdamW, Optimizer, Report, Schedule};
-use shadegrad::profile::Profile;
-use shadegrad::{Device, Error, Tape, Var};
+use shadegrad::optim::{AdamW, Optimizer, Reports};
+use shadegrad::{Device, Error, Tape, metrics};
 
-use super::args::{EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
+pub use super::course::{Data, Model, NextToken, Options, Pace, Summary};
 use super::metrics::{Evaluation, Metrics, Record};
 use super::profiling::Profiling;
 use super::progress::{Progress, Stopwatch};
@@ -25,148 +20,6 @@ const OUTSTANDING: usize = 4;
 
 /// Results may arrive several at once. So those of so many milliseconds are taken together, and each gets the mean time.
 const STRETCH_MS: f64 = 100.0;
-
-/// Where batches come from.
-pub trait Data {
-    /// Training batch number `step`, counted from 0: a function of the data and the step alone.
-    fn train_batch(&self, step: u64) -> Batch;
-
-    /// About `batches` batches to estimate the loss of a split with, of equal size and the same ones every time.
-    fn evaluation(&self, split: Split, batches: usize) -> Box<dyn Iterator<Item = Batch> + '_>;
-}
-
-/// What is trained.
-pub trait Model {
-    /// The mean loss of a batch over its targets, as a scalar.
-    fn loss<'t>(&self, tape: &'t Tape, batch: &Batch) -> Var<'t>;
-}
-
-/// A decoder, which learns to predict the next token at every position.
-pub struct NextToken<'a> {
-    /// The decoder.
-    pub gpt: &'a Gpt,
-    /// Which targets count.
-    pub criterion: CrossEntropy,
-}
-
-impl Model for NextToken<'_> {
-    fn loss<'t>(&self, tape: &'t Tape, batch: &Batch) -> Var<'t> {
-        let shape = [batch.batch_size, batch.context];
-        let tokens = tape.input(shape, &batch.inputs);
-        let targets = tape.input(shape, &batch.targets);
-        self.gpt.loss(tokens, targets, self.criterion)
-    }
-}
-
-/// The course of a training run.
-pub struct Options {
-    /// The number of steps at the end of the run, those before a resumed checkpoint included.
-    pub total: u64,
-    /// The base learning rate.
-    pub lr: f32,
-    /// What becomes of it.
-    pub schedule: Schedule,
-    /// What dropout is drawn from, with the step.
-    pub seed: u64,
-    /// Steps between evaluations; 0 for none but the last.
-    pub eval_interval: u64,
-    /// Batches in an evaluation.
-    pub eval_iters: usize,
-    /// Batches in the last evaluation.
-    pub final_eval_iters: usize,
-    /// Steps between checkpoints; 0 for none but the last.
-    pub checkpoint_interval: u64,
-    /// Steps between two lines of progress.
-    pub log_interval: u64,
-    /// Steps between two samples; 0 for none.
-    pub sample_interval: u64,
-    /// Whether evaluations are shown with their perplexity.
-    pub perplexity: bool,
-    /// Whether some steps are watched.
-    pub profile: bool,
-    /// The flags that make training steps smaller, and evaluations.
-    pub size_flags: [&'static str; 2],
-}
-
-impl Options {
-    /// A course that is watched by its progress alone, and evaluated once at its end on one batch per split.
-    pub fn plain(training: &TrainingArgs) -> Options {
-        Options {
-            total: training.steps,
-            lr: training.lr,
-            schedule: training.schedule(),
-            seed: training.seed,
-            eval_interval: 0,
-            eval_iters: 1,
-            final_eval_iters: 1,
-            checkpoint_interval: 0,
-            log_interval: training.steps.div_ceil(20),
-            sample_interval: 0,
-            perplexity: false,
-            profile: false,
-            size_flags: ["--batch-size"; 2],
-        }
-    }
-
-    /// The course that the flags ask for, without samples and perplexity.
-    pub fn new(
-        training: &TrainingArgs,
-        evaluation: &EvaluationArgs,
-        files: &FileArgs,
-        program: &ProgramArgs,
-    ) -> Options {
-        let plain = Options::plain(training);
-        Options {
-            eval_interval: evaluation.eval_interval,
-            eval_iters: evaluation.eval_iters,
-            final_eval_iters: evaluation.final_eval_iters,
-            checkpoint_interval: files.checkpoint_interval,
-            log_interval: program.log_interval.unwrap_or(plain.log_interval),
-            profile: files.profile.is_some(),
-            size_flags: ["--batch-size or --context", "--eval-batch-size"],
-            ..plain
-        }
-    }
-}
-
-/// What became of a run.
-pub struct Summary {
-    /// Whether a signal ended it.
-    pub interrupted: bool,
-    /// Steps at its end.
-    pub steps: u64,
-    /// Losses at its end, unless it was interrupted.
-    pub losses: Option<Evaluation>,
-    /// Time and tokens of its steps but the first, which compiles the kernels.
-    pub pace: Pace,
-    /// When the results of the first step had arrived.
-    pub first_step: Option<Instant>,
-    /// What was seen of the steps that were watched.
-    pub profile: Option<Profile>,
-}
-
-/// Time and tokens of some steps.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Pace {
-    /// How many.
-    pub steps: usize,
-    /// How long they took together.
-    pub ms: f64,
-    /// Tokens of their batches.
-    pub tokens: usize,
-}
-
-impl Pace {
-    /// The mean time of a step. Of none there is none.
-    pub fn step_ms(self) -> f64 {
-        self.ms / self.steps as f64
-    }
-
-    /// Tokens per second.
-    pub fn tokens_per_second(self) -> f64 {
-        self.tokens as f64 / (self.ms / 1e3)
-    }
-}
 
 /// What writes a checkpoint.
 pub type Save<'a> = &'a mut dyn FnMut(&AdamW) -> Result<()>;
@@ -191,24 +44,14 @@ pub struct Training<'a> {
     pub sample: &'a mut dyn FnMut() -> Result<String>,
 }
 
-/// A step that the device is working on.
-struct Launched {
-    report: Report,
-    lr: f32,
-    tokens: usize,
-}
-
-/// A step whose results have arrived, but not its time.
-struct Landed {
-    results: shadegrad::optim::Metrics,
-    lr: f32,
-    tokens: usize,
-}
-
 /// What the loop keeps from step to step.
 struct State {
-    launched: VecDeque<Launched>,
-    landed: Vec<Landed>,
+    /// Of steps that the device is working on.
+    reports: Reports,
+    /// Steps whose results have arrived, but not their time.
+    landed: Vec<shadegrad::optim::Metrics>,
+    /// In a batch.
+    tokens: usize,
     progress: Progress,
     watch: Stopwatch,
     start: u64,
@@ -222,19 +65,9 @@ struct State {
 impl State {
     /// Takes in the results that have arrived, and waits until no more than `most` are outstanding.
     fn land(&mut self, most: usize) -> Result<()> {
-        while let Some(oldest) = self.launched.front() {
-            if self.launched.len() <= most && !oldest.report.is_ready()? {
-                break;
-            }
-            let results = oldest.report.get()?;
-            let &Launched { lr, tokens, .. } = oldest;
-            self.launched.pop_front();
+        while let Some(results) = self.reports.take(most)? {
             self.first_landed.get_or_insert_with(Instant::now);
-            self.landed.push(Landed {
-                results,
-                lr,
-                tokens,
-            });
+            self.landed.push(results);
         }
         Ok(())
     }
@@ -251,8 +84,9 @@ impl Training<'_> {
     pub fn run(mut self) -> Result<Summary> {
         let start = self.optimizer.steps();
         let mut state = State {
-            launched: VecDeque::new(),
+            reports: Reports::default(),
             landed: Vec::new(),
+            tokens: 0,
             progress: Progress::new(start, self.options.total, self.options.log_interval),
             watch: Stopwatch::start(),
             start,
@@ -292,8 +126,7 @@ impl Training<'_> {
                 break;
             }
             state.profiling.before(self.device, step)?;
-            let launched = self.launch(step)?;
-            state.launched.push_back(launched);
+            self.launch(state, step)?;
             // Waiting for the first one, which compiles the kernels, keeps its time apart from the others'.
             let most = if step == state.start { 0 } else { OUTSTANDING };
             self.land(state, most)?;
@@ -384,31 +217,29 @@ impl Training<'_> {
     }
 
     /// Records one step and submits it.
-    fn launch(&mut self, step: u64) -> Result<Launched> {
+    fn launch(&mut self, state: &mut State, step: u64) -> Result<()> {
         let batch = self.data.train_batch(step);
-        let lr = self.options.schedule.lr(self.options.lr, step);
         let tape = Tape::training(self.device);
         tape.set_seed(self.options.seed, step);
         let loss = self.model.loss(&tape, &batch);
-        let report = self.optimizer.step(&tape, loss, lr).fetch();
+        let report = self.optimizer.step(&tape, loss, self.options.lr(step));
+        let report = report.fetch();
         let [flags, _] = self.options.size_flags;
         if let Err(error) = tape.run() {
             // The step has been recorded, but is none to go on from.
             self.optimizer.resume(step);
             return Err(lower(error, "a training step", flags));
         }
-        Ok(Launched {
-            report,
-            lr,
-            tokens: batch.inputs.len(),
-        })
+        state.tokens = batch.inputs.len();
+        state.reports.push(report);
+        Ok(())
     }
 
     /// The same, and shows them if it is time.
     fn land(&mut self, state: &mut State, most: usize) -> Result<()> {
         state.land(most)?;
         let mut landed = state.landed.iter();
-        let due = landed.any(|landed| state.progress.is_due(landed.results.step));
+        let due = landed.any(|landed| state.progress.is_due(landed.step));
         match most == 0 || due || state.watch.ms() > STRETCH_MS {
             true => self.show(state),
             false => Ok(()),
@@ -423,21 +254,21 @@ impl Training<'_> {
         let stretch = Pace {
             steps: state.landed.len(),
             ms: state.watch.lap_ms(),
-            tokens: state.landed.iter().map(|landed| landed.tokens).sum(),
+            tokens: state.landed.len() * state.tokens,
         };
-        if first.results.step > state.start + 1 {
+        if first.step > state.start + 1 {
             state.pace.steps += stretch.steps;
             state.pace.ms += stretch.ms;
             state.pace.tokens += stretch.tokens;
         }
-        for Landed { results, lr, .. } in state.landed.drain(..) {
+        for results in state.landed.drain(..) {
             let record = Record {
                 step: results.step,
                 train_loss: results.loss,
                 train_split_loss: None,
                 test_loss: None,
                 grad_norm: results.grad_norm,
-                lr,
+                lr: self.options.lr(results.step - 1),
                 step_ms: rounded(stretch.step_ms()),
                 tokens_per_second: rounded(stretch.tokens_per_second()),
             };
@@ -468,49 +299,30 @@ impl Training<'_> {
         name: &str,
         batches: usize,
     ) -> Result<Option<f64>> {
-        let (mut sum, mut count) = (0.0, 0);
-        let mut land = |(loss, targets): (Fetch<f32>, usize)| -> Result<()> {
-            sum += f64::from(loss.item()?) * targets as f64;
-            count += targets;
-            Ok(())
-        };
-        let mut launched = VecDeque::new();
         let batches = self.data.evaluation(split, batches);
         let all = batches.size_hint().0;
-        for (number, batch) in (1..).zip(batches) {
-            if interrupt::requested() {
-                return Ok(None);
-            }
-            state
-                .progress
-                .note(&format!("evaluating: {name} batch {number} of {all}"));
-            launched.push_back((self.launch_evaluation(&batch)?, batch.target_count()));
-            if launched.len() > OUTSTANDING
-                && let Some(oldest) = launched.pop_front()
-            {
-                land(oldest)?;
-            }
-        }
-        launched.into_iter().try_for_each(&mut land)?;
-        Ok(Some(sum / f64::max(count as f64, 1.0)))
+        let numbered = (1..).zip(batches);
+        let wanted = numbered.take_while(|_| !interrupt::requested());
+        let mean = self.mean(wanted.map(|(number, batch)| {
+            let text = format!("evaluating: {name} batch {number} of {all}");
+            state.progress.note(&text);
+            batch
+        }))?;
+        Ok((!interrupt::requested()).then_some(mean))
     }
 
-    fn launch_evaluation(&self, batch: &Batch) -> Result<Fetch<f32>> {
-        let tape = Tape::inference(self.device);
-        let loss = tape.fetch(self.model.loss(&tape, batch));
+    fn mean(&self, batches: impl Iterator<Item = Batch>) -> Result<f64> {
         let [_, flags] = self.options.size_flags;
-        tape.run()
-            .map_err(|error| lower(error, "an evaluation", flags))?;
-        Ok(loss)
+        metrics::mean(self.device, batches, |tape, batch| {
+            (self.model.loss(tape, &batch), batch.target_count())
+        })
+        .map_err(|error| lower(error, "an evaluation", flags))
     }
 
     /// Checks that evaluations are possible, and the loss of a batch finite.
     fn sound_loss(&self) -> Result<()> {
-        let Some(batch) = self.data.evaluation(Split::Train, 1).next() else {
-            return Ok(());
-        };
-        let loss = self.launch_evaluation(&batch)?.item()?;
-        finite("the loss", loss.into(), self.optimizer.steps())
+        let loss = self.mean(self.data.evaluation(Split::Train, 1).take(1))?;
+        finite("the loss", loss, self.optimizer.steps())
     }
 }
 

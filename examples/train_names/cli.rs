@@ -10,6 +10,7 @@ use crate::common::args::{
     self, BatchArgs, EvaluationArgs, FileArgs, ModelArgs, OffArgs, ProgramArgs, SamplingArgs,
     TrainingArgs,
 };
+use crate::common::saved;
 use crate::common::settings::{self, require};
 use crate::common::{Result, settings::Settings as _};
 
@@ -20,8 +21,15 @@ const MOST_SAMPLES: usize = 1_000_000;
 ///
 /// Without arguments it trains on the names that come with the project. Flags may be written with `-` or `_`.
 #[derive(Debug, Parser)]
-#[command(name = "train_names", version, args_override_self = true)]
+#[command(
+    name = "train_names",
+    version,
+    args_override_self = true,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<saved::Command>,
     #[command(flatten)]
     pub settings: Settings,
     #[command(flatten)]

@@ -2,6 +2,8 @@
 //!
 //! ```sh
 //! cargo run --release --example train_names
+//! cargo run --release --example train_names -- --checkpoint names.safetensors
+//! cargo run --release --example train_names -- sample names.safetensors --prompt em
 //! cargo run --release --example train_names -- --help
 //! ```
 //!
@@ -37,9 +39,10 @@ const PROGRAM: &str = "train_names";
 fn main() -> ExitCode {
     program::run(|| {
         let cli = Cli::read()?;
-        match cli.program.device.list_adapters {
-            true => program::list_adapters(),
-            false => run(cli),
+        match &cli.command {
+            Some(command) => command.run(samples::from_checkpoint),
+            None if cli.program.device.list_adapters => program::list_adapters(),
+            None => run(cli),
         }
     })
 }
@@ -103,6 +106,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         seed: settings.training.seed,
         config: &config,
         vocabulary: data.tokenizer().vocabulary(),
+        tokenizer: None,
         text_digest: data.digest(),
     };
     let checkpoint = cli.files.checkpoint.as_deref();

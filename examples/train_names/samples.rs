@@ -8,9 +8,10 @@ use shadegrad::sampling::{Sampler, SamplingConfig};
 use super::cli::Batching;
 use super::data::Data;
 use crate::common::Result;
+use crate::common::saved::{self, SampleArgs};
 
-/// Names that are generated side by side.
-const ROWS: usize = 64;
+/// Names to print if nobody says how many.
+const COUNT: usize = 20;
 
 /// In a stream: tokens to generate for each name that is missing. About the length of a name.
 const TOKENS_PER_NAME: usize = 8;
@@ -32,7 +33,13 @@ pub fn draw(
     count: usize,
 ) -> Result<Vec<String>> {
     match batching {
-        Batching::Names => one_by_one(model, data, config, seed, count),
+        // Each name by itself, to the end of the window at most, beyond which the model has seen nothing.
+        Batching::Names => {
+            let (newline, size) = (start(data), (count, model.config().context));
+            let names = saved::texts(model, &[newline], size, config, seed, Some(newline))?;
+            let names = names.iter().map(|tokens| data.tokenizer().decode(tokens));
+            Ok(names.collect::<shadegrad::Result<_>>()?)
+        }
         Batching::Stream => from_one_text(model, data, config, seed, count),
     }
 }
@@ -44,42 +51,34 @@ pub fn draw(
 /// What the device reports.
 pub fn check(model: &Gpt, batching: Batching, count: usize) -> shadegrad::Result<()> {
     let rows = match batching {
-        Batching::Names => ROWS.min(count),
+        Batching::Names => count,
         Batching::Stream => count.min(1),
     };
-    if rows > 0 {
-        model.kv_cache(rows, model.config().context)?;
-    }
-    Ok(())
+    saved::check(model, rows)
 }
 
-/// Each name by itself, from `'\n'` to `'\n'` or to the end of the window, beyond which the model has seen nothing.
-fn one_by_one(
-    model: &Gpt,
-    data: &Data,
-    config: SamplingConfig,
-    seed: u64,
-    count: usize,
-) -> Result<Vec<String>> {
-    let newline = start(data);
-    let mut names = Vec::new();
-    while names.len() < count {
-        let rows = ROWS.min(count - names.len());
-        let samplers = (names.len()..names.len() + rows).map(|number| {
-            // Apart, so that neighbouring seeds share no names.
-            Sampler::new(
-                config,
-                seed.wrapping_add(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(number as u64)),
-            )
-        });
-        let mut samplers = samplers.collect::<shadegrad::Result<Vec<_>>>()?;
-        let prompts = vec![[newline]; rows];
-        let most = model.config().context;
-        for tokens in model.generate_batch(&prompts, most, &mut samplers, Some(newline))? {
-            names.push(data.tokenizer().decode(&tokens)?);
-        }
+/// `sample CHECKPOINT`: names that begin as the prompt does, one a line.
+///
+/// # Errors
+///
+/// Those of the checkpoint and of the device.
+pub fn from_checkpoint(args: &SampleArgs) -> Result<()> {
+    let checkpoint = args.open()?;
+    let tokenizer = checkpoint.tokenizer()?;
+    let newline = tokenizer.token('\n');
+    let beginning = args.prompt.as_deref().unwrap_or("");
+    let prompt = tokenizer
+        .encode(beginning)
+        .map_err(|error| format!("--prompt: {error}"))?;
+    let prompt: Vec<u32> = newline.into_iter().chain(prompt).collect();
+    // A text without line ends has another first token, and any will do.
+    let prompt = if prompt.is_empty() { vec![0] } else { prompt };
+    let window = checkpoint.metadata.config["context"].as_u64().unwrap_or(64);
+    let size = (COUNT, (window as usize + 1).saturating_sub(prompt.len()));
+    for tokens in args.draw(&checkpoint, &prompt, size, newline)? {
+        say!("{beginning}{}", tokenizer.decode(&tokens)?);
     }
-    Ok(names)
+    Ok(())
 }
 
 /// One text that begins with `'\n'`, cut into its lines.

@@ -11,6 +11,7 @@ use crate::common::args::{
     TrainingArgs,
 };
 use crate::common::checkpoint::Checkpoint;
+use crate::common::saved;
 use crate::common::settings::{self, require};
 
 /// More tokens in a sample than this are a slip of the keyboard.
@@ -33,8 +34,15 @@ const DEFAULTS: [(&str, &str); 8] = [
 /// Tokens are the text's characters, or the byte pairs of a tokenizer.json. The first 90 % of the text are for training,
 /// the rest for the test. Flags may be written with `-` or `_`.
 #[derive(Debug, Parser)]
-#[command(name = "train_text", version, args_override_self = true)]
+#[command(
+    name = "train_text",
+    version,
+    args_override_self = true,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<saved::Command>,
     #[command(flatten)]
     pub settings: Settings,
     #[command(flatten)]

@@ -4,6 +4,7 @@
 //! cargo run --release --example train_text -- --filename book.txt
 //! cargo run --release --example train_text -- --filename book.txt --checkpoint book.safetensors --plot book.svg
 //! cargo run --release --example train_text --features tokenizers -- --filename book.txt --tokenizer tokenizer.json
+//! cargo run --release --example train_text -- sample book.safetensors --prompt "Once upon a time"
 //! cargo run --release --example train_text -- --help
 //! ```
 //!
@@ -23,6 +24,7 @@ use std::time::Instant;
 
 use common::checkpoint::{Checkpoint, Contents, Stored};
 use common::metrics::Metrics;
+use common::saved::SampleArgs;
 use common::settings::{Settings as _, lower};
 use common::training::{NextToken, Options, Training};
 use common::{Result, interrupt, plot, profiling, program, report};
@@ -35,15 +37,17 @@ use shadegrad::sampling::Sampler;
 
 use cli::{Cli, Settings};
 use data::Data;
+use tokens::Tokens;
 
 const PROGRAM: &str = "train_text";
 
 fn main() -> ExitCode {
     program::run(|| {
         let cli = Cli::read();
-        match cli.program.device.list_adapters {
-            true => program::list_adapters(),
-            false => run(cli),
+        match &cli.command {
+            Some(command) => command.run(sample),
+            None if cli.program.device.list_adapters => program::list_adapters(),
+            None => run(cli),
         }
     })
 }
@@ -109,6 +113,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         seed: settings.training.seed,
         config: &config,
         vocabulary: data.tokens().characters(),
+        tokenizer: data.tokens().text(),
         text_digest: data.digest(),
     };
     let sample = |number: u64| -> Result<String> {
@@ -159,6 +164,26 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     profiling::report(profile, &summary, &device, &optimizer, began)?;
     report::finish(&summary, true, &cli.files, start, began);
     Ok(program::exit_code(&summary))
+}
+
+/// `sample CHECKPOINT`: texts that begin as the prompt does.
+fn sample(args: &SampleArgs) -> Result<()> {
+    let checkpoint = args.open()?;
+    let tokens = Tokens::of(&checkpoint)?;
+    let prompt = tokens.prompt(args.prompt.as_deref())?;
+    let texts = args.draw(&checkpoint, &prompt, (1, 200), None)?;
+    let count = texts.len();
+    for (number, text) in (1..).zip(texts) {
+        let text = tokens.decode(&[prompt.clone(), text].concat())?;
+        match count {
+            1 => say!("{}", text.trim_matches('\n')),
+            _ => say!(
+                "{}",
+                indented(&format!("sample {number} of {count}:"), &text)
+            ),
+        }
+    }
+    Ok(())
 }
 
 /// A title and the lines of a text below it.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use shadegrad::checkpoint::Checkpoint;
 use shadegrad::data::{CharTokenizer, read_text};
 
 use crate::common::Result;
@@ -13,7 +14,11 @@ pub enum Tokens {
     Characters(CharTokenizer),
     /// As the file says.
     #[cfg(feature = "tokenizers")]
-    BytePairs(Box<tokenizers::Tokenizer>),
+    BytePairs {
+        tokenizer: Box<tokenizers::Tokenizer>,
+        /// What the file holds.
+        text: String,
+    },
 }
 
 impl Tokens {
@@ -33,7 +38,19 @@ impl Tokens {
             .into());
         }
         *known = Some(digest);
-        parse(path, &text)
+        parse(text).map_err(|error| format!("--tokenizer: {}: {error}", path.display()).into())
+    }
+
+    /// Those that the model of a checkpoint reads and writes.
+    ///
+    /// # Errors
+    ///
+    /// If it has none, or this program was built without them.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Tokens> {
+        match &checkpoint.metadata.tokenizer {
+            Some(text) => Ok(parse(text.clone())?),
+            None => Ok(Tokens::Characters(checkpoint.tokenizer()?)),
+        }
     }
 
     /// What a token is.
@@ -41,7 +58,7 @@ impl Tokens {
         match self {
             Tokens::Characters(_) => "characters",
             #[cfg(feature = "tokenizers")]
-            Tokens::BytePairs(_) => "byte-pair tokens",
+            Tokens::BytePairs { .. } => "byte-pair tokens",
         }
     }
 
@@ -50,7 +67,7 @@ impl Tokens {
         match self {
             Tokens::Characters(tokenizer) => tokenizer.vocab_size(),
             #[cfg(feature = "tokenizers")]
-            Tokens::BytePairs(tokenizer) => tokenizer.get_vocab_size(true),
+            Tokens::BytePairs { tokenizer, .. } => tokenizer.get_vocab_size(true),
         }
     }
 
@@ -59,7 +76,16 @@ impl Tokens {
         match self {
             Tokens::Characters(tokenizer) => tokenizer.vocabulary(),
             #[cfg(feature = "tokenizers")]
-            Tokens::BytePairs(_) => &[],
+            Tokens::BytePairs { .. } => &[],
+        }
+    }
+
+    /// The text of the tokenizer.json, if these are byte pairs.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Tokens::Characters(_) => None,
+            #[cfg(feature = "tokenizers")]
+            Tokens::BytePairs { text, .. } => Some(text),
         }
     }
 
@@ -72,7 +98,7 @@ impl Tokens {
         match self {
             Tokens::Characters(tokenizer) => Ok(tokenizer.encode(text)?),
             #[cfg(feature = "tokenizers")]
-            Tokens::BytePairs(tokenizer) => {
+            Tokens::BytePairs { tokenizer, .. } => {
                 let encoding = tokenizer.encode(text, false).map_err(|e| e.to_string())?;
                 Ok(encoding.get_ids().to_vec())
             }
@@ -88,7 +114,7 @@ impl Tokens {
         match self {
             Tokens::Characters(tokenizer) => Ok(tokenizer.decode(tokens)?),
             #[cfg(feature = "tokenizers")]
-            Tokens::BytePairs(tokenizer) => {
+            Tokens::BytePairs { tokenizer, .. } => {
                 Ok(tokenizer.decode(tokens, false).map_err(|e| e.to_string())?)
             }
         }
@@ -115,14 +141,13 @@ impl Tokens {
 }
 
 #[cfg(feature = "tokenizers")]
-fn parse(path: &Path, text: &str) -> Result<Tokens> {
+fn parse(text: String) -> std::result::Result<Tokens, String> {
     let tokenizer = text.parse::<tokenizers::Tokenizer>();
-    let tokenizer =
-        tokenizer.map_err(|error| format!("--tokenizer: {}: {error}", path.display()))?;
-    Ok(Tokens::BytePairs(Box::new(tokenizer)))
+    let tokenizer = Box::new(tokenizer.map_err(|error| error.to_string())?);
+    Ok(Tokens::BytePairs { tokenizer, text })
 }
 
 #[cfg(not(feature = "tokenizers"))]
-fn parse(_: &Path, _: &str) -> Result<Tokens> {
-    Err("--tokenizer: this program was built without byte pairs; build it with --features tokenizers".into())
+fn parse(_: String) -> std::result::Result<Tokens, String> {
+    Err("this program was built without byte pairs; build it with --features tokenizers".into())
 }

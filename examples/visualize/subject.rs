@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use shadegrad::checkpoint::Checkpoint;
 use shadegrad::data::CharTokenizer;
 use shadegrad::gpu::Fetch;
-use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
+use shadegrad::nn::{GptConfig, Parameters};
 use shadegrad::{Device, Error, Tape, Var};
 
 use crate::common::Result;
@@ -38,7 +38,7 @@ impl Source {
             path: path.to_owned(),
             reason,
         };
-        let config = serde_json::from_value(checkpoint.metadata.config.clone())
+        let config: GptConfig = serde_json::from_value(checkpoint.metadata.config.clone())
             .map_err(|error| refuse(format!("it is not of a Gpt ({error})")))?;
         let setting = |name| {
             checkpoint
@@ -52,19 +52,7 @@ impl Source {
                 "the pictures are of blocks that normalise first and have a feed-forward part";
             return Err(refuse(reason.to_owned()).into());
         }
-        let vocabulary = checkpoint.metadata.vocabulary.clone();
-        let tokenizer = CharTokenizer::from_vocabulary(vocabulary).map_err(|error| {
-            refuse(format!(
-                "it has no vocabulary of characters to read a text with ({error})"
-            ))
-        })?;
-        let config: GptConfig = config;
-        let (known, scored) = (tokenizer.vocabulary().len(), config.vocab_size);
-        if known > scored {
-            let reason =
-                format!("its vocabulary has {known} characters, its model {scored} tokens");
-            return Err(refuse(reason).into());
-        }
+        let tokenizer = checkpoint.tokenizer()?;
         Ok(Source {
             path: path.to_owned(),
             checkpoint,
@@ -194,10 +182,7 @@ impl Subject {
         focus: Focus,
     ) -> Result<Subject> {
         let config = source.config.clone();
-        let mut builder = ParameterBuilder::new(0);
-        let gpt = Gpt::new(&config, &mut builder)?;
-        let parameters = builder.build(device)?;
-        source.checkpoint.restore(&parameters, None)?;
+        let (gpt, parameters) = source.checkpoint.gpt(device)?;
 
         let tape = Tape::inference(device);
         let input = tape.input([1, tokens.len()], &tokens);

@@ -87,6 +87,17 @@ pub struct Metadata {
     pub extra: Value,
 }
 
+impl Metadata {
+    /// What [`Gpt::from_checkpoint`] needs: the model's configuration and its tokenizer's vocabulary.
+    pub fn of(config: &GptConfig, tokenizer: &CharTokenizer) -> Metadata {
+        Metadata {
+            config: serde_json::to_value(config).expect("keys are strings"),
+            vocabulary: tokenizer.vocabulary().to_vec(),
+            ..Metadata::default()
+        }
+    }
+}
+
 /// What a checkpoint says about the optimizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OptimizerMetadata {
@@ -401,6 +412,7 @@ impl Gpt {
     /// use shadegrad::nn::Gpt;
     /// use shadegrad::sampling::{Sampler, SamplingConfig};
     /// # use shadegrad::checkpoint::{self, Metadata};
+    /// # use shadegrad::data::CharTokenizer;
     /// # use shadegrad::nn::{GptConfig, ParameterBuilder};
     ///
     /// let device = Device::new()?;
@@ -408,11 +420,8 @@ impl Gpt {
     /// # let config = GptConfig { n_layers: 1, ..GptConfig::new(27) };
     /// # let mut builder = ParameterBuilder::new(42);
     /// # Gpt::new(&config, &mut builder)?;
-    /// # let metadata = Metadata {
-    /// #     config: serde_json::to_value(config).unwrap(),
-    /// #     vocabulary: ['\n'].into_iter().chain('a'..='z').collect(),
-    /// #     ..Metadata::default()
-    /// # };
+    /// # let tokenizer = CharTokenizer::from_text("\nabcdefghijklmnopqrstuvwxyz")?;
+    /// # let metadata = Metadata::of(&config, &tokenizer);
     /// # checkpoint::save(&path, &builder.build(&device)?, None, &metadata)?;
     /// // The file that `train_names --checkpoint` writes.
     /// let (gpt, tokenizer) = Gpt::from_checkpoint(&path, &device)?;

@@ -1,0 +1,157 @@
+//! What a training run is given and what it gives: data, model, course, and what became of them.
+
+use std::time::Instant;
+
+use shadegrad::data::{Batch, Split};
+use shadegrad::nn::Gpt;
+use shadegrad::ops::CrossEntropy;
+use shadegrad::optim::Schedule;
+use shadegrad::profile::Profile;
+use shadegrad::{Tape, Var};
+
+use super::args::{EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
+
+/// Where batches come from.
+pub trait Data {
+    /// Training batch number `step`, counted from 0: a function of the data and the step alone.
+    fn train_batch(&self, step: u64) -> Batch;
+
+    /// About `batches` batches to estimate the loss of a split with, of equal size and the same ones every time.
+    fn evaluation(&self, split: Split, batches: usize) -> Box<dyn Iterator<Item = Batch> + '_>;
+}
+
+/// What is trained.
+pub trait Model {
+    /// The mean loss of a batch over its targets, as a scalar.
+    fn loss<'t>(&self, tape: &'t Tape, batch: &Batch) -> Var<'t>;
+}
+
+/// A decoder, which learns to predict the next token at every position.
+pub struct NextToken<'a> {
+    /// The decoder.
+    pub gpt: &'a Gpt,
+    /// Which targets count.
+    pub criterion: CrossEntropy,
+}
+
+impl Model for NextToken<'_> {
+    fn loss<'t>(&self, tape: &'t Tape, batch: &Batch) -> Var<'t> {
+        let (tokens, targets) = batch.on(tape);
+        self.gpt.loss(tokens, targets, self.criterion)
+    }
+}
+
+/// The course of a training run.
+pub struct Options {
+    /// The number of steps at the end of the run, those before a resumed checkpoint included.
+    pub total: u64,
+    /// The base learning rate.
+    pub lr: f32,
+    /// What becomes of it.
+    pub schedule: Schedule,
+    /// What dropout is drawn from, with the step.
+    pub seed: u64,
+    /// Steps between evaluations; 0 for none but the last.
+    pub eval_interval: u64,
+    /// Batches in an evaluation.
+    pub eval_iters: usize,
+    /// Batches in the last evaluation.
+    pub final_eval_iters: usize,
+    /// Steps between checkpoints; 0 for none but the last.
+    pub checkpoint_interval: u64,
+    /// Steps between two lines of progress.
+    pub log_interval: u64,
+    /// Steps between two samples; 0 for none.
+    pub sample_interval: u64,
+    /// Whether evaluations are shown with their perplexity.
+    pub perplexity: bool,
+    /// Whether some steps are watched.
+    pub profile: bool,
+    /// The flags that make training steps smaller, and evaluations.
+    pub size_flags: [&'static str; 2],
+}
+
+impl Options {
+    /// The learning rate of a step, counted from 0.
+    pub fn lr(&self, step: u64) -> f32 {
+        self.schedule.lr(self.lr, step)
+    }
+
+    /// A course that is watched by its progress alone, and evaluated once at its end on one batch per split.
+    pub fn plain(training: &TrainingArgs) -> Options {
+        Options {
+            total: training.steps,
+            lr: training.lr,
+            schedule: training.schedule(),
+            seed: training.seed,
+            eval_interval: 0,
+            eval_iters: 1,
+            final_eval_iters: 1,
+            checkpoint_interval: 0,
+            log_interval: training.steps.div_ceil(20),
+            sample_interval: 0,
+            perplexity: false,
+            profile: false,
+            size_flags: ["--batch-size"; 2],
+        }
+    }
+
+    /// The course that the flags ask for, without samples and perplexity.
+    pub fn new(
+        training: &TrainingArgs,
+        evaluation: &EvaluationArgs,
+        files: &FileArgs,
+        program: &ProgramArgs,
+    ) -> Options {
+        let plain = Options::plain(training);
+        Options {
+            eval_interval: evaluation.eval_interval,
+            eval_iters: evaluation.eval_iters,
+            final_eval_iters: evaluation.final_eval_iters,
+            checkpoint_interval: files.checkpoint_interval,
+            log_interval: program.log_interval.unwrap_or(plain.log_interval),
+            profile: files.profile.is_some(),
+            size_flags: ["--batch-size or --context", "--eval-batch-size"],
+            ..plain
+        }
+    }
+}
+
+/// What became of a run.
+pub struct Summary {
+    /// Whether a signal ended it.
+    pub interrupted: bool,
+    /// Steps at its end.
+    pub steps: u64,
+    /// Losses at its end, unless it was interrupted.
+    pub losses: Option<Evaluation>,
+    /// Time and tokens of its steps but the first, which compiles the kernels.
+    pub pace: Pace,
+    /// When the results of the first step had arrived.
+    pub first_step: Option<Instant>,
+    /// What was seen of the steps that were watched.
+    pub profile: Option<Profile>,
+}
+
+/// Time and tokens of some steps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// How many.
+    pub steps: usize,
+    /// How long they took together.
+    pub ms: f64,
+    /// Tokens of their batches.
+    pub tokens: usize,
+}
+
+impl Pace {
+    /// The mean time of a step. Of none there is none.
+    pub fn step_ms(self) -> f64 {
+        self.ms / self.steps as f64
+    }
+
+    /// Tokens per second.
+    pub fn tokens_per_second(self) -> f64 {
+        self.tokens as f64 / (self.ms / 1e3)
+    }
+}

@@ -1,0 +1,191 @@
+//! What training programs do with a checkpoint but to go on with it: `sample` and `info`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use indicatif::HumanCount;
+use shadegrad::checkpoint::Checkpoint;
+use shadegrad::nn::{Gpt, Parameters};
+use shadegrad::sampling::{Sampler, SamplingConfig};
+
+use super::args::{DeviceArgs, SamplingArgs};
+use super::settings::require;
+use super::{Result, program};
+
+/// More texts, or tokens in a text, than this are a slip of the keyboard.
+const MOST: usize = 1_000_000;
+
+/// Texts that are generated side by side.
+const ROWS: usize = 64;
+
+/// What to do with a checkpoint.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Prints texts from the model of a checkpoint; nothing else is read, and nothing is trained
+    #[command(args_override_self = true, allow_negative_numbers = true)]
+    Sample(SampleArgs),
+    /// Says what is in a checkpoint: its model, its training, its parameters
+    Info(InfoArgs),
+}
+
+/// The command line of `sample`.
+#[derive(Clone, Debug, Args)]
+pub struct SampleArgs {
+    /// The checkpoint
+    checkpoint: PathBuf,
+    /// What each text begins with [default: a line end]
+    #[arg(allow_hyphen_values = true, long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// How many texts
+    #[arg(short, long, visible_alias = "samples")]
+    count: Option<usize>,
+    /// The most tokens of a text, the prompt not counted
+    #[arg(long, visible_alias = "sample-length", value_name = "TOKENS")]
+    max_tokens: Option<usize>,
+    /// What the texts are drawn from, beside the model
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// The command line of `info`.
+#[derive(Clone, Debug, Args)]
+pub struct InfoArgs {
+    /// The checkpoint
+    checkpoint: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+impl SampleArgs {
+    /// Reads the checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// One line about a flag that makes no sense; those of [`Checkpoint::open`].
+    pub fn open(&self) -> Result<Checkpoint> {
+        for (name, value) in [("count", self.count), ("max-tokens", self.max_tokens)] {
+            let value = value.unwrap_or(0);
+            require(value <= MOST, name, &value, "at most a million")?;
+        }
+        self.sampling.validate()?;
+        Ok(Checkpoint::open(&self.checkpoint)?)
+    }
+
+    /// What follows the prompt in each text, so many and so long as the flags say, or these numbers.
+    ///
+    /// # Errors
+    ///
+    /// Those of the checkpoint and of the device.
+    pub fn draw(
+        &self,
+        checkpoint: &Checkpoint,
+        prompt: &[u32],
+        (count, most): (usize, usize),
+        stop: Option<u32>,
+    ) -> Result<Vec<Vec<u32>>> {
+        let (gpt, _) = model(checkpoint, &self.device)?;
+        let (count, most) = (self.count.unwrap_or(count), self.max_tokens.unwrap_or(most));
+        texts(
+            &gpt,
+            prompt,
+            (count, most),
+            self.sampling.config(),
+            self.seed,
+            stop,
+        )
+    }
+
+    /// Whether the adapters are to be listed instead.
+    fn lists_adapters(&self) -> bool {
+        self.device.list_adapters
+    }
+}
+
+impl Command {
+    /// Does it; `sample` in the manner of the program.
+    ///
+    /// # Errors
+    ///
+    /// Those of the checkpoint and of the device.
+    pub fn run(&self, sample: impl FnOnce(&SampleArgs) -> Result<()>) -> Result<ExitCode> {
+        match self {
+            Command::Sample(args) if args.lists_adapters() => return program::list_adapters(),
+            Command::Info(args) if args.device.list_adapters => return program::list_adapters(),
+            Command::Sample(args) => sample(args)?,
+            Command::Info(args) => info(args)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn model(checkpoint: &Checkpoint, device: &DeviceArgs) -> Result<(Gpt, Parameters)> {
+    Ok(checkpoint.gpt(&program::open_device_aside(device)?)?)
+}
+
+fn info(args: &InfoArgs) -> Result<()> {
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let (_, parameters) = model(&checkpoint, &args.device)?;
+    let metadata = &checkpoint.metadata;
+    say!("model: {}", metadata.config);
+    match (&metadata.tokenizer, metadata.vocabulary.len()) {
+        (Some(_), _) => say!("tokens: byte pairs"),
+        (None, count) => {
+            let characters: String = metadata.vocabulary.iter().collect();
+            say!("tokens: {count} characters, {characters:?}");
+        }
+    }
+    let optimizer = checkpoint.optimizer.as_ref();
+    say!(
+        "training: {} steps, seed {}, {}",
+        HumanCount(metadata.step),
+        metadata.seed,
+        optimizer.map_or("no optimizer", |optimizer| &optimizer.name),
+    );
+    say!("{}", parameters.summary());
+    Ok(())
+}
+
+/// What follows `prompt` in `count` texts of up to `most` tokens, each up to the token `stop`.
+///
+/// # Errors
+///
+/// What the device reports.
+pub fn texts(
+    gpt: &Gpt,
+    prompt: &[u32],
+    (count, most): (usize, usize),
+    config: SamplingConfig,
+    seed: u64,
+    stop: Option<u32>,
+) -> Result<Vec<Vec<u32>>> {
+    let mut texts = Vec::new();
+    while texts.len() < count {
+        let rows = ROWS.min(count - texts.len());
+        let samplers = (texts.len()..texts.len() + rows).map(|number| {
+            // Apart, so that neighbouring seeds share no texts.
+            let apart = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(number as u64);
+            Sampler::new(config, seed.wrapping_add(apart))
+        });
+        let mut samplers = samplers.collect::<shadegrad::Result<Vec<_>>>()?;
+        let prompts = vec![prompt; rows];
+        texts.extend(gpt.generate_batch(&prompts, most, &mut samplers, stop)?);
+    }
+    Ok(texts)
+}
+
+/// Memory for what [`texts`] will need is there, or this says so before a training rather than after it.
+///
+/// # Errors
+///
+/// What the device reports.
+pub fn check(gpt: &Gpt, count: usize) -> shadegrad::Result<()> {
+    match ROWS.min(count) {
+        0 => Ok(()),
+        rows => gpt.kv_cache(rows, gpt.config().context).map(drop),
+    }
+}
