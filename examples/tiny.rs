@@ -8,7 +8,7 @@ use shadegrad::checkpoint::{self, Metadata};
 use shadegrad::data::{Batch, IGNORE_INDEX, NamesDataset};
 use shadegrad::nn::{Gpt, GptConfig, InitKind, ParameterBuilder};
 use shadegrad::ops::CrossEntropy;
-use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Reports, Schedule};
+use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Reports};
 use shadegrad::sampling::{Sampler, SamplingConfig};
 use shadegrad::{Device, Result, Tape, Var, metrics};
 
@@ -36,17 +36,12 @@ fn main() -> Result<()> {
     println!("{}", parameters.summary());
 
     let mut optimizer = AdamW::new(&parameters, AdamWConfig::default())?;
-    let (warmup, total, min_ratio) = (40, STEPS, 0.1);
-    let schedule = Schedule::WarmupCosine {
-        warmup,
-        total,
-        min_ratio,
-    };
     let mut reports = Reports::default();
     for step in 0..STEPS {
         let tape = Tape::training(&device);
         let loss = loss(&gpt, &tape, &data.train_batch(32, step));
-        reports.push(optimizer.step(&tape, loss, schedule.lr(6e-3, step)).fetch());
+        let learning_rate = 6e-3 * (1.0 - step as f32 / STEPS as f32);
+        reports.push(optimizer.step(&tape, loss, learning_rate).fetch());
         tape.run()?;
         // Losses are read up to four steps late, so that the device never waits.
         while let Some(metrics) = reports.take(4)? {
@@ -62,30 +57,16 @@ fn main() -> Result<()> {
     println!("test loss {test_loss:.3}");
 
     let path = std::env::temp_dir().join("tiny.safetensors");
-    let metadata = Metadata {
-        step: STEPS,
-        seed: SEED,
-        ..Metadata::of(&config, tokenizer)
-    };
+    let metadata = Metadata::of(&config, tokenizer);
     checkpoint::save(&path, &parameters, Some(&optimizer), &metadata)?;
     println!("written: {}", path.display());
 
     // As another program would go on.
     let (gpt, tokenizer) = Gpt::from_checkpoint(&path, &device)?;
-    let mut sampler = Sampler::new(
-        SamplingConfig {
-            temperature: 0.8,
-            ..Default::default()
-        },
-        SEED,
-    )?;
+    let mut sampler = Sampler::new(SamplingConfig::default(), SEED)?;
+    let edge = tokenizer.encode("\n")?; // where a name begins, and ends
     for _ in 0..10 {
-        let name = gpt.generate(
-            &tokenizer.encode("\n")?,
-            15,
-            &mut sampler,
-            tokenizer.token('\n'),
-        )?;
+        let name = gpt.generate(&edge, 15, &mut sampler, edge.clone())?;
         println!("  {}", tokenizer.decode(&name)?);
     }
     Ok(())

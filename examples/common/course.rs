@@ -10,6 +10,7 @@ use shadegrad::profile::Profile;
 use shadegrad::{Tape, Var};
 
 use super::args::{EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
+use super::metrics::Evaluation;
 
 /// Where batches come from.
 pub trait Data {

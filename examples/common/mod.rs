@@ -1,7 +1,7 @@
 //! What the training examples share: their flags and settings, the loop, its progress, metrics, loss curves, checkpoints,
 //! Ctrl-C, and output files; and the ground and the heat maps of the programs that draw what a model does.
 //!
-//! A program brings its data as [`training::Data`] and what it trains as [`training::Model`]; `train_names` is the
+//! A program brings its data as [`course::Data`] and what it trains as [`course::Model`]; `train_names` is the
 //! shortest whole one.
 
 // No program uses all of it.

@@ -9,8 +9,8 @@ use shadegrad::optim::Optimizer;
 use shadegrad::profile::Ceiling;
 use shadegrad::profile::{Profile, Profiler};
 
+use super::course::Summary;
 use super::terminal::note;
-use super::training::Summary;
 use super::{Result, outputs};
 
 /// Steps that are let pass first: they compile the kernels and fill the caches.

@@ -8,8 +8,8 @@ use serde::Serialize;
 use shadegrad::{Device, DeviceOptions};
 
 use super::args::{DeviceArgs, FileArgs};
+use super::course::Summary;
 use super::outputs::{self, Mode, Output};
-use super::training::Summary;
 use super::{Result, interrupt, plot, terminal};
 
 /// Runs a program, the first thing in `main`: what goes wrong costs one line and exit code 1.

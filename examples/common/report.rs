@@ -6,7 +6,7 @@ use indicatif::HumanCount;
 use shadegrad::nn::{FeedForwardKind, GptConfig};
 
 use super::args::{FileArgs, TrainingArgs};
-use super::training::{Pace, Summary};
+use super::course::{Pace, Summary};
 use super::{outputs, progress};
 
 /// Prints what is going to be trained, on batches of so many rows and tokens in a row, which may be fewer than the model

@@ -2,7 +2,7 @@
 
 use shadegrad::data::{Batch, IGNORE_INDEX, Split, StreamDataset};
 
-use super::training;
+use super::course;
 
 /// The tokens of a text, the first 90 % for training and the rest for the test, in batches.
 pub struct Stream {
@@ -57,7 +57,7 @@ impl Stream {
     }
 }
 
-impl training::Data for Stream {
+impl course::Data for Stream {
     fn train_batch(&self, step: u64) -> Batch {
         self.dataset
             .batch(Split::Train, self.batch_size, self.seed, step)

@@ -8,7 +8,7 @@ use shadegrad::data::{Batch, Split};
 use shadegrad::optim::{AdamW, Optimizer, Reports};
 use shadegrad::{Device, Error, Tape, metrics};
 
-pub use super::course::{Data, Model, NextToken, Options, Pace, Summary};
+use super::course::{Data, Model, Options, Pace, Summary};
 use super::metrics::{Evaluation, Metrics, Record};
 use super::profiling::Profiling;
 use super::progress::{Progress, Stopwatch};

@@ -21,9 +21,10 @@ use std::time::Instant;
 
 use clap::Parser;
 use common::args::{self, DeviceArgs, TrainingArgs};
+use common::course::{Data, NextToken, Options};
 use common::metrics::Metrics;
 use common::settings::require;
-use common::training::{Data, NextToken, Options, Training};
+use common::training::Training;
 use common::{Result, interrupt, program, progress, report};
 use shadegrad::data::{Batch, CharTokenizer, IGNORE_INDEX, Split};
 use shadegrad::nn::{

@@ -14,11 +14,12 @@ use shadegrad::optim::{AdamW, Optimizer};
 
 use super::{FILES, files_of, open};
 use crate::common::args::{BatchArgs, EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
+use crate::common::course::{NextToken, Options};
 use crate::common::metrics::Metrics;
 use crate::common::outputs::{self, Mode, Output};
 use crate::common::settings::require;
 use crate::common::stream::Stream;
-use crate::common::training::{NextToken, Options, Training};
+use crate::common::training::Training;
 use crate::common::{Result, interrupt, plot, program, report};
 
 /// Those of [`FILES`] that the model itself is; a tuned one keeps the others.

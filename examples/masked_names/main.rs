@@ -24,9 +24,10 @@ use std::time::Instant;
 
 use clap::Parser;
 use common::args::{self, DeviceArgs, TrainingArgs};
+use common::course::{self, Options};
 use common::metrics::Metrics;
 use common::settings::{self, lower, require};
-use common::training::{self, Options, Training};
+use common::training::Training;
 use common::{Result, interrupt, program, progress, report};
 use indicatif::HumanCount;
 use shadegrad::data::{Batch, CharTokenizer, Split, read_text};
@@ -294,7 +295,7 @@ fn show(tokenizer: &CharTokenizer, puzzle: &Puzzle, rows: &[Vec<f32>], letter: O
     );
 }
 
-impl training::Model for Filler {
+impl course::Model for Filler {
     fn loss<'t>(&self, tape: &'t Tape, batch: &Batch) -> Var<'t> {
         Filler::loss(self, tape, batch)
     }
@@ -309,7 +310,7 @@ struct Rows<'a> {
     hide: f64,
 }
 
-impl training::Data for Rows<'_> {
+impl course::Data for Rows<'_> {
     fn train_batch(&self, step: u64) -> Batch {
         let drawn = self
             .names

@@ -11,7 +11,7 @@ use shadegrad::ops::CrossEntropy;
 use super::cli::{Batching, Settings};
 use crate::common::checkpoint::{Stored, digest};
 use crate::common::settings::by_flags;
-use crate::common::{Result, training};
+use crate::common::{Result, course};
 
 /// The names that come with the project, one a line.
 const OWN_NAMES: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/names.txt"));
@@ -162,7 +162,7 @@ impl Data {
     }
 }
 
-impl training::Data for Data {
+impl course::Data for Data {
     fn train_batch(&self, step: u64) -> Batch {
         match &self.cut {
             Cut::Stream(stream) => stream.batch(Split::Train, self.batch_size, self.seed, step),

@@ -23,9 +23,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use common::checkpoint::{Checkpoint, Contents, Stored};
+use common::course::{NextToken, Options};
 use common::metrics::Metrics;
 use common::settings::{Settings as _, lower};
-use common::training::{NextToken, Options, Training};
+use common::training::Training;
 use common::{Result, interrupt, plot, profiling, program, report};
 use indicatif::HumanCount;
 use shadegrad::nn::{Gpt, ParameterBuilder};

@@ -25,18 +25,18 @@ impl Preset {
             Preset::Numpy => json!({
                 "context": 64, "d_model": 16, "n_heads": 4, "n_layers": 2, "d_ff": 64, "norm": "layer_norm",
                 "norm_eps": 1e-5, "final_norm": false, "ffn": "gelu_tanh", "bias": true, "attention_bias": false,
-                "head_bias": false, "tie": true,
+                "head_bias": false, "tie": true, "init": "normal",
             }),
             Preset::Classes => json!({
                 "context": 8, "d_model": 16, "n_heads": 4, "n_layers": 4, "d_ff": 64, "norm": "layer_norm",
                 "norm_eps": 1e-5, "final_norm": true, "ffn": "gelu", "bias": true, "attention_bias": false,
-                "head_bias": true, "tie": false,
+                "head_bias": true, "tie": false, "init": "pytorch",
             }),
             // PyTorch's RMSNorm adds the epsilon of its numbers.
             Preset::Program => json!({
                 "context": 16, "d_model": 32, "n_heads": 4, "n_layers": 4, "d_ff": 85, "norm": "rms_norm",
                 "norm_eps": f32::EPSILON, "final_norm": true, "ffn": "swiglu", "bias": false, "attention_bias": false,
-                "head_bias": false, "tie": true,
+                "head_bias": false, "tie": true, "init": "normal",
             }),
         };
         let training = match self {

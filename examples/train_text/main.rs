@@ -23,10 +23,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use common::checkpoint::{Checkpoint, Contents, Stored};
+use common::course::{NextToken, Options};
 use common::metrics::Metrics;
 use common::saved::SampleArgs;
 use common::settings::{Settings as _, lower};
-use common::training::{NextToken, Options, Training};
+use common::training::Training;
 use common::{Result, interrupt, plot, profiling, program, report};
 use indicatif::HumanCount;
 use shadegrad::data::IGNORE_INDEX;

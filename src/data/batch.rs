@@ -62,19 +62,3 @@ impl Batch {
             .count()
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_real_targets_count() {
-        let mut batch = Batch::with_capacity(2, 3);
-        assert_eq!(batch.target_count(), 0);
-        batch.push([0, 1, 2], [1, 2, 0]);
-        batch.push([0, 5, 0], [5, 0, IGNORE_INDEX]);
-        assert_eq!((batch.batch_size, batch.context), (2, 3));
-        assert_eq!(batch.inputs, [0, 1, 2, 0, 5, 0]);
-        assert_eq!(batch.target_count(), 5);
-    }
-}

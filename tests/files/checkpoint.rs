@@ -12,16 +12,16 @@ use shadegrad::{Error, Tape};
 use crate::common::{self, Random};
 
 /// A directory of its own, removed at the end.
-struct Directory(PathBuf);
+pub struct Directory(PathBuf);
 
 impl Directory {
-    fn new(name: &str) -> Directory {
+    pub fn new(name: &str) -> Directory {
         let path = std::env::temp_dir().join(format!("shadegrad-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Directory(path)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
@@ -92,6 +92,7 @@ impl Run {
 
     fn save(&self, path: &Path) {
         let metadata = Metadata {
+            tokenizer: None,
             config: json!({"d_model": 32, "norm": "rms"}),
             vocabulary: "\nabç🦀".chars().collect(),
             step: self.optimizer.steps(),

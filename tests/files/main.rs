@@ -8,3 +8,4 @@ mod hostile;
 mod hugging_face;
 #[cfg(feature = "tokenizers")]
 mod tokenizer;
+mod trained;

@@ -18,6 +18,8 @@ mod pictures;
 mod reference;
 mod refusals;
 mod runs;
+mod saved;
+mod small;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod text;

@@ -5,6 +5,7 @@ mod check;
 #[path = "../common/mod.rs"]
 mod common;
 mod custom_op;
+mod data;
 mod differential;
 mod explain;
 mod fusion;

@@ -4,7 +4,11 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Once;
 
-use shadegrad::nn::{Embedding, LayerNorm, Linear, ParameterBuilder, RmsNorm};
+use shadegrad::nn::{
+    CausalSelfAttention, DecoderBlock, Embedding, Encoder, EncoderBlock, EncoderConfig,
+    FeedForward, FeedForwardKind, Gpt, GptConfig, Init, LayerNorm, Linear, MultiHeadAttention,
+    MultiHeadAttentionConfig, Norm, NormKind, ParameterBuilder, PositionKind, Positions, RmsNorm,
+};
 use shadegrad::ops::attention::Attention;
 use shadegrad::ops::pointwise::TABLE;
 use shadegrad::ops::{CrossEntropy, Operation, TensorType, rotary_table};
@@ -106,6 +110,10 @@ fn misuse_panics_at_the_callers_line() {
     let stranger = Tensor::zeros(portable_device(), [2], DType::F32).unwrap();
     misuse("add: shapes [[2, 3], [4]] do not broadcast", || x + y);
     misuse("sub: shapes [[4], [2, 3]] do not broadcast", || y - x);
+    let column = tape.variable([4, 1], &[0.0; 4]);
+    let expected = "shape [4] and targets of shape [4, 1], expected equal ones";
+    misuse(expected, || y.mse(column));
+    misuse(expected, || y.binary_cross_entropy(column));
     misuse("mul: shapes [[2, 3], [4]] do not broadcast", || x * y);
     misuse("div: shapes [[2, 3], [4]] do not broadcast", || x / y);
     misuse("maximum: shapes [[2, 3], [4]] do not broadcast", || {
@@ -398,6 +406,9 @@ fn two_layers_of_one_name_are_found_where_the_second_is_made() {
         || Linear::new(&mut builder, 2, 3, true),
     );
     misuse("a parameter `weight` already", || {
+        Linear::with_init(&mut builder, 2, 3, true, Init::Ones)
+    });
+    misuse("a parameter `weight` already", || {
         Embedding::new(&mut builder, 2, 3)
     });
     misuse("a parameter `weight` already", || {
@@ -406,4 +417,55 @@ fn two_layers_of_one_name_are_found_where_the_second_is_made() {
     misuse("a parameter `weight` already", || {
         LayerNorm::new(&mut builder, 3, true, 1e-5)
     });
+    misuse("a parameter `weight` already", || {
+        Norm::new(&mut builder, NormKind::RmsNorm, 3, true, 1e-5)
+    });
+    let learned = PositionKind::Learned;
+    misuse("a parameter `weight` already", || {
+        Positions::new(&mut builder, learned, 4, 8, 2)
+    });
+}
+
+/// Also where it is a layer within a layer whose name is taken.
+#[test]
+fn two_models_of_one_name_are_found_where_the_second_is_made() {
+    const TAKEN: &str = "already: give each layer a name with ParameterBuilder::scope";
+    let b = &mut ParameterBuilder::new(1);
+    let gelu = FeedForwardKind::Gelu;
+    FeedForward::new(b, gelu, 8, 16, true);
+    misuse(TAKEN, || FeedForward::new(b, gelu, 8, 16, true));
+
+    let b = &mut ParameterBuilder::new(1);
+    CausalSelfAttention::new(b, 8, 2, true, 0.0);
+    misuse(TAKEN, || CausalSelfAttention::new(b, 8, 2, true, 0.0));
+
+    for packed in [true, false] {
+        let b = &mut ParameterBuilder::new(1);
+        let config = MultiHeadAttentionConfig {
+            packed,
+            ..MultiHeadAttentionConfig::new(8, 2)
+        };
+        MultiHeadAttention::new(b, &config);
+        misuse(TAKEN, || MultiHeadAttention::new(b, &config));
+    }
+
+    let config = EncoderConfig::new(5);
+    let b = &mut ParameterBuilder::new(1);
+    EncoderBlock::new(b, &config);
+    misuse(TAKEN, || EncoderBlock::new(b, &config));
+    let b = &mut ParameterBuilder::new(1);
+    Encoder::new(&config, b).unwrap();
+    misuse(TAKEN, || Encoder::new(&config, b));
+
+    let config = GptConfig::new(5);
+    let b = &mut ParameterBuilder::new(1);
+    DecoderBlock::new(b, &config);
+    misuse(TAKEN, || DecoderBlock::new(b, &config));
+    let b = &mut ParameterBuilder::new(1);
+    Gpt::new(&config, b).unwrap();
+    misuse(TAKEN, || Gpt::new(&config, b));
+
+    // What the message says to do.
+    let mut again = b.enter("another");
+    assert!(Gpt::new(&config, &mut again).is_ok());
 }

@@ -1,6 +1,9 @@
 //! Parameters: their names, initial values and flat storage.
 
-use shadegrad::nn::{Init, Parameter, ParameterBuilder};
+use shadegrad::nn::{
+    FeedForwardKind, Gpt, GptConfig, Init, InitKind, Linear, NormKind, Parameter, ParameterBuilder,
+};
+use shadegrad::optim::{Factors, ParameterGroups};
 use shadegrad::{Error, Shape, Tape};
 
 use crate::common;
@@ -100,6 +103,140 @@ fn initial_values_have_the_moments_asked_for() {
         "{deviation}"
     );
     assert!((kurtosis - 1.8).abs() < 0.03, "{kurtosis}");
+}
+
+/// Of a model's parameters: the largest magnitude and the standard deviation around zero, by name.
+fn spread(kind: InitKind, scale_residual_init: bool) -> impl Fn(&str) -> (f32, f32) {
+    let config = GptConfig {
+        d_model: 64,
+        d_ff: 256,
+        n_layers: 2,
+        bias: true,
+        norm: NormKind::LayerNorm,
+        ffn: FeedForwardKind::Gelu,
+        tie_weights: false,
+        head_bias: true,
+        scale_residual_init,
+        ..GptConfig::new(300)
+    };
+    let mut builder = ParameterBuilder::new(5).with_init(kind);
+    Gpt::new(&config, &mut builder).unwrap();
+    let values = builder.build(common::device()).unwrap().to_host().unwrap();
+    move |wanted| {
+        let (.., values) = values
+            .iter()
+            .find(|(name, ..)| name == wanted)
+            .expect(wanted);
+        let most = values.iter().fold(0f32, |most, x| most.max(x.abs()));
+        let squares: f32 = values.iter().map(|x| x * x).sum();
+        (most, (squares / values.len() as f32).sqrt())
+    }
+}
+
+#[test]
+fn layers_start_as_the_builder_says() {
+    let close = |(_, std): (f32, f32), expected: f32, what: &str| {
+        assert!(
+            (std / expected - 1.0).abs() < 0.04,
+            "{what}: {std}, expected {expected}"
+        );
+    };
+    let (up, down) = ("blocks.1.ffn.up", "blocks.1.ffn.down.weight");
+    let [up_weight, up_bias] = ["weight", "bias"].map(|name| format!("{up}.{name}"));
+    let embedding = "token_embedding.weight";
+    let uniform = |std: f32| 3f32.sqrt() * std;
+    // 64 inputs and 256 outputs.
+    for (kind, std, is_uniform) in [
+        (InitKind::Normal, 0.02, false),
+        (InitKind::Pytorch, 1.0 / (3.0f32 * 64.0).sqrt(), true),
+        (InitKind::KaimingUniform, (2.0f32 / 64.0).sqrt(), true),
+        (InitKind::KaimingNormal, (2.0f32 / 64.0).sqrt(), false),
+        (InitKind::XavierUniform, (2.0f32 / 320.0).sqrt(), true),
+        (InitKind::XavierNormal, (2.0f32 / 320.0).sqrt(), false),
+    ] {
+        let of = spread(kind, false);
+        close(of(&up_weight), std, kind.name());
+        let (most, _) = of(&up_weight);
+        assert_eq!(
+            most <= uniform(std) * 1.000_001,
+            is_uniform,
+            "{kind}: {most}"
+        );
+        let embedded = if kind == InitKind::Pytorch { 1.0 } else { 0.02 };
+        close(of(embedding), embedded, kind.name());
+        close(of("position_embedding.weight"), embedded, kind.name());
+        for bias in [&up_bias, "head.bias"] {
+            let (most, _) = of(bias);
+            let limit = if kind == InitKind::Pytorch {
+                0.125
+            } else {
+                0.0
+            };
+            assert!(
+                most <= limit && most >= 0.8 * limit,
+                "{kind}: {bias} {most}"
+            );
+        }
+        assert_eq!(of("norm.weight"), (1.0, 1.0));
+        assert_eq!(of("norm.bias"), (0.0, 0.0));
+        // Two blocks have four residual sums.
+        let (_, whole) = of(down);
+        close(spread(kind, true)(down), whole / 2.0, kind.name());
+    }
+}
+
+#[test]
+fn kinds_of_initial_values_have_names() {
+    for kind in InitKind::ALL {
+        assert_eq!(kind.name().parse::<InitKind>().unwrap(), *kind);
+    }
+    let error = "torch".parse::<InitKind>().unwrap_err().to_string();
+    assert!(
+        error.contains("init") && error.contains("pytorch, kaiming_uniform"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_summary_says_what_is_frozen() {
+    let mut builder = ParameterBuilder::new(1);
+    Linear::new(&mut builder.enter("body"), 300, 40, true);
+    Linear::new(&mut builder.enter("head"), 40, 3, false);
+    let parameters = builder.build(common::device()).unwrap();
+    let groups = ParameterGroups::new(|name, shape| match name.starts_with("body") {
+        true => Factors::FROZEN,
+        false => Factors::default_of(name, shape),
+    });
+    let summary = groups.summary(&parameters);
+    assert_eq!(
+        (summary.elements(), summary.frozen_elements()),
+        (12_160, 12_040)
+    );
+    let expected = "\
+parameter         shape  numbers   bytes
+body.weight   [300, 40]   12,000  48,000  frozen
+body.bias          [40]       40     160  frozen
+head.weight     [40, 3]      120     480
+total        3 tensors   12,160  48,640
+trained 120, frozen 12,040";
+    let text = summary.to_string();
+    let squeezed = |text: &str| {
+        let lines = text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(squeezed(&text), squeezed(expected), "{text}");
+    // Columns stand below one another.
+    let ends = text
+        .lines()
+        .take(5)
+        .map(|line| line.trim_end_matches("  frozen").len());
+    assert_eq!(
+        ends.collect::<std::collections::BTreeSet<_>>().len(),
+        1,
+        "{text}"
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod dropout;
 mod embedding;
 mod gates;
 mod indices;
+mod losses;
 mod matmul;
 mod norm;
 mod pointwise;
