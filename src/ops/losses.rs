@@ -33,7 +33,7 @@ impl<'t> Var<'t> {
     /// [`sigmoid`](Var::sigmoid) `p` is the probability of a yes, and `target` is 1 for a yes and 0 for a no, or between:
     ///
     /// ```text
-    /// −mean(t·ln p + (1 − t)·ln(1 − p)) = mean((1 − t)·x + ln(1 + e⁻ˣ))
+    /// −mean(t·ln p + (1 − t)·ln(1 − p)) = mean(t·ln(1 + e⁻ˣ) + (1 − t)·ln(1 + eˣ))
     /// ```
     ///
     /// The right side, which is computed, neither overflows nor loses what is small; PyTorch calls it
@@ -45,7 +45,7 @@ impl<'t> Var<'t> {
     #[track_caller]
     pub fn binary_cross_entropy(self, target: Var<'t>) -> Var<'t> {
         require_equal_shapes("binary_cross_entropy", self, target);
-        ((1.0 - target) * self + (-self).softplus()).mean_all()
+        (target * (-self).softplus() + (1.0 - target) * self.softplus()).mean_all()
     }
 }
 
