@@ -103,6 +103,11 @@ pub fn devices() -> [&'static Device; 3] {
     [device(), gpu_device(), portable_device()]
 }
 
+/// As [`devices`], but nothing has run on them, and nobody else gets them.
+pub fn new_devices() -> [&'static Device; 3] {
+    [Kind::Own, Kind::Gpu, Kind::Portable].map(Kind::open)
+}
+
 /// Records on a training tape, which draws the same each time, runs it, and gives what was recorded as results, with the number of dispatches.
 pub fn run_counted(
     device: &Device,
