@@ -206,8 +206,8 @@ fn a_run_that_was_stopped_and_resumed_is_the_run_that_was_not() {
             "--ffn relu contradicts the checkpoint whole, which has swiglu",
         ),
         (
-            &["--resume", "whole", "--no-tie"],
-            "--tie false contradicts",
+            &["--resume", "whole", "--tie"],
+            "--tie true contradicts",
         ),
         (
             &["--resume", "whole", "--seed", "1"],
