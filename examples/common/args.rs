@@ -80,14 +80,14 @@ pub struct ModelArgs {
     #[serde(default)]
     pub head_bias: bool,
     /// The head shares the weights of the token embedding
-    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
     pub tie: bool,
     /// Probability of dropping an activation in training
     #[arg(long, default_value_t = 0.0, help_heading = "Model")]
     pub dropout: f32,
     /// What the weights start with
-    #[arg(long, value_parser = kinds(InitKind::ALL, InitKind::name), default_value_t = InitKind::Normal, help_heading = "Model")]
+    #[arg(long, value_parser = kinds(InitKind::ALL, InitKind::name), default_value_t = InitKind::Pytorch, help_heading = "Model")]
     #[serde(default)]
     pub init: InitKind,
     /// Initial weights of residual projections are smaller by √(2 · layers)
@@ -114,7 +114,7 @@ pub struct TrainingArgs {
     )]
     pub steps: u64,
     /// Learning rate at its highest
-    #[arg(long, default_value_t = 4e-3, help_heading = "Training")]
+    #[arg(long, default_value_t = 6e-3, help_heading = "Training")]
     pub lr: f32,
     /// How the learning rate goes on after the warm-up
     #[arg(long, value_enum, default_value = "cosine", help_heading = "Training")]

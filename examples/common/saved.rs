@@ -38,7 +38,7 @@ pub struct SampleArgs {
     #[arg(allow_hyphen_values = true, long, value_name = "TEXT")]
     pub prompt: Option<String>,
     /// How many texts
-    #[arg(short, long, visible_alias = "samples")]
+    #[arg(short = 'n', long, visible_alias = "samples")]
     count: Option<usize>,
     /// The most tokens of a text, the prompt not counted
     #[arg(long, visible_alias = "sample-length", value_name = "TOKENS")]

@@ -61,7 +61,7 @@ impl fmt::Display for LoadedPart {
 ///     let name = name.strip_prefix("param.")?;
 ///     name.starts_with("body.").then(|| name.to_owned())
 /// })?;
-/// assert_eq!(part.loaded, ["body.bias", "body.weight"]);
+/// assert_eq!(part.loaded, ["body.weight", "body.bias"]);
 /// assert_eq!(part.missing, ["head.weight"]);
 /// assert_eq!(part.unused, ["param.head.weight"]);
 /// # std::fs::remove_file(path).unwrap();
@@ -81,13 +81,13 @@ pub fn load_part(
 ) -> Result<LoadedPart> {
     let file = TensorsFile::open(path.as_ref())?;
     let mut found = BTreeMap::new();
-    let mut unused = Vec::new();
+    let mut part = LoadedPart::default();
     let mut names = file.metadata.offset_keys();
     names.sort_unstable();
     for theirs in names {
         let ours = name_of(&theirs);
         let Some(parameter) = ours.and_then(|name| parameters.get(&name)) else {
-            unused.push(theirs);
+            part.unused.push(theirs);
             continue;
         };
         let info = file.metadata.info(&theirs).expect("it is one of the names");
@@ -111,19 +111,15 @@ pub fn load_part(
             )));
         }
     }
-    let is_found = |name: &&str| found.contains_key(name);
-    let (loaded, missing): (Vec<&str>, Vec<&str>) =
-        parameters.iter().map(|p| p.name()).partition(is_found);
-    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
-    let (mut loaded, missing) = (owned(loaded), owned(missing));
-    loaded.sort_unstable();
-    for (name, (_, values)) in found {
-        let parameter = parameters.get(name).expect("it is one of them");
-        parameter.tensor().write(&values)?;
+    for parameter in parameters {
+        let name = parameter.name();
+        match found.get(name) {
+            Some((_, values)) => {
+                parameter.tensor().write(values)?;
+                part.loaded.push(name.to_owned());
+            }
+            None => part.missing.push(name.to_owned()),
+        }
     }
-    Ok(LoadedPart {
-        loaded,
-        missing,
-        unused,
-    })
+    Ok(part)
 }

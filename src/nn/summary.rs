@@ -60,10 +60,10 @@ impl Parameters {
     /// Linear::new(&mut builder.enter("head"), 64, 10, true);
     /// let parameters = builder.build(&Device::new()?)?;
     /// assert_eq!(parameters.summary().to_string(), "\
-    /// parameter         shape  numbers  bytes
-    /// head.weight    [64, 10]      640  2,560
-    /// head.bias          [10]       10     40
-    /// total       2 tensors        650  2,600");
+    /// parameter        shape  numbers  bytes
+    /// head.weight   [64, 10]      640  2,560
+    /// head.bias         [10]       10     40
+    /// total        2 tensors      650  2,600");
     /// # Ok(())
     /// # }
     /// ```

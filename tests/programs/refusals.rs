@@ -272,7 +272,8 @@ fn flags_with_optional_values_take_them_with_a_space_and_with_a_sign() {
         let line = printed.lines().find(|line| line.starts_with("model: "));
         line.unwrap().to_owned()
     };
-    assert_eq!(model(&["--tie", "false"]), model(&["--tie=false"]));
+    assert_eq!(model(&["--tie", "true"]), model(&["--tie=true"]));
+    assert_eq!(model(&["--tie", "true"]), model(&["--tie"]));
     assert_eq!(model(&["--tie", "false"]), model(&["--no-tie"]));
     assert_eq!(model(&["--bias", "true"]), model(&["--bias"]));
     assert_eq!(

@@ -98,9 +98,9 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another() {
         );
     }
     let loss = |index: usize| first[index]["train_loss"].as_f64().unwrap();
-    // ln 27, and lower in the end.
+    // Near ln 27, and lower in the end.
     assert!(
-        (loss(0) - 3.2958).abs() < 0.1 && loss(29) < loss(0),
+        (loss(0) - 3.2958).abs() < 0.3 && loss(29) < loss(0),
         "{} … {}",
         loss(0),
         loss(29)
@@ -205,10 +205,7 @@ fn a_run_that_was_stopped_and_resumed_is_the_run_that_was_not() {
             &["--resume", "whole", "--ffn", "relu"],
             "--ffn relu contradicts the checkpoint whole, which has swiglu",
         ),
-        (
-            &["--resume", "whole", "--no-tie"],
-            "--tie false contradicts",
-        ),
+        (&["--resume", "whole", "--tie"], "--tie true contradicts"),
         (
             &["--resume", "whole", "--seed", "1"],
             "--seed 1 contradicts",
