@@ -24,7 +24,7 @@ const DEFAULTS: [(&str, &str); 8] = [
     ("d_model", "64"),
     ("positions", "rotary"),
     ("steps", "2000"),
-    ("lr", "0.003"),
+    ("lr", "0.005"),
     ("eval_batch_size", "32"),
     ("final_eval_iters", "100"),
 ];
