@@ -100,7 +100,7 @@ fn names_are_sampled_from_a_checkpoint_alone() {
     let errors = refused(&["names.safetensors", "--temperature", "-1"]);
     assert!(errors.contains("--temperature"), "{errors}");
     let errors = refused(&["names.safetensors", "--count", "2000000"]);
-    assert!(errors.contains("--count 2000000"), "{errors}");
+    assert!(errors.contains("--count = 2000000"), "{errors}");
     let errors = refused(&["given.txt"]);
     assert!(errors.contains("not a safetensors file"), "{errors}");
     let errors = refused(&["nothing"]);
