@@ -359,8 +359,8 @@ impl<'t> Var<'t> {
     /// Rows of this table by index: `weight [vocabulary, d]`, `ids […]` of type `U32` → `[…, d]`.
     ///
     /// Several places may hold the same index; their gradients add up in a fixed order. An index beyond the table is an
-    /// [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange): of [`Tape::run`] if the indices are an
-    /// [input](Tape::input), else of every [`Fetch`](crate::gpu::Fetch) of the tape; what it reads is not a number.
+    /// [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange): of [`Tape::run`](crate::Tape::run) if the indices are an
+    /// [input](crate::Tape::input), else of every [`Fetch`](crate::gpu::Fetch) of the tape; what it reads is not a number.
     ///
     /// ```
     /// # fn main() -> shadegrad::Result<()> {

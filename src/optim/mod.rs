@@ -3,7 +3,7 @@
 //! One training step is recorded on one tape: the model, its loss, and [`Optimizer::step`], which differentiates the
 //! loss, clips the gradient by its global norm and updates the parameters in place. Running the tape does all of it in
 //! one submission. Parameters that are to be treated differently, or frozen, belong to [groups](ParameterGroups) of the
-//! optimizer. With dropout, each tape drops other values; [`Tape::set_seed`] says which, for runs that are to repeat or
+//! optimizer. With dropout, each tape drops other values; [`Tape::set_seed`](crate::Tape::set_seed) says which, for runs that are to repeat or
 //! resume to the same bits.
 //!
 //! ```

@@ -37,7 +37,7 @@ impl Profiler {
     ///
     /// # Errors
     ///
-    /// [`Error::DeviceLost`], [`Error::Readback`].
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost), [`Error::Readback`](crate::Error::Readback).
     pub fn finish(self) -> Result<Profile> {
         self.device.wait()?;
         let waits = self.device.shared.wait_times.end().into_iter();

@@ -1,7 +1,7 @@
 //! The tape: a list of recorded operations, differentiated by walking it backwards, planned once and replayed.
 //!
-//! Reading order: [`record`] (the tape, its values, what an operation is), [`backward`] (reverse mode), [`checkpoint`] (what
-//! reverse mode computes again), then [`plan`] (how a list becomes dispatches).
+//! Reading order: `record` (the tape, its values, what an operation is), `backward` (reverse mode), `checkpoint` (what
+//! reverse mode computes again), then `plan` (how a list becomes dispatches).
 
 mod assign;
 mod backward;

@@ -40,9 +40,10 @@ impl Tape {
     ///
     /// # Errors
     ///
-    /// [`Error::IndexOutOfRange`] if an operation was given such indices as host data; then nothing runs. Anything the
-    /// device reports: [`Error::DeviceLost`], [`Error::OutOfMemory`], [`Error::Limit`], or [`Error::Kernel`] for a kernel
-    /// that does not compile.
+    /// [`IndexOutOfRange`](crate::Error::IndexOutOfRange) if an operation was given such indices as host data; then nothing
+    /// runs. Anything the device reports: [`DeviceLost`](crate::Error::DeviceLost),
+    /// [`OutOfMemory`](crate::Error::OutOfMemory), [`Limit`](crate::Error::Limit), or [`Kernel`](crate::Error::Kernel) for
+    /// a kernel that does not compile.
     pub fn run(self) -> Result<()> {
         plan::run(
             &self.device,
