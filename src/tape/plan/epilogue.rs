@@ -49,9 +49,9 @@ impl Epilogue {
     /// The kernel with its block `epilogue` replaced. If there is a gate, its block `gate`, which declares a `store_gate`
     /// that does nothing, is replaced too, and its flag `GATED` set.
     pub fn applied(&self, kernel: Kernel) -> Kernel {
-        let kernel = kernel.block("epilogue", &self.wgsl);
+        let kernel = kernel.declare(&self.wgsl);
         match &self.gate {
-            Some(gate) => kernel.flag("GATED", true).block("gate", gate),
+            Some(gate) => kernel.flag("GATED", true).declare(gate),
             None => kernel,
         }
     }
