@@ -25,14 +25,14 @@ fn sigmoid(x: T) -> T {
     return T(1.0) / (T(1.0) + exp(-clamp(x, T(-80.0), T(80.0))));
 }
 
-fn index(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
+fn index(group: Group, lane: u32) -> u32 {
     return index_of(group) * 64u + lane;
 }
 
 
 @compute @workgroup_size(64)
 fn swiglu(group: Group, @builtin(local_invocation_index) lane: u32) {
-    let i = index(group, groups, lane);
+    let i = index(group, lane);
     if (i >= p.count) { return; }
     // Row r of h starts at r·half, of the packed rows at 2·r·half.
     let place = p.packed_offset + i + i / p.half * p.half;
@@ -42,7 +42,7 @@ fn swiglu(group: Group, @builtin(local_invocation_index) lane: u32) {
 
 @compute @workgroup_size(64)
 fn swiglu_backward(group: Group, @builtin(local_invocation_index) lane: u32) {
-    let i = index(group, groups, lane);
+    let i = index(group, lane);
     if (i >= p.count) { return; }
     let row_start = i / p.half * p.half;
     let place = p.packed_offset + i + row_start;
