@@ -1,9 +1,9 @@
-// What all attention kernels share; each of them is compiled with this text in front.
+// What all attention kernels share.
 //
 // A "row" is one query or one key of one head: HEAD_DIM elements in sequence. Where rows lie is given by an offset and
 // the strides of batch, head and row, so that q, k and v may be parts of one packed projection, or views of anything.
 //
-// Blocks slope, mask and dropout are replaced when a kernel is made; as they stand there is nothing of the kind.
+// Slopes, masks and dropout are declared again when a kernel has them; as they stand there is nothing of the kind.
 
 import shadegrad::grid;
 

@@ -2,7 +2,7 @@
 // behind the four words of the random key (one buffer instead of three: bindings are few). One query an invocation.
 // Follows attention.wgsl.
 //
-// Blocks operands and key are replaced when a kernel is made.
+// Operands are declared when a kernel is made, as in `tests/shaders`, and key_word again where there is a key.
 
 import shadegrad::attention;
 

@@ -11,7 +11,7 @@
 // bounds the loop. A workgroup is one subgroup; it works on eight queries of one head. Four keys a turn, with one
 // rescaling for all, measured the same: loads and stores are most of the time.
 //
-// Block operands is replaced when a kernel is made: how rows are held, loaded and stored.
+// Operands are declared when a kernel is made, as in `tests/shaders`: how rows are held, loaded and stored.
 
 import shadegrad::attention;
 

@@ -11,7 +11,7 @@
 // text to compile, and D_i is read instead of recomputed. Every element is written once, by one lane: the order of all
 // sums is fixed.
 //
-// Block operands is replaced when a kernel is made: how rows are held, loaded and stored.
+// Operands are declared when a kernel is made, as in `tests/shaders`: how rows are held, loaded and stored.
 
 import shadegrad::attention;
 

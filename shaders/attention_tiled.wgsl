@@ -11,7 +11,7 @@
 // kept in parts until the end. Tiles of keys that causality or a window hides are not visited, only those on a border
 // are masked, and the longest rows start first.
 //
-// Block operands is replaced when a kernel is made: how chunks of rows are loaded and stored.
+// Operands are declared when a kernel is made, as in `tests/shaders`: how chunks of rows are loaded and stored.
 
 import shadegrad::attention_pairs;
 import shadegrad::attention_rows;

@@ -9,7 +9,7 @@
 // keys and walk over tiles of queries, of all the heads that share the keys. Every element is written once, by one
 // invocation: no atomics, and the order of all sums is fixed.
 //
-// Block operands is replaced when a kernel is made: how chunks of rows are loaded and stored.
+// Operands are declared when a kernel is made, as in `tests/shaders`: how chunks of rows are loaded and stored.
 
 import shadegrad::attention_pairs;
 

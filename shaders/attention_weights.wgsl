@@ -1,6 +1,6 @@
 // The weights of attention themselves, exp(score − lse), to look at. One weight an invocation. Follows attention.wgsl.
 //
-// Block operands is replaced when a kernel is made.
+// Operands are declared when a kernel is made, as in `tests/shaders`.
 
 import shadegrad::attention;
 

@@ -8,7 +8,7 @@
 // something different; shuffles with constant lanes hand the elements round. Within a step nothing is a loop: a loop
 // would select, load and store every register of the block once a turn.
 //
-// Block operands is replaced when a kernel is made: see blocks.rs.
+// Operands are declared when a kernel is made, as in `tests/shaders`: see blocks.rs.
 
 import shadegrad::attention;
 

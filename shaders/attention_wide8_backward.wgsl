@@ -3,7 +3,7 @@
 // computes. `queries` gives dq, `keys` dk and dv. Every element is written once, by one lane: the order of all sums is
 // fixed.
 //
-// Block operands is replaced when a kernel is made: see blocks.rs.
+// Operands are declared when a kernel is made, as in `tests/shaders`: see blocks.rs.
 
 import shadegrad::attention;
 

@@ -39,7 +39,7 @@ fn is_ignored(target_class: u32) -> bool {
     return p.has_ignore == 1u && target_class == p.ignore;
 }
 
-// The block is replaced where the gradient overwrites the logits.
+// Declared again where the gradient overwrites the logits.
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
 fn logit(row: u32, k: u32) -> f32 {
     return logits[p.logits_offset + row * p.logits_row + k * p.logits_class];

@@ -1,8 +1,7 @@
 // Dropout: an element is zero where its random word is below the threshold, else scaled up. The words depend on the key,
 // the stream and the element's place alone, so the gradient is this kernel again.
 //
-// The block `epilogue` is replaced when a kernel is made, and `input` where strides do not allow loads of a vec4;
-// philox.wgsl is put in front.
+// The epilogue is declared again when a kernel is made, and the input where strides do not allow loads of a vec4.
 
 import shadegrad::epilogue;
 import shadegrad::grid;

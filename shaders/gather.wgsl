@@ -20,7 +20,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> indices: array<u32>;
 @group(0) @binding(3) var<storage, read_write> output: array<f32>;
 
-// Replaced where the host has not checked the indices.
+// Declared again where the host has not checked the indices.
 fn refuse(index: u32) {}
 
 @compute @workgroup_size(64)

@@ -19,7 +19,7 @@
 // Where the epilogue makes one element of two that lie half a row apart (GATED), a tile's columns are as many of the left
 // half as of the right.
 //
-// The blocks a, b, epilogue and gate are replaced when a kernel is made, and the entry point not called is cut out.
+// Operands, epilogue and gate are declared again when a kernel is made.
 
 import shadegrad::epilogue;
 import shadegrad::grid;

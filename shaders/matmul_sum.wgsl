@@ -2,7 +2,7 @@
 // and stores through the epilogue. An invocation has four columns. Where the epilogue makes one element of two that lie
 // half a row apart (GATED), those of the left half add up the right one, too.
 //
-// The blocks epilogue and gate are replaced when a kernel is made.
+// Epilogue and gate are declared again when a kernel is made.
 
 import shadegrad::epilogue;
 import shadegrad::grid;

@@ -5,7 +5,7 @@
 // read again for every pass. A team takes its rows one after the other. The gradients of weight and bias are summed over the rows of a
 // workgroup first, then over the workgroups by `parameters…`. norm_subgroup8.wgsl is the twin for software adapters.
 //
-// The blocks operands and epilogue are replaced when a kernel is made, and the entry points not called are cut out.
+// Operands are declared when a kernel is made, as in `tests/shaders`, and the epilogue again.
 
 import shadegrad::epilogue;
 import shadegrad::grid;

@@ -7,7 +7,7 @@
 // the gradients of weight and bias over the team's rows in registers, one partial row a team. As in the matrix product,
 // parameters are read before the loop, and places are carried from row to row.
 //
-// The blocks operands and epilogue are replaced when a kernel is made, and the other direction is cut out.
+// Operands are declared when a kernel is made, as in `tests/shaders`, and the epilogue again.
 
 import shadegrad::epilogue;
 import shadegrad::grid;

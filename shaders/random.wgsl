@@ -1,4 +1,4 @@
-// Random numbers, four an invocation. philox.wgsl is put in front; the block `epilogue` is replaced when a kernel is made.
+// Random numbers, four an invocation. The epilogue is declared again when a kernel is made.
 
 import shadegrad::epilogue;
 import shadegrad::grid;

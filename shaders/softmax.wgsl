@@ -5,7 +5,7 @@
 // to be stored. The maximum is subtracted before exponentiating, so nothing overflows. A row without any finite element
 // gives zeros.
 //
-// The blocks operands and epilogue are replaced when a kernel is made, and the other direction is cut out.
+// Operands are declared when a kernel is made, as in `tests/shaders`, and the epilogue again.
 
 import shadegrad::epilogue;
 import shadegrad::grid;

@@ -29,7 +29,6 @@ fn index(group: Group, lane: u32) -> u32 {
     return index_of(group) * 64u + lane;
 }
 
-
 @compute @workgroup_size(64)
 fn swiglu(group: Group, @builtin(local_invocation_index) lane: u32) {
     let i = index(group, lane);

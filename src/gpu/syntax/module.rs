@@ -9,7 +9,11 @@ use super::parse;
 
 /// What a kernel is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Module(Vec<Arc<Declaration>>);
+pub(crate) struct Module {
+    declarations: Vec<Arc<Declaration>>,
+    /// How many are its own; the others it imports.
+    own: usize,
+}
 
 macro_rules! files {
     ($($name:ident)*) => {
@@ -47,14 +51,17 @@ impl Module {
         let (imports, own): (Vec<_>, _) = parse::declarations(&file.into(), source)
             .into_iter()
             .partition(|declaration| declaration.kind == Kind::Import);
-        let mut module = Module(own);
+        let mut module = Module {
+            own: own.len(),
+            declarations: own,
+        };
         for import in imports {
             let (path, line) = (&*import.name, import.origin.1 + 1);
             let name = path.strip_prefix("shadegrad::").unwrap_or_default();
             if !FILES.iter().any(|(file, _)| *file == name) {
                 return Err(format!("{file}:{line}: there is no `{path}` to import"));
             }
-            for declaration in Module::builtin(name).0 {
+            for declaration in Module::builtin(name).declarations {
                 let (of, start) = &declaration.origin;
                 match module.find(&declaration.name) {
                     Some(known) if known.origin == declaration.origin => {}
@@ -66,7 +73,7 @@ impl Module {
                             start + 1,
                         ));
                     }
-                    None => module.0.push(declaration),
+                    None => module.declarations.push(declaration),
                 }
             }
         }
@@ -75,20 +82,22 @@ impl Module {
 
     pub fn find(&self, name: &str) -> Option<&Arc<Declaration>> {
         let is_named = |declaration: &&Arc<Declaration>| *declaration.name == *name;
-        self.0.iter().find(is_named).filter(|_| !name.is_empty())
+        self.declarations
+            .iter()
+            .find(is_named)
+            .filter(|_| !name.is_empty())
     }
 
-    /// With further declarations, which take the place of those of their names.
+    /// With further declarations, which take the place of those of their names. What they import only comes where there is
+    /// nothing of its name yet.
     pub fn declare(&mut self, more: Module) {
-        for declaration in more.0 {
+        for (index, declaration) in more.declarations.into_iter().enumerate() {
             let name = &declaration.name;
-            match self
-                .0
-                .iter_mut()
-                .find(|own| own.name == *name && !name.is_empty())
-            {
-                Some(own) => *own = declaration,
-                None => self.0.push(declaration),
+            let mut known = self.declarations.iter_mut();
+            match known.find(|known| known.name == *name && !name.is_empty()) {
+                Some(known) if index < more.own => *known = declaration,
+                Some(_) => {}
+                None => self.declarations.push(declaration),
             }
         }
     }
@@ -96,7 +105,11 @@ impl Module {
     /// With another text for one of the declarations, on the same line.
     pub fn replace(&mut self, name: &str, text: &str) {
         let is_named = |declaration: &&mut Arc<Declaration>| *declaration.name == *name;
-        let own = self.0.iter_mut().find(is_named).expect("it is declared");
+        let own = self
+            .declarations
+            .iter_mut()
+            .find(is_named)
+            .expect("it is declared");
         let (file, line) = &own.origin;
         let mut new = parse::declarations(file, text);
         for declaration in &mut new {
@@ -106,7 +119,7 @@ impl Module {
                 .1 += line;
         }
         *own = new.swap_remove(0);
-        self.0.extend(new);
+        self.declarations.extend(new);
     }
 
     /// Puts other pieces in the places of some, which `edits` finds for each mention of a name.
@@ -116,7 +129,7 @@ impl Module {
         edits: impl Fn(&Declaration, Range<usize>) -> Vec<(Range<usize>, String)>,
     ) {
         for declaration in self
-            .0
+            .declarations
             .clone()
             .iter()
             .filter(|declaration| declaration.uses(name))
@@ -153,16 +166,16 @@ impl Module {
     /// The declarations that an entry point needs; all of them if there is no such entry point.
     pub fn reachable(&self, entry: &str) -> Module {
         let is_entry = |d: &&Arc<Declaration>| d.kind == Kind::Entry && *d.name == *entry;
-        let Some(entry) = self.0.iter().find(is_entry) else {
+        let Some(entry) = self.declarations.iter().find(is_entry) else {
             return self.clone();
         };
         let by_name: HashMap<&str, &Declaration> = self
-            .0
+            .declarations
             .iter()
             .map(|declaration| (&*declaration.name, &**declaration))
             .collect();
         let unnamed = self
-            .0
+            .declarations
             .iter()
             .filter(|declaration| declaration.name.is_empty());
         let mut open: Vec<&Declaration> = unnamed.chain([entry]).map(|d| &**d).collect();
@@ -179,11 +192,15 @@ impl Module {
             }
         }
         let needed = |declaration: &&Arc<Declaration>| needed.contains(&*declaration.name);
-        Module(self.0.iter().filter(needed).cloned().collect())
+        let declarations: Vec<_> = self.declarations.iter().filter(needed).cloned().collect();
+        Module {
+            own: declarations.len(),
+            declarations,
+        }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Declaration> + Clone {
-        self.0.iter().map(|declaration| &**declaration)
+        self.declarations.iter().map(|declaration| &**declaration)
     }
 
     /// The WGSL.
