@@ -321,7 +321,7 @@ impl<const N: usize, F: for<'t> Fn([Var<'t>; N]) -> Var<'t>> Problem<N, F> {
     fn forward<'t>(&self, tape: &'t Tape) -> ([Var<'t>; N], Var<'t>) {
         // A product and its gradient could share a dispatch here, and then nothing would tell them apart.
         tape.set_fusion(Fusion {
-            side_by_side: false,
+            horizontal: false,
             ..Fusion::default()
         });
         let leaves = std::array::from_fn(|index| tape.tensor_variable(&self.inputs[index]));

@@ -1,9 +1,11 @@
-// What all attention kernels share; each of them is compiled with this text in front.
+// What all attention kernels share.
 //
 // A "row" is one query or one key of one head: HEAD_DIM elements in sequence. Where rows lie is given by an offset and
 // the strides of batch, head and row, so that q, k and v may be parts of one packed projection, or views of anything.
 //
-// Blocks slope, mask and dropout are replaced when a kernel is made; as they stand there is nothing of the kind.
+// Slopes, masks and dropout are declared again when a kernel has them; as they stand there is nothing of the kind.
+
+import shadegrad::grid;
 
 struct Params {
     queries: u32,           // rows of q
@@ -76,9 +78,7 @@ fn weight_of(x: f32) -> f32 { return exp(select(x, 0.0, x > 0.0)); }
 // would miss.
 fn shared_weight(w: f32) -> f32 { return select(w, 0.0, w >= 1.0); }
 
-//:begin slope
 fn slope_of(head: u32) -> f32 { return 0.0; }
-//:end slope
 
 // The head that an invocation works on.
 struct Head {
@@ -119,19 +119,15 @@ fn end_query(head: Head, j: u32) -> u32 {
     return u32(clamp(i32(j) + 1 - p.reach + p.window, 0, i32(p.queries)));
 }
 
-//:begin mask
 fn masked(score: f32, seen: bool, head: Head, i: u32, j: u32) -> f32 {
     return select(UNSEEN, score, seen);
 }
-//:end mask
 
-//:begin dropout
 alias DropoutKey = u32;
 fn dropout_key() -> DropoutKey { return 0u; }
 // Bit e says whether the weight of query i for key j + e is kept; j is a multiple of 4, there are four bits.
 fn kept_weights(key: DropoutKey, head: Head, i: u32, j: u32) -> u32 { return 0u; }
 fn dropped(weight: f32, kept: u32, e: u32) -> f32 { return weight; }
-//:end dropout
 
 fn kept_eight(key: DropoutKey, head: Head, i: u32, j: u32) -> u32 {
     return kept_weights(key, head, i, j) | (kept_weights(key, head, i, j + 4u) << 4u);

@@ -4,6 +4,8 @@
 // A square's rows are own rows: queries in functions named after queries, keys in those named after keys. What is done
 // for its columns is long, and done for tiles on a border only, or not at all: loops of four turns keep the text short.
 
+import shadegrad::attention_squares;
+
 const BIASED: bool = false; // scores of all tiles go through `masked`: there is a mask, or a linear bias
 
 // Four rows from `first` on; those past the end repeat the last.

@@ -1,6 +1,8 @@
 // How invocations that share own rows combine a number for each row: put in front of attention_tiled.wgsl, behind
 // attention_squares.wgsl. This is the portable form, attention_rows_shuffles.wgsl its twin.
 
+import shadegrad::attention_squares;
+
 struct Here {
     @builtin(local_invocation_index) local: u32,
 }

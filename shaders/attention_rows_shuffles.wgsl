@@ -3,6 +3,8 @@
 // and lane, so that nothing is assumed about which of them make a subgroup; a workgroup is a multiple of SUBGROUP, so that
 // all subgroups are full.
 
+import shadegrad::attention_squares;
+
 const SUBGROUP: u32 = 32u; // a multiple of ACROSS
 
 struct Here {

@@ -16,6 +16,8 @@
 // vec4 for each quad of own rows: squares of 8 × 4 elements take 3 reads of workgroup memory for 32 multiply-adds. Own
 // rows are read again for every tile: kept, they alone would take all of the 16 KiB that every GPU has.
 
+import shadegrad::attention;
+
 const HEADS: u32 = 1u;        // teams of a workgroup
 const DOWN: u32 = 8u;
 const ACROSS: u32 = 16u;

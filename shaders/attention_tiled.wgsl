@@ -11,20 +11,10 @@
 // kept in parts until the end. Tiles of keys that causality or a window hides are not visited, only those on a border
 // are masked, and the longest rows start first.
 //
-// Block operands is replaced when a kernel is made: how chunks of rows are loaded and stored.
+// Operands are declared when a kernel is made, as in `tests/shaders`: how chunks of rows are loaded and stored.
 
-//:begin operands
-@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-fn chunk_q(at: u32, chunk: u32) -> vec4<f32> { return q[at / 4u + chunk]; }
-@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
-fn chunk_k(at: u32, chunk: u32) -> vec4<f32> { return k[at / 4u + chunk]; }
-@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
-fn chunk_v(at: u32, chunk: u32) -> vec4<f32> { return v[at / 4u + chunk]; }
-@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
-fn store_chunk_out(at: u32, chunk: u32, a: vec4<f32>) { out[at / 4u + chunk] = a; }
-fn chunk_out(at: u32, chunk: u32) -> vec4<f32> { return out[at / 4u + chunk]; }
-@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
-//:end operands
+import shadegrad::attention_pairs;
+import shadegrad::attention_rows;
 
 const QUERIES: u32 = 0u;
 const KEYS: u32 = 1u;
@@ -97,12 +87,8 @@ fn sums_of_lse(lse: vec4<f32>) -> vec4<f32> {
 }
 
 @compute @workgroup_size(THREADS)
-fn forward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    here: Here,
-) {
-    let index = group.x + group.y * groups.x;
+fn forward(group: Group, here: Here) {
+    let index = index_of(group);
     if (index >= p.groups) { return; }
     let place = team_place(invocation(here));
     // The same for all teams, as everything is that loops depend on: if there are several, one tile has all queries.

@@ -9,23 +9,9 @@
 // keys and walk over tiles of queries, of all the heads that share the keys. Every element is written once, by one
 // invocation: no atomics, and the order of all sums is fixed.
 //
-// Block operands is replaced when a kernel is made: how chunks of rows are loaded and stored.
+// Operands are declared when a kernel is made, as in `tests/shaders`: how chunks of rows are loaded and stored.
 
-//:begin operands
-@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-fn chunk_q(at: u32, chunk: u32) -> vec4<f32> { return q[at / 4u + chunk]; }
-@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
-fn chunk_k(at: u32, chunk: u32) -> vec4<f32> { return k[at / 4u + chunk]; }
-@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
-fn chunk_v(at: u32, chunk: u32) -> vec4<f32> { return v[at / 4u + chunk]; }
-@group(0) @binding(4) var<storage, read> dout: array<vec4<f32>>;
-fn chunk_dout(at: u32, chunk: u32) -> vec4<f32> { return dout[at / 4u + chunk]; }
-@group(0) @binding(5) var<storage, read_write> gradient: array<vec4<f32>>;
-fn store_chunk_gradient(at: u32, chunk: u32, a: vec4<f32>) { gradient[at / 4u + chunk] = a; }
-fn chunk_gradient(at: u32, chunk: u32) -> vec4<f32> { return gradient[at / 4u + chunk]; }
-@group(0) @binding(6) var<storage, read> statistics: array<u32>;
-fn statistics_of(head: Head, i: u32) -> vec2<f32> { return vec2<f32>(bitcast<f32>(statistics[0]), 0.0); }
-//:end operands
+import shadegrad::attention_pairs;
 
 const QUERIES: u32 = 0u;
 const KEYS: u32 = 1u;
@@ -133,12 +119,8 @@ fn load_keys(lies: vec4<u32>, head: Head, j: u32, column: u32) -> Squares {
 }
 
 @compute @workgroup_size(THREADS)
-fn queries(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn queries(group: Group, @builtin(local_invocation_index) local: u32) {
+    let index = index_of(group);
     if (index >= p.groups) { return; }
     let place = team_place(local);
     // The same for all teams, as everything is that loops depend on: if there are several, one tile has all queries.
@@ -191,12 +173,8 @@ fn queries(
 }
 
 @compute @workgroup_size(THREADS)
-fn keys(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn keys(group: Group, @builtin(local_invocation_index) local: u32) {
+    let index = index_of(group);
     if (index >= p.groups) { return; }
     let place = team_place(local);
     // Of the heads that share the first team's keys, the first; and of those that share this team's.

@@ -2,6 +2,8 @@
 //
 // The block multiply_add is replaced when a kernel is made: no one form is the fastest on every driver.
 
+import shadegrad::grid;
+
 struct Params {
     count: u32,   // multiply_add: rounds of each invocation; copy: elements
     scale: f32,
@@ -10,9 +12,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-//:begin multiply_add
 fn advance(x: vec4<f32>) -> vec4<f32> { return x * p.scale + p.shift; }
-//:end multiply_add
 
 @group(0) @binding(1) var<storage, read_write> sums: array<f32>;
 
@@ -32,12 +32,8 @@ fn advance4(chains: Chains) -> Chains {
 
 // A round is 32 multiply-adds of each chain, so that the loop itself doesn't count.
 @compute @workgroup_size(64)
-fn multiply_add(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+fn multiply_add(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * 64u + lane;
     let x = vec4<f32>(0.0, 0.25, 0.5, 0.75) + f32(lane);
     var c = Chains(x, x + 0.1, x + 0.2);
     for (var round = 0u; round < p.count; round++) {
@@ -54,12 +50,8 @@ const LANES: u32 = 64u; // of workgroups that copy
 @group(0) @binding(2) var<storage, read_write> destination: array<f32>;
 
 @compute @workgroup_size(LANES)
-fn copy(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * LANES + lane;
+fn copy(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * LANES + lane;
     if (i < p.count) { destination[i] = source[i]; }
 }
 
@@ -67,11 +59,7 @@ fn copy(
 @group(0) @binding(2) var<storage, read_write> destination4: array<vec4<f32>>;
 
 @compute @workgroup_size(LANES)
-fn copy4(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * LANES + lane;
+fn copy4(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * LANES + lane;
     if (i < p.count / 4u) { destination4[i] = source4[i]; }
 }

@@ -10,6 +10,9 @@
 //
 // `count_targets` → the scale; `losses_…` or `gradients_…` → a loss for each row; `mean_loss` → their scaled sum.
 
+import shadegrad::grid;
+import shadegrad::team;
+
 struct Params {
     rows: u32,
     classes: u32,
@@ -36,13 +39,11 @@ fn is_ignored(target_class: u32) -> bool {
     return p.has_ignore == 1u && target_class == p.ignore;
 }
 
-// The block is replaced where the gradient overwrites the logits.
-//:begin logits
+// Declared again where the gradient overwrites the logits.
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
 fn logit(row: u32, k: u32) -> f32 {
     return logits[p.logits_offset + row * p.logits_row + k * p.logits_class];
 }
-//:end logits
 
 // What is known of a part of a row.
 struct Part {
@@ -91,9 +92,7 @@ fn part_of(row: u32, first: u32, step: u32) -> Part {
 }
 
 // Replaced where the host has not checked the targets.
-//:begin refuse
 fn refuse(index: u32) {}
-//:end refuse
 
 fn loss_of(row: u32, target_class: u32, part: Part) -> f32 {
     if (is_ignored(target_class)) { return 0.0; }
@@ -125,24 +124,16 @@ fn write_gradient(row: u32, target_class: u32, part: Part, first: u32, step: u32
 // One row an invocation: for short rows on software adapters.
 
 @compute @workgroup_size(16)
-fn losses_by_invocation(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let row = (group.x + group.y * groups.x) * 16u + lane;
+fn losses_by_invocation(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let row = index_of(group) * 16u + lane;
     if (row >= p.rows) { return; }
     let target_class = targets[p.targets_offset + row];
     losses[p.losses_offset + row] = loss_of(row, target_class, part_of(row, 0u, 1u));
 }
 
 @compute @workgroup_size(16)
-fn gradients_by_invocation(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let row = (group.x + group.y * groups.x) * 16u + lane;
+fn gradients_by_invocation(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let row = index_of(group) * 16u + lane;
     if (row >= p.rows) { return; }
     let target_class = targets[p.targets_offset + row];
     let part = part_of(row, 0u, 1u);
@@ -166,12 +157,8 @@ fn join_all(part: Part, lane: u32) -> Part {
 }
 
 @compute @workgroup_size(LANES)
-fn losses_by_workgroup(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn losses_by_workgroup(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let index = index_of(group);
     // Groups past the end read the last row and store nothing, so that barriers stay uniform.
     let row = min(index, p.rows - 1u);
     let part = join_all(part_of(row, lane, LANES), lane);
@@ -181,12 +168,8 @@ fn losses_by_workgroup(
 }
 
 @compute @workgroup_size(LANES)
-fn gradients_by_workgroup(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn gradients_by_workgroup(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let index = index_of(group);
     let row = min(index, p.rows - 1u);
     let part = join_all(part_of(row, lane, LANES), lane);
     let target_class = targets[p.targets_offset + row];
@@ -218,14 +201,10 @@ fn join_team(part: Part, place: Place) -> Part {
 }
 
 @compute @workgroup_size(LANES * TEAMS)
-fn losses_by_team(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    place: Place,
-) {
+fn losses_by_team(group: Group, place: Place) {
     let lane = lane_of(place);
     // Rows past the end have no classes.
-    let row = (group.x + group.y * groups.x) * TEAMS + team_of(place);
+    let row = index_of(group) * TEAMS + team_of(place);
     let part = join_team(part_of(row, select(p.classes, lane, row < p.rows), LANES), place);
     if (row < p.rows && lane == 0u) {
         losses[p.losses_offset + row] = loss_of(row, targets[p.targets_offset + row], part);
@@ -276,13 +255,9 @@ fn write_target(row: u32, lane: u32, target_class: u32, part: Part, at_target: f
 }
 
 @compute @workgroup_size(LANES * TEAMS)
-fn gradients_by_team(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    place: Place,
-) {
+fn gradients_by_team(group: Group, place: Place) {
     let lane = lane_of(place);
-    let row = (group.x + group.y * groups.x) * TEAMS + team_of(place);
+    let row = index_of(group) * TEAMS + team_of(place);
     let part = join_team(part_of(row, select(p.classes, lane, row < p.rows), LANES), place);
     if (row >= p.rows) { return; }
     let target_class = targets[p.targets_offset + row];
@@ -337,29 +312,10 @@ fn store_block(to: u32, lane: u32, b: u32, v: vec4<f32>) {
     if (k + 3u * LANES < CLASSES) { gradient[to + k + 3u * LANES] = v.w; }
 }
 
-//:begin kept
-struct Kept { b0: vec4<f32>, b1: vec4<f32> }
-fn kept_row(row: u32, lane: u32) -> Kept { return Kept(block(row, lane, 0u), block(row, lane, 1u)); }
-fn most_kept(r: Kept) -> f32 { return max(most_of_four(r.b0), most_of_four(r.b1)); }
-fn distance_kept(r: Kept, lane: u32, top: f32) -> f32 {
-    return distance_of_four(r.b0, lane, 0u, top) + distance_of_four(r.b1, lane, 1u, top);
-}
-fn exp_kept(r: Kept, top: f32) -> Kept { return Kept(exp(r.b0 - top), exp(r.b1 - top)); }
-fn total_kept(r: Kept) -> f32 { return sum_of_four(r.b0) + sum_of_four(r.b1); }
-fn store_kept(to: u32, lane: u32, r: Kept, factor: f32, off: f32) {
-    store_block(to, lane, 0u, r.b0 * factor - off);
-    store_block(to, lane, 1u, r.b1 * factor - off);
-}
-//:end kept
-
 @compute @workgroup_size(LANES)
-fn gradients_in_registers(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    place: Place,
-) {
+fn gradients_in_registers(group: Group, place: Place) {
     let lane = lane_of(place);
-    let index = group.x + group.y * groups.x;
+    let index = index_of(group);
     // Groups past the end read the last row and store nothing, so that barriers stay uniform.
     let row = min(index, p.rows - 1u);
     let kept = kept_row(row, lane);

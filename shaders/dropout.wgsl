@@ -1,8 +1,11 @@
 // Dropout: an element is zero where its random word is below the threshold, else scaled up. The words depend on the key,
 // the stream and the element's place alone, so the gradient is this kernel again.
 //
-// The block `epilogue` is replaced when a kernel is made, and `input` where strides do not allow loads of a vec4;
-// philox.wgsl is put in front.
+// The epilogue is declared again when a kernel is made, and the input where strides do not allow loads of a vec4.
+
+import shadegrad::epilogue;
+import shadegrad::grid;
+import shadegrad::philox;
 
 struct Params {
     n: u32,                          // columns
@@ -21,29 +24,15 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> key: array<u32>;
 
-//:begin input
 @group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;
 fn load4(base: u32, column: u32) -> vec4<f32> { return input[base + column / 4u]; }
-//:end input
-
-//:begin epilogue
-@group(0) @binding(3) var<storage, read_write> out0: array<vec4<f32>>;
-fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
-    let o = p.operands[0];
-    out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
-}
-//:end epilogue
 
 const LANES: u32 = 32u;
 const ROWS: u32 = 1u;
 
 @compute @workgroup_size(LANES)
-fn dropout(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn dropout(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let index = index_of(group);
     let tiles = (p.n + 4u * LANES - 1u) / (4u * LANES);
     let column = (index % tiles * LANES + lane) * 4u;
     if (column >= p.n) { return; }

@@ -3,6 +3,9 @@
 // The block `epilogue` is replaced when a kernel is made, `weight` where strides do not allow loads of a vec4, and `refuse`
 // where the host has not checked the indices.
 
+import shadegrad::epilogue;
+import shadegrad::grid;
+
 struct Params {
     n: u32,                          // columns
     rows: u32,                       // indices in one batch
@@ -20,33 +23,17 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> ids: array<u32>;
 
-//:begin weight
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 fn load4(base: u32, column: u32) -> vec4<f32> { return weight[base + column / 4u]; }
-//:end weight
 
-//:begin refuse
 fn refuse(index: u32) {}
-//:end refuse
-
-//:begin epilogue
-@group(0) @binding(3) var<storage, read_write> out0: array<vec4<f32>>;
-fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
-    let o = p.operands[0];
-    out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
-}
-//:end epilogue
 
 const LANES: u32 = 32u;
 const ROWS: u32 = 1u;
 
 @compute @workgroup_size(LANES)
-fn embedding(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let tile = group.x + group.y * groups.x;
+fn embedding(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let tile = index_of(group);
     let tiles = (p.n + 4u * LANES - 1u) / (4u * LANES);
     let column = (tile % tiles * LANES + lane) * 4u;
     if (column >= p.n) { return; }

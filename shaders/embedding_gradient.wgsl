@@ -6,6 +6,8 @@
 // by index: `sort_blocks` sorts blocks, `merge` joins sorted runs two by two, `find_starts` finds where each index
 // begins, and `sum_places` adds up. Both sorts keep the order of equal indices.
 
+import shadegrad::grid;
+
 struct Params {
     places: u32,            // indices in all
     vocabulary: u32,        // rows of the table
@@ -28,10 +30,8 @@ fn row_of(id: u32) -> u32 {
     return min(id - p.first_row, p.vocabulary);
 }
 
-//:begin element
 alias T = f32;
 const WIDTH: u32 = 1u;
-//:end element
 
 @group(0) @binding(1) var<storage, read> terms: array<T>;
 @group(0) @binding(2) var<storage, read> ids: array<u32>;
@@ -40,24 +40,16 @@ const WIDTH: u32 = 1u;
 @group(0) @binding(1) var<storage, read_write> cleared: array<T>;
 
 @compute @workgroup_size(64)
-fn clear(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+fn clear(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * 64u + lane;
     if (i >= p.vocabulary * (p.width / WIDTH)) { return; }
     cleared[p.output_offset / WIDTH + i] = T();
 }
 
 // An invocation owns one column (or four) of the whole table: it adds every place's gradient to the row it belongs to.
 @compute @workgroup_size(8)
-fn walk(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let column = (group.x + group.y * groups.x) * 8u + lane;
+fn walk(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let column = index_of(group) * 8u + lane;
     let width = p.width / WIDTH;
     if (column >= width) { return; }
     let to = p.output_offset / WIDTH + column;
@@ -96,12 +88,8 @@ fn gradient4(place: u32, column: u32) -> vec4<f32> {
 }
 
 @compute @workgroup_size(8u * SLICES)
-fn direct(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn direct(group: Group, @builtin(local_invocation_index) local: u32) {
+    let index = index_of(group);
     let tiles = (p.width + 31u) / 32u;
     let column = index % tiles * 32u + local % 8u * 4u;
     let row = index / tiles;
@@ -145,12 +133,8 @@ const BLOCK: u32 = 1024u;
 
 // An invocation counts how many entries of its block come before its own.
 @compute @workgroup_size(64)
-fn sort_blocks(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn sort_blocks(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let index = index_of(group);
     let place = index * 64u + lane;
     let start = index * 64u / BLOCK * BLOCK;
     let end = min(start + BLOCK, p.places);
@@ -183,12 +167,8 @@ fn count_below(limit: u32, start: u32, end: u32) -> u32 {
 
 // An invocation moves one entry: past those of its own run that come before it, and those of the other run.
 @compute @workgroup_size(64)
-fn merge(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+fn merge(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * 64u + lane;
     if (i >= p.places) { return; }
     let entry = entries[i];
     let mine = i / p.run;
@@ -205,12 +185,8 @@ fn merge(
 
 // For every index, and one past the last: how many entries lie before its first.
 @compute @workgroup_size(64)
-fn find_starts(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let id = (group.x + group.y * groups.x) * 64u + lane;
+fn find_starts(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let id = index_of(group) * 64u + lane;
     if (id > p.vocabulary) { return; }
     starts[id] = count_below(id, 0u, p.places);
 }
@@ -222,12 +198,8 @@ fn find_starts(
 // An invocation sums one column of one row, in parts, so that rounding does not grow with the number of places. One dispatch
 // goes over some of a row's places.
 @compute @workgroup_size(64)
-fn sum_places(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+fn sum_places(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * 64u + lane;
     if (i >= p.vocabulary * p.width) { return; }
     let row = i / p.width;
     let column = p.gradient_offset + i % p.width;

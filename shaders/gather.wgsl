@@ -1,5 +1,7 @@
 // Elements by index along one axis, and its gradient. The tensors are seen as [outer, axis, inner].
 
+import shadegrad::grid;
+
 struct Params {
     count: u32,        // elements of the output
     inner: u32,
@@ -18,18 +20,12 @@ struct Params {
 @group(0) @binding(2) var<storage, read> indices: array<u32>;
 @group(0) @binding(3) var<storage, read_write> output: array<f32>;
 
-// Replaced where the host has not checked the indices.
-//:begin refuse
+// Declared again where the host has not checked the indices.
 fn refuse(index: u32) {}
-//:end refuse
 
 @compute @workgroup_size(64)
-fn gather(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+fn gather(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * 64u + lane;
     if (i >= p.count) { return; }
     let inner = i % p.inner;
     let outer = i / p.inner / p.picked;
@@ -42,12 +38,8 @@ fn gather(
 
 // An invocation sums what was read from one element, in the order of the indices, one part of them a dispatch.
 @compute @workgroup_size(64)
-fn gather_gradient(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+fn gather_gradient(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * 64u + lane;
     if (i >= p.count) { return; }
     let inner = i % p.inner;
     let row = i / p.inner;

@@ -19,7 +19,10 @@
 // Where the epilogue makes one element of two that lie half a row apart (GATED), a tile's columns are as many of the left
 // half as of the right.
 //
-// The blocks a, b, epilogue and gate are replaced when a kernel is made, and the entry point not called is cut out.
+// Operands, epilogue and gate are declared again when a kernel is made.
+
+import shadegrad::epilogue;
+import shadegrad::grid;
 
 const A_ALONG_DEPTH: bool = true;   // [M,K] in memory rather than [K,M]
 const B_ALONG_DEPTH: bool = false;  // [N,K] in memory rather than [K,N]
@@ -41,29 +44,11 @@ struct Params {
 
 // Four elements side by side, of which the first `left` are there; the others are zero.
 
-//:begin a
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
 fn a4(at: u32, left: u32) -> vec4<f32> { return a[at / 4u]; }
-//:end a
 
-//:begin b
 @group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
 fn b4(at: u32, left: u32) -> vec4<f32> { return b[at / 4u]; }
-//:end b
-
-//:begin epilogue
-@group(0) @binding(3) var<storage, read_write> out0: array<vec4<f32>>;
-fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
-    let o = p.operands[0];
-    out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
-}
-//:end epilogue
-
-const GATED: bool = false;
-
-//:begin gate
-fn store_gate(batch: u32, row: u32, column: u32, gate: vec4<f32>, up: vec4<f32>) {}
-//:end gate
 
 fn a_line(origin: u32, outer: u32, inner: u32, end: vec2<u32>) -> vec4<f32> {
     if (outer < end.x && inner < end.y) { return a4(origin + outer * p.lda + inner, end.y - inner); }
@@ -130,7 +115,6 @@ fn work(index: u32) -> Work {
         begin, min(begin + p.chunk, p.k), item % tiles);
 }
 
-//:begin tiles
 const ROW_QUADS: u32 = 2u;     // squares of an invocation, down and across: 1 or 2
 const COLUMN_QUADS: u32 = 2u;
 const DOWN: u32 = 8u;          // invocations of a team: a multiple of 8
@@ -255,12 +239,8 @@ fn row_of_teams(local: u32) -> vec4<f32> {
 }
 
 @compute @workgroup_size(TEAMS * TEAM)
-fn tiles(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn tiles(group: Group, @builtin(local_invocation_index) local: u32) {
+    let index = index_of(group);
     var work = work(index);
     let team = local / TEAM;
     let lane = local % TEAM;
@@ -344,9 +324,7 @@ fn tiles(
 
 // The next row comes first.
 fn shifted(c: mat4x4<f32>) -> mat4x4<f32> { return mat4x4<f32>(c[1], c[2], c[3], c[0]); }
-//:end tiles
 
-//:begin rows
 const QUADS: u32 = 8u;      // squares of C in a workgroup
 const SHARERS: u32 = 32u;   // invocations that share the depth of each
 const TALL: bool = false;   // the squares lie below each other rather than side by side
@@ -355,12 +333,8 @@ const SINGLE: bool = false; // C is one row, and A along the depth
 var<workgroup> exchange: array<vec4<f32>, QUADS * SHARERS>;
 
 @compute @workgroup_size(QUADS * SHARERS)
-fn rows(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn rows(group: Group, @builtin(local_invocation_index) local: u32) {
+    let index = index_of(group);
     let work = work(index);
     // Neighbours are neighbours in the larger operand's memory.
     let along_depth = (TALL && A_ALONG_DEPTH) || (!TALL && B_ALONG_DEPTH);
@@ -398,4 +372,3 @@ fn rows(
         c = mat4x4<f32>(c[1], c[2], c[3], c[0]);
     }
 }
-//:end rows

@@ -1,4 +1,4 @@
-// How a fragment of an operand of matmul_subgroup8.wgsl is loaded; the Rust side puts one section in place of each
+// How a fragment of an operand of matmul_subgroup8.wgsl is loaded; the Rust side declares one section for each
 // operand. X is `a` or `b`, BINDING 1 or 2, OUTER p.m or p.n, LD p.lda or p.ldb.
 //
 //   rows_*:    the depth k runs along memory: A as [M,K], B as [N,K] (transposed)

@@ -25,7 +25,10 @@
 // Where the epilogue makes one element of two that lie half a row apart (GATED), lanes 0 to 3 have 16 columns of the left
 // half, the others the same of the right, and a shuffle brings them together.
 //
-// Blocks a, b (how an operand is loaded, from matmul_operands.wgsl) and epilogue are replaced when a kernel is made.
+// Operands, as in matmul_operands.wgsl, and the epilogue are declared when a kernel is made.
+
+import shadegrad::epilogue;
+import shadegrad::grid;
 
 struct Params {
     m: u32, n: u32, k: u32,
@@ -46,51 +49,6 @@ struct Tile {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-
-//:begin a
-@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
-fn a_origin(batch: u32, i: u32) -> vec4<u32> {
-    let row = min(vec4<u32>(i) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.m - 1u));
-    return (row * p.lda + (p.a_offset + batch * p.a_batch)) / 4u;
-}
-fn a_step(o: vec4<u32>, ld: u32) -> vec4<u32> { return o + vec4<u32>(1u); }
-fn a_fragment(o: vec4<u32>, ld: u32) -> Fragment {
-    let x = a[o.x];
-    let y = a[o.y];
-    let z = a[o.z];
-    let w = a[o.w];
-    return Fragment(vec4<f32>(x.x, y.x, z.x, w.x), vec4<f32>(x.y, y.y, z.y, w.y),
-                    vec4<f32>(x.z, y.z, z.z, w.z), vec4<f32>(x.w, y.w, z.w, w.w));
-}
-//:end a
-
-//:begin b
-@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
-fn b_origin(batch: u32, i: u32) -> vec4<u32> {
-    return vec4<u32>((min(i, p.ldb - 4u) + p.b_offset + batch * p.b_batch) / 4u);
-}
-fn b_step(o: vec4<u32>, ld: u32) -> vec4<u32> { return o + vec4<u32>(ld); }
-fn b_fragment(o: vec4<u32>, ld: u32) -> Fragment {
-    let line = vec4<u32>(ld / 4u);
-    let o1 = o + line;
-    let o2 = o1 + line;
-    let o3 = o2 + line;
-    return Fragment(b[o.x], b[o1.x], b[o2.x], b[o3.x]);
-}
-//:end b
-
-//:begin epilogue
-@group(0) @binding(3) var<storage, read_write> out0: array<vec4<f32>>;
-struct Cursor { place0: u32, row0: u32 }
-fn cursor(batch: u32, row: u32, column: u32) -> Cursor {
-    let o = p.operands[0];
-    return Cursor(o.x + batch * o.y + row * o.z + column / 4u, o.z);
-}
-fn store_next(c: ptr<function, Cursor>, column: u32, value: vec4<f32>) {
-    out0[(*c).place0] = value;
-    (*c).place0 += (*c).row0;
-}
-//:end epilogue
 
 // Row by row, all four depths at once: then few values are wanted at a time and less is spilled. As functions of a row the
 // same took longer, because of how the compiler orders it.
@@ -151,8 +109,6 @@ fn live(f: Fragment, left: u32) -> Fragment {
     return Fragment(f.k0, select(none, f.k1, left > 1u), select(none, f.k2, left > 2u), select(none, f.k3, left > 3u));
 }
 
-const GATED: bool = false;
-
 fn column_of(tile: u32, lane: u32) -> u32 {
     if (GATED) { return tile * 16u + 4u * (lane % 4u) + lane / 4u * (p.n / 2u); }
     return tile * 32u + 4u * lane;
@@ -165,12 +121,8 @@ fn is_there(column: u32, lane: u32) -> bool {
 }
 
 @compute @workgroup_size(8)
-fn matmul(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(subgroup_invocation_id) lane: u32,
-) {
-    let tile = group.x + group.y * groups.x;
+fn matmul(group: Group, @builtin(subgroup_invocation_id) lane: u32) {
+    let tile = index_of(group);
     if (tile >= p.count) { return; }
     let batch = tile / p.tiles;
     let row0 = (tile % p.tiles) / p.tiles_n * 32u;

@@ -2,7 +2,10 @@
 // and stores through the epilogue. An invocation has four columns. Where the epilogue makes one element of two that lie
 // half a row apart (GATED), those of the left half add up the right one, too.
 //
-// The blocks epilogue and gate are replaced when a kernel is made.
+// Epilogue and gate are declared again when a kernel is made.
+
+import shadegrad::epilogue;
+import shadegrad::grid;
 
 struct Params {
     m: u32, n: u32,
@@ -16,20 +19,6 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> parts: array<vec4<f32>>;  // [batch, splits, m, quads]
 
-//:begin epilogue
-@group(0) @binding(2) var<storage, read_write> out0: array<vec4<f32>>;
-fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
-    let o = p.operands[0];
-    out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
-}
-//:end epilogue
-
-const GATED: bool = false;
-
-//:begin gate
-fn store_gate(batch: u32, row: u32, column: u32, gate: vec4<f32>, up: vec4<f32>) {}
-//:end gate
-
 fn sum_at(first: u32) -> vec4<f32> {
     let matrix = p.m * p.quads;
     var sum = parts[first];
@@ -38,12 +27,8 @@ fn sum_at(first: u32) -> vec4<f32> {
 }
 
 @compute @workgroup_size(64)
-fn add_up(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+fn add_up(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * 64u + lane;
     if (i >= p.count) { return; }
     let matrix = p.m * p.quads;
     let batch = i / matrix;

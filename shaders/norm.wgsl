@@ -5,10 +5,12 @@
 // read again for every pass. A team takes its rows one after the other. The gradients of weight and bias are summed over the rows of a
 // workgroup first, then over the workgroups by `parameters…`. norm_subgroup8.wgsl is the twin for software adapters.
 //
-// The blocks operands and epilogue are replaced when a kernel is made, and the entry points not called are cut out.
+// Operands are declared when a kernel is made, as in `tests/shaders`, and the epilogue again.
 
-const KEPT: u32 = 4u;            // blocks in registers: at most 8, backward 4, and no more than a row has
-const EDGE: u32 = 1u;            // what the last of a row's blocks lack: 0 nothing, 4 quads of columns, 1 single columns
+import shadegrad::epilogue;
+import shadegrad::grid;
+import shadegrad::rows;
+
 const LAYER_NORM: bool = false;  // false: RMSNorm, without mean
 const BIAS: bool = false;
 
@@ -30,49 +32,6 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-//:begin operands
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;  // forward
-@group(0) @binding(4) var<storage, read> dy: array<vec4<f32>>;    // backward
-fn x4(row: u32, column: u32) -> vec4<f32> {
-    return x[(p.x_at.x + row * p.x_at.y + min(column, p.n - 4u)) / 4u];
-}
-fn weight4(row: u32, column: u32) -> vec4<f32> {
-    return weight[(p.weight_at.x + row * p.weight_at.y + min(column, p.n - 4u)) / 4u];
-}
-fn bias4(row: u32, column: u32) -> vec4<f32> {
-    return bias[(p.bias_at.x + row * p.bias_at.y + min(column, p.n - 4u)) / 4u];
-}
-fn dy4(row: u32, column: u32) -> vec4<f32> {
-    return dy[(p.dy_at.x + row * p.dy_at.y + min(column, p.n - 4u)) / 4u];
-}
-//:end operands
-
-//:begin epilogue
-@group(0) @binding(6) var<storage, read_write> out0: array<vec4<f32>>;
-fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
-    let o = p.operands[0];
-    out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
-}
-//:end epilogue
-
-fn column(b: u32, lane: u32) -> u32 { return (b * LANES + lane) * 4u; }
-fn inside(column: u32) -> vec4<bool> {
-    if (EDGE == 0u) { return vec4<bool>(true); }
-    if (EDGE == 4u) { return vec4<bool>(column < p.n); }
-    return vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.n);
-}
-fn only(value: vec4<f32>, column: u32) -> vec4<f32> { return select(vec4<f32>(0.0), value, inside(column)); }
-fn total(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-
-// What a lane keeps of a row.
-struct Blocks {
-    b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>,
-    b4: vec4<f32>, b5: vec4<f32>, b6: vec4<f32>, b7: vec4<f32>,
-}
-
-//:begin forward
 @group(0) @binding(1) var<storage, read_write> statistics: array<vec2<f32>>;  // of each row: 1/σ, mean
 
 fn block(row: u32, b: u32, lane: u32) -> vec4<f32> {
@@ -98,13 +57,9 @@ fn put_y(row: u32, b: u32, lane: u32, x: vec4<f32>, mean: f32, rstd: f32) {
 }
 
 @compute @workgroup_size(LANES * TEAMS)
-fn forward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    place: Place,
-) {
+fn forward(group: Group, place: Place) {
     let lane = lane_of(place);
-    let team = (group.x + group.y * groups.x) * TEAMS + team_of(place);
+    let team = index_of(group) * TEAMS + team_of(place);
     let scale = 1.0 / f32(p.n);
     var w = Blocks();
     var c = Blocks();
@@ -178,9 +133,7 @@ fn forward(
         if (row < p.rows && lane == 0u) { statistics[row] = vec2<f32>(rstd, mean); }
     }
 }
-//:end forward
 
-//:begin backward
 @group(0) @binding(1) var<storage, read> saved: array<vec2<f32>>;             // the statistics
 @group(0) @binding(5) var<storage, read_write> partial_sums: array<f32>;  // [parts, 2, n]: of weight, of bias
 
@@ -237,13 +190,9 @@ fn put_sums(part: u32, b: u32, dweight: vec4<f32>, dbias: vec4<f32>, place: Plac
 }
 
 @compute @workgroup_size(LANES * TEAMS)
-fn backward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    place: Place,
-) {
+fn backward(group: Group, place: Place) {
     let lane = lane_of(place);
-    let part = group.x + group.y * groups.x;
+    let part = index_of(group);
     let start = (part * TEAMS + team_of(place)) * p.rows_per_team;
     let scale = 1.0 / f32(p.n);
     var w = Blocks();
@@ -318,11 +267,9 @@ fn backward(
         put_sums(part, b, dweight, dbias, place);
     }
 }
-//:end backward
 
 // --- The second stage: the partial sums of all workgroups ---
 
-//:begin parameters
 const COLUMNS: u32 = 8u;  // of a workgroup
 const PARTS: u32 = 1u;    // into which the partial sums are divided
 
@@ -389,4 +336,3 @@ fn parameters_with_bias(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_
         dbias_out[p.dbias_offset + column] = sum.y;
     }
 }
-//:end parameters

@@ -7,7 +7,10 @@
 // the gradients of weight and bias over the team's rows in registers, one partial row a team. As in the matrix product,
 // parameters are read before the loop, and places are carried from row to row.
 //
-// The blocks operands and epilogue are replaced when a kernel is made, and the other direction is cut out.
+// Operands are declared when a kernel is made, as in `tests/shaders`, and the epilogue again.
+
+import shadegrad::epilogue;
+import shadegrad::grid;
 
 const BLOCKS: u32 = 1u;
 const LAYER_NORM: bool = false;  // false: RMSNorm, without mean
@@ -33,46 +36,6 @@ alias Row = array<vec4<f32>, BLOCKS>;
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-//:begin operands
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;  // forward
-@group(0) @binding(4) var<storage, read> dy: array<vec4<f32>>;    // backward
-fn x_place(row: u32, column: u32) -> vec4<u32> {
-    return vec4<u32>((p.x_at.x + row * p.x_at.y + min(column, p.n - 4u)) / 4u);
-}
-fn x_step() -> u32 { return p.x_at.y / 4u; }
-fn x_load(place: vec4<u32>) -> vec4<f32> { return x[place.x]; }
-fn weight_place(row: u32, column: u32) -> vec4<u32> {
-    return vec4<u32>((p.weight_at.x + row * p.weight_at.y + min(column, p.n - 4u)) / 4u);
-}
-fn weight_step() -> u32 { return p.weight_at.y / 4u; }
-fn weight_load(place: vec4<u32>) -> vec4<f32> { return weight[place.x]; }
-fn bias_place(row: u32, column: u32) -> vec4<u32> {
-    return vec4<u32>((p.bias_at.x + row * p.bias_at.y + min(column, p.n - 4u)) / 4u);
-}
-fn bias_step() -> u32 { return p.bias_at.y / 4u; }
-fn bias_load(place: vec4<u32>) -> vec4<f32> { return bias[place.x]; }
-fn dy_place(row: u32, column: u32) -> vec4<u32> {
-    return vec4<u32>((p.dy_at.x + row * p.dy_at.y + min(column, p.n - 4u)) / 4u);
-}
-fn dy_step() -> u32 { return p.dy_at.y / 4u; }
-fn dy_load(place: vec4<u32>) -> vec4<f32> { return dy[place.x]; }
-//:end operands
-
-//:begin epilogue
-@group(0) @binding(6) var<storage, read_write> out0: array<vec4<f32>>;
-struct Cursor { place0: u32, row0: u32 }
-fn cursor(batch: u32, row: u32, column: u32) -> Cursor {
-    let o = p.operands[0];
-    return Cursor(o.x + batch * o.y + row * o.z + column / 4u, o.z);
-}
-fn store_next(c: ptr<function, Cursor>, column: u32, value: vec4<f32>) {
-    out0[(*c).place0] = value;
-    (*c).place0 += (*c).row0;
-}
-//:end epilogue
-
 fn over_lanes(v: vec2<f32>) -> vec2<f32> {
     let a = v + subgroupShuffleXor(v, 1u);
     let b = a + subgroupShuffleXor(a, 2u);
@@ -86,16 +49,11 @@ fn only(value: vec4<f32>, left: i32) -> vec4<f32> {
     return select(vec4<f32>(0.0), value, vec4<i32>(left) > vec4<i32>(0, 1, 2, 3));
 }
 
-//:begin forward
 @group(0) @binding(1) var<storage, read_write> statistics: array<vec2<f32>>;  // of each row: 1/σ, mean
 
 @compute @workgroup_size(8)
-fn forward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(subgroup_invocation_id) lane: u32,
-) {
-    let team = group.x + group.y * groups.x;
+fn forward(group: Group, @builtin(subgroup_invocation_id) lane: u32) {
+    let team = index_of(group);
     if (team >= p.teams) { return; }
     let n = p.n;
     let epsilon = p.epsilon;
@@ -140,19 +98,13 @@ fn forward(
         if (lane == 0u) { statistics[row] = vec2<f32>(rstd, mean); }
     }
 }
-//:end forward
 
-//:begin backward
 @group(0) @binding(1) var<storage, read> saved: array<vec2<f32>>;             // the statistics
 @group(0) @binding(5) var<storage, read_write> partial_sums: array<f32>;  // [teams, 2, n]: of weight, of bias
 
 @compute @workgroup_size(8)
-fn backward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(subgroup_invocation_id) lane: u32,
-) {
-    let team = group.x + group.y * groups.x;
+fn backward(group: Group, @builtin(subgroup_invocation_id) lane: u32) {
+    let team = index_of(group);
     if (team >= p.teams) { return; }
     let n = p.n;
     let first = team * p.rows_per_team;
@@ -214,4 +166,3 @@ fn put_partial(team: u32, which: u32, column: u32, value: vec4<f32>) {
     if (column + 2u < p.n) { partial_sums[at + 2u] = value.z; }
     if (column + 3u < p.n) { partial_sums[at + 3u] = value.w; }
 }
-//:end backward

@@ -1,6 +1,8 @@
 // The optimizers, over whole segments of flat storage. A segment is a multiple of eight elements; its padding is zero
 // in parameters, gradients and moments alike and stays so.
 
+import shadegrad::grid;
+
 struct Params {
     vectors: u32,         // vec4s in the segment
     runs: u32,            // of parameters that are treated alike
@@ -42,12 +44,8 @@ fn total(lane: u32, mine: f32) -> f32 {
 }
 
 @compute @workgroup_size(256)
-fn sum_squares(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn sum_squares(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let index = index_of(group);
     let end = min(p.vectors, (index + 1u) * p.chunk);
     var i = index * p.chunk + lane;
     var sums = vec4<f32>(0.0);
@@ -99,11 +97,8 @@ fn norm(@builtin(local_invocation_index) lane: u32) {
 // The same for software adapters: one invocation does it all, without workgroup memory, its loads uniform.
 
 @compute @workgroup_size(1)
-fn sum_squares_serial(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-) {
-    let index = group.x + group.y * groups.x;
+fn sum_squares_serial(group: Group) {
+    let index = index_of(group);
     let end = min(p.vectors, (index + 1u) * p.chunk);
     var even = vec4<f32>(0.0);
     var odd = vec4<f32>(0.0);
@@ -172,12 +167,8 @@ fn run_at(vector: u32) -> u32 {
 
 // values = [step size, √(1 − β₂ᵗ), ε, lr·λ], [1 − β₁, β₂, 1 − β₂, –]
 @compute @workgroup_size(WIDTH)
-fn adamw(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn adamw(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let index = index_of(group);
     let a = values[p.values_offset];
     let b = values[p.values_offset + 1u];
     let scale = scale();
@@ -205,12 +196,8 @@ fn adamw(
 
 // values = [lr, momentum, λ, –]
 @compute @workgroup_size(WIDTH)
-fn sgd_momentum(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn sgd_momentum(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let index = index_of(group);
     let a = values[p.values_offset];
     let scale = scale();
     let end = end_of(index);
@@ -233,12 +220,8 @@ fn sgd_momentum(
 }
 
 @compute @workgroup_size(WIDTH)
-fn sgd(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn sgd(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let index = index_of(group);
     let a = values[p.values_offset];
     let scale = scale();
     let end = end_of(index);
@@ -265,12 +248,8 @@ fn sgd(
 @group(0) @binding(2) var<storage, read> addend: array<vec4<f32>>;
 
 @compute @workgroup_size(WIDTH)
-fn add_into(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = group.x + group.y * groups.x;
+fn add_into(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let index = index_of(group);
     let end = min(p.vectors, (index + 1u) * WIDTH * EACH);
     for (var i = index * WIDTH * EACH + lane; i < end; i += WIDTH) { sum[i] += addend[i]; }
 }

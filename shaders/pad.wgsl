@@ -1,5 +1,7 @@
 // Zeros before and after one axis. The tensor is seen as [outer, axis, inner].
 
+import shadegrad::grid;
+
 struct Params {
     count: u32,  // elements of the output
     input_offset: u32,
@@ -15,12 +17,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
 
 @compute @workgroup_size(64)
-fn pad(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+fn pad(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * 64u + lane;
     if (i >= p.count) { return; }
     let inner = i % p.inner;
     let row = i / p.inner;

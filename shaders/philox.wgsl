@@ -1,5 +1,5 @@
 // Philox4x32-10, a counter-based random number generator: every counter gives four random words, and nothing has to be
-// remembered. Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". Put in front of kernels that need it.
+// remembered. Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
 // High and low word of a product of 32-bit factors.
 fn philox_multiply(a: u32, b: u32) -> vec2<u32> {

@@ -1,4 +1,8 @@
-// Random numbers, four an invocation. philox.wgsl is put in front; the block `epilogue` is replaced when a kernel is made.
+// Random numbers, four an invocation. The epilogue is declared again when a kernel is made.
+
+import shadegrad::epilogue;
+import shadegrad::grid;
+import shadegrad::philox;
 
 struct Params {
     n: u32,                          // columns
@@ -13,14 +17,6 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> key: array<u32>;
 
-//:begin epilogue
-@group(0) @binding(2) var<storage, read_write> out0: array<vec4<f32>>;
-fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
-    let o = p.operands[0];
-    out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
-}
-//:end epilogue
-
 fn words_of(block: u32) -> vec4<u32> {
     let words = vec4<u32>(
         key[p.key_offset], key[p.key_offset + 1u], key[p.key_offset + 2u], key[p.key_offset + 3u]);
@@ -33,12 +29,8 @@ fn unit(words: vec4<u32>) -> vec4<f32> {
 }
 
 @compute @workgroup_size(64)
-fn uniform_numbers(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+fn uniform_numbers(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * 64u + lane;
     let quads = (p.n + 3u) / 4u;
     let place = i / quads;
     if (place >= p.count) { return; }
@@ -47,12 +39,8 @@ fn uniform_numbers(
 
 // By Box and Muller 1958: two independent normal numbers from two uniform ones.
 @compute @workgroup_size(64)
-fn normal_numbers(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+fn normal_numbers(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * 64u + lane;
     let quads = (p.n + 3u) / 4u;
     let place = i / quads;
     if (place >= p.count) { return; }

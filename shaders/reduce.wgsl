@@ -11,6 +11,8 @@
 // Where few places have many steps, several teams share a place, a chunk of the steps each. They leave one partial
 // result a team, and a second dispatch reduces those.
 
+import shadegrad::grid;
+
 const LANES: u32 = 1u;
 const TEAMS: u32 = 64u;    // in a workgroup
 const ADJACENT: u32 = 0u;  // 1: neighbouring invocations are lanes of one team; 0: they are neighbouring teams
@@ -32,7 +34,6 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-//:begin access
 alias Step = f32;
 alias StepBits = u32;
 alias Place = f32;
@@ -40,13 +41,10 @@ alias PlaceBits = u32;
 @group(0) @binding(1) var<storage, read> input: array<f32>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
 fn finish(value: Step) -> Place { return value; }
-//:end access
 
-//:begin operation
 fn start(first: Step) -> Step { return Step(0.0); }
 fn fold(a: Step, b: Step) -> Step { return a + b; }
 fn combine(a: Place, b: Place) -> Place { return a + b; }
-//:end operation
 
 // Which part of which place an invocation works on. Those past the end repeat the last team and must not store.
 struct Part {
@@ -87,12 +85,8 @@ fn position(step: u32) -> u32 {
 var<workgroup> partial: array<Place, LANES * TEAMS>;
 
 @compute @workgroup_size(LANES * TEAMS)
-fn reduce(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let part = part(group.x + group.y * groups.x, local);
+fn reduce(group: Group, @builtin(local_invocation_index) local: u32) {
+    let part = part(index_of(group), local);
     // Maxima start from an element; a lane without steps may take any of the team's.
     var total = start(input[part.base + position(part.begin)]);
     for (var step = part.begin + part.lane; step < part.end; step += LANES) {
@@ -116,7 +110,6 @@ fn reduce(
     }
 }
 
-//:begin argmax
 struct Candidate { value: f32, step: u32 }
 
 // Told by the bits, as compilers may assume that floats are numbers.
@@ -135,12 +128,8 @@ fn better(a: Candidate, b: Candidate) -> Candidate {
 var<workgroup> candidates: array<Candidate, LANES * TEAMS>;
 
 @compute @workgroup_size(LANES * TEAMS)
-fn argmax(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let part = part(group.x + group.y * groups.x, local);
+fn argmax(group: Group, @builtin(local_invocation_index) local: u32) {
+    let part = part(index_of(group), local);
     var best = Candidate(input[part.base], 0u);
     for (var step = part.lane; step < part.end; step += LANES) {
         best = better(best, Candidate(input[part.base + position(step)], step));
@@ -161,4 +150,3 @@ fn argmax(
         steps[p.output_offset + part.team] = best.step;
     }
 }
-//:end argmax

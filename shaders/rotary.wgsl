@@ -1,6 +1,8 @@
 // Turns pairs (i, i + half) of every head by an angle that depends on the row's position. One invocation per pair, or
 // per four neighbouring pairs where half a head and all offsets are multiples of four.
 
+import shadegrad::grid;
+
 struct Params {
     count: u32,         // pairs
     pairs: u32,         // of one row
@@ -14,9 +16,7 @@ struct Params {
     sign: f32,          // 1 turns forward, −1 back
 }
 
-//:begin element
 alias T = f32;
-//:end element
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> input: array<T>;
@@ -24,12 +24,8 @@ alias T = f32;
 @group(0) @binding(3) var<storage, read_write> output: array<T>;
 
 @compute @workgroup_size(64)
-fn rotary(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+fn rotary(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * 64u + lane;
     if (i >= p.count) { return; }
     let row = i / p.pairs;
     let pair = i % p.pairs;

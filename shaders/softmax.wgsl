@@ -5,10 +5,12 @@
 // to be stored. The maximum is subtracted before exponentiating, so nothing overflows. A row without any finite element
 // gives zeros.
 //
-// The blocks operands and epilogue are replaced when a kernel is made, and the other direction is cut out.
+// Operands are declared when a kernel is made, as in `tests/shaders`, and the epilogue again.
 
-const KEPT: u32 = 8u;  // blocks in registers: at most 8, and no more than a row has
-const EDGE: u32 = 1u;  // what the last of a row's blocks lack: 0 nothing, 4 quads of columns, 1 single columns
+import shadegrad::epilogue;
+import shadegrad::grid;
+import shadegrad::rows;
+
 const LOG: u32 = 0u;   // 1: log-softmax
 
 struct Params {
@@ -23,41 +25,6 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-//:begin operands
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;       // backward: the gradient that arrives
-@group(0) @binding(2) var<storage, read> result: array<vec4<f32>>;  // backward only
-fn x4(row: u32, column: u32) -> vec4<f32> {
-    return x[(p.x_at.x + row * p.x_at.y + min(column, p.n - 4u)) / 4u];
-}
-fn result4(row: u32, column: u32) -> vec4<f32> {
-    return result[(p.result_at.x + row * p.result_at.y + min(column, p.n - 4u)) / 4u];
-}
-//:end operands
-
-//:begin epilogue
-@group(0) @binding(3) var<storage, read_write> out0: array<vec4<f32>>;
-fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) {
-    let o = p.operands[0];
-    out0[o.x + batch * o.y + row * o.z + column / 4u] = value;
-}
-//:end epilogue
-
-fn column(b: u32, lane: u32) -> u32 { return (b * LANES + lane) * 4u; }
-fn inside(column: u32) -> vec4<bool> {
-    if (EDGE == 0u) { return vec4<bool>(true); }
-    if (EDGE == 4u) { return vec4<bool>(column < p.n); }
-    return vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.n);
-}
-fn only(value: vec4<f32>, column: u32) -> vec4<f32> { return select(vec4<f32>(0.0), value, inside(column)); }
-fn total(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-
-// What a lane keeps of a row.
-struct Blocks {
-    b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>,
-    b4: vec4<f32>, b5: vec4<f32>, b6: vec4<f32>, b7: vec4<f32>,
-}
-
-//:begin forward
 fn max4(v: vec4<f32>) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 
 // e^(x − top), zero past the end.
@@ -90,13 +57,9 @@ fn put_y(row: u32, b: u32, lane: u32, x: vec4<f32>, top: f32, denominator: f32) 
 }
 
 @compute @workgroup_size(LANES * TEAMS)
-fn forward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    place: Place,
-) {
+fn forward(group: Group, place: Place) {
     let lane = lane_of(place);
-    let team = (group.x + group.y * groups.x) * TEAMS + team_of(place);
+    let team = index_of(group) * TEAMS + team_of(place);
     // Every team makes as many rounds, so that barriers stay uniform; those past the end store nothing.
     for (var i = 0u; i < p.rows_per_team; i++) {
         let row = team * p.rows_per_team + i;
@@ -157,9 +120,7 @@ fn forward(
         }
     }
 }
-//:end forward
 
-//:begin backward
 fn term(gradient: vec4<f32>, y: vec4<f32>, b: u32, lane: u32) -> vec4<f32> {
     if (LOG == 1u) { return only(gradient, column(b, lane)); }
     return only(gradient * y, column(b, lane));
@@ -175,13 +136,9 @@ fn put_dx(row: u32, b: u32, lane: u32, gradient: vec4<f32>, y: vec4<f32>, sum: f
 }
 
 @compute @workgroup_size(LANES * TEAMS)
-fn backward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    place: Place,
-) {
+fn backward(group: Group, place: Place) {
     let lane = lane_of(place);
-    let team = (group.x + group.y * groups.x) * TEAMS + team_of(place);
+    let team = index_of(group) * TEAMS + team_of(place);
     for (var i = 0u; i < p.rows_per_team; i++) {
         let row = team * p.rows_per_team + i;
         let source = min(row, p.rows - 1u);
@@ -221,4 +178,3 @@ fn backward(
         }
     }
 }
-//:end backward

@@ -2,6 +2,8 @@
 // neighbouring elements of h: one each, or four (T = vec4) where all extents and offsets are multiples of four.
 // swiglu_rows.wgsl is the twin for software adapters.
 
+import shadegrad::grid;
+
 struct Params {
     count: u32,            // elements of h, in units of T
     half: u32,             // extent of h's last axis, in units of T
@@ -10,9 +12,7 @@ struct Params {
     gradient_offset: u32,  // of the packed gradient
 }
 
-//:begin element
 alias T = f32;
-//:end element
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> packed: array<T>;
@@ -25,18 +25,13 @@ fn sigmoid(x: T) -> T {
     return T(1.0) / (T(1.0) + exp(-clamp(x, T(-80.0), T(80.0))));
 }
 
-fn index(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
-    return (group.x + group.y * groups.x) * 64u + lane;
+fn index(group: Group, lane: u32) -> u32 {
+    return index_of(group) * 64u + lane;
 }
 
-
 @compute @workgroup_size(64)
-fn swiglu(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = index(group, groups, lane);
+fn swiglu(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index(group, lane);
     if (i >= p.count) { return; }
     // Row r of h starts at r·half, of the packed rows at 2·r·half.
     let place = p.packed_offset + i + i / p.half * p.half;
@@ -45,12 +40,8 @@ fn swiglu(
 }
 
 @compute @workgroup_size(64)
-fn swiglu_backward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = index(group, groups, lane);
+fn swiglu_backward(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index(group, lane);
     if (i >= p.count) { return; }
     let row_start = i / p.half * p.half;
     let place = p.packed_offset + i + row_start;

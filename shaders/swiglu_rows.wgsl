@@ -4,6 +4,8 @@
 // Parameters are read before the loops, and places are carried from iteration to iteration: llvmpipe gathers a parameter
 // lane by lane wherever one is read, and takes sums in an address apart to gather each term. Nothing is divided.
 
+import shadegrad::grid;
+
 struct Params {
     rows: u32,
     rows_per_team: u32,
@@ -15,9 +17,7 @@ struct Params {
 
 const LANES: u32 = 8u;
 
-//:begin element
 alias T = f32;
-//:end element
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> packed: array<T>;
@@ -31,12 +31,8 @@ fn sigmoid(x: T) -> T {
 }
 
 @compute @workgroup_size(8)
-fn swiglu(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let first = (group.x + group.y * groups.x) * p.rows_per_team;
+fn swiglu(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let first = index_of(group) * p.rows_per_team;
     let end = min(first + p.rows_per_team, p.rows);
     let half = p.half;
     var gate_row = p.packed_offset + first * 2u * half;
@@ -58,12 +54,8 @@ fn swiglu(
 }
 
 @compute @workgroup_size(8)
-fn swiglu_backward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let first = (group.x + group.y * groups.x) * p.rows_per_team;
+fn swiglu_backward(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let first = index_of(group) * p.rows_per_team;
     let end = min(first + p.rows_per_team, p.rows);
     let half = p.half;
     var gate_row = p.packed_offset + first * 2u * half;

@@ -1,4 +1,4 @@
-// How invocations share rows: LANES of them, a team, have a row; a workgroup has TEAMS teams. Put in front of kernels
+// How invocations share rows: LANES of them, a team, have a row; a workgroup has TEAMS teams. For kernels
 // that work row by row. This is the portable form; team_shuffles.wgsl, team_subgroups.wgsl and team_subgroup8.wgsl are its
 // twins.
 

@@ -1,5 +1,7 @@
 // Rows written into a tensor [batch, capacity, width] from a place on that is data, another one for each of the batch.
 
+import shadegrad::grid;
+
 struct Params {
     count: u32,  // elements of the rows
     width: u32,
@@ -18,12 +20,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read> starts: array<u32>;
 
 @compute @workgroup_size(64)
-fn write_rows(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.x + group.y * groups.x) * 64u + lane;
+fn write_rows(group: Group, @builtin(local_invocation_index) lane: u32) {
+    let i = index_of(group) * 64u + lane;
     if (i >= p.count) { return; }
     let column = i % p.width;
     let row = i / p.width;

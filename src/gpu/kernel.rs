@@ -1,123 +1,132 @@
-//! WGSL kernels: source text with replaceable constants.
+//! WGSL kernels.
 
 use std::borrow::Cow;
+use std::panic::Location;
 
-/// A compute kernel: WGSL source, an entry point, and the values of its constants.
+use super::syntax::{Kind, Module};
+
+/// A compute kernel: WGSL, an entry point, and the values of its constants.
 ///
 /// Bindings are all in group 0: binding 0 is a uniform buffer with the dispatch's parameters, bindings 1 and up are
 /// storage buffers in the order in which the dispatch binds them.
 ///
-/// A kernel may be tuned through module-scope constants: `const TILE: u32 = 8u;` in the source is the default, and
-/// [`Kernel::constant`] replaces the value in the text. (WGSL `override`s cannot size function-local arrays.)
+/// The source may [import] what the crate's own kernels are made of, be given constants by [`Kernel::constant`] and
+/// [`Kernel::flag`], and other declarations by [`Kernel::declare`]. What the entry point doesn't need is not compiled.
+///
+/// [import]: https://github.com/shadegrad/shadegrad/blob/main/docs/adding-an-op.md#imports
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
     pub(crate) name: &'static str,
-    pub(crate) source: Cow<'static, str>,
+    pub(crate) module: Module,
     pub(crate) entry: &'static str,
     pub(crate) trusted: bool,
 }
 
 impl Kernel {
     /// A kernel from WGSL source. `name` is what profiles and errors call it.
+    ///
+    /// # Panics
+    ///
+    /// If the source imports what there isn't, or declares something that it imports, too.
+    #[track_caller]
     pub fn new(
         name: &'static str,
         source: impl Into<Cow<'static, str>>,
         entry: &'static str,
     ) -> Kernel {
+        // Messages give places within the source as they give places in the crate's files.
+        let module = Module::parsed(name, &source.into());
         Kernel {
             name,
-            source: source.into(),
+            module: module.unwrap_or_else(|reason| panic!("kernel `{name}`: {reason}")),
             entry,
             trusted: false,
         }
     }
 
-    /// One of the crate's own kernels. Its tests ran with runtime checks on, so release builds turn them off.
-    pub(crate) fn builtin(
-        name: &'static str,
-        source: impl Into<Cow<'static, str>>,
-        entry: &'static str,
-    ) -> Kernel {
+    /// One of the crate's own kernels, from the shader `file`. Its tests ran with runtime checks on, so release builds turn
+    /// them off.
+    pub(crate) fn builtin(name: &'static str, file: &str, entry: &'static str) -> Kernel {
         Kernel {
+            name,
+            module: Module::builtin(file),
+            entry,
             trusted: true,
-            ..Kernel::new(name, source, entry)
         }
     }
 
-    /// Replaces the value of the module-scope constant `const name: u32 = …;`.
+    /// One that the crate has written.
+    pub(crate) fn generated(name: &'static str, source: &str, entry: &'static str) -> Kernel {
+        Kernel {
+            trusted: true,
+            ..Kernel::new(name, source.to_owned(), entry)
+        }
+    }
+
+    /// Gives the constant `const name: u32 = …;` another value.
     ///
     /// # Panics
     ///
-    /// If the source declares no such constant.
+    /// If the kernel declares no such constant.
     #[track_caller]
     pub fn constant(self, name: &str, value: usize) -> Kernel {
-        self.replace_constant(name, "u32", &format!("{value}u"))
+        self.with_constant(name, "u32", &format!("{value}u"))
     }
 
-    /// Replaces the value of the module-scope constant `const name: bool = …;`.
+    /// Gives the constant `const name: bool = …;` another value.
     ///
     /// # Panics
     ///
-    /// If the source declares no such constant.
+    /// If the kernel declares no such constant.
     #[track_caller]
     pub fn flag(self, name: &str, value: bool) -> Kernel {
-        self.replace_constant(name, "bool", &value.to_string())
+        self.with_constant(name, "bool", &value.to_string())
     }
 
     #[track_caller]
-    fn replace_constant(mut self, name: &str, ty: &str, value: &str) -> Kernel {
-        let declaration = format!("const {name}: {ty} = ");
-        let start = self
-            .source
-            .find(&declaration)
-            .unwrap_or_else(|| panic!("kernel `{}` declares no `{declaration}`", self.name))
-            + declaration.len();
-        let end = start + self.source[start..].find(';').expect("declarations end");
-        self.source.to_mut().replace_range(start..end, value);
+    fn with_constant(mut self, name: &str, ty: &str, value: &str) -> Kernel {
+        let declared = self.module.find(name).filter(|constant| {
+            let (declared, _) = constant.declared_type().split_once('=').unwrap_or_default();
+            constant.kind == Kind::Constant && declared.trim_end() == ty
+        });
+        assert!(
+            declared.is_some(),
+            "kernel `{}` declares no `const {name}: {ty}`",
+            self.name
+        );
+        self.module
+            .replace(name, &format!("const {name}: {ty} = {value};"));
         self
     }
 
-    /// Replaces the lines between `//:begin tag` and `//:end tag` (the markers stay).
+    /// Gives the kernel further declarations, in WGSL. They take the place of those that have their names.
     ///
     /// # Panics
     ///
-    /// If the source has no such block.
+    /// As [`Kernel::new`] does.
     #[track_caller]
-    pub fn block(mut self, tag: &str, text: &str) -> Kernel {
-        let begin = format!("//:begin {tag}\n");
-        let start = self
-            .source
-            .find(&begin)
-            .unwrap_or_else(|| panic!("kernel `{}` has no block `{tag}`", self.name))
-            + begin.len();
-        let end = start
-            + self.source[start..]
-                .find(&format!("//:end {tag}"))
-                .expect("blocks end");
-        self.source.to_mut().replace_range(start..end, text);
+    pub fn declare(mut self, wgsl: &str) -> Kernel {
+        let file = format!("declarations at {}", Location::caller());
+        let more = Module::parsed(&file, wgsl);
+        self.module
+            .declare(more.unwrap_or_else(|reason| panic!("kernel `{}`: {reason}", self.name)));
         self
     }
 
-    /// Whether its workgroups are of a single invocation.
-    pub(crate) fn is_serial(&self) -> bool {
-        let entry = format!("@compute @workgroup_size(1)\nfn {}(", self.entry);
-        self.source.contains(&entry)
+    /// [`Kernel::declare`] with one of the crate's files.
+    pub(crate) fn declare_file(mut self, file: &str) -> Kernel {
+        self.module.declare(Module::builtin(file));
+        self
     }
 
-    /// Whether there are loops in its text.
-    pub(crate) fn has_loops(&self) -> bool {
-        let is_loop = |word: &str| matches!(word, "for" | "while" | "loop");
-        let ends_word = |c: char| !c.is_alphanumeric() && c != '_';
-        let mut code = self
-            .source
-            .lines()
-            .filter_map(|line| line.split("//").next());
-        code.any(|code| code.split(ends_word).any(is_loop))
+    /// The WGSL that is compiled: what the entry point needs of the source, of what it imports, and of what it was given.
+    pub fn wgsl(&self) -> String {
+        self.module.reachable(self.entry).text()
     }
 
-    /// Puts shared declarations in front of the source.
-    pub fn prelude(mut self, text: &str) -> Kernel {
-        self.source.to_mut().insert_str(0, text);
+    /// Leaves out what the entry point doesn't need.
+    pub(crate) fn pruned(mut self) -> Kernel {
+        self.module = self.module.reachable(self.entry);
         self
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod pipeline;
 pub(crate) mod pool;
 pub(crate) mod readback;
 pub(crate) mod stats;
+pub(crate) mod syntax;
 mod tensor;
 pub(crate) mod warm_up;
 

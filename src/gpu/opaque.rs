@@ -7,97 +7,105 @@
 //! anew, and up to Mesa 23.1 compiles each time and keeps what it compiled. So on that driver kernels copy their parameters
 //! into registers, under a condition that always holds, but on which only a dispatch can tell.
 
-/// The text with the parameters of the entry point copied first. `None` where it has none, or in another form.
-pub(super) fn rewritten(source: &str, entry: &str) -> Option<String> {
-    let declaration = "@group(0) @binding(0) var<uniform> ";
-    let (before, rest) = source.split_once(declaration)?;
-    let (declared, rest) = rest.split_once(';')?;
-    let (name, _) = declared.split_once(": ")?;
-    let start = format!("fn {entry}(");
-    let (between, rest) = rest.split_once(&start)?;
-    let (arguments, body) = rest.split_once('{')?;
-    let builtin = "@builtin(num_workgroups) ";
-    let known = arguments
-        .split_once(builtin)
-        .and_then(|(_, rest)| rest.split_once(':'));
-    let (more, groups) = match known {
-        Some((groups, _)) => (String::new(), groups),
-        None if source.contains(builtin) && between.contains("struct") => return None,
-        None => (format!("{builtin}all_groups: vec3<u32>, "), "all_groups"),
-    };
-    let [between, body] = [between, body].map(|text| indexed_where_bound(text, name));
-    Some(format!(
-        "{before}{declaration}bound_{declared}; var<private> {declared};{between}{start}{more}{arguments}{{ \
-         if ({groups}.x > 0u) {{ {name} = bound_{name}; }}{body}"
-    ))
-}
+use super::syntax::{Field, Kind, Module};
 
-/// Members that are indexed by anything but a number stay where they are: registers have no index. `name.member[i]` is then
-/// read from `bound_name`.
-fn indexed_where_bound(text: &str, name: &str) -> String {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let mut result = String::with_capacity(text.len());
-    let mut done = 0;
-    for (at, mention) in text.match_indices(&format!("{name}.")) {
-        let member = &text[at + mention.len()..];
+/// The kernel with the parameters of its entry point copied first. `None` where it has none.
+pub(super) fn copied(kernel: &Module, entry: &str) -> Option<Module> {
+    let mut kernel = kernel.clone();
+    let bound = kernel.iter().find(|it| it.kind == Kind::Uniform(0))?;
+    let (name, ty) = (bound.name.clone(), bound.declared_type().to_owned());
+    let aside = kernel.fresh(&format!("bound_{name}"));
+    // Members that are indexed by anything but a number are read from where they are bound: registers have no index.
+    kernel.edit(&name, |it, at| {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let member = it.text[at.end..].strip_prefix('.').unwrap_or_default();
         let index = member.trim_start_matches(is_word).strip_prefix('[');
         let is_looked_up =
             index.is_some_and(|index| !index.starts_with(|c: char| c.is_ascii_digit()));
-        if is_looked_up && !text[..at].ends_with(|c: char| is_word(c) || c == '.') {
-            result.push_str(&text[done..at]);
-            result.push_str("bound_");
-            done = at;
+        is_looked_up
+            .then(|| (at, aside.clone()))
+            .into_iter()
+            .collect()
+    });
+    kernel.replace(
+        &name,
+        &format!("@group(0) @binding(0) var<uniform> {aside}: {ty}; var<private> {name}: {ty};"),
+    );
+    let function = kernel.find(entry)?;
+    let is_groups = |field: &Field<'_>| field.builtin == "num_workgroups";
+    let groups = function.fields().find_map(|field| {
+        if is_groups(&field) {
+            return Some(field.name.to_owned());
         }
-    }
-    result.push_str(&text[done..]);
-    result
+        let member = kernel.members(field.ty)?.find(is_groups)?;
+        Some(format!("{}.{}", field.name, member.name))
+    });
+    let (more, groups) = match groups {
+        Some(groups) => (String::new(), groups),
+        None => {
+            let groups = kernel.fresh("all_groups");
+            (
+                format!("@builtin(num_workgroups) {groups}: vec3<u32>, "),
+                groups,
+            )
+        }
+    };
+    let (head, body) = function.text.split_at(function.body());
+    let (head, parameters) = head.split_at(function.inside().start);
+    let text =
+        format!("{head}{more}{parameters} if ({groups}.x > 0u) {{ {name} = {aside}; }}{body}");
+    kernel.replace(entry, &text);
+    Some(kernel)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::rewritten;
+    use super::{Module, copied};
 
     const SOURCE: &str = "struct Params { n: u32, rank: u32, axes: array<vec4<u32>, 2> }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
-fn place(i: u32) -> u32 { return p.axes[i].x + p.axes[0].y + up.axes[i] + p.n; }
+fn place(i: u32) -> u32 { return p.axes[i].x + p.axes[0].y + p.n; }
+fn other(p: Params, i: u32) -> u32 { return p.axes[i].x; }
 @compute @workgroup_size(8)
 fn main(@builtin(local_invocation_index) i: u32) {
-    for (var n = 0u; n < p.n; n++) { y[n] = p.axes[n].x; }
+    for (var n = place(i); n < p.n; n++) { y[n] = p.axes[n].x + other(p, n); }
 }
 ";
 
-    #[test]
-    fn parameters_are_copied_but_for_what_is_looked_up() {
-        let copied = |source: &str, groups: &str| {
-            source
-                .replace(
-                    "var<uniform> p: Params;",
-                    "var<uniform> bound_p: Params; var<private> p: Params;",
-                )
-                .replace(
-                    ") {\n",
-                    &format!(") {{ if ({groups}.x > 0u) {{ p = bound_p; }}\n"),
-                )
-                .replace("return p.axes", "return bound_p.axes")
-                .replace("= p.axes[n]", "= bound_p.axes[n]")
-        };
-        let more = "fn main(@builtin(num_workgroups) all_groups: vec3<u32>, ";
-        let expected = copied(SOURCE, "all_groups").replace("fn main(", more);
-        assert_eq!(rewritten(SOURCE, "main"), Some(expected));
-        let source = SOURCE.replace(
-            "fn main(",
-            "fn main(@builtin(num_workgroups) g: vec3<u32>, ",
-        );
-        assert_eq!(rewritten(&source, "main"), Some(copied(&source, "g")));
+    fn of(source: &str) -> Option<String> {
+        let module = Module::parsed("test", source).unwrap();
+        copied(&module, "main").map(|module| module.text())
     }
 
     #[test]
-    fn other_texts_are_left_alone() {
-        assert_eq!(rewritten(SOURCE, "other"), None);
-        assert_eq!(
-            rewritten(&SOURCE.replace("<uniform>", "<storage>"), "main"),
-            None
+    fn parameters_are_copied_but_for_what_is_looked_up() {
+        let text = of(SOURCE).unwrap();
+        for line in [
+            "fn place(i: u32) -> u32 { return bound_p.axes[i].x + p.axes[0].y + p.n; }",
+            "fn other(p: Params, i: u32) -> u32 { return p.axes[i].x; }",
+            "@group(0) @binding(0) var<uniform> bound_p: Params;",
+            "var<private> p: Params;",
+            "fn main(@builtin(num_workgroups) all_groups: vec3<u32>, @builtin(local_invocation_index) i: u32) { \
+             if (all_groups.x > 0u) { p = bound_p; }",
+            "    for (var n = place(i); n < p.n; n++) { y[n] = bound_p.axes[n].x + other(p, n); }",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+        }
+        let text = of(&SOURCE.replace("main(", "main(@builtin(num_workgroups) g: vec3<u32>, "));
+        assert!(text.unwrap().contains("{ if (g.x > 0u) { p = bound_p; }\n"));
+        let group = "struct Group { @builtin(num_workgroups) all: vec3<u32> }";
+        let text = of(&SOURCE
+            .replace("main(", "main(g: Group, ")
+            .replace("fn place", &format!("{group}\nfn place")));
+        assert!(
+            text.unwrap()
+                .contains("{ if (g.all.x > 0u) { p = bound_p; }\n")
         );
+    }
+
+    #[test]
+    fn other_kernels_are_left_alone() {
+        assert_eq!(of(&SOURCE.replace("binding(0)", "binding(3)")), None);
     }
 }

@@ -1,6 +1,5 @@
 //! The cache of pipelines compiled from kernels.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -29,7 +28,7 @@ impl KernelCache {
         let pipelines = self.pipelines.lock().unwrap();
         let mut sources: Vec<(&'static str, String)> = pipelines
             .keys()
-            .map(|(kernel, _)| (kernel.name, kernel.source.clone().into_owned()))
+            .map(|(kernel, _)| (kernel.name, kernel.module.text()))
             .collect();
         sources.sort();
         sources.dedup();
@@ -74,10 +73,30 @@ fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipe
     made.map_err(|error| match error {
         Error::Validation { reason } => Error::Kernel {
             kernel: kernel.name.to_owned(),
-            reason,
+            reason: reason_in_file(&shared.wgpu, kernel).unwrap_or(reason),
         },
         other => other,
     })
+}
+
+/// What is wrong with a kernel's WGSL, and where in which file.
+fn reason_in_file(device: &wgpu::Device, kernel: &Kernel) -> Option<String> {
+    let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: None,
+        source: wgpu::ShaderSource::Wgsl(kernel.module.text().into()),
+    });
+    let info = pollster::block_on(module.get_compilation_info());
+    let _ = pollster::block_on(scope.pop());
+    let message = info.messages.into_iter().next()?;
+    let at = message.location?;
+    let (file, line) = kernel.module.place(at.line_number as usize);
+    let (_, said) = message.message.split_once("error: ")?;
+    // Without the numbers of lines in the text that was put together.
+    let said = said.lines().filter(|line| !line.contains("┌─"));
+    let said = said.map(|line| line.split_once('│').map_or(line, |(_, line)| line));
+    let said = said.collect::<Vec<_>>().join("\n");
+    Some(format!("{file}:{line}:{}: {said}", at.line_position))
 }
 
 /// The pipeline for a kernel as `owner` runs it, on `device`, which is of the same adapter. wgpu reports errors.
@@ -107,13 +126,13 @@ pub(crate) fn build(
         entry(access.binding(index), ty)
     }));
     let opaque = match owner.is_llvmpipe() {
-        true => opaque::rewritten(&kernel.source, kernel.entry),
+        true => opaque::copied(&kernel.module, kernel.entry),
         false => None,
     };
-    let source = opaque.map_or(Cow::Borrowed(&*kernel.source), Cow::Owned);
+    let source = opaque.as_ref().unwrap_or(&kernel.module).text();
     let descriptor = wgpu::ShaderModuleDescriptor {
         label: Some(kernel.name),
-        source: wgpu::ShaderSource::Wgsl(source),
+        source: wgpu::ShaderSource::Wgsl(source.into()),
     };
     let module = if kernel.trusted && !owner.shared.checked_kernels {
         // SAFETY: only the crate's own kernels are trusted; each guards its accesses against the extents it is

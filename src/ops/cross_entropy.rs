@@ -148,7 +148,7 @@ impl Operation for Loss {
         // so something that the kernel does not read there stands in for them.
         let main = variant.kernel(classes);
         let (main, first) = match over_logits {
-            true => (main.block("logits", OVER_LOGITS), targets),
+            true => (main.declare(OVER_LOGITS), targets),
             false => (main, logits),
         };
         let counter = self.bounds.counter(cx, "cross_entropy");
@@ -189,7 +189,7 @@ impl Operation for Loss {
     }
 }
 
-/// The block `logits` where the gradient overwrites them: one dispatch binds a buffer once.
+/// How logits are read where the gradient overwrites them: one dispatch binds a buffer once.
 const OVER_LOGITS: &str = "\
 fn logit(row: u32, k: u32) -> f32 {
     return gradient[p.logits_offset + row * p.logits_row + k * p.logits_class];
@@ -210,8 +210,7 @@ fn matrix(cx: &mut Lowering<'_>, rows: usize) -> Operand {
 }
 
 fn kernel(entry: &'static str, team: &Team) -> Kernel {
-    let source = include_str!("../../shaders/cross_entropy.wgsl");
-    team.kernel(Kernel::builtin("cross_entropy", source, entry))
+    team.kernel(Kernel::builtin("cross_entropy", "cross_entropy", entry))
 }
 
 /// How rows are spread over invocations.
@@ -290,9 +289,7 @@ impl Variant {
         let kernel = kernel(self.entry, &self.team);
         match self.kept {
             0 => kernel,
-            blocks => kernel
-                .constant("CLASSES", classes)
-                .block("kept", &kept(blocks)),
+            blocks => kernel.constant("CLASSES", classes).declare(&kept(blocks)),
         }
     }
 }
@@ -307,7 +304,7 @@ fn lanes_for_registers(cx: &Lowering<'_>, classes: usize) -> Option<usize> {
     sizes.find(|lanes| classes > CACHED && classes <= 4 * MOST_KEPT * lanes)
 }
 
-/// The block `kept`: so many blocks of four as members of a struct, because some compilers refuse arrays that a loop
+/// How a row is kept: so many blocks of four as members of a struct, because some compilers refuse arrays that a loop
 /// indexes.
 fn kept(blocks: usize) -> String {
     let each = |separator: &str, part: &dyn Fn(usize) -> String| -> String {

@@ -80,14 +80,12 @@ impl Operation for Dropout {
             AdapterClass::Software => (8, 16),
             AdapterClass::Gpu => (32, 1),
         };
-        let source = include_str!("../../shaders/dropout.wgsl");
-        let mut kernel = Kernel::builtin("dropout", source, "dropout")
+        let mut kernel = Kernel::builtin("dropout", "dropout", "dropout")
             .constant("LANES", lanes)
             .constant("ROWS", rows_each)
-            .block("epilogue", &epilogue.wgsl)
-            .prelude(PHILOX);
+            .declare(&epilogue.wgsl);
         if !quads {
-            kernel = kernel.block("input", SCALAR_LOADS);
+            kernel = kernel.declare(SCALAR_LOADS);
         }
         let groups = (batch * rows).div_ceil(rows_each) * columns.div_ceil(4 * lanes);
         cx.dispatch(
@@ -105,7 +103,6 @@ impl Operation for Dropout {
 }
 
 /// The generator, for kernels that draw.
-pub(crate) const PHILOX: &str = include_str!("../../shaders/philox.wgsl");
 
 /// The shader's `input` for any strides.
 const SCALAR_LOADS: &str = "\

@@ -96,19 +96,18 @@ impl Operation for Embedding {
         let params = words.map(|word| word as u32);
         let epilogue = cx.epilogue(3 + self.bounds.bindings());
         let counter = self.bounds.counter(cx, "embedding");
-        let source = include_str!("../../shaders/embedding.wgsl");
         let (lanes, rows) = match cx.class() {
             AdapterClass::Software => (8, 16),
             AdapterClass::Gpu => (32, 1),
         };
-        let mut kernel = Kernel::builtin("embedding", source, "embedding")
+        let mut kernel = Kernel::builtin("embedding", "embedding", "embedding")
             .constant("LANES", lanes)
             .constant("ROWS", rows);
         if !quads {
-            kernel = kernel.block("weight", SCALAR_LOADS);
+            kernel = kernel.declare(SCALAR_LOADS);
         }
         let read = 4 * (ids.elements() * width) as u64 + ids.bytes();
-        let kernel = counter.kernel(kernel.block("epilogue", &epilogue.wgsl), 3);
+        let kernel = counter.kernel(kernel.declare(&epilogue.wgsl), 3);
         let dispatch = Dispatch::new(kernel).read(&weight).read(&ids);
         cx.dispatch(
             counter
@@ -123,7 +122,7 @@ impl Operation for Embedding {
     }
 }
 
-/// The shader's `weight` for tables of any strides.
+/// How the shader loads from tables of any strides.
 const SCALAR_LOADS: &str = "\
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 fn load4(base: u32, column: u32) -> vec4<f32> {
@@ -197,8 +196,7 @@ impl Operation for EmbeddingGradient {
 }
 
 fn kernel(entry: &'static str) -> Kernel {
-    let source = include_str!("../../shaders/embedding_gradient.wgsl");
-    Kernel::builtin("embedding_gradient", source, entry)
+    Kernel::builtin("embedding_gradient", "embedding_gradient", entry)
 }
 
 /// The operands of an [`EmbeddingGradient`].
@@ -240,9 +238,7 @@ impl Sums {
         let offsets = [self.gradient.layout.offset, self.output.layout.offset];
         let quads = self.width().is_multiple_of(4) && offsets.iter().all(|n| n.is_multiple_of(4));
         let kernel = |entry| match quads {
-            true => {
-                kernel(entry).block("element", "alias T = vec4<f32>;\nconst WIDTH: u32 = 4u;\n")
-            }
+            true => kernel(entry).declare("alias T = vec4<f32>;\nconst WIDTH: u32 = 4u;\n"),
             false => kernel(entry),
         };
         let columns = if quads {

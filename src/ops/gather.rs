@@ -102,7 +102,7 @@ fn lower(cx: &mut Lowering<'_>, gather: &Gather, entry: &'static str) {
             first,
             picked.min(first + part),
         ];
-        let mut kernel = Kernel::builtin(entry, include_str!("../../shaders/gather.wgsl"), entry);
+        let mut kernel = Kernel::builtin(entry, "gather", entry);
         if let Some(counter) = &counter {
             kernel = counter.kernel(kernel, 4);
         }

@@ -63,22 +63,19 @@ impl Bounds {
 pub(super) struct Counter(Option<Operand>);
 
 impl Counter {
-    /// Puts the text in place of the kernel's block `refuse`; what it binds is storage binding number `binding`.
+    /// Has the kernel's `refuse` count; what it binds is storage binding number `binding`.
     pub fn kernel(&self, kernel: Kernel, binding: usize) -> Kernel {
         let Some(counter) = &self.0 else {
             return kernel;
         };
         let (count, largest) = (counter.offset(), counter.offset() + 1);
-        kernel.block(
-            "refuse",
-            &format!(
-                "@group(0) @binding({binding}) var<storage, read_write> faults: array<atomic<u32>>;\n\
+        kernel.declare(&format!(
+            "@group(0) @binding({binding}) var<storage, read_write> faults: array<atomic<u32>>;\n\
                  fn refuse(index: u32) {{\n    \
                      atomicAdd(&faults[{count}u], 1u);\n    \
                      atomicMax(&faults[{largest}u], index);\n\
                  }}\n"
-            ),
-        )
+        ))
     }
 
     /// Binds it next.

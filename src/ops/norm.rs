@@ -6,7 +6,7 @@
 
 use std::hash::Hash;
 
-use super::rows::{Loops, Rows, Sharing, TEAM, grid, load, load_by_rows};
+use super::rows::{Loops, Rows, Sharing, grid, load, load_by_rows};
 use super::{Operation, Role, TensorType, require_f32};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::ops::reduce::sum_to;
@@ -278,10 +278,7 @@ impl NormBackward {
             true => "parameters_with_bias",
             false => "parameters",
         };
-        let kernel = Kernel::builtin("norm_parameters", PORTABLE, entry)
-            .block("forward", "")
-            .block("backward", "")
-            .prelude(TEAM)
+        let kernel = Kernel::builtin("norm_parameters", "norm", entry)
             .constant("COLUMNS", columns)
             .constant("PARTS", parts)
             .flag("BIAS", self.bias);
@@ -305,9 +302,6 @@ impl NormBackward {
     }
 }
 
-const PORTABLE: &str = include_str!("../../shaders/norm.wgsl");
-const SUBGROUP8: &str = include_str!("../../shaders/norm_subgroup8.wgsl");
-
 /// The widest rows that stay in registers. Beyond, unrolling makes kernels that compile for seconds to save a third of
 /// the time.
 const WIDEST_IN_REGISTERS: usize = 256;
@@ -321,18 +315,14 @@ struct Form {
 impl Form {
     /// Registers where they do, else the portable form.
     fn of(cx: &Lowering<'_>, name: &'static str, entry: &'static str, width: usize) -> Form {
-        let other = match entry {
-            "forward" => "backward",
-            _ => "forward",
-        };
         let registers = cx.device().has_subgroups_of(8) && width <= WIDEST_IN_REGISTERS;
         let kernel = if registers {
-            Kernel::builtin(name, SUBGROUP8, entry).constant("BLOCKS", width.div_ceil(32))
+            Kernel::builtin(name, "norm_subgroup8", entry).constant("BLOCKS", width.div_ceil(32))
         } else {
-            Kernel::builtin(name, PORTABLE, entry).block("parameters", "")
+            Kernel::builtin(name, "norm", entry)
         };
         Form {
-            kernel: kernel.block(other, ""),
+            kernel,
             portable: !registers,
         }
     }
@@ -358,7 +348,7 @@ impl Form {
             .zip(2..)
             .map(|(name, binding)| load(name, binding, vector))
             .collect();
-        kernel.block("operands", &loads).block("epilogue", epilogue)
+        kernel.declare(&loads).declare(epilogue)
     }
 }
 

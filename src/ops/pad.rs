@@ -59,7 +59,7 @@ impl Operation for Pad {
             output.shape().dim(self.axis) as u32,
             self.before as u32,
         ];
-        let kernel = Kernel::builtin("pad", include_str!("../../shaders/pad.wgsl"), "pad");
+        let kernel = Kernel::builtin("pad", "pad", "pad");
         cx.dispatch(
             Dispatch::new(kernel)
                 .iterations(0)

@@ -2,7 +2,6 @@
 
 use std::hash::Hash;
 
-use super::dropout::PHILOX;
 use super::{Operation, Role, TensorType, row_grid};
 use crate::gpu::Kernel;
 use crate::shape::Shape;
@@ -55,10 +54,7 @@ impl Operation for Random {
             0,
         ];
         let epilogue = cx.epilogue(2);
-        let source = include_str!("../../shaders/random.wgsl");
-        let kernel = Kernel::builtin("random", source, self.distribution)
-            .block("epilogue", &epilogue.wgsl)
-            .prelude(PHILOX);
+        let kernel = Kernel::builtin("random", "random", self.distribution).declare(&epilogue.wgsl);
         cx.dispatch(
             Dispatch::new(kernel)
                 .read(&key)

@@ -13,8 +13,6 @@ use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
 use walk::{Split, Walk};
 
-const SOURCE: &str = include_str!("../../shaders/reduce.wgsl");
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fold {
     Sum,
@@ -92,7 +90,7 @@ impl Operation for Reduce {
 impl Reduce {
     fn emit(&self, cx: &mut Lowering<'_>, input: &Operand, output: &Operand, walk: &Walk) {
         let split = Split::of(cx.class(), walk, cx.most_iterations());
-        let source = Kernel::builtin(self.name(), SOURCE, "reduce").block("argmax", "");
+        let source = Kernel::builtin(self.name(), "reduce", "reduce");
         let kernel = split.kernel(self.operation(walk.kernel(source)));
         if split.chunks == 1 {
             dispatch(cx, kernel, [input, output], walk, &split, self.scale);
@@ -118,10 +116,8 @@ impl Reduce {
     return select({extremum}(a, b), a + b, bits > {of}Bits(0x7f800000u));"
             )
         };
-        kernel.block(
-            "operation",
-            &format!(
-                "fn start(first: Step) -> Step {{ return first; }}
+        kernel.declare(&format!(
+            "fn start(first: Step) -> Step {{ return first; }}
 fn fold(a: Step, b: Step) -> Step {{
     {}
 }}
@@ -129,10 +125,9 @@ fn combine(a: Place, b: Place) -> Place {{
     {}
 }}
 ",
-                fold("Step"),
-                fold("Place")
-            ),
-        )
+            fold("Step"),
+            fold("Place")
+        ))
     }
 }
 
@@ -189,7 +184,7 @@ impl Operation for Argmax {
         let (input, output) = (cx.input(0), cx.output(0));
         let walk = Walk::single(&input.layout, &[self.axis], output.layout.offset);
         let split = Split::single(cx.class(), &walk, cx.most_iterations());
-        let kernel = split.kernel(walk.kernel(Kernel::builtin("argmax", SOURCE, "argmax")));
+        let kernel = split.kernel(walk.kernel(Kernel::builtin("argmax", "reduce", "argmax")));
         dispatch(cx, kernel, [&input, &output], &walk, &split, 1.0);
     }
 }

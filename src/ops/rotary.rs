@@ -71,13 +71,9 @@ impl Operation for Rotary {
             .iter()
             .chain(&places)
             .all(|extent| extent.is_multiple_of(4));
-        let kernel = Kernel::builtin(
-            "rotary",
-            include_str!("../../shaders/rotary.wgsl"),
-            "rotary",
-        );
+        let kernel = Kernel::builtin("rotary", "rotary", "rotary");
         let (kernel, width) = match vector {
-            true => (kernel.block("element", "alias T = vec4<f32>;\n"), 4),
+            true => (kernel.declare("alias T = vec4<f32>;\n"), 4),
             false => (kernel, 1),
         };
         let count = input.elements() / 2 / width;

@@ -48,13 +48,13 @@ impl Rows {
     }
 }
 
-/// How invocations come together for rows: the lanes of a team, the teams of a workgroup, and the text by which the lanes
+/// How invocations come together for rows: the lanes of a team, the teams of a workgroup, and the file by which the lanes
 /// of a team combine what they have.
 pub(super) struct Team {
     pub lanes: usize,
     pub teams: usize,
-    text: &'static str,
-    /// The lanes of all subgroups, if the text depends on it.
+    file: &'static str,
+    /// The lanes of all subgroups, if the file depends on it.
     subgroup: Option<usize>,
 }
 
@@ -67,9 +67,9 @@ impl Team {
         Team {
             lanes: 8,
             teams: 1,
-            text: match device.has_subgroups_of(8) {
-                true => include_str!("../../shaders/team_subgroup8.wgsl"),
-                false => TEAM,
+            file: match device.has_subgroups_of(8) {
+                true => "team_subgroup8",
+                false => "team",
             },
             subgroup: None,
         }
@@ -80,7 +80,7 @@ impl Team {
         Team {
             lanes,
             teams: 1,
-            text: TEAM,
+            file: "team",
             subgroup: None,
         }
     }
@@ -88,9 +88,9 @@ impl Team {
     /// A workgroup of so many lanes, on GPUs.
     pub fn workgroup(device: &Device, lanes: usize) -> Team {
         Team {
-            text: match device.has_subgroups() {
-                true => include_str!("../../shaders/team_subgroups.wgsl"),
-                false => TEAM,
+            file: match device.has_subgroups() {
+                true => "team_subgroups",
+                false => "team",
             },
             ..Team::alone(lanes)
         }
@@ -111,7 +111,7 @@ impl Team {
             return Team {
                 lanes,
                 teams: WORKGROUP / lanes,
-                text: include_str!("../../shaders/team_shuffles.wgsl"),
+                file: "team_shuffles",
                 subgroup,
             };
         }
@@ -125,10 +125,10 @@ impl Team {
         }
     }
 
-    /// Puts the text in front of a kernel's.
+    /// The kernel with what such teams declare, instead of team.wgsl.
     pub fn kernel(&self, kernel: Kernel) -> Kernel {
         let kernel = kernel
-            .prelude(self.text)
+            .declare_file(self.file)
             .constant("LANES", self.lanes)
             .constant("TEAMS", self.teams);
         match self.subgroup {
@@ -271,9 +271,6 @@ impl Sharing {
             .constant("EDGE", self.edge)
     }
 }
-
-/// What kernels that work row by row begin with, in the portable form.
-pub(super) const TEAM: &str = include_str!("../../shaders/team.wgsl");
 
 /// Declares an operand and how four columns of it are loaded. Columns past the end repeat the last ones.
 pub(super) fn load(name: &str, binding: usize, vector: bool) -> String {

@@ -7,8 +7,6 @@ use super::{Operation, Role, TensorType};
 use crate::gpu::{DType, Kernel};
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
 
-const SOURCE: &str = include_str!("../../shaders/softmax.wgsl");
-
 /// Softmax, or with `log` its logarithm.
 #[derive(Clone, Debug)]
 struct Softmax {
@@ -107,11 +105,11 @@ impl Operation for SoftmaxBackward {
 
 /// One kernel over all rows of the inputs.
 fn lower(cx: &mut Lowering<'_>, log: bool, entry: &'static str) {
-    let (name, other) = match (log, entry) {
-        (false, "forward") => ("softmax", "backward"),
-        (true, "forward") => ("log_softmax", "backward"),
-        (false, _) => ("softmax_backward", "forward"),
-        (true, _) => ("log_softmax_backward", "forward"),
+    let name = match (log, entry) {
+        (false, "forward") => "softmax",
+        (true, "forward") => "log_softmax",
+        (false, _) => "softmax_backward",
+        (true, _) => "log_softmax_backward",
     };
     let [_, rows, columns] = grid(cx.input(0).shape());
     let inputs: Vec<Rows> = (0..cx.input_count())
@@ -130,11 +128,10 @@ fn lower(cx: &mut Lowering<'_>, log: bool, entry: &'static str) {
     };
     let sharing = Sharing::of(cx, rows, columns, loops);
     let kernel = sharing
-        .kernel(Kernel::builtin(name, SOURCE, entry))
+        .kernel(Kernel::builtin(name, "softmax", entry))
         .constant("LOG", usize::from(log))
-        .block(other, "")
-        .block("operands", &loads)
-        .block("epilogue", &epilogue.wgsl);
+        .declare(&loads)
+        .declare(&epilogue.wgsl);
     let mut params = sharing.params.to_vec();
     let mut dispatch = Dispatch::new(kernel);
     let mut bytes = epilogue.bytes;

@@ -134,12 +134,12 @@ fn variant(cx: &Lowering<'_>, name: &'static str, operands: &[Operand]) -> Dispa
     let is_vector = half.is_multiple_of(4) && operands.iter().all(aligned);
     let unit = if is_vector { 4 } else { 1 };
     let source = match cx.class() {
-        AdapterClass::Software => include_str!("../../shaders/swiglu_rows.wgsl"),
-        AdapterClass::Gpu => include_str!("../../shaders/swiglu.wgsl"),
+        AdapterClass::Software => "swiglu_rows",
+        AdapterClass::Gpu => "swiglu",
     };
     let mut kernel = Kernel::builtin(name, source, name);
     if is_vector {
-        kernel = kernel.block("element", "alias T = vec4<f32>;\n");
+        kernel = kernel.declare("alias T = vec4<f32>;\n");
     }
     let rows = hidden.elements() / half.max(1);
     let half = half / unit;

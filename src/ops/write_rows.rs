@@ -58,9 +58,8 @@ impl Operation for WriteRows {
             row_stride as u32,
             starts.offset(),
         ];
-        let source = include_str!("../../shaders/write_rows.wgsl");
         cx.dispatch(
-            Dispatch::new(Kernel::builtin("write_rows", source, "write_rows"))
+            Dispatch::new(Kernel::builtin("write_rows", "write_rows", "write_rows"))
                 .iterations(0)
                 .write(&to)
                 .read(&rows)

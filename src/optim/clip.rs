@@ -113,7 +113,7 @@ impl Operation for GradientNorm {
 
 /// One of the kernels in `shaders/optim.wgsl`.
 fn kernel(entry: &'static str) -> Kernel {
-    Kernel::builtin(entry, include_str!("../../shaders/optim.wgsl"), entry)
+    Kernel::builtin(entry, "optim", entry)
 }
 
 /// A launch over a whole segment, of a kernel that takes `WIDTH · EACH` vec4s a workgroup.

@@ -116,7 +116,7 @@ fn rate(tape: Tape, amount: impl Fn(Cost) -> u64) -> Result<(f64, Duration)> {
 }
 
 fn kernel(name: &'static str, entry: &'static str) -> Kernel {
-    Kernel::builtin(name, include_str!("../../shaders/ceiling.wgsl"), entry)
+    Kernel::builtin(name, "ceiling", entry)
 }
 
 /// Overwrites its input with sums of many multiply-adds.
@@ -152,9 +152,7 @@ impl Operation for MultiplyAdd {
         let sums = cx.input(0);
         let mut kernel = kernel(self.name(), "multiply_add");
         if self.fused {
-            kernel = kernel.block(
-                "multiply_add",
-                "fn advance(x: vec4<f32>) -> vec4<f32> { return fma(x, vec4<f32>(p.scale), vec4<f32>(p.shift)); }\n",
+            kernel = kernel.declare("fn advance(x: vec4<f32>) -> vec4<f32> { return fma(x, vec4<f32>(p.scale), vec4<f32>(p.shift)); }\n",
             );
         }
         let flops = 2 * MULTIPLY_ADDS * u64::from(self.rounds) * sums.elements() as u64;

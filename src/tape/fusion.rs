@@ -15,7 +15,7 @@ pub struct Fusion {
     pub copy_elision: bool,
     /// Small dispatches of one kind that don't depend on one another, such as the gradients of a product's two factors, run
     /// as one.
-    pub side_by_side: bool,
+    pub horizontal: bool,
     /// On software adapters, kernels read operands from uniform buffers: those of at most 64 KiB, and larger ones as far as
     /// that is faster on the machine at hand.
     pub uniform: bool,
@@ -28,7 +28,7 @@ impl Fusion {
         epilogue: false,
         gate: false,
         copy_elision: false,
-        side_by_side: false,
+        horizontal: false,
         uniform: false,
     };
     /// Every fusion on.
@@ -37,7 +37,7 @@ impl Fusion {
         epilogue: true,
         gate: true,
         copy_elision: true,
-        side_by_side: true,
+        horizontal: true,
         uniform: true,
     };
 }
@@ -57,7 +57,7 @@ impl Fusion {
                 "epilogue" => fusion.epilogue = true,
                 "gate" => fusion.gate = true,
                 "copy_elision" => fusion.copy_elision = true,
-                "side_by_side" => fusion.side_by_side = true,
+                "horizontal" => fusion.horizontal = true,
                 "uniform" => fusion.uniform = true,
                 unknown => return Err(unknown.to_owned()),
             }
@@ -80,7 +80,7 @@ impl Default for Fusion {
             Fusion::named(&names).unwrap_or_else(|unknown| {
                 panic!(
                     "SHADEGRAD_FUSE: there is no fusion `{unknown}`; there are pointwise, epilogue, gate, \
-                     copy_elision, side_by_side and uniform, or on and off"
+                     copy_elision, horizontal and uniform, or on and off"
                 )
             })
         })
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(Fusion::named(""), Ok(Fusion::ON));
         assert_eq!(Fusion::named("on"), Ok(Fusion::ON));
         assert_eq!(Fusion::named("off"), Ok(Fusion::OFF));
-        let all = "pointwise, epilogue,gate,copy_elision,side_by_side,uniform";
+        let all = "pointwise, epilogue,gate,copy_elision,horizontal,uniform";
         assert_eq!(Fusion::named(all), Ok(Fusion::ON));
         let one = Fusion {
             epilogue: true,

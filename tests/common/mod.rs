@@ -30,7 +30,7 @@ pub const FUSIONS: [Fusion; 7] = [
         ..Fusion::OFF
     },
     Fusion {
-        side_by_side: true,
+        horizontal: true,
         ..Fusion::OFF
     },
     Fusion {
@@ -58,7 +58,7 @@ pub const ALL_BUT_ONE: [Fusion; 6] = [
         ..Fusion::ON
     },
     Fusion {
-        side_by_side: false,
+        horizontal: false,
         ..Fusion::ON
     },
     Fusion {

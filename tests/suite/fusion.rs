@@ -291,20 +291,20 @@ fn the_forward_pass_does_not_wait_for_the_backward_pass() {
     });
 }
 
-/// Side by side and nothing else.
-const SIDE_BY_SIDE: Fusion = Fusion {
-    side_by_side: true,
+/// Horizontal fusion and nothing else.
+const HORIZONTAL: Fusion = Fusion {
+    horizontal: true,
     ..Fusion::OFF
 };
 
-/// Runs with every dispatch by itself and with some side by side, alone and with all other fusions; no bit may differ.
-/// Gives the dispatches apart and side by side.
+/// Runs with every dispatch by itself and with some as one, alone and with all other fusions; no bit may differ.
+/// Gives the dispatches apart and as one.
 fn same_bits(device: &Device, record: impl for<'t> Fn(&'t Tape) -> Vec<Var<'t>>) -> [u64; 2] {
     let without = Fusion {
-        side_by_side: false,
+        horizontal: false,
         ..Fusion::ON
     };
-    let dispatches = [(Fusion::OFF, SIDE_BY_SIDE), (without, Fusion::ON)].map(|fusions| {
+    let dispatches = [(Fusion::OFF, HORIZONTAL), (without, Fusion::ON)].map(|fusions| {
         let (apart, dispatches_apart) = run_counted(device, fusions.0, &record);
         let (together, dispatches_together) = run_counted(device, fusions.1, &record);
         assert!(apart == together, "the same arithmetic, so the same bits");
@@ -313,7 +313,7 @@ fn same_bits(device: &Device, record: impl for<'t> Fn(&'t Tape) -> Vec<Var<'t>>)
     dispatches[0]
 }
 
-/// The gradients of a product's two factors: dispatches apart and side by side.
+/// The gradients of a product's two factors: dispatches apart and as one.
 fn both_gradients(
     device: &Device,
     random: &mut Random,

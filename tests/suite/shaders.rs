@@ -3,34 +3,27 @@
 
 use std::path::Path;
 
+use crate::common::{Random, device, gpu_device, portable_device};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Expression, Handle, Module, TypeInner};
 use shadegrad::ops::attention::{Attention, Mask, attention};
 use shadegrad::ops::pointwise::TABLE;
-use shadegrad::{AdapterClass, Device, Tape, Var};
+use shadegrad::{AdapterClass, Device, Kernel, Tape, Var};
 
 use crate::common::{Random, new_devices};
 
-/// Files whose functions are put in front of a kernel that calls them.
-const PRELUDES: &[(&str, &str)] = &[
-    ("philox.wgsl", "fn random_words("),
-    ("attention.wgsl", "fn row_at("),
-    ("attention_squares.wgsl", "fn plus_along("),
-    ("attention_pairs.wgsl", "fn all_seen("),
-    ("attention_rows.wgsl", "fn largest_of_rows("),
-    ("team.wgsl", "fn sums_over_team("),
-];
-
-/// Preludes that are not complete by themselves: they call what the kernels behind them define.
+/// Files that need what the files have that import them.
 const INCOMPLETE: &[&str] = &[
-    "attention_squares.wgsl",
-    "attention_pairs.wgsl",
-    "attention_rows.wgsl",
-    "attention_rows_shuffles.wgsl",
+    "attention_squares",
+    "attention_pairs",
+    "attention_rows",
+    "attention_rows_shuffles",
+    "epilogue",
+    "rows",
 ];
 
-/// A file of sections, each of which replaces the blocks `a` and `b` of another file.
-const SECTIONS: (&str, &str) = ("matmul_operands.wgsl", "matmul_subgroup8.wgsl");
+/// A file of sections, each of which declares the operands `a` and `b` of another file again.
+const SECTIONS: (&str, &str) = ("matmul_operands", "matmul_subgroup8");
 
 /// What a text uses beyond the portable core. Kernels that do are only made where the adapter has the feature.
 fn capabilities(source: &str) -> Capabilities {
@@ -53,10 +46,18 @@ const MOST_WORKGROUP_BYTES: u32 = 16 << 10;
 const MOST_UNIFORM_BYTES: u32 = 64 << 10;
 
 fn read(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("shaders")
-        .join(name);
+    let path = format!("{}/shaders/{name}.wgsl", env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(path).unwrap()
+}
+
+/// A file with what it imports. What is declared when a kernel is made has examples in `tests/shaders`.
+fn composed(name: &'static str, entry: &'static str) -> Kernel {
+    let kernel = Kernel::new(name, read(name), entry);
+    let path = format!("{}/tests/shaders/{name}.wgsl", env!("CARGO_MANIFEST_DIR"));
+    match std::fs::read_to_string(path) {
+        Ok(example) => kernel.declare(&example),
+        Err(_) => kernel,
+    }
 }
 
 /// Parses and validates, or says what is wrong with the text.
@@ -139,7 +140,7 @@ fn check(name: &str, source: &str) {
 
 /// Kernels that only ever run on software adapters with subgroups of eight lanes, whose driver unrolls their loops.
 const UNROLLED_BY_THEIR_DRIVER: &[&str] = &[
-    "norm_subgroup8.wgsl",
+    "norm_subgroup8",
     "layer_norm",
     "layer_norm_backward",
     "rms_norm",
@@ -178,58 +179,54 @@ fn local_array(
     is_array.then(|| variable.name.clone().unwrap_or_default())
 }
 
-/// A file as it reaches the device: with the preludes that it calls in front.
-fn with_preludes(name: &str) -> String {
-    let source = read(name);
-    let mut text = String::new();
-    for (prelude, declaration) in PRELUDES {
-        let call = declaration.trim_start_matches("fn ");
-        if source.contains(call) && !source.contains(declaration) {
-            text.push_str(&read(prelude));
-        }
-    }
-    text + &source
+/// The files' names; the few that there are may stay in memory.
+fn files() -> Vec<&'static str> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let names = std::fs::read_dir(folder).unwrap();
+    let names = names.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<&str> = names
+        .map(|name| &*name.strip_suffix(".wgsl").unwrap().to_owned().leak())
+        .collect();
+    names.sort_unstable();
+    assert!(names.len() > 5, "{names:?}");
+    names
 }
 
 #[test]
 fn every_file_is_valid() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
-    let mut names: Vec<String> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|file| file.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".wgsl") && name != SECTIONS.0)
-        .filter(|name| !INCOMPLETE.contains(&name.as_str()))
-        .collect();
-    names.sort();
-    assert!(names.len() > 5, "{names:?}");
-    for name in &names {
-        check(name, &with_preludes(name));
+    for name in files().into_iter().filter(|&name| name != SECTIONS.0) {
+        // Every file can be imported.
+        drop(Kernel::new(name, format!("import shadegrad::{name};"), ""));
+        if INCOMPLETE.contains(&name) {
+            continue;
+        }
+        let whole = composed(name, "").wgsl();
+        check(name, &whole);
+        for entry in validate(name, &whole).0.entry_points {
+            check(name, &composed(name, entry.name.leak()).wgsl());
+        }
     }
+    let shuffled = composed("attention_tiled", "").declare(&read("attention_rows_shuffles"));
+    check("attention_tiled with shuffles", &shuffled.wgsl());
 }
 
 #[test]
-fn every_section_fits_its_blocks() {
+fn every_section_fits() {
     let (sections, host) = SECTIONS;
-    let (text, host_text) = (read(sections), read(host));
+    let text = read(sections);
     let mut count = 0;
     for section in text.split("// section ").skip(1) {
         let (name, section) = section.split_once('\n').unwrap();
-        for (block, binding, outer) in [("a", "1", "p.m"), ("b", "2", "p.n")] {
+        for (operand, binding, outer) in [("a", "1", "p.m"), ("b", "2", "p.n")] {
             let section = section
-                .replace("X_", &format!("{block}_"))
-                .replace("X[", &format!("{block}["))
-                .replace(" X:", &format!(" {block}:"))
-                .replace("LD", &format!("p.ld{block}"))
+                .replace("X_", &format!("{operand}_"))
+                .replace("X[", &format!("{operand}["))
+                .replace(" X:", &format!(" {operand}:"))
+                .replace("LD", &format!("p.ld{operand}"))
                 .replace("OUTER", outer)
                 .replace("BINDING", binding);
-            let (before, rest) = host_text
-                .split_once(&format!("//:begin {block}\n"))
-                .unwrap();
-            let (_, after) = rest.split_once(&format!("//:end {block}")).unwrap();
-            check(
-                &format!("{host} with {name}"),
-                &format!("{before}{section}{after}"),
-            );
+            let kernel = composed(host, "matmul").declare(&section);
+            check(&format!("{host} with {name}"), &kernel.wgsl());
             count += 1;
         }
     }
@@ -322,15 +319,14 @@ fn every_generated_kernel_is_valid() {
                 .count()
                 > 40
         );
-        // What runs side by side is there too.
+        // What was fused horizontally is there too.
         let pairs: &[&str] = match device.class() {
             AdapterClass::Software => &["matmul_pair"],
             AdapterClass::Gpu => &["matmul_pair", "attention_gradient", "norm_parameters"],
         };
         for pair in pairs {
-            let is_pair = |(name, source): &(&str, String)| {
-                name == pair && source.contains("fn side_by_side(")
-            };
+            let is_pair =
+                |(name, source): &(&str, String)| name == pair && source.contains("fn horizontal(");
             assert!(kernels.iter().any(is_pair), "{pair}");
         }
         for (name, source) in &kernels {

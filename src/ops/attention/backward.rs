@@ -89,8 +89,11 @@ fn single_backward(cx: &mut Lowering<'_>, launch: &Launch<'_>, gradient: &Operan
     let (Some(out), Some(lse), Some(dout)) = (launch.out, launch.lse, launch.dout) else {
         unreachable!("backward has them all");
     };
-    let source = include_str!("../../../shaders/attention_subgroup8_backward.wgsl");
-    let kernel = Kernel::builtin("attention_gradient", source, "backward");
+    let kernel = Kernel::builtin(
+        "attention_gradient",
+        "attention_subgroup8_backward",
+        "backward",
+    );
     let operands = Operands::new(problem.head_dim, None, launch.is_vector())
         .shuffles()
         .read_rows("qkv", &["q", "k", "v"])
@@ -133,17 +136,18 @@ fn statistics(cx: &mut Lowering<'_>, launch: &Launch<'_>) -> Operand {
     };
     let rows = problem.heads_in_all() * problem.queries;
     let statistics = cx.temp([4 + 2 * rows], DType::U32);
-    let source = include_str!("../../../shaders/attention_statistics.wgsl");
     let operands = Operands::new(problem.head_dim, None, launch.is_vector())
         .read_rows("out", &["out"])
         .read_rows("dout", &["dout"]);
-    let mut kernel = Kernel::builtin("attention_statistics", source, "statistics_of_rows")
-        .prelude(include_str!("../../../shaders/attention.wgsl"))
-        .block("operands", &operands.finish());
+    let mut kernel = Kernel::builtin(
+        "attention_statistics",
+        "attention_statistics",
+        "statistics_of_rows",
+    )
+    .declare(&operands.finish());
     let mut dispatch_key = None;
     if let Some(key) = &launch.key {
-        kernel = kernel.block(
-            "key",
+        kernel = kernel.declare(
             "@group(0) @binding(5) var<storage, read> random_key: array<u32>;\n\
              fn key_word(n: u32) -> u32 { return random_key[p.key_offset + n]; }\n",
         );
@@ -203,8 +207,8 @@ fn half_backward(
             (kernel, operands, workgroups, blocks.visits(others))
         }
         Family::Subgroup8 => {
-            let source = include_str!("../../../shaders/attention_subgroup8_backward.wgsl");
-            let kernel = Kernel::builtin("attention_gradient", source, entry);
+            let kernel =
+                Kernel::builtin("attention_gradient", "attention_subgroup8_backward", entry);
             let operands = Operands::new(head_dim, None, launch.is_vector())
                 .shuffles()
                 .read_rows("q", &["q"])
@@ -268,11 +272,10 @@ fn statistics_of(head: Head, i: u32) -> vec2<f32> {
 }
 ";
 
-/// Kernel and block `operands` for any device.
+/// Kernel and operands for any device.
 fn tiled_half(launch: &Launch<'_>, entry: &'static str, tiling: &Tiling) -> (Kernel, Operands) {
     let problem = launch.problem;
-    let source = include_str!("../../../shaders/attention_tiled_backward.wgsl");
-    let kernel = Kernel::builtin("attention_gradient", source, entry);
+    let kernel = Kernel::builtin("attention_gradient", "attention_tiled_backward", entry);
     let operands = tiling
         .operands(problem.head_dim, launch.is_vector())
         .read_rows("q", &["q"])
@@ -285,12 +288,11 @@ fn tiled_half(launch: &Launch<'_>, entry: &'static str, tiling: &Tiling) -> (Ker
     (tiling.apply(kernel, problem), operands)
 }
 
-/// Kernel, block `operands` and how they are shared out for many rows, on subgroups of eight.
+/// Kernel, operands and how they are shared out for many rows, on subgroups of eight.
 fn wide_half(launch: &Launch<'_>, entry: &'static str) -> (Kernel, Operands, Blocks) {
     let head_dim = launch.problem.head_dim;
     let blocks = wide8(head_dim, if entry == "queries" { 3 } else { 4 });
-    let source = include_str!("../../../shaders/attention_wide8_backward.wgsl");
-    let kernel = Kernel::builtin("attention_gradient", source, entry);
+    let kernel = Kernel::builtin("attention_gradient", "attention_wide8_backward", entry);
     let operands = blocks.operands(head_dim, launch.is_vector());
     let operands = blocks
         .gradients(operands)

@@ -110,8 +110,7 @@ fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Ope
         ..
     } = problem;
     let tiling = Tiling::of(Job::Forward, head_dim, queries, keys);
-    let source = include_str!("../../../shaders/attention_tiled.wgsl");
-    let kernel = Kernel::builtin("attention", source, "forward");
+    let kernel = Kernel::builtin("attention", "attention_tiled", "forward");
     let kernel = tiling
         .apply_to_forward(kernel, problem, cx.device().subgroup_size())
         .flag("OVERLAPPED", cx.device().overlaps());
@@ -131,7 +130,6 @@ fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Ope
 /// For few queries, on subgroups of eight.
 fn few_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Operand) {
     let problem = launch.problem;
-    let source = include_str!("../../../shaders/attention_subgroup8.wgsl");
     let operands = Operands::new(problem.head_dim, None, launch.is_vector())
         .shuffles()
         .read_rows("q", &["q"])
@@ -139,7 +137,7 @@ fn few_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Opera
         .read_rows("v", &["v"])
         .write_rows("out")
         .buffer("lse", "read_write", "f32");
-    let kernel = Kernel::builtin("attention", source, "forward");
+    let kernel = Kernel::builtin("attention", "attention_subgroup8", "forward");
     let kernel = launch.kernel(kernel, operands, false);
     let tiles = problem.queries.div_ceil(8);
     let workgroups = (tiles, tiles * problem.heads_in_all());
@@ -158,8 +156,7 @@ fn few_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Opera
 fn wide_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Operand) {
     let problem = launch.problem;
     let blocks = wide8(problem.head_dim, 2);
-    let source = include_str!("../../../shaders/attention_wide8.wgsl");
-    let kernel = Kernel::builtin("attention", source, "forward");
+    let kernel = Kernel::builtin("attention", "attention_wide8", "forward");
     let operands = blocks.operands(problem.head_dim, launch.is_vector());
     let operands = operands.read_rows("q", &["q"]);
     let operands = blocks
@@ -213,13 +210,12 @@ pub(super) fn weights(cx: &mut Lowering<'_>, problem: &Problem) {
         mask: problem.mask.map(|_| cx.input(3)),
         key: None,
     };
-    let source = include_str!("../../../shaders/attention_weights.wgsl");
     let operands = Operands::new(problem.head_dim, None, launch.is_vector())
         .read_rows("q", &["q"])
         .read_rows("k", &["k"])
         .buffer("lse", "read", "f32")
         .buffer("weights", "read_write", "f32");
-    let kernel = Kernel::builtin("attention_weights", source, "weights_of_pairs");
+    let kernel = Kernel::builtin("attention_weights", "attention_weights", "weights_of_pairs");
     let dispatch = Dispatch::new(launch.kernel(kernel, operands, false))
         .read(&q.operand)
         .read(&k.operand)

@@ -6,9 +6,10 @@ use super::text::Operands;
 use crate::gpu::Kernel;
 use crate::tape::{Dispatch, Lowering, Operand};
 
-/// Block `dropout` of `shaders/attention.wgsl`: which weights are kept, from random words, so that forward and backward
+/// What dropout declares again of `shaders/attention.wgsl`: which weights are kept, from random words, so that forward and backward
 /// agree without a mask in memory. `key_word` reads the tape's random key.
 const DROPOUT: &str = "\
+import shadegrad::philox;
 alias DropoutKey = vec4<u32>;
 fn dropout_key() -> DropoutKey {
     return vec4<u32>(key_word(0u), key_word(1u), key_word(2u), key_word(3u));
@@ -26,7 +27,7 @@ fn dropped(weight: f32, kept: u32, e: u32) -> f32 {
 }
 ";
 
-/// Block `slope`: those of the linear bias, `2^(−8(h+1)/n)` for head `h` of `n`, a power of two. For other numbers of
+/// Slopes of the linear bias, `2^(−8(h+1)/n)` for head `h` of `n`, a power of two. For other numbers of
 /// heads the paper takes the slopes of the power of two below, then every other slope of the power of two above.
 const SLOPE: &str = "\
 fn slope_of(head: u32) -> f32 {
@@ -195,11 +196,15 @@ impl<'p> Launch<'p> {
 
     /// The kernel with mask, bias and dropout put in, from `operands` on which they may bind more. The random key is
     /// at the start of the statistics where there are some.
-    pub fn kernel(&self, kernel: Kernel, mut operands: Operands, with_statistics: bool) -> Kernel {
-        let mut kernel = kernel.prelude(include_str!("../../../shaders/attention.wgsl"));
+    pub fn kernel(
+        &self,
+        mut kernel: Kernel,
+        mut operands: Operands,
+        with_statistics: bool,
+    ) -> Kernel {
         let problem = self.problem;
         let score = if problem.alibi {
-            kernel = kernel.block("slope", SLOPE);
+            kernel = kernel.declare(SLOPE);
             "score - head.slope * f32(abs(i32(i) + p.reach - 1 - p.ahead - i32(j)))"
         } else {
             "score"
@@ -219,13 +224,13 @@ impl<'p> Launch<'p> {
                  let m = mask[p.mask_offset + row_at(vec4<u32>(0u, p.mask.xyz), head, i) + j * p.mask.w];\n    \
                  return {value};\n}}\n"
             );
-            kernel = kernel.block("mask", &text);
+            kernel = kernel.declare(&text);
         } else if problem.alibi {
             let text = format!(
                 "fn masked(score: f32, seen: bool, head: Head, i: u32, j: u32) -> f32 {{\n    \
                  return select(UNSEEN, {score}, seen);\n}}\n"
             );
-            kernel = kernel.block("mask", &text);
+            kernel = kernel.declare(&text);
         }
         if self.problem.dropout.is_some() {
             operands = if with_statistics {
@@ -235,11 +240,9 @@ impl<'p> Launch<'p> {
                     .buffer("random_key", "read", "u32")
                     .text("fn key_word(n: u32) -> u32 { return random_key[p.key_offset + n]; }")
             };
-            kernel = kernel
-                .prelude(include_str!("../../../shaders/philox.wgsl"))
-                .block("dropout", DROPOUT);
+            kernel = kernel.declare(DROPOUT);
         }
-        kernel.block("operands", &operands.finish())
+        kernel.declare(&operands.finish())
     }
 
     /// The kernel for one of the dispatches that visit some of the other side's rows each.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-/// Writes block `operands`: a struct `Row` that holds a row, or a part of one, in registers, arithmetic on it, and how
+/// Declares operands: a struct `Row` that holds a row, or a part of one, in registers, arithmetic on it, and how
 /// it is loaded and stored. Members instead of arrays, because some compilers refuse arrays that a loop indexes.
 pub(super) struct Operands {
     head_dim: usize,
@@ -88,8 +88,6 @@ impl Operands {
 
     /// The next storage binding, from which rows are loaded by a function `load_<name>` for each of the names.
     pub fn read_rows(mut self, buffer: &str, names: &[&str]) -> Operands {
-        // Locals may be called like an operand, but not like its rows.
-        let buffer = &format!("{buffer}_rows");
         self = self.rows_buffer(buffer, "read");
         self.reload(buffer, names)
     }
@@ -216,7 +214,7 @@ impl Operands {
         self
     }
 
-    /// The block.
+    /// The text.
     pub fn finish(self) -> String {
         self.text
     }

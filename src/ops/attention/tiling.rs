@@ -151,11 +151,9 @@ impl Tiling {
         first + second + 16 * self.heads * self.across * own
     }
 
-    /// The kernel with its preludes and constants.
+    /// The kernel with its constants.
     pub fn apply(&self, kernel: Kernel, problem: &Problem) -> Kernel {
         kernel
-            .prelude(include_str!("../../../shaders/attention_pairs.wgsl"))
-            .prelude(include_str!("../../../shaders/attention_squares.wgsl"))
             .flag("BIASED", problem.mask.is_some() || problem.alibi)
             .constant("HEADS", self.heads)
             .constant("DOWN", self.down)
@@ -177,21 +175,17 @@ impl Tiling {
         let invocations = self.heads * self.down * self.across;
         let shuffles =
             |size: &usize| size.is_multiple_of(self.across) && invocations.is_multiple_of(*size);
+        let kernel = self.apply(kernel, problem);
         match subgroup.filter(shuffles) {
-            Some(size) => {
-                let rows = include_str!("../../../shaders/attention_rows_shuffles.wgsl");
-                let kernel = kernel.prelude(rows).constant("SUBGROUP", size);
-                self.apply(kernel, problem)
-                    .constant("MOST_ACROSS", self.across)
-            }
-            None => {
-                let rows = include_str!("../../../shaders/attention_rows.wgsl");
-                self.apply(kernel.prelude(rows), problem)
-            }
+            Some(size) => kernel
+                .declare_file("attention_rows_shuffles")
+                .constant("SUBGROUP", size)
+                .constant("MOST_ACROSS", self.across),
+            None => kernel,
         }
     }
 
-    /// Block `operands`: rows are loaded and stored by chunks.
+    /// Operands whose rows are loaded and stored by chunks.
     pub fn operands(&self, head_dim: usize, is_vector: bool) -> Operands {
         Operands::new(head_dim, Some(self.chunks), is_vector)
     }

@@ -241,7 +241,7 @@ pub(super) fn lower(
                 true => (1, 256),
                 false => (per_group, sharers),
             };
-            let kernel = kernel("rows", "tiles")
+            let kernel = kernel("rows")
                 .constant("QUADS", per_group)
                 .constant("SHARERS", sharers)
                 .flag("TALL", tall)
@@ -251,7 +251,7 @@ pub(super) fn lower(
         }
         Cut::Tiles(tile, splits) => {
             let [down, across] = tile.team();
-            let kernel = kernel("tiles", "rows")
+            let kernel = kernel("tiles")
                 .constant("ROW_QUADS", tile.row_quads)
                 .constant("COLUMN_QUADS", tile.column_quads)
                 .constant("DOWN", down)
@@ -301,8 +301,7 @@ fn add_up(
     let quads = columns.div_ceil(4);
     let count = batch * rows * quads;
     let words = [rows, columns, quads, splits, count, 0, 0, 0];
-    let source = include_str!("../../../shaders/matmul_sum.wgsl");
-    let kernel = Kernel::builtin("matmul_sum", source, "add_up");
+    let kernel = Kernel::builtin("matmul_sum", "matmul_sum", "add_up");
     cx.dispatch(
         Dispatch::new(epilogue.applied(kernel))
             .read(parts)
@@ -314,14 +313,14 @@ fn add_up(
     );
 }
 
-/// Makes the kernel with one entry point, by name, and without another.
+/// Makes the kernel with an entry point, by name.
 fn kernel(
     a: &Matrices,
     b: &Matrices,
     [_, rows, columns]: [usize; 3],
     depth: usize,
     gated: bool,
-) -> impl Fn(&'static str, &str) -> Kernel {
+) -> impl Fn(&'static str) -> Kernel {
     let [a_along, b_along] = [a.is_row_major(), !b.is_row_major()];
     let load = |name: &str, binding: usize, matrices: &Matrices, inner: usize| {
         let steps = [inner, matrices.leading(), matrices.offset(), matrices.batch];
@@ -331,18 +330,16 @@ fn kernel(
     // What a quad of columns may begin at.
     let columns = if gated { columns / 2 } else { columns };
     let loads_b = load("b", 2, b, if b_along { depth } else { columns });
-    move |entry, other| {
-        let source = include_str!("../../../shaders/matmul.wgsl");
-        Kernel::builtin("matmul", source, entry)
+    move |entry| {
+        Kernel::builtin("matmul", "matmul", entry)
             .flag("A_ALONG_DEPTH", a_along)
             .flag("B_ALONG_DEPTH", b_along)
-            .block("a", &loads_a)
-            .block("b", &loads_b)
-            .block(other, "")
+            .declare(&loads_a)
+            .declare(&loads_b)
     }
 }
 
-/// The block that loads four elements of an operand.
+/// Declares an operand, and how to load four elements of it.
 fn load(name: &str, binding: usize, vector: bool) -> String {
     if vector {
         return format!(

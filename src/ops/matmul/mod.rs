@@ -79,7 +79,7 @@ impl Operation for Matmul {
         let flops = 2 * (batch * rows * columns * depth) as u64;
         let bytes = a.operand.bytes() + b.operand.bytes() + epilogue.bytes;
         cx.dispatch(
-            Dispatch::new(kernel.block("epilogue", &epilogue.wgsl_by_rows))
+            Dispatch::new(kernel.declare(&epilogue.wgsl_by_rows))
                 .read(&a.operand)
                 .read(&b.operand)
                 .params(&params)

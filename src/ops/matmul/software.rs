@@ -26,12 +26,11 @@ pub(super) fn subgroup8(
     let [(lda, a_offset, a_batch), (ldb, b_offset, b_batch)] = places;
     let places = [lda, ldb, a_offset, b_offset, a_batch, b_batch];
     let params = extents.into_iter().chain(places).map(|word| word as u32);
-    let source = include_str!("../../../shaders/matmul_subgroup8.wgsl");
     let starts_b = if gated { half } else { 0 };
-    let kernel = Kernel::builtin("matmul", source, "matmul")
+    let kernel = Kernel::builtin("matmul", "matmul_subgroup8", "matmul")
         .flag("GATED", gated)
-        .block("a", &fragments(a, "a", a.is_row_major(), 0))
-        .block("b", &fragments(b, "b", !b.is_row_major(), starts_b));
+        .declare(&fragments(a, "a", a.is_row_major(), 0))
+        .declare(&fragments(b, "b", !b.is_row_major(), starts_b));
     (kernel, params.collect(), groups)
 }
 

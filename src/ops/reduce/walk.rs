@@ -116,8 +116,8 @@ impl Walk {
         let kernel = kernel.constant("NESTED", usize::from(self.folded.len() > 1));
         match self.width {
             Width::Single => kernel,
-            Width::Along => kernel.block("access", ALONG),
-            Width::Across => kernel.block("access", ACROSS),
+            Width::Along => kernel.declare(ALONG),
+            Width::Across => kernel.declare(ACROSS),
         }
     }
 

@@ -103,7 +103,7 @@ impl Dispatch {
     /// Starts describing a launch of `kernel`, by default with a single workgroup.
     pub fn new(kernel: Kernel) -> Dispatch {
         Dispatch {
-            kernel,
+            kernel: kernel.pruned(),
             bindings: Vec::new(),
             params: Vec::new(),
             grid: [1; 3],

@@ -9,18 +9,10 @@ pub(crate) const MOST_OPERANDS: usize = 7;
 /// The text and bindings through which a kernel stores its output.
 ///
 /// The kernel's parameters are called `p`; they hold the number of columns as `n` and end in
-/// `operands: array<vec4<u32>, 7>` (offset and strides of batch, row and column for each operand). Its source has a
-/// block
-///
-/// ```wgsl
-/// //:begin epilogue
-/// @group(0) @binding(3) var<storage, read_write> out0: array<vec4<f32>>;
-/// fn store4(batch: u32, row: u32, column: u32, value: vec4<f32>) { … }
-/// //:end epilogue
-/// ```
-///
-/// which [`Kernel::block`](crate::gpu::Kernel) replaces by [`Epilogue::wgsl`]. `store4` stores columns `column` to
-/// `column + 3`, leaving out those past the end; `column` is a multiple of four and in range, and so is the row.
+/// `operands: array<vec4<u32>, 7>` (offset and strides of batch, row and column for each operand). Its file imports
+/// `shaders/epilogue.wgsl`, whose functions [`Epilogue::wgsl`] declares again. `store4(batch, row, column, value)` stores
+/// columns `column` to `column + 3`, leaving out those past the end; `column` is a multiple of four and in range, and so is
+/// the row.
 ///
 /// With a gate, `column` is a multiple of four behind the beginning of the left or right half of a row, and what is past
 /// the end of that half is left out.
@@ -46,12 +38,11 @@ pub(crate) struct Epilogue {
 }
 
 impl Epilogue {
-    /// The kernel with its block `epilogue` replaced. If there is a gate, its block `gate`, which declares a `store_gate`
-    /// that does nothing, is replaced too, and its flag `GATED` set.
+    /// The kernel with this epilogue declared; if there is a gate, also its `store_gate`, and its flag `GATED` set.
     pub fn applied(&self, kernel: Kernel) -> Kernel {
-        let kernel = kernel.block("epilogue", &self.wgsl);
+        let kernel = kernel.declare(&self.wgsl);
         match &self.gate {
-            Some(gate) => kernel.flag("GATED", true).block("gate", gate),
+            Some(gate) => kernel.flag("GATED", true).declare(gate),
             None => kernel,
         }
     }

@@ -187,7 +187,7 @@ impl<'a> Lowerer<'a> {
             }
             Some(_) => {}
             None => assert!(
-                !kernel.trusted && !kernel.has_loops(),
+                !kernel.trusted && !kernel.module.has_loops(),
                 "kernel `{}` has loops: state how often they go round, by Dispatch::iterations",
                 kernel.name
             ),

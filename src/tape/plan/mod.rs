@@ -11,12 +11,12 @@
 //! | [`groups`] | both | fusion groups in the order in which they run | which nodes share a kernel, and the order of kernels within a region |
 //! | [`copy_elision`] | groups | values that are computed where they are assigned to | where a value lies |
 //! | [`lowering`] | groups | dispatches over virtual slots, through the generators [`pointwise`] and [`stores`], or through [`Operation::lower`](super::Operation::lower) | nothing |
-//! | [`side_by_side`] | dispatches | fewer, by horizontal fusion | which dispatches are one, and their order as far as their slots allow |
+//! | [`horizontal`] | dispatches | fewer, by horizontal fusion | which dispatches are one, and their order as far as their slots allow |
 //! | [`memory`] | slots | a pooled buffer for each, by live ranges | nothing |
 //! | [`uniform`] | dispatches | operands that are bound as uniform buffers | how kernels read operands |
 //! | [`replay`] | dispatches, buffers | pipelines, bind groups, the plan | nothing |
 //!
-//! No pass changes a bit of a result but [`groups`] and [`side_by_side`], where a fused kernel rounds otherwise.
+//! No pass changes a bit of a result but [`groups`] and [`horizontal`], where a fused kernel rounds otherwise.
 
 mod analysis;
 mod cache;
@@ -27,6 +27,7 @@ mod endings;
 mod ends;
 mod epilogue;
 mod groups;
+mod horizontal;
 mod lowerer;
 mod lowering;
 mod memory;
@@ -36,7 +37,6 @@ mod print;
 mod profile;
 mod recorder;
 mod replay;
-mod side_by_side;
 mod step;
 mod stores;
 mod timing;

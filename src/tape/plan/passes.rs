@@ -4,7 +4,7 @@ use super::analysis::Analysis;
 use super::print::Listing;
 use super::replay::Plan;
 use super::window::uniform_window;
-use super::{groups, lowering, memory, side_by_side, uniform};
+use super::{groups, horizontal, lowering, memory, uniform};
 use crate::error::Result;
 use crate::gpu::Device;
 use crate::tape::record::Graph;
@@ -22,8 +22,8 @@ pub(super) fn run(device: &Device, graph: &Graph, listing: &mut Option<Listing>)
         return Err(error);
     }
     list(&|listing| listing.dispatches("lowering", &program));
-    if graph.fusion.side_by_side {
-        side_by_side::pair(device.class(), &mut program);
+    if graph.fusion.horizontal {
+        horizontal::pair(device.class(), &mut program);
         list(&|listing| listing.dispatches("horizontal fusion", &program));
     }
     let assignment = memory::assign(&program);

@@ -278,7 +278,7 @@ fn emit(lowerer: &mut Lowerer<'_>, expression: &Expression, name: &'static str) 
         threads,
         words.len(),
     );
-    let mut dispatch = Dispatch::new(Kernel::builtin(name, source, "main"))
+    let mut dispatch = Dispatch::new(Kernel::generated(name, &source, "main"))
         .params(&words)
         .iterations(width * expression.iterations())
         .groups((words[0] as usize).div_ceil(threads));

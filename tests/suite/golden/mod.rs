@@ -205,7 +205,7 @@ fn one_fusion_at_a_time() {
 #[test]
 fn kernels_for_gpus() {
     let apart = Fusion {
-        side_by_side: false,
+        horizontal: false,
         ..Fusion::ON
     };
     for name in ["series", "gpt2", "rotary", "ignored_smoothed"] {

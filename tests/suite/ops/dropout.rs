@@ -30,6 +30,7 @@ impl Operation for Philox {
 
     fn lower(&self, cx: &mut Lowering<'_>) {
         const SOURCE: &str = "
+import shadegrad::philox;
 @group(0) @binding(0) var<uniform> p: vec4<u32>;
 @group(0) @binding(1) var<storage, read> input: array<u32>;
 @group(0) @binding(2) var<storage, read_write> output: array<u32>;
@@ -43,7 +44,7 @@ fn philox(@builtin(workgroup_id) group: vec3<u32>) {
         let (input, output) = (cx.input(0), cx.output(0));
         let kernel = Kernel::new("philox", SOURCE, "philox");
         cx.dispatch(
-            Dispatch::new(kernel.prelude(include_str!("../../../shaders/philox.wgsl")))
+            Dispatch::new(kernel)
                 .read(&input)
                 .write(&output)
                 .params(&[input.offset(), output.offset(), 0, 0])

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::text;
+use super::windows;
 use crate::error::Result;
 use crate::gpu::kernel::Access;
 use crate::gpu::pipeline::KernelCache;
@@ -21,21 +21,24 @@ const BYTES: u64 = 4 << 10;
 /// How many loads from uniform buffers take as long as one from a storage buffer, measured. It has been 2 on one CPU and
 /// 20 on another.
 pub(super) fn uniform_loads_per_storage_load(device: &Device) -> Result<f64> {
-    let text = include_str!("../../../../shaders/load_cost.wgsl");
-    let uniform = text::rewritten(text, 1, Access::window_binding(2), &[BYTES])
-        .expect("the kernel can read either way");
-    let storage = time(device, text.to_owned(), Access::Read)?;
-    let uniform = time(device, uniform, Access::Uniform { bytes: BYTES })?;
+    let kernel = Kernel::builtin("load_cost", "load_cost", "load_cost").pruned();
+    let next = Access::window_binding(2);
+    let module = windows::rewritten(&kernel.module, 1, next, &[BYTES]);
+    let uniform = Kernel {
+        module: module.expect("the kernel can read either way"),
+        ..kernel.clone()
+    };
+    let storage = time(device, &kernel, Access::Read)?;
+    let uniform = time(device, &uniform, Access::Uniform { bytes: BYTES })?;
     Ok(storage.as_secs_f64() / uniform.as_secs_f64().max(1e-9))
 }
 
 /// What the loads take, without what a submission takes.
-fn time(device: &Device, text: String, access: Access) -> Result<Duration> {
-    let kernel = Kernel::builtin("load_cost", text, "load_cost");
+fn time(device: &Device, kernel: &Kernel, access: Access) -> Result<Duration> {
     let accesses = [access, Access::Write];
     let pipeline = device
         .attached::<KernelCache>()
-        .pipeline(device, &kernel, &accesses)?;
+        .pipeline(device, kernel, &accesses)?;
     let scratch = Scratch::new(&device.shared.wgpu, &device.shared.limits);
     let run = |rounds: u32| {
         let queue = (&device.shared.wgpu, &device.shared.queue);

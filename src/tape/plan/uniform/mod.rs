@@ -1,12 +1,12 @@
 //! Operands that kernels read as uniform buffers instead of storage buffers.
 //!
 //! On llvmpipe, a storage load is a loop over the lanes that goes through memory for every element; a load from a uniform
-//! buffer is straight-line code. `docs/performance.md` has both times. So wherever an operand is small enough, the kernel's
-//! text is changed to read it from there: through one binding of up to 64 KiB, or through several, where loads from storage
+//! buffer is straight-line code. `docs/performance.md` has both times. So wherever an operand is small enough, the kernel
+//! is changed to read it from there: through one binding of up to 64 KiB, or through several, where loads from storage
 //! are so slow that reading all of them and picking one is still faster.
 
 mod cost;
-mod text;
+mod windows;
 
 use super::dispatch::{Program, Slot};
 use super::memory::Assignment;
@@ -27,7 +27,7 @@ fn most_windows(device: &Device) -> u64 {
     (*most).max(1)
 }
 
-/// Turns the operands that fit into uniform ones, and changes the kernels' texts. `upload` is the size of the buffer of
+/// Turns the operands that fit into uniform ones, and changes the kernels. `upload` is the size of the buffer of
 /// the tape's inputs.
 pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignment, upload: u64) {
     if !is_possible(device) {
@@ -39,7 +39,7 @@ pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignme
     } = program;
     for dispatch in dispatches.iter_mut().filter(|d| d.kernel.trusted) {
         // A single lane loads from storage as fast: the loop over the lanes leaves the others out.
-        if dispatch.kernel.is_serial() {
+        if dispatch.kernel.module.is_serial(dispatch.kernel.entry) {
             continue;
         }
         // The parameters are one.
@@ -55,12 +55,12 @@ pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignme
             if windows.is_empty() || uniforms + windows.len() > most {
                 continue;
             }
-            let source = dispatch.kernel.source.as_ref();
             let next = Access::window_binding(dispatch.bindings.len());
-            let Some(source) = text::rewritten(source, index as u32 + 1, next, &windows) else {
+            let kernel = &mut dispatch.kernel.module;
+            let Some(new) = windows::rewritten(kernel, index as u32 + 1, next, &windows) else {
                 continue;
             };
-            dispatch.kernel.source = source.into();
+            *kernel = new;
             uniforms += windows.len();
             dispatch.bindings[index].1 = Access::Uniform { bytes: windows[0] };
             for (number, &bytes) in (1..).zip(&windows[1..]) {

@@ -4,20 +4,19 @@
 //! beforehand, as on GPUs, which wait for one dispatch to end before the next begins. So the gradients of a product's two
 //! factors become one dispatch, and so do others that [allow it](Dispatch::may_pair).
 
-mod items;
-mod text;
+mod merge;
 
 use super::dispatch::{Dispatch, Program, Slot};
 use super::groups::MOST_BINDINGS;
 use crate::gpu::kernel::Access;
 use crate::gpu::{AdapterClass, Kernel};
-use text::Text;
+use merge::Merged;
 
 /// How far ahead a partner is looked for that could run earlier.
 const REACH: usize = 4;
 
-/// Dispatches that run as one, at most: each has a name in the text.
-const MOST: usize = text::PARTS.len();
+/// Dispatches that run as one, at most: each has a name.
+const MOST: usize = merge::PARTS.len();
 
 /// On GPUs, the most workgroups of those that run as one. More keep a large GPU busy by themselves, and one kernel for
 /// all takes the registers of the largest.
@@ -38,22 +37,22 @@ pub(super) fn pair(class: AdapterClass, program: &mut Program) {
         let Some(mut group) = waiting[index].take() else {
             continue;
         };
-        if let Some((at, text)) = cx.earlier(&group, &waiting, index) {
+        if let Some((at, merged)) = cx.earlier(&group, &waiting, index) {
             let partner = waiting[at].take().expect("partners are waiting");
-            group = group.with(partner, text);
-        } else if let Some((at, text)) = cx.later(&group, &waiting, index) {
+            group = group.with(partner, merged);
+        } else if let Some((at, merged)) = cx.later(&group, &waiting, index) {
             let partner = waiting[at].take().expect("partners are waiting");
-            waiting[at] = Some(group.with(partner, text));
+            waiting[at] = Some(group.with(partner, merged));
             continue;
         }
         program.dispatches.push(group.dispatch());
     }
 }
 
-/// Dispatches that run as one, with their text if there are several.
+/// Dispatches that run as one, and their kernel if there are several.
 struct Group {
     members: Vec<Dispatch>,
-    text: Option<Text>,
+    merged: Option<Merged>,
 }
 
 impl Group {
@@ -61,18 +60,18 @@ impl Group {
     fn of(dispatch: Dispatch) -> Option<Group> {
         Some(Group {
             members: vec![dispatch],
-            text: None,
+            merged: None,
         })
     }
 
-    fn with(mut self, other: Group, text: Text) -> Group {
+    fn with(mut self, other: Group, merged: Merged) -> Group {
         self.members.extend(other.members);
-        self.text = Some(text);
+        self.merged = Some(merged);
         self
     }
 
     fn dispatch(mut self) -> Dispatch {
-        let Some(text) = self.text else {
+        let Some(merged) = self.merged else {
             return self.members.remove(0);
         };
         let (name, _) = self.members[0].pair.expect("members allow it");
@@ -89,14 +88,14 @@ impl Group {
             params.resize(params.len().next_multiple_of(4), 0);
         }
         let sum = |part: fn(&Dispatch) -> u64| self.members.iter().map(part).sum();
-        let mut dispatch = Dispatch::new(Kernel::builtin(name, text.source, text::ENTRY))
+        let mut dispatch = Dispatch::new(Kernel::generated(name, &merged.source, merge::ENTRY))
             .params(&params)
             .groups(end as usize)
             .cost(
                 sum(|member| member.cost.flops),
                 sum(|member| member.cost.bytes),
             );
-        dispatch.bindings = text.bindings;
+        dispatch.bindings = merged.bindings;
         // Each workgroup is one of a member's.
         dispatch.iterations = self
             .members
@@ -125,15 +124,15 @@ impl Context<'_> {
         group: &Group,
         waiting: &[Option<Group>],
         index: usize,
-    ) -> Option<(usize, Text)> {
+    ) -> Option<(usize, Merged)> {
         group.members[0].pair?;
         let end = waiting.len().min(index + 1 + REACH);
         (index + 1..end).find_map(|at| {
             let other = waiting[at].as_ref()?;
             let mut between = waiting[index + 1..at].iter().flatten();
-            let text = self.together(group, other)?;
+            let merged = self.together(group, other)?;
             let is_free = between.all(|earlier| !self.depend(earlier, other));
-            is_free.then_some((at, text))
+            is_free.then_some((at, merged))
         })
     }
 
@@ -143,7 +142,7 @@ impl Context<'_> {
         group: &Group,
         waiting: &[Option<Group>],
         index: usize,
-    ) -> Option<(usize, Text)> {
+    ) -> Option<(usize, Merged)> {
         group.members[0].pair.filter(|_| self.can_wait(group))?;
         let others = waiting.iter().enumerate().skip(index + 1);
         let others = others.filter_map(|(at, other)| Some((at, other.as_ref()?)));
@@ -161,8 +160,8 @@ impl Context<'_> {
         group.members.iter().all(|member| member.can_wait) && kept.sum::<usize>() <= MOST_KEPT
     }
 
-    /// The text of all members, if they may run as one as far as they themselves are concerned.
-    fn together(&self, one: &Group, other: &Group) -> Option<Text> {
+    /// The kernel of all members, if they may run as one as far as they themselves are concerned.
+    fn together(&self, one: &Group, other: &Group) -> Option<Merged> {
         let members = || one.members.iter().chain(&other.members);
         let is_small = match self.class {
             AdapterClass::Software => true,
@@ -180,8 +179,8 @@ impl Context<'_> {
             && members().count() <= most
             && (are_apart || !self.depend(one, other))
             && !self.bind_for_both(one, other);
-        let text = fits.then(|| text::merged(&members().collect::<Vec<_>>()))??;
-        (text.bindings.len() <= MOST_BINDINGS).then_some(text)
+        let merged = fits.then(|| merge::merged(&members().collect::<Vec<_>>()))??;
+        (merged.bindings.len() <= MOST_BINDINGS).then_some(merged)
     }
 
     /// Whether their order matters.

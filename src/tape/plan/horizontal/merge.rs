@@ -1,33 +1,31 @@
-//! Several kernels' texts as one: each becomes a function of its workgroup.
+//! Several kernels as one: each becomes a function of its workgroup.
 //!
-//! Names declared at the outermost level get a part's name behind them, so that they don't meet. What no part uses is left
-//! out. Parts that bind the same slot in the same way share the binding, and workgroup memory of the same name and element
-//! type is shared too: a workgroup runs one of the parts.
+//! What is declared at the outermost level gets a part's name behind its own, so that names don't meet. Parts that bind the
+//! same slot in the same way share the binding, and workgroup memory of the same name and element type is shared too: a
+//! workgroup runs one of the parts.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
-use super::items::{
-    Item, Kind, declared_type, declares_local, items, renamed, used, without_comments, words,
-};
 use crate::gpu::kernel::Access;
+use crate::gpu::syntax::{Declaration, Field, Kind, Module, declared_type};
 use crate::tape::plan::dispatch::Dispatch;
 
 /// What the parts are called.
 pub(super) const PARTS: [&str; 3] = ["first", "second", "third"];
 
 /// The entry point.
-pub(super) const ENTRY: &str = "side_by_side";
+pub(super) const ENTRY: &str = "horizontal";
 
 /// What several kernels make.
-pub(super) struct Text {
+pub(super) struct Merged {
     pub source: String,
-    /// Slots in the order of the text's bindings.
+    /// Slots in the order of the kernel's bindings.
     pub bindings: Vec<(usize, Access)>,
 }
 
-/// The text of all dispatches. `None` where their texts are not as `Dispatch::may_pair` says.
-pub(super) fn merged(members: &[&Dispatch]) -> Option<Text> {
+/// The kernels of all dispatches as one. `None` where they are not as `Dispatch::may_pair` says.
+pub(super) fn merged(members: &[&Dispatch]) -> Option<Merged> {
     let mut merger = Merger::default();
     for (member, part) in members.iter().zip(PARTS) {
         merger.add(member, part)?;
@@ -63,82 +61,79 @@ struct Merger {
     calls: Vec<String>,
 }
 
+type Names<'a> = HashMap<&'a str, String>;
+
 impl Merger {
     fn add(&mut self, dispatch: &Dispatch, part: &str) -> Option<()> {
-        let source = without_comments(&dispatch.kernel.source);
-        let items = used(items(&source)?, dispatch.kernel.entry)?;
-        let parameters = items.iter().find(|item| item.kind == Kind::Uniform)?;
-        let is_shadowed = |item: &Item<'_>| {
-            item.kind != Kind::Struct && declares_local(item.text, parameters.name)
-        };
-        if items.iter().any(is_shadowed) {
+        let kernel = &dispatch.kernel.module;
+        let mut names: Names<'_> = kernel
+            .iter()
+            .map(|it| (&*it.name, format!("{}_{part}", it.name)))
+            .collect();
+        let parameters = kernel.iter().find(|it| it.kind == Kind::Uniform(0))?;
+        names.insert(&parameters.name, format!("all.{part}"));
+        // None of these names may stand for something else somewhere.
+        let end = format!("_{part}");
+        let is_taken = |local: &str| local == "all" || local.ends_with(&end);
+        if kernel.iter().any(|it| it.declares_local(is_taken)) {
             return None;
         }
-        let mut names: HashMap<&str, String> = items
-            .iter()
-            .map(|item| (item.name, format!("{}_{part}", item.name)))
-            .collect();
-        names.insert(parameters.name, format!("all.{part}"));
-        self.bind(dispatch, &items, &mut names)?;
-        self.share(&items, &mut names);
-        for item in &items {
-            match item.kind {
-                Kind::Uniform => {
-                    let ty = renamed(declared_type(item.text)?, &names, false);
+        self.bind(dispatch, &mut names)?;
+        self.share(kernel, &mut names)?;
+        for it in kernel.iter() {
+            let text = it.renamed(&names);
+            match it.kind {
+                Kind::Uniform(0) => {
+                    let ty = declared_type(&text);
                     let bytes = (4 * dispatch.params.len()).next_multiple_of(16);
                     write!(self.fields, ", @align(16) @size({bytes}) {part}: {ty}").ok()?;
                 }
-                Kind::Storage(..) | Kind::Workgroup(_) => {}
+                Kind::Storage(..) | Kind::Workgroup => {}
                 Kind::Entry => {
-                    let (_, size) = item.text.split_once("@workgroup_size(")?;
-                    let size = renamed(size.split_once(")\n")?.0, &names, false);
+                    let parameters = self.call(kernel, it, &names)?;
+                    let (name, body) = (&names[&*it.name], text.split_once('{')?.1);
+                    let size = text.split_once("workgroup_size(")?.1.split_once(")\n")?.0;
+                    // That the dispatch was right about its invocations, and that they have one dimension.
                     let invocations = dispatch.pair?.1;
-                    // That the dispatch was right about it, and that it has one dimension.
                     writeln!(self.text, "const_assert {size} == {invocations}u;").ok()?;
-                    let function = item.text.find("fn ").map(|at| &item.text[at..])?;
-                    let function = self.call(function, names.get(item.name)?)?;
-                    self.text += &renamed(&function, &names, false);
+                    writeln!(self.text, "fn {name}({parameters}) {{{body}").ok()?;
                 }
-                Kind::Struct => self.text += &renamed(item.text, &names, true),
-                Kind::Other => self.text += &renamed(item.text, &names, false),
+                _ if it.name.is_empty() || matches!(it.kind, Kind::Uniform(_)) => return None,
+                _ => writeln!(self.text, "{text}").ok()?,
             }
         }
         Some(())
     }
 
     /// Finds a binding for every storage array, and names the array after it.
-    fn bind<'a>(
-        &mut self,
-        dispatch: &Dispatch,
-        items: &[Item<'a>],
-        names: &mut HashMap<&'a str, String>,
-    ) -> Option<()> {
+    fn bind<'a>(&mut self, dispatch: &'a Dispatch, names: &mut Names<'a>) -> Option<()> {
         let mut seen = HashSet::new();
-        for item in items {
-            let Kind::Storage(number, mode) = item.kind else {
+        for it in dispatch.kernel.module.iter() {
+            let Kind::Storage(number, is_written) = it.kind else {
                 continue;
             };
-            let &(slot, access) = dispatch.bindings.get(number.checked_sub(1)?)?;
-            let expected = match access {
-                Access::Read => "read",
-                Access::Write => "read_write",
-                _ => return None,
+            let &(slot, access) = dispatch.bindings.get((number as usize).checked_sub(1)?)?;
+            let expected = if is_written {
+                Access::Write
+            } else {
+                Access::Read
             };
-            if mode != expected || !seen.insert(number) {
+            if access != expected || !seen.insert(number) {
                 return None;
             }
-            let ty = renamed(declared_type(item.text)?, names, false);
+            let text = it.renamed(names);
+            let ty = declared_type(&text);
             let known = self
                 .bindings
                 .iter()
                 .find(|known| (known.slot, known.access) == (slot, access) && known.ty == ty);
             match known {
-                Some(known) => _ = names.insert(item.name, known.name.clone()),
+                Some(known) => _ = names.insert(&it.name, known.name.clone()),
                 None => self.bindings.push(Binding {
                     slot,
                     access,
-                    ty,
-                    name: names.get(item.name)?.clone(),
+                    ty: ty.to_owned(),
+                    name: names.get(&*it.name)?.clone(),
                 }),
             }
         }
@@ -146,64 +141,73 @@ impl Merger {
     }
 
     /// Has parts use the same array where they call it the same and its elements are no struct of theirs.
-    fn share<'a>(&mut self, items: &[Item<'a>], names: &mut HashMap<&'a str, String>) {
-        for item in items {
-            let Kind::Workgroup([element, size]) = item.kind else {
-                continue;
-            };
-            let size = renamed(size, names, false);
-            let is_own = renamed(element, names, false) != element;
+    fn share<'a>(&mut self, kernel: &'a Module, names: &mut Names<'a>) -> Option<()> {
+        fn array(text: &str) -> Option<(&str, &str)> {
+            let array = declared_type(text).strip_prefix("array<")?;
+            array.strip_suffix('>')?.split_once(", ")
+        }
+        for it in kernel.iter().filter(|it| it.kind == Kind::Workgroup) {
+            let text = it.renamed(names);
+            let (element, size) = array(&text)?;
+            let is_own = array(&it.text)?.0 != element;
+            let word: String = element
+                .chars()
+                .filter(char::is_ascii_alphanumeric)
+                .collect();
             let name = match is_own {
-                true => names[item.name].clone(),
-                false => format!("{}_of_{}", item.name, words(element).collect::<String>()),
+                true => names[&*it.name].clone(),
+                false => format!("{}_of_{word}", it.name),
             };
-            names.insert(item.name, name.clone());
-            let mut known = self.shared.iter_mut();
-            match known.find(|known| known.name == name) {
+            names.insert(&it.name, name.clone());
+            match self.shared.iter_mut().find(|known| known.name == name) {
                 Some(known) => known.size = format!("max({}, {size})", known.size),
                 None => self.shared.push(Shared {
                     name,
-                    element: renamed(element, names, false),
-                    size,
+                    element: element.to_owned(),
+                    size: size.to_owned(),
                 }),
             }
         }
+        Some(())
     }
 
-    /// Notes how the entry point is called, and gives it without its attributes.
-    fn call(&mut self, function: &str, name: &str) -> Option<String> {
-        let (start, end) = (function.find('(')? + 1, function.find(") {")?);
+    /// Notes how the entry point is called, and gives its parameters.
+    fn call(&mut self, kernel: &Module, entry: &Declaration, names: &Names<'_>) -> Option<String> {
         let previous = match self.calls.len() {
             0 => "0u".to_owned(),
             part => format!("all.ends[{}]", part - 1),
         };
-        let (mut arguments, mut parameters) = (Vec::new(), Vec::new());
-        for parameter in function[start..end].split(',').map(str::trim) {
-            if parameter.is_empty() {
-                continue;
-            }
-            let (builtin, parameter) = parameter.strip_prefix("@builtin(")?.split_once(") ")?;
-            let (_, ty) = parameter.split_once(": ")?;
-            arguments.push(match builtin {
-                "workgroup_id" => format!("vec3<u32>(index - {previous}, 0u, 0u)"),
-                "num_workgroups" => "vec3<u32>(groups.x * groups.y, 1u, 1u)".to_owned(),
-                _ => {
-                    let value = (builtin.to_owned(), ty.to_owned());
-                    if !self.builtins.contains(&value) {
-                        self.builtins.push(value);
-                    }
-                    format!("the_{builtin}")
+        let mut value = |field: Field<'_>| match field.builtin {
+            "" => None,
+            "workgroup_id" => Some(format!("vec3<u32>(index - {previous}, 0u, 0u)")),
+            "num_workgroups" => Some("vec3<u32>(groups.x * groups.y, 1u, 1u)".to_owned()),
+            builtin => {
+                let value = (builtin.to_owned(), field.ty.to_owned());
+                if !self.builtins.contains(&value) {
+                    self.builtins.push(value);
                 }
+                Some(format!("the_{builtin}"))
+            }
+        };
+        let (mut arguments, mut parameters) = (Vec::new(), Vec::new());
+        for field in entry.fields() {
+            let ty = names.get(field.ty).map_or(field.ty, String::as_str);
+            parameters.push(format!("{}: {ty}", field.name));
+            arguments.push(match kernel.members(field.ty) {
+                Some(members) => {
+                    let values: Option<Vec<String>> = members.map(&mut value).collect();
+                    format!("{ty}({})", values?.join(", "))
+                }
+                None => value(field)?,
             });
-            parameters.push(parameter);
         }
+        let name = names.get(&*entry.name)?;
         self.calls
             .push(format!("{name}({});", arguments.join(", ")));
-        let (head, body) = (&function[..start], &function[end..]);
-        Some(format!("{head}{}{body}", parameters.join(", ")))
+        Some(parameters.join(", "))
     }
 
-    fn finish(mut self, invocations: usize) -> Text {
+    fn finish(mut self, invocations: usize) -> Merged {
         let mut text = String::new();
         let mut line = |line: String| {
             text.push_str(&line);
@@ -250,7 +254,7 @@ impl Merger {
         }
         line("}".to_owned());
         let bindings = self.bindings.iter();
-        Text {
+        Merged {
             source: text,
             bindings: bindings.map(|b| (b.slot, b.access)).collect(),
         }
@@ -278,7 +282,9 @@ fn other() {}
 @compute @workgroup_size(SIZE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     rows[lane] = x[p.x];
-    if (lane < p.n) { y[group.x] = rows[lane]; }
+    let SIZE = p.n;
+    if (lane < SIZE) { let y = rows[lane]; rows[lane] = y; }
+    y[group.x] = rows[lane];
 }
 ";
 
@@ -288,7 +294,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             layout: Layout::contiguous(Shape::new(&[8]), 0),
             dtype: DType::F32,
         };
-        Dispatch::new(Kernel::builtin("test", source, "main"))
+        Dispatch::new(Kernel::generated("test", source, "main"))
             .read(&operand(from))
             .write(&operand(to))
             .params(&[4, 0])
@@ -307,7 +313,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             "struct Params_second { n: u32, x: u32 }",
             "const_assert SIZE_second == 4u;",
             "    rows_of_f32[lane] = x_first[all.second.x];",
-            "    if (lane < all.second.n) { y_second[group.x] = rows_of_f32[lane]; }",
+            "    let SIZE = all.second.n;",
+            "    if (lane < SIZE) { let y = rows_of_f32[lane]; rows_of_f32[lane] = y; }",
+            "    y_second[group.x] = rows_of_f32[lane];",
             "    else { main_second(vec3<u32>(index - all.ends[0], 0u, 0u), the_local_invocation_index); }",
         ] {
             assert!(
@@ -323,12 +331,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     fn what_is_refused() {
         let good = dispatch(SOURCE, 1, 2);
         for source in [
-            // A local variable that hides the parameters.
-            "@group(0) @binding(0) var<uniform> p: u32;\n@compute @workgroup_size(4)\nfn main() { let p = p; }\n",
+            // No parameters.
+            "@compute @workgroup_size(4)\nfn main() { let p = 0u; }\n",
             // A built-in value within a struct.
             "@group(0) @binding(0) var<uniform> p: u32;\n@compute @workgroup_size(4)\nfn main(place: Place) { _ = p; }\n",
-            // A declaration of an unknown sort.
-            "@group(0) @binding(0) var<uniform> p: u32;\nvar<private> q: u32;\n@compute @workgroup_size(4)\nfn main() { _ = p; }\n",
+            // A local variable that is called like what is to come.
+            "@group(0) @binding(0) var<uniform> p: u32;\n@compute @workgroup_size(4)\nfn main() { let all = p; }\n",
         ] {
             assert!(
                 merged(&[&good, &dispatch(source, 1, 3)]).is_none(),
