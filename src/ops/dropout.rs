@@ -102,8 +102,6 @@ impl Operation for Dropout {
     }
 }
 
-/// The generator, for kernels that draw.
-
 /// The shader's `input` for any strides.
 const SCALAR_LOADS: &str = "\
 @group(0) @binding(1) var<storage, read> input: array<f32>;

@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use crate::common::{Random, device, gpu_device, portable_device};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Expression, Handle, Module, TypeInner};
 use shadegrad::ops::attention::{Attention, Mask, attention};
