@@ -295,8 +295,8 @@ impl NormBackward {
         // Nothing needs these gradients before the optimizer runs.
         if cx.class() == AdapterClass::Gpu {
             dispatch = dispatch
-                .may_pair("norm_parameters", columns * parts)
-                .may_wait();
+                .fusable("norm_parameters", columns * parts)
+                .deferrable();
         }
         cx.dispatch(dispatch);
     }

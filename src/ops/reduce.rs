@@ -150,7 +150,7 @@ fn dispatch(
     // Gradients of biases are not needed before the optimizer runs. Three arrays of partial results take 12 KiB at most.
     cx.dispatch(match cx.class() {
         AdapterClass::Software => dispatch,
-        AdapterClass::Gpu => dispatch.may_pair(name, split.invocations()).may_wait(),
+        AdapterClass::Gpu => dispatch.fusable(name, split.invocations()).deferrable(),
     });
 }
 

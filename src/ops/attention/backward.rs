@@ -251,8 +251,8 @@ fn half_backward(
         // Parts write the same elements, one after the other.
         if let Some(invocations) = beside.filter(|_| count == 1) {
             dispatch = dispatch
-                .may_pair("attention_gradient", invocations)
-                .writes_apart();
+                .fusable("attention_gradient", invocations)
+                .disjoint_writes();
         }
         cx.dispatch(
             launch

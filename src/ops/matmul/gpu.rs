@@ -223,7 +223,7 @@ pub(super) fn lower(
             .iterations(loops + 64 * (1 + epilogue.iterations))
             .cost(flops, operands + epilogue.bytes);
         cx.dispatch(match invocations {
-            Some(invocations) => dispatch.may_pair("matmul_pair", invocations),
+            Some(invocations) => dispatch.fusable("matmul_pair", invocations),
             None => dispatch,
         });
     };
@@ -283,7 +283,7 @@ pub(super) fn lower(
                     .groups(groups)
                     .iterations(loops(chunk) + 64)
                     .cost(flops, operands + parts.bytes())
-                    .may_pair("matmul_pair", tile.invocations()),
+                    .fusable("matmul_pair", tile.invocations()),
             );
             add_up(cx, &parts, grid, splits);
         }

@@ -87,7 +87,7 @@ impl Operation for Matmul {
                 .groups(groups)
                 .iterations(depth.div_ceil(4) + 64 * (1 + epilogue.iterations))
                 .cost(flops, bytes)
-                .may_pair("matmul_pair", 8),
+                .fusable("matmul_pair", 8),
         );
     }
 }

@@ -92,11 +92,11 @@ pub struct Dispatch {
     /// See [`Dispatch::iterations`].
     pub(super) iterations: Option<usize>,
     /// What it is called beside others of that name, and the invocations of a workgroup.
-    pub(super) pair: Option<(&'static str, usize)>,
+    pub(super) fusable_as: Option<(&'static str, usize)>,
     /// Whether it may run much later, if nobody reads what it writes until then.
-    pub(super) can_wait: bool,
-    /// Whether those that it may be paired with never write the same elements of a buffer.
-    pub(super) writes_apart: bool,
+    pub(super) is_deferrable: bool,
+    /// Whether those that it may be fused with never write the same elements of a buffer.
+    pub(super) disjoint_writes: bool,
 }
 
 impl Dispatch {
@@ -109,9 +109,9 @@ impl Dispatch {
             grid: [1; 3],
             cost: Cost::default(),
             iterations: None,
-            pair: None,
-            can_wait: false,
-            writes_apart: false,
+            fusable_as: None,
+            is_deferrable: false,
+            disjoint_writes: false,
         }
     }
 
@@ -167,26 +167,26 @@ impl Dispatch {
         self
     }
 
-    /// Allows the planner to run this beside another dispatch that is paired under the same name and has workgroups of as
+    /// Allows the planner to run this beside another dispatch that is fusable under the same name and has workgroups of as
     /// many `invocations`, as one that is called by the name. The grid is that of [`Dispatch::groups`]; the kernel's
     /// declarations begin their lines, and its entry point takes built-in values only. Arrays in workgroup memory are
     /// shared by name if their elements are of a built-in type: whoever allows it answers for the 16 KiB that there are.
-    pub(crate) fn may_pair(mut self, name: &'static str, invocations: usize) -> Dispatch {
-        self.pair = Some((name, invocations));
+    pub(crate) fn fusable(mut self, name: &'static str, invocations: usize) -> Dispatch {
+        self.fusable_as = Some((name, invocations));
         self
     }
 
-    /// Lets this run later, beside up to two others that may be paired with it, if nobody needs its results before, and if
+    /// Lets this run later, beside up to two others that may be fused with it, if nobody needs its results before, and if
     /// what it reads is small enough to be kept until then.
-    pub(crate) fn may_wait(mut self) -> Dispatch {
-        self.can_wait = true;
+    pub(crate) fn deferrable(mut self) -> Dispatch {
+        self.is_deferrable = true;
         self
     }
 
-    /// States that no other dispatch which this may be paired with writes the same elements, if it does write to the same
+    /// States that no other dispatch which this may be fused with writes the same elements, if it does write to the same
     /// buffer.
-    pub(crate) fn writes_apart(mut self) -> Dispatch {
-        self.writes_apart = true;
+    pub(crate) fn disjoint_writes(mut self) -> Dispatch {
+        self.disjoint_writes = true;
         self
     }
 }

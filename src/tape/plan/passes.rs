@@ -23,7 +23,7 @@ pub(super) fn run(device: &Device, graph: &Graph, listing: &mut Option<Listing>)
     }
     list(&|listing| listing.dispatches("lowering", &program));
     if graph.fusion.horizontal {
-        horizontal::pair(device.class(), &mut program);
+        horizontal::fuse(device.class(), &mut program);
         list(&|listing| listing.dispatches("horizontal fusion", &program));
     }
     let assignment = memory::assign(&program);

@@ -24,13 +24,13 @@ pub(super) struct Merged {
     pub bindings: Vec<(usize, Access)>,
 }
 
-/// The kernels of all dispatches as one. `None` where they are not as `Dispatch::may_pair` says.
+/// The kernels of all dispatches as one. `None` where they are not as `Dispatch::fusable` says.
 pub(super) fn merged(members: &[&Dispatch]) -> Option<Merged> {
     let mut merger = Merger::default();
     for (member, part) in members.iter().zip(PARTS) {
         merger.add(member, part)?;
     }
-    Some(merger.finish(members[0].pair?.1))
+    Some(merger.finish(members[0].fusable_as?.1))
 }
 
 /// A binding of the whole.
@@ -94,7 +94,7 @@ impl Merger {
                     let (name, body) = (&names[&*it.name], text.split_once('{')?.1);
                     let size = text.split_once("workgroup_size(")?.1.split_once(")\n")?.0;
                     // That the dispatch was right about its invocations, and that they have one dimension.
-                    let invocations = dispatch.pair?.1;
+                    let invocations = dispatch.fusable_as?.1;
                     writeln!(self.text, "const_assert {size} == {invocations}u;").ok()?;
                     writeln!(self.text, "fn {name}({parameters}) {{{body}").ok()?;
                 }
@@ -298,7 +298,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             .read(&operand(from))
             .write(&operand(to))
             .params(&[4, 0])
-            .may_pair("test_pair", 4)
+            .fusable("test_fused", 4)
     }
 
     #[test]

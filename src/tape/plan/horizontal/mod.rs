@@ -2,7 +2,7 @@
 //!
 //! A small dispatch costs as much as starting it: on software adapters, whose workgroups are dealt out to the threads
 //! beforehand, as on GPUs, which wait for one dispatch to end before the next begins. So the gradients of a product's two
-//! factors become one dispatch, and so do others that [allow it](Dispatch::may_pair).
+//! factors become one dispatch, and so do others that [allow it](Dispatch::fusable).
 
 mod merge;
 
@@ -25,8 +25,8 @@ const MOST_GROUPS: u32 = 512;
 /// The most bytes of intermediate values that a dispatch may keep by waiting for a partner.
 const MOST_KEPT: usize = 256 << 10;
 
-/// Puts the dispatches that [allow it](Dispatch::may_pair) and do not depend on one another together.
-pub(super) fn pair(class: AdapterClass, program: &mut Program) {
+/// Puts the dispatches that [allow it](Dispatch::fusable) and do not depend on one another together.
+pub(super) fn fuse(class: AdapterClass, program: &mut Program) {
     let dispatches = std::mem::take(&mut program.dispatches);
     let mut waiting: Vec<Option<Group>> = dispatches.into_iter().map(Group::of).collect();
     let cx = Context {
@@ -74,7 +74,7 @@ impl Group {
         let Some(merged) = self.merged else {
             return self.members.remove(0);
         };
-        let (name, _) = self.members[0].pair.expect("members allow it");
+        let (name, _) = self.members[0].fusable_as.expect("members allow it");
         // Where each part's workgroups end, then the parts' parameters.
         let mut params = Vec::new();
         let mut end = 0;
@@ -125,7 +125,7 @@ impl Context<'_> {
         waiting: &[Option<Group>],
         index: usize,
     ) -> Option<(usize, Merged)> {
-        group.members[0].pair?;
+        group.members[0].fusable_as?;
         let end = waiting.len().min(index + 1 + REACH);
         (index + 1..end).find_map(|at| {
             let other = waiting[at].as_ref()?;
@@ -143,7 +143,9 @@ impl Context<'_> {
         waiting: &[Option<Group>],
         index: usize,
     ) -> Option<(usize, Merged)> {
-        group.members[0].pair.filter(|_| self.can_wait(group))?;
+        group.members[0]
+            .fusable_as
+            .filter(|_| self.is_deferrable(group))?;
         let others = waiting.iter().enumerate().skip(index + 1);
         let others = others.filter_map(|(at, other)| Some((at, other.as_ref()?)));
         let mut passed = others.take_while(|(_, other)| !self.depend(group, other));
@@ -151,13 +153,13 @@ impl Context<'_> {
     }
 
     /// Whether all members can, as far as memory is concerned too.
-    fn can_wait(&self, group: &Group) -> bool {
+    fn is_deferrable(&self, group: &Group) -> bool {
         let bindings = group.members.iter().flat_map(|member| &member.bindings);
         let kept = bindings.map(|&(slot, access)| match self.slots[slot] {
             Slot::Transient { elements } if access == Access::Read => 4 * elements,
             _ => 0,
         });
-        group.members.iter().all(|member| member.can_wait) && kept.sum::<usize>() <= MOST_KEPT
+        group.members.iter().all(|member| member.is_deferrable) && kept.sum::<usize>() <= MOST_KEPT
     }
 
     /// The kernel of all members, if they may run as one as far as they themselves are concerned.
@@ -167,14 +169,14 @@ impl Context<'_> {
             AdapterClass::Software => true,
             AdapterClass::Gpu => members().map(groups).sum::<u32>() <= MOST_GROUPS,
         };
-        let most = if members().all(|member| member.can_wait) {
+        let most = if members().all(|member| member.is_deferrable) {
             MOST
         } else {
             2
         };
         // What they share they only write; see below.
-        let are_apart = members().all(|member| member.writes_apart);
-        let fits = one.members[0].pair == other.members[0].pair
+        let are_apart = members().all(|member| member.disjoint_writes);
+        let fits = one.members[0].fusable_as == other.members[0].fusable_as
             && is_small
             && members().count() <= most
             && (are_apart || !self.depend(one, other))
@@ -185,14 +187,14 @@ impl Context<'_> {
 
     /// Whether their order matters.
     fn depend(&self, one: &Group, other: &Group) -> bool {
-        any_pair(one, other, |(a, access_a), (b, access_b)| {
+        any_two(one, other, |(a, access_a), (b, access_b)| {
             (access_a == Access::Write || access_b == Access::Write) && self.overlap(a, b)
         })
     }
 
     /// Whether one reads a buffer that the other writes to, if only elsewhere: one dispatch may not do that.
     fn bind_for_both(&self, one: &Group, other: &Group) -> bool {
-        any_pair(one, other, |(a, access_a), (b, access_b)| {
+        any_two(one, other, |(a, access_a), (b, access_b)| {
             access_a != access_b && self.is_same_buffer(a, b)
         })
     }
@@ -221,7 +223,7 @@ impl Context<'_> {
     }
 }
 
-fn any_pair(
+fn any_two(
     one: &Group,
     other: &Group,
     test: impl Fn((usize, Access), (usize, Access)) -> bool,
