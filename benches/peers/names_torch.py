@@ -7,7 +7,7 @@ Time of one training step (forward, backward, clip, AdamW), on random data:
     python names_torch.py --time
     python names_torch.py --time -d 64 --norm layer_norm --ffn gelu_tanh --bias
 
-Quality, at the two settings of docs/performance.md:
+Quality, at the two settings of docs/laboratory.md:
 
     python names_torch.py --train -f names.txt --batching stream --steps 10000
     python names_torch.py --train -f names.txt --batching names --steps 5000 -d 64 --untied \

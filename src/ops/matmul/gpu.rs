@@ -98,7 +98,7 @@ impl Tile {
 }
 
 /// The first is measured on an H100, as 8 × 4 elements an invocation are in a square tile, 56 to 58 %; the others are
-/// estimates from there, as are the numbers below (docs/performance.md).
+/// estimates from there, as are the numbers below (docs/laboratory.md).
 const TILES: [Tile; 4] = [
     Tile::new([64, 64], [2, 2], 1, 64),
     Tile::new([128, 32], [2, 1], 1, 50),

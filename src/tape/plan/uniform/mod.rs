@@ -1,7 +1,7 @@
 //! Operands that kernels read as uniform buffers instead of storage buffers.
 //!
 //! On llvmpipe, a storage load is a loop over the lanes that goes through memory for every element; a load from a uniform
-//! buffer is straight-line code. `docs/performance.md` has both times. So wherever an operand is small enough, the kernel
+//! buffer is straight-line code. `docs/laboratory.md` has both times. So wherever an operand is small enough, the kernel
 //! is changed to read it from there: through one binding of up to 64 KiB, or through several, where loads from storage
 //! are so slow that reading all of them and picking one is still faster.
 
