@@ -126,7 +126,7 @@ fn buffers_beyond_the_limits() {
     let x = tape.input([20_000], &vec![1.0f32; 20_000]);
     drop(tape.fetch::<f32>(x.sum_all()));
     let sizes = ["needs 78.1 KiB", "limit is 64.0 KiB"];
-    assert_limit(tape.run(), "upload", [80_000, limit], sizes);
+    assert_limit(tape.run(), "inputs", [80_000, limit], sizes);
 
     // What fits still runs.
     let tape = Tape::inference(&device);

@@ -163,6 +163,9 @@ impl Drop for Lent {
     }
 }
 
+/// With this many kernels, a device is not lent again: software drivers keep some megabytes of each.
+const MOST_KERNELS: u64 = 150;
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -173,7 +176,14 @@ impl Kind {
     fn device(self) -> &'static Device {
         let lend = || {
             let idle = lock(&IDLE[self as usize]).pop();
-            Lent(self, idle.unwrap_or_else(|| self.open()))
+            let lent = idle.filter(|device| {
+                let is_full = device.stats().pipelines >= MOST_KERNELS;
+                if is_full {
+                    close_one(device);
+                }
+                !is_full
+            });
+            Lent(self, lent.unwrap_or_else(|| self.open()))
         };
         LENT.with(|lent| lent[self as usize].get_or_init(lend).1)
     }
@@ -213,6 +223,16 @@ fn close_at_exit() {
     // SAFETY: `close` is a function of the right type that does not unwind.
     let refused = unsafe { atexit(close) };
     assert_eq!(refused, 0, "atexit has no room");
+}
+
+/// Closes a device that no test has.
+fn close_one(device: &'static Device) {
+    let mut open = lock(&OPEN);
+    let place = open.iter().position(|open| std::ptr::eq(open.0, device));
+    let Open(device) = open.swap_remove(place.expect("it is open"));
+    drop(open);
+    // SAFETY: it comes from a `Box`, and whoever had it has ended.
+    drop(unsafe { Box::from_raw(device) });
 }
 
 /// Closes all devices when the process ends, which waits for them. A driver that is still compiling then would meet its
