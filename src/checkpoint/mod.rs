@@ -286,6 +286,10 @@ impl Checkpoint {
             builder = builder.with_parameter_limit(4 * elements.next_multiple_of(64));
         }
         let gpt = Gpt::new(&config, &mut builder)?;
+        // Before memory is taken for what the file merely claims to have.
+        for parameter in builder.parameters() {
+            self.find("param", parameter)?;
+        }
         let parameters = builder.build_zeroed(device)?;
         self.restore(&parameters, None)?;
         Ok((gpt, parameters))
@@ -367,21 +371,25 @@ impl Checkpoint {
     ) -> Result<Values> {
         let mut values = Vec::new();
         for parameter in parameters {
-            let (name, shape) = (parameter.name(), parameter.shape());
-            let Some((dims, range)) = self.tensors.get(&format!("{prefix}.{name}")) else {
-                return Err(self.refuse(format!(
-                    "tensor `{prefix}.{name}`, which the model needs, is missing"
-                )));
-            };
-            if dims != shape.dims() {
-                return Err(self.refuse(format!(
-                    "tensor `{prefix}.{name}` has shape {dims:?}, the model needs {shape}"
-                )));
-            }
-            let data = bytemuck::pod_collect_to_vec(&self.bytes[range.clone()]);
-            values.push((name.to_owned(), shape, data));
+            let range = self.find(prefix, parameter)?;
+            let data = bytemuck::pod_collect_to_vec(&self.bytes[range]);
+            values.push((parameter.name().to_owned(), parameter.shape(), data));
         }
         Ok(values)
+    }
+
+    /// Where a parameter's values lie.
+    fn find(&self, prefix: &str, parameter: &Parameter) -> Result<Range<usize>> {
+        let (name, shape) = (parameter.name(), parameter.shape());
+        match self.tensors.get(&format!("{prefix}.{name}")) {
+            Some((dims, range)) if dims == shape.dims() => Ok(range.clone()),
+            Some((dims, _)) => Err(self.refuse(format!(
+                "tensor `{prefix}.{name}` has shape {dims:?}, the model needs {shape}"
+            ))),
+            None => Err(self.refuse(format!(
+                "tensor `{prefix}.{name}`, which the model needs, is missing"
+            ))),
+        }
     }
 
     fn refuse_unknown(&self, parameters: &Parameters) -> Result<()> {
