@@ -39,11 +39,9 @@ mod replace;
 mod tensors;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -59,8 +57,7 @@ use crate::gpu::Device;
 use crate::nn::{FlatTensors, Gpt, GptConfig, Parameter, ParameterBuilder, Parameters};
 use crate::optim::Optimizer;
 use crate::shape::Shape;
-use replace::{not_regular, replace};
-use tensors::what_is_wrong;
+use replace::replace;
 
 /// The version of the layout described in the [module documentation](self).
 const VERSION: u64 = 1;
@@ -209,51 +206,34 @@ impl Checkpoint {
     /// version.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
-        let read = || {
-            let found = fs::metadata(path)?;
-            // A pipe would wait for a writer, and a device may have no end.
-            match found.is_file() {
-                true => fs::read(path),
-                false => Err(not_regular()),
-            }
-        };
-        let bytes = read().map_err(|source| Error::File {
-            path: path.to_owned(),
-            source,
-        })?;
-        let refuse = |reason: String| Error::Checkpoint {
-            path: path.to_owned(),
-            reason,
-        };
-        let (header_bytes, information) = SafeTensors::read_metadata(&bytes)
-            .map_err(|error| refuse(what_is_wrong(&bytes, bytes.len(), &error)))?;
-        let header = information
+        let file = TensorsFile::open(path)?;
+        let header = file
+            .metadata
             .metadata()
             .as_ref()
             .and_then(|entries| entries.get(KEY))
             .ok_or_else(|| {
-                refuse(format!(
+                file.refuse(format!(
                     "it is a safetensors file, but no checkpoint of this crate: its metadata has no entry `{KEY}`"
                 ))
             })?;
-        let header = parse(header).map_err(refuse)?;
-        let start = 8 + header_bytes;
+        let header = parse(header).map_err(|reason| file.refuse(reason))?;
         let mut tensors = BTreeMap::new();
-        for (name, info) in information.tensors() {
+        for (name, info) in file.metadata.tensors() {
             if info.dtype != Dtype::F32 {
-                return Err(refuse(format!(
-                    "tensor `{name}` has type {}, not F32",
-                    info.dtype
-                )));
+                return Err(
+                    file.refuse(format!("tensor `{name}` has type {}, not F32", info.dtype))
+                );
             }
             let (from, to) = info.data_offsets;
-            tensors.insert(name, (info.shape.clone(), start + from..start + to));
+            tensors.insert(name, (info.shape.clone(), from..to));
         }
         Ok(Checkpoint {
             metadata: header.metadata,
             optimizer: header.optimizer,
             path: path.to_owned(),
-            bytes,
+            // Last: what is no checkpoint may be of any size.
+            bytes: file.data()?,
             tensors,
         })
     }

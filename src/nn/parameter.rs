@@ -189,6 +189,7 @@ impl ParameterBuilder {
         init: Init,
     ) -> Parameter {
         let name = format!("{}{}", self.prefix, name.as_ref());
+        let shape = shape.into();
         assert!(
             self.names.insert(name.clone()),
             "there is a parameter `{name}` already: give each layer a name with ParameterBuilder::scope"
@@ -200,7 +201,7 @@ impl ParameterBuilder {
         let parameter = Parameter {
             inner: Arc::new(Inner {
                 name,
-                shape: shape.into(),
+                shape,
                 init,
                 tensor: OnceLock::new(),
             }),

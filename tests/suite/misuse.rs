@@ -285,7 +285,7 @@ fn what_needs_no_tape_points_at_the_callers_line_too() {
     }
     for kind in InitKind::ALL.iter().copied() {
         let mut builder = ParameterBuilder::new(1).with_init(kind);
-        misuse("0", || Linear::new(&mut builder, 0, 3, true));
+        misuse("extent of zero", || Linear::new(&mut builder, 0, 3, true));
     }
     misuse("mean: a value of shape [2], expected a scalar", || {
         metrics::mean(device(), [()], |tape, ()| (tape.full([2], 1.0), 2))
