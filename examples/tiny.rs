@@ -43,8 +43,8 @@ fn main() -> Result<()> {
         let learning_rate = 6e-3 * (1.0 - step as f32 / STEPS as f32);
         reports.push(optimizer.step(&tape, loss, learning_rate).fetch());
         tape.run()?;
-        // Losses are read up to four steps late, so that the device never waits.
-        while let Some(metrics) = reports.take(4)? {
+        // Losses are read up to four steps late, so that the device never waits; the last step waits for all.
+        while let Some(metrics) = reports.take(if step + 1 == STEPS { 0 } else { 4 })? {
             if metrics.step % 50 == 0 {
                 println!("step {}: loss {:.3}", metrics.step, metrics.loss);
             }

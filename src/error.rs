@@ -1,12 +1,13 @@
 //! The crate's one error type.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// What can go wrong for reasons outside the calling code. Messages name the thing, the value and the remedy.
 ///
 /// Mistakes in the calling code itself, such as shapes that do not fit, panic instead: see the `# Panics` sections.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No adapter was found that can run compute shaders.
@@ -220,6 +221,13 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+/// The message, as [`Display`](fmt::Display) has it: a `main` that returns a [`Result`] ends with the remedy, as does `unwrap`.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// `Result` with this crate's [`Error`].

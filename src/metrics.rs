@@ -11,7 +11,8 @@ const OUTSTANDING: usize = 4;
 
 /// The mean of a value over batches, each weighted by its count: the loss over a test set, or the share of right answers.
 /// `record` gives a scalar, the mean over its batch, and how many it is the mean of. Batches of one shape replay one plan,
-/// and the host waits for results that are several batches old. Of no batch the mean is 0.
+/// and the host waits for results that are several batches old. Batches of nothing don't count; of nothing at all the mean is
+/// not a number.
 ///
 /// ```
 /// # fn main() -> shadegrad::Result<()> {
@@ -29,6 +30,11 @@ const OUTSTANDING: usize = 4;
 /// # Errors
 ///
 /// What [`Tape::run`] and [`Fetch::item`] report.
+///
+/// # Panics
+///
+/// If what `record` gives is no scalar.
+#[track_caller]
 pub fn mean<B>(
     device: &Device,
     batches: impl IntoIterator<Item = B>,
@@ -44,6 +50,14 @@ pub fn mean<B>(
     for batch in batches {
         let tape = Tape::inference(device);
         let (value, count) = record(&tape, batch);
+        let shape = value.shape();
+        assert!(
+            shape.rank() == 0,
+            "mean: a value of shape {shape}, expected a scalar"
+        );
+        if count == 0 {
+            continue;
+        }
         let value = tape.fetch(value);
         tape.run()?;
         outstanding.push_back((value, count));
@@ -52,16 +66,21 @@ pub fn mean<B>(
         }
     }
     outstanding.into_iter().try_for_each(&mut add)?;
-    Ok(sum / f64::max(total as f64, 1.0))
+    Ok(sum / total as f64)
 }
 
-/// The share of rows in which the largest logit is the target's, a scalar: `[…, classes]` and `U32 […]`.
+/// The share of rows in which the largest logit is the target's, a scalar: `[…, classes]` and `U32 […]`. A target that is no
+/// class, such as [`IGNORE_INDEX`](crate::data::IGNORE_INDEX), counts as missed.
 ///
 /// # Panics
 ///
-/// If the shapes don't fit.
+/// If the shapes don't fit, or the logits are no `F32`.
 #[track_caller]
 pub fn accuracy<'t>(logits: Var<'t>, targets: Var<'t>) -> Var<'t> {
+    assert!(
+        logits.shape().rank() > 0,
+        "accuracy: logits are a scalar, expected a last axis of classes"
+    );
     let guesses = logits.argmax(logits.shape().rank() - 1);
     assert!(
         guesses.shape() == targets.shape(),
@@ -91,8 +110,17 @@ pub struct Smoothed {
 }
 
 impl Smoothed {
-    /// A value counts less by `factor`, 0 or more and below 1, with each one that follows.
+    /// A value counts less by `factor` with each one that follows.
+    ///
+    /// # Panics
+    ///
+    /// If `factor` is not 0 or more and below 1.
+    #[track_caller]
     pub fn new(factor: f64) -> Smoothed {
+        assert!(
+            (0.0..1.0).contains(&factor),
+            "smoothed: a factor of {factor}, expected 0 or more, below 1"
+        );
         Smoothed {
             factor,
             sum: 0.0,

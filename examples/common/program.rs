@@ -14,7 +14,11 @@ use super::{Result, interrupt, plot, terminal};
 
 /// Runs a program, the first thing in `main`: what goes wrong costs one line and exit code 1.
 pub fn run(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
-    program().unwrap_or_else(|error| {
+    let whole = |code| match terminal::failure() {
+        Some(error) => Err(format!("standard output: {error}").into()),
+        None => Ok(code),
+    };
+    program().and_then(whole).unwrap_or_else(|error| {
         terminal::error(&*error);
         ExitCode::FAILURE
     })

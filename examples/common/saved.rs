@@ -88,6 +88,10 @@ impl SampleArgs {
         (count, most): (usize, usize),
         stop: Option<u32>,
     ) -> Result<Vec<Vec<u32>>> {
+        if most == 0 && self.max_tokens.is_none() {
+            let reason = "--prompt: it fills the model's window; --max-tokens N goes on beyond it";
+            return Err(reason.into());
+        }
         let (gpt, _) = model(checkpoint, &self.device)?;
         let (count, most) = (self.count.unwrap_or(count), self.max_tokens.unwrap_or(most));
         texts(
@@ -134,6 +138,7 @@ fn info(args: &InfoArgs) -> Result<()> {
     say!("model: {}", metadata.config);
     match (&metadata.tokenizer, metadata.vocabulary.len()) {
         (Some(_), _) => say!("tokens: byte pairs"),
+        (None, 0) => say!("tokens: no vocabulary"),
         (None, count) => {
             let characters: String = metadata.vocabulary.iter().collect();
             say!("tokens: {count} characters, {characters:?}");

@@ -1,15 +1,29 @@
 //! What the terminal sees.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
+use std::sync::Mutex;
 
 use shadegrad::data::excerpt;
 
+/// Why a line could not be printed.
+static FAILURE: Mutex<Option<io::Error>> = Mutex::new(None);
+
 /// Prints a line. Unlike `println!` it survives a reader that has gone away (`train_names | head`): losing a run over a
-/// line that nobody reads would be a bad trade.
+/// line that nobody reads would be a bad trade. Of a full disk the program tells in the end: see [`failure`].
 pub fn line(text: fmt::Arguments<'_>) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            *FAILURE.lock().unwrap() = Some(error);
+        }
+        _ => {}
+    }
+}
+
+/// Why lines are missing in the output, if some are although somebody reads it.
+pub fn failure() -> Option<io::Error> {
+    FAILURE.lock().unwrap().take()
 }
 
 /// `println!` that survives a closed pipe: see [`line`].

@@ -74,7 +74,12 @@ pub fn from_checkpoint(args: &SampleArgs) -> Result<()> {
     // A text without line ends has another first token, and any will do.
     let prompt = if prompt.is_empty() { vec![0] } else { prompt };
     let window = checkpoint.metadata.config["context"].as_u64().unwrap_or(64);
-    let size = (COUNT, (window as usize + 1).saturating_sub(prompt.len()));
+    let size = (
+        COUNT,
+        (window as usize)
+            .saturating_add(1)
+            .saturating_sub(prompt.len()),
+    );
     for tokens in args.draw(&checkpoint, &prompt, size, newline)? {
         say!("{beginning}{}", tokenizer.decode(&tokens)?);
     }

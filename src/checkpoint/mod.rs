@@ -39,11 +39,9 @@ mod replace;
 mod tensors;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -59,8 +57,7 @@ use crate::gpu::Device;
 use crate::nn::{FlatTensors, Gpt, GptConfig, Parameter, ParameterBuilder, Parameters};
 use crate::optim::Optimizer;
 use crate::shape::Shape;
-use replace::{not_regular, replace};
-use tensors::what_is_wrong;
+use replace::replace;
 
 /// The version of the layout described in the [module documentation](self).
 const VERSION: u64 = 1;
@@ -209,51 +206,34 @@ impl Checkpoint {
     /// version.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
-        let read = || {
-            let found = fs::metadata(path)?;
-            // A pipe would wait for a writer, and a device may have no end.
-            match found.is_file() {
-                true => fs::read(path),
-                false => Err(not_regular()),
-            }
-        };
-        let bytes = read().map_err(|source| Error::File {
-            path: path.to_owned(),
-            source,
-        })?;
-        let refuse = |reason: String| Error::Checkpoint {
-            path: path.to_owned(),
-            reason,
-        };
-        let (header_bytes, information) = SafeTensors::read_metadata(&bytes)
-            .map_err(|error| refuse(what_is_wrong(&bytes, bytes.len(), &error)))?;
-        let header = information
+        let file = TensorsFile::open(path)?;
+        let header = file
+            .metadata
             .metadata()
             .as_ref()
             .and_then(|entries| entries.get(KEY))
             .ok_or_else(|| {
-                refuse(format!(
+                file.refuse(format!(
                     "it is a safetensors file, but no checkpoint of this crate: its metadata has no entry `{KEY}`"
                 ))
             })?;
-        let header = parse(header).map_err(refuse)?;
-        let start = 8 + header_bytes;
+        let header = parse(header).map_err(|reason| file.refuse(reason))?;
         let mut tensors = BTreeMap::new();
-        for (name, info) in information.tensors() {
+        for (name, info) in file.metadata.tensors() {
             if info.dtype != Dtype::F32 {
-                return Err(refuse(format!(
-                    "tensor `{name}` has type {}, not F32",
-                    info.dtype
-                )));
+                return Err(
+                    file.refuse(format!("tensor `{name}` has type {}, not F32", info.dtype))
+                );
             }
             let (from, to) = info.data_offsets;
-            tensors.insert(name, (info.shape.clone(), start + from..start + to));
+            tensors.insert(name, (info.shape.clone(), from..to));
         }
         Ok(Checkpoint {
             metadata: header.metadata,
             optimizer: header.optimizer,
             path: path.to_owned(),
-            bytes,
+            // Last: what is no checkpoint may be of any size.
+            bytes: file.data()?,
             tensors,
         })
     }
@@ -286,6 +266,10 @@ impl Checkpoint {
             builder = builder.with_parameter_limit(4 * elements.next_multiple_of(64));
         }
         let gpt = Gpt::new(&config, &mut builder)?;
+        // Before memory is taken for what the file merely claims to have.
+        for parameter in builder.parameters() {
+            self.find("param", parameter)?;
+        }
         let parameters = builder.build_zeroed(device)?;
         self.restore(&parameters, None)?;
         Ok((gpt, parameters))
@@ -367,21 +351,25 @@ impl Checkpoint {
     ) -> Result<Values> {
         let mut values = Vec::new();
         for parameter in parameters {
-            let (name, shape) = (parameter.name(), parameter.shape());
-            let Some((dims, range)) = self.tensors.get(&format!("{prefix}.{name}")) else {
-                return Err(self.refuse(format!(
-                    "tensor `{prefix}.{name}`, which the model needs, is missing"
-                )));
-            };
-            if dims != shape.dims() {
-                return Err(self.refuse(format!(
-                    "tensor `{prefix}.{name}` has shape {dims:?}, the model needs {shape}"
-                )));
-            }
-            let data = bytemuck::pod_collect_to_vec(&self.bytes[range.clone()]);
-            values.push((name.to_owned(), shape, data));
+            let range = self.find(prefix, parameter)?;
+            let data = bytemuck::pod_collect_to_vec(&self.bytes[range]);
+            values.push((parameter.name().to_owned(), parameter.shape(), data));
         }
         Ok(values)
+    }
+
+    /// Where a parameter's values lie.
+    fn find(&self, prefix: &str, parameter: &Parameter) -> Result<Range<usize>> {
+        let (name, shape) = (parameter.name(), parameter.shape());
+        match self.tensors.get(&format!("{prefix}.{name}")) {
+            Some((dims, range)) if dims == shape.dims() => Ok(range.clone()),
+            Some((dims, _)) => Err(self.refuse(format!(
+                "tensor `{prefix}.{name}` has shape {dims:?}, the model needs {shape}"
+            ))),
+            None => Err(self.refuse(format!(
+                "tensor `{prefix}.{name}`, which the model needs, is missing"
+            ))),
+        }
     }
 
     fn refuse_unknown(&self, parameters: &Parameters) -> Result<()> {

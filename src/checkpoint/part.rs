@@ -24,7 +24,7 @@ impl fmt::Display for LoadedPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} parameters loaded", self.loaded.len())?;
         for (names, what) in [
-            (&self.missing, "not in the file"),
+            (&self.missing, "not loaded"),
             (&self.unused, "of the file not used"),
         ] {
             if !names.is_empty() {

@@ -11,6 +11,7 @@ use half::{bf16, f16};
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
+use super::replace::not_regular;
 use crate::error::{Error, Result};
 
 /// No header is longer than this, in bytes.
@@ -91,6 +92,13 @@ impl TensorsFile {
         })
     }
 
+    /// All tensors' data.
+    pub fn data(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.metadata.data_len()];
+        self.read(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Reads from the tensors' data.
     fn read(&self, first: usize, bytes: &mut [u8]) -> Result<()> {
         // A reader that has panicked leaves nothing behind that matters: every read says where.
@@ -125,7 +133,7 @@ impl TensorsFile {
     }
 }
 
-/// Opens what is a file: a pipe would wait for somebody to write.
+/// Opens what is a file: a pipe would wait for a writer, and a device may have no end.
 pub(crate) fn open_file(path: &Path) -> Result<File> {
     let access = |source| Error::File {
         path: path.to_owned(),
@@ -133,8 +141,7 @@ pub(crate) fn open_file(path: &Path) -> Result<File> {
     };
     let found = fs::metadata(path).map_err(access)?;
     if !found.is_file() {
-        let source = io::Error::other("it is not a file");
-        return Err(access(source));
+        return Err(access(not_regular()));
     }
     File::open(path).map_err(access)
 }
@@ -173,7 +180,7 @@ pub(crate) fn number_size(dtype: Dtype) -> Option<usize> {
 
 /// Why a file of so many bytes, of which `bytes` are the first, is no whole safetensors file, in words that say what to do
 /// about it.
-pub fn what_is_wrong(bytes: &[u8], size: usize, error: &SafeTensorError) -> String {
+fn what_is_wrong(bytes: &[u8], size: usize, error: &SafeTensorError) -> String {
     // The file begins with the length of a JSON object that begins right after.
     let length = bytes
         .first_chunk::<8>()

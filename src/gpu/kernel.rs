@@ -35,10 +35,9 @@ impl Kernel {
         entry: &'static str,
     ) -> Kernel {
         // Messages give places within the source as they give places in the crate's files.
-        let module = Module::parsed(name, &source.into());
         Kernel {
             name,
-            module: module.unwrap_or_else(|reason| panic!("kernel `{name}`: {reason}")),
+            module: Kernel::parsed(name, name, &source.into()),
             entry,
             trusted: false,
         }
@@ -107,10 +106,17 @@ impl Kernel {
     #[track_caller]
     pub fn declare(mut self, wgsl: &str) -> Kernel {
         let file = format!("declarations at {}", Location::caller());
-        let more = Module::parsed(&file, wgsl);
-        self.module
-            .declare(more.unwrap_or_else(|reason| panic!("kernel `{}`: {reason}", self.name)));
+        let more = Kernel::parsed(self.name, &file, wgsl);
+        self.module.declare(more);
         self
+    }
+
+    #[track_caller]
+    fn parsed(name: &str, file: &str, source: &str) -> Module {
+        match Module::parsed(file, source) {
+            Ok(module) => module,
+            Err(reason) => panic!("kernel `{name}`: {reason}"),
+        }
     }
 
     /// [`Kernel::declare`] with one of the crate's files.

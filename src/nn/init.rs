@@ -78,6 +78,15 @@ impl Init {
         }
     }
 
+    pub(super) fn is_finite(self) -> bool {
+        match self {
+            Init::Zeros | Init::Ones => true,
+            Init::Constant(x) | Init::Normal { std: x } | Init::Uniform { limit: x } => {
+                x.is_finite()
+            }
+        }
+    }
+
     pub(super) fn values(self, seed: u64, name: &str, count: usize) -> Vec<f32> {
         match self {
             Init::Zeros => vec![0.0; count],

@@ -142,6 +142,11 @@ impl ParameterBuilder {
         self.parameter_limit
     }
 
+    /// What has been added so far.
+    pub(crate) fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
     /// Makes the parameters of a part of the model: all names get the prefix `name.`.
     pub fn scope<R>(
         &mut self,
@@ -175,7 +180,7 @@ impl ParameterBuilder {
     ///
     /// # Panics
     ///
-    /// If there is one of that name already, or the shape is not possible.
+    /// If there is one of that name already, the shape is not possible, or the initial values are not finite.
     #[track_caller]
     pub fn parameter(
         &mut self,
@@ -184,14 +189,19 @@ impl ParameterBuilder {
         init: Init,
     ) -> Parameter {
         let name = format!("{}{}", self.prefix, name.as_ref());
+        let shape = shape.into();
         assert!(
             self.names.insert(name.clone()),
             "there is a parameter `{name}` already: give each layer a name with ParameterBuilder::scope"
         );
+        assert!(
+            init.is_finite(),
+            "parameter `{name}`: initial values {init:?} are not finite; what are its fans and gain?"
+        );
         let parameter = Parameter {
             inner: Arc::new(Inner {
                 name,
-                shape: shape.into(),
+                shape,
                 init,
                 tensor: OnceLock::new(),
             }),

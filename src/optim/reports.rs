@@ -58,16 +58,14 @@ impl Reports {
     ///
     /// # Errors
     ///
-    /// As [`Report::get`]; the report of that step stays.
+    /// As [`Report::get`]. The report of that step is gone then, so that a loop which puts up with a skipped step goes on.
     pub fn take(&mut self, most: usize) -> Result<Option<Metrics>> {
         let Some(oldest) = self.0.front() else {
             return Ok(None);
         };
-        if self.0.len() <= most && !oldest.is_ready()? {
+        if self.0.len() <= most && matches!(oldest.is_ready(), Ok(false)) {
             return Ok(None);
         }
-        let metrics = oldest.get()?;
-        self.0.pop_front();
-        Ok(Some(metrics))
+        self.0.pop_front().map(|oldest| oldest.get()).transpose()
     }
 }

@@ -346,6 +346,21 @@ fn unwritable_paths_are_found_beforehand() {
             assert!(error.to_string().contains("not a regular file"), "{error}");
         }
         fs::remove_file(pipe).unwrap();
+        // Nor what is no checkpoint, however large: here a TiB of nothing.
+        let size = 1u64 << 40;
+        let header =
+            format!(r#"{{"x":{{"dtype":"U8","shape":[{size}],"data_offsets":[0,{size}]}}}}"#);
+        let path = directory.file("huge");
+        let start = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+        fs::write(&path, &start).unwrap();
+        let huge = fs::File::options().write(true).open(&path).unwrap();
+        huge.set_len(start.len() as u64 + size).unwrap();
+        let error = Checkpoint::open(&path).unwrap_err();
+        assert!(
+            error.to_string().contains("no checkpoint of this crate"),
+            "{error}"
+        );
+        fs::remove_file(path).unwrap();
     }
 
     // What can be written is found so, and is neither made nor changed.

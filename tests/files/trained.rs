@@ -89,6 +89,12 @@ fn what_is_no_model_of_characters_is_refused() {
         ..config()
     };
     refused(Metadata::of(&wider, &tokenizer()), "has shape [27, 16]");
+    // Larger than any memory: found before any is taken.
+    let vast = GptConfig {
+        d_ff: 1 << 24,
+        ..config()
+    };
+    refused(Metadata::of(&vast, &tokenizer()), "the model needs [16, ");
     // The text of another tokenizer is kept as it is, and only where there is one.
     let with_text = Metadata {
         tokenizer: Some("{\"model\": 1}".to_owned()),
@@ -146,7 +152,7 @@ fn parts_of_files_from_elsewhere() {
     assert_eq!(part.unused, ["counts"]);
     assert_eq!(
         part.to_string(),
-        "2 parameters loaded; 1 not in the file: head.weight; 1 of the file not used: counts"
+        "2 parameters loaded; 1 not loaded: head.weight; 1 of the file not used: counts"
     );
     let after = parameters.to_host().unwrap();
     assert_eq!(after[0].2, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);

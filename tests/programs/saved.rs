@@ -103,8 +103,29 @@ fn names_are_sampled_from_a_checkpoint_alone() {
     assert!(errors.contains("--count = 2000000"), "{errors}");
     let errors = refused(&["given.txt"]);
     assert!(errors.contains("not a safetensors file"), "{errors}");
+    let long = ["names.safetensors", "--prompt", "emmaemmaemma"];
+    let errors = refused(&long);
+    assert!(errors.contains("--prompt: it fills"), "{errors}");
+    let further = [&["sample"], &long[..], &["--max-tokens", "1", "-n", "2"]].concat();
+    assert_eq!(printed(&folder, "train_names", &further).lines().count(), 2);
     let errors = refused(&["nothing"]);
     assert!(errors.contains("nothing"), "{errors}");
+}
+
+/// Rather than with names that are nowhere.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_ends_with_an_error() {
+    let folder = Folder::new();
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let output = folder
+        .command_of("train_names", &["--list-adapters"])
+        .stdout(full.unwrap())
+        .output()
+        .unwrap();
+    let errors = text(&output.stderr);
+    assert!(errors.starts_with("error: standard output: "), "{errors}");
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]

@@ -14,6 +14,18 @@ fn run(name: &'static str) -> String {
 }
 
 #[test]
+fn what_goes_wrong_is_said_with_its_remedy() {
+    let folder = Folder::new();
+    for name in ["tiny", "digits"] {
+        let mut command = folder.command_of(name, &[]);
+        let output = command.env("WGPU_ADAPTER_NAME", "nothing").output();
+        let errors = text(&output.expect("it starts").stderr);
+        let expected = "Error: no adapter matches `nothing`: give the number of one of these";
+        assert!(errors.contains(expected), "{name}: {errors}");
+    }
+}
+
+#[test]
 fn digits_are_read() {
     let printed = run("digits");
     let accuracy = printed.lines().find_map(|line| {

@@ -13,6 +13,7 @@ mod gated_products;
 mod golden;
 mod iterations;
 mod layers;
+mod metrics;
 mod misuse;
 mod nan;
 mod nn;

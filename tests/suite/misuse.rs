@@ -4,16 +4,18 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Once;
 
+use shadegrad::data::Shuffle;
 use shadegrad::nn::{
     CausalSelfAttention, DecoderBlock, Embedding, Encoder, EncoderBlock, EncoderConfig,
-    FeedForward, FeedForwardKind, Gpt, GptConfig, Init, LayerNorm, Linear, MultiHeadAttention,
-    MultiHeadAttentionConfig, Norm, NormKind, ParameterBuilder, PositionKind, Positions, RmsNorm,
+    FeedForward, FeedForwardKind, Gpt, GptConfig, Init, InitKind, LayerNorm, Linear,
+    MultiHeadAttention, MultiHeadAttentionConfig, Norm, NormKind, ParameterBuilder, PositionKind,
+    Positions, RmsNorm,
 };
 use shadegrad::ops::attention::Attention;
 use shadegrad::ops::pointwise::TABLE;
 use shadegrad::ops::{CrossEntropy, Operation, TensorType, rotary_table};
 use shadegrad::tape::{Backward, Lowering, Signature};
-use shadegrad::{DType, Shape, Tape, Tensor, Var};
+use shadegrad::{DType, Kernel, Shape, Tape, Tensor, Var, metrics};
 
 use crate::common::{device, portable_device};
 
@@ -114,6 +116,11 @@ fn misuse_panics_at_the_callers_line() {
     let expected = "shape [4] and targets of shape [4, 1], expected equal ones";
     misuse(expected, || y.mse(column));
     misuse(expected, || y.binary_cross_entropy(column));
+    let scalar = tape.full([], 0.0);
+    let expected = "accuracy: logits are a scalar";
+    misuse(expected, || metrics::accuracy(scalar, ids));
+    let expected = "accuracy: logits of shape [2, 3] and targets of shape [4], expected [2]";
+    misuse(expected, || metrics::accuracy(x, y));
     misuse("mul: shapes [[2, 3], [4]] do not broadcast", || x * y);
     misuse("div: shapes [[2, 3], [4]] do not broadcast", || x / y);
     misuse("maximum: shapes [[2, 3], [4]] do not broadcast", || {
@@ -258,6 +265,37 @@ impl Operation for Overwrite {
     }
 
     fn lower(&self, _cx: &mut Lowering<'_>) {}
+}
+
+#[test]
+fn what_needs_no_tape_points_at_the_callers_line_too() {
+    for factor in [1.0, -0.5, f64::NAN] {
+        misuse("smoothed: a factor of ", || metrics::Smoothed::new(factor));
+    }
+    for init in [
+        Init::kaiming_uniform(0, 1.0),
+        Init::kaiming_normal(4, f32::NAN),
+        Init::xavier_uniform(0, 0, 1.0),
+        Init::xavier_normal(2, 3, f32::INFINITY),
+        Init::Constant(f32::NAN),
+    ] {
+        let mut builder = ParameterBuilder::new(1);
+        let expected = "parameter `x`: initial values ";
+        misuse(expected, || builder.parameter("x", [2], init));
+    }
+    for kind in InitKind::ALL.iter().copied() {
+        let mut builder = ParameterBuilder::new(1).with_init(kind);
+        misuse("extent of zero", || Linear::new(&mut builder, 0, 3, true));
+    }
+    misuse("mean: a value of shape [2], expected a scalar", || {
+        metrics::mean(device(), [()], |tape, ()| (tape.full([2], 1.0), 2))
+    });
+    let nothing = "import shadegrad::nothing;";
+    let expected = "there is no `shadegrad::nothing` to import";
+    misuse(expected, || Kernel::new("x", nothing, "x"));
+    misuse(expected, || Kernel::new("x", "", "x").declare(nothing));
+    misuse("shuffle: batches of 3 out of 2", || Shuffle::new(2, 3, 1));
+    misuse("shuffle: batches of 0 out of 2", || Shuffle::new(2, 0, 1));
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod schedule;
 
 use shadegrad::nn::{FlatTensors, Init, ParameterBuilder};
 use shadegrad::optim::{
-    AdamW, AdamWConfig, Factors, Optimizer, ParameterGroups, Sgd, SgdConfig, default_decay,
+    AdamW, AdamWConfig, Factors, Optimizer, ParameterGroups, Reports, Sgd, SgdConfig, default_decay,
 };
 use shadegrad::{Device, Error, Shape, Tape, Tensor, Var};
 
@@ -386,6 +386,38 @@ fn refuse_and_recover(
 fn a_step_that_is_not_finite_changes_nothing_and_says_so() {
     not_finite(common::device());
     not_finite(common::portable_device());
+}
+
+/// And every other step is reported, in order, however late.
+#[test]
+fn late_reports_lose_neither_steps_nor_errors() {
+    let model = Model::new(common::device(), 13, 512);
+    let mut optimizer = AdamW::new(&model.parameters, CLIPPED).unwrap();
+    let mut random = Random::new(5);
+    let (mut reports, mut seen) = (Reports::default(), Vec::new());
+    for step in 1..=9 {
+        let tape = model.tape();
+        let loss = model.loss(&tape, &Batch::new(&mut random));
+        let spoilt = if step == 3 { f32::NAN } else { 0.0 };
+        reports.push(
+            optimizer
+                .step(&tape, loss + tape.scalar(spoilt), 0.01)
+                .fetch(),
+        );
+        tape.run().unwrap();
+        let most = if step == 9 { 0 } else { 4 };
+        loop {
+            match reports.take(most) {
+                Ok(Some(metrics)) => seen.push(metrics.step),
+                Ok(None) => break,
+                Err(Error::NonFinite { step, .. }) => seen.push(100 + step),
+                Err(error) => panic!("{error}"),
+            }
+            assert!(seen.len() <= 9, "{seen:?}");
+        }
+        assert!(reports.len() <= most);
+    }
+    assert_eq!(seen, [1, 2, 103, 4, 5, 6, 7, 8, 9]);
 }
 
 fn not_finite(device: &Device) {
