@@ -46,9 +46,31 @@ impl Module {
         module
     }
 
-    /// From WGSL, with what it imports. `file` is what messages call it. Or what is wrong with its imports.
+    /// From WGSL, with what it imports. `file` is what messages call it. Or what is wrong with its imports, or with where
+    /// declarations end: naga would see that somewhere else, and nothing of what is left out.
     pub fn parsed(file: &str, source: &str) -> Result<Module, String> {
-        let (imports, own): (Vec<_>, _) = parse::declarations(&file.into(), source)
+        let declarations = parse::declarations(&file.into(), source);
+        let mut lines = HashMap::new();
+        for declaration in &declarations {
+            let (name, line) = (&*declaration.name, declaration.origin.1 + 1);
+            let count = |brace: char| declaration.text.matches(brace).count();
+            let is_path = name
+                .chars()
+                .all(|c| c.is_alphanumeric() || "_:".contains(c));
+            let is_whole = count('{') == count('}') && declaration.text.ends_with([';', '}']);
+            if !is_path || !is_whole {
+                return Err(format!("{file}:{line}: what begins here has no end"));
+            }
+            if let Some(first) = lines.insert(name, line)
+                && !name.is_empty()
+                && declaration.kind != Kind::Import
+            {
+                return Err(format!(
+                    "{file}:{line}: `{name}` is declared in line {first}, too"
+                ));
+            }
+        }
+        let (imports, own): (Vec<_>, _) = declarations
             .into_iter()
             .partition(|declaration| declaration.kind == Kind::Import);
         let mut module = Module {
@@ -59,7 +81,10 @@ impl Module {
             let (path, line) = (&*import.name, import.origin.1 + 1);
             let name = path.strip_prefix("shadegrad::").unwrap_or_default();
             if !FILES.iter().any(|(file, _)| *file == name) {
-                return Err(format!("{file}:{line}: there is no `{path}` to import"));
+                return Err(format!(
+                    "{file}:{line}: there is no `{path}` to import; what there is are the crate's shaders, such as \
+                     `shadegrad::team` for shaders/team.wgsl"
+                ));
             }
             for declaration in Module::builtin(name).declarations {
                 let (of, start) = &declaration.origin;
