@@ -166,7 +166,7 @@ fn nothing_is_declared_twice() {
 fn declarations_have_an_end_and_a_name_of_their_own() {
     let message = |source: &'static str| {
         let made = std::panic::catch_unwind(|| Kernel::new("x", source, "main"));
-        let panic = made.err().expect("it is refused");
+        let panic = made.expect_err("it is refused");
         panic.downcast_ref::<String>().expect("a message").clone()
     };
     for (source, expected) in [
