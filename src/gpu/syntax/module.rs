@@ -46,21 +46,13 @@ impl Module {
         module
     }
 
-    /// From WGSL, with what it imports. `file` is what messages call it. Or what is wrong with its imports, or with where
-    /// declarations end: naga would see that somewhere else, and nothing of what is left out.
+    /// From WGSL, with what it imports. `file` is what messages call it. Or what is wrong with its imports, or is declared
+    /// twice: naga would not see what is left out.
     pub fn parsed(file: &str, source: &str) -> Result<Module, String> {
         let declarations = parse::declarations(&file.into(), source);
         let mut lines = HashMap::new();
         for declaration in &declarations {
             let (name, line) = (&*declaration.name, declaration.origin.1 + 1);
-            let count = |brace: char| declaration.text.matches(brace).count();
-            let is_path = name
-                .chars()
-                .all(|c| c.is_alphanumeric() || "_:".contains(c));
-            let is_whole = count('{') == count('}') && declaration.text.ends_with([';', '}']);
-            if !is_path || !is_whole {
-                return Err(format!("{file}:{line}: what begins here has no end"));
-            }
             if let Some(first) = lines.insert(name, line)
                 && !name.is_empty()
                 && declaration.kind != Kind::Import
