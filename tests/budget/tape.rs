@@ -230,10 +230,16 @@ fn the_host_allocates_the_same_in_every_step_and_keeps_none_of_it() {
             index + 1
         );
     }
-    // wgpu's own tables grow a little now and then. Anything kept from every step would be a multiple of this.
+    // wgpu's own tables grow now and then, by doubling. What is kept from every step makes all of these larger than the
+    // one before.
+    let rises = held[1..]
+        .windows(2)
+        .filter(|pair| pair[1] > pair[0])
+        .count();
+    assert!(rises < 6, "more is held {rises} times of 18: {held:?}");
     let least = |held: &[i64]| *held.iter().min().unwrap();
     let grown = least(&held[15..]) - least(&held[1..6]);
-    assert!(grown < 4096, "{grown} bytes more are held: {held:?}");
+    assert!(grown < 16384, "{grown} bytes more are held: {held:?}");
 }
 
 /// A host that is faster than the device has to wait sooner or later; one that is not, never.
