@@ -27,7 +27,7 @@ impl Kernel {
     ///
     /// # Panics
     ///
-    /// If the source imports what there isn't, or declares something that it imports, too.
+    /// If the source imports what there isn't, or declares one name twice or one that it imports, too.
     #[track_caller]
     pub fn new(
         name: &'static str,

@@ -89,7 +89,9 @@ impl WaitTimes {
 
     /// Notes that the host has been waiting since `start`.
     pub fn waited(&self, start: Option<Instant>) {
-        if let Some(start) = start {
+        if let Some(start) = start
+            && self.open.load(Relaxed)
+        {
             self.spans.lock().unwrap().push([start, Instant::now()]);
         }
     }

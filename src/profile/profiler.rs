@@ -27,6 +27,7 @@ impl Profiler {
             device.shared.wait_times.begin(),
             "profile: another profiler is watching the device"
         );
+        device.attached::<Recorder>().begin();
         Profiler {
             device: device.clone(),
             began: Instant::now(),
@@ -41,7 +42,7 @@ impl Profiler {
     pub fn finish(self) -> Result<Profile> {
         self.device.wait()?;
         let waits = self.device.shared.wait_times.end().into_iter();
-        let runs = self.device.attached::<Recorder>().take();
+        let runs = self.device.attached::<Recorder>().end();
         let runs = runs
             .into_iter()
             .map(|run| {
@@ -73,7 +74,7 @@ impl Profiler {
 impl Drop for Profiler {
     fn drop(&mut self) {
         self.device.shared.wait_times.end();
-        self.device.attached::<Recorder>().take();
+        self.device.attached::<Recorder>().end();
     }
 }
 
@@ -126,7 +127,7 @@ pub struct HostTime {
     pub record: Duration,
     /// Finding the plan.
     pub plan: Duration,
-    /// Uploading the inputs and encoding the commands.
+    /// Writing the inputs and encoding the commands.
     pub encode: Duration,
     /// Handing them to the driver.
     pub submit: Duration,

@@ -33,8 +33,8 @@ impl NodeId {
 }
 
 pub(crate) enum Source<O: ?Sized> {
-    /// Data uploaded with the step, at this byte offset of the upload.
-    Upload {
+    /// Data of this step, at this byte offset of the inputs.
+    Input {
         offset: usize,
     },
     /// A persistent tensor, by its position in [`List::tensors`].
@@ -56,11 +56,11 @@ pub(crate) struct Value {
     pub needs_gradient: bool,
 }
 
-/// Storage is kept for the next tape, unless its uploads were larger than this.
+/// Storage is kept for the next tape, unless its inputs were larger than this.
 const MOST_SPARE_BYTES: usize = 1 << 20;
 
 /// Inputs start at multiples of this many bytes, so that kernels may read them as vec4.
-const UPLOAD_ALIGNMENT: usize = 16;
+const INPUT_ALIGNMENT: usize = 16;
 
 /// The list of a tape whose operations are `O`.
 pub(crate) struct List<O: ?Sized> {
@@ -69,7 +69,8 @@ pub(crate) struct List<O: ?Sized> {
     edges: Vec<ValueId>,
     pub tensors: Vec<Tensor>,
     bound: HashMap<(u64, usize, Shape, bool), ValueId>,
-    pub upload: Vec<u8>,
+    /// Data of this step.
+    pub input_bytes: Vec<u8>,
     /// Values asked for, and where they land in the readback, in bytes.
     pub fetches: Vec<(ValueId, Range<usize>)>,
     pub signature: Signature,
@@ -96,7 +97,7 @@ impl<O: ?Sized> List<O> {
             edges: Default::default(),
             tensors: Default::default(),
             bound: Default::default(),
-            upload: Default::default(),
+            input_bytes: Default::default(),
             fetches: Default::default(),
             signature: Default::default(),
             fusion: Default::default(),
@@ -118,7 +119,7 @@ impl<O: ?Sized> List<O> {
             edges,
             tensors,
             bound,
-            upload,
+            input_bytes,
             fetches,
             signature,
             fusion,
@@ -135,7 +136,7 @@ impl<O: ?Sized> List<O> {
         edges.clear();
         tensors.clear();
         bound.clear();
-        upload.clear();
+        input_bytes.clear();
         fetches.clear();
         signature.clear();
         *fusion = Fusion::default();
@@ -146,7 +147,7 @@ impl<O: ?Sized> List<O> {
         checkpoints.clear();
         *is_checkpointing = false;
         *refused = None;
-        upload.shrink_to(MOST_SPARE_BYTES);
+        input_bytes.shrink_to(MOST_SPARE_BYTES);
     }
 
     pub fn inputs(&self, node: NodeId) -> &[ValueId] {
@@ -211,20 +212,20 @@ impl<O: ?Sized> List<O> {
         first..end
     }
 
-    pub fn push_upload(
+    pub fn push_input(
         &mut self,
         shape: Shape,
         dtype: DType,
         bytes: &[u8],
         variable: bool,
     ) -> ValueId {
-        let offset = self.upload.len().next_multiple_of(UPLOAD_ALIGNMENT);
-        self.upload.resize(offset, 0);
-        self.upload.extend_from_slice(bytes);
+        let offset = self.input_bytes.len().next_multiple_of(INPUT_ALIGNMENT);
+        self.input_bytes.resize(offset, 0);
+        self.input_bytes.extend_from_slice(bytes);
         (0u8, shape, dtype).hash(&mut self.signature);
         let ty = TensorType { shape, dtype };
         ValueId(
-            self.push_node(Source::Upload { offset }, &[], &[ty], variable)
+            self.push_node(Source::Input { offset }, &[], &[ty], variable)
                 .start,
         )
     }

@@ -8,6 +8,7 @@ mod backward;
 mod checkpoint;
 mod fusion;
 mod graph;
+mod leaves;
 mod names;
 mod plan;
 mod record;

@@ -32,7 +32,7 @@ impl Graph {
         value
     }
 
-    /// Looks at the words of a value that was uploaded with the tape, or is a view of one; `None` if they are not on the
+    /// Looks at the words of a value that is an input of the tape, or is a view of one; `None` if they are not on the
     /// host.
     pub fn host_words<T>(
         &self,
@@ -53,8 +53,8 @@ impl Graph {
         let node = self.producer(value);
         let TensorType { shape, .. } = self.ty(value);
         match &self.nodes[node.index()].source {
-            Source::Upload { offset } => {
-                let bytes = &self.upload[*offset..offset + 4 * shape.elements()];
+            Source::Input { offset } => {
+                let bytes = &self.input_bytes[*offset..offset + 4 * shape.elements()];
                 Some((Layout::contiguous(shape, 0), bytes))
             }
             Source::Tensor { .. } => None,

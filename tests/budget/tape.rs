@@ -230,16 +230,12 @@ fn the_host_allocates_the_same_in_every_step_and_keeps_none_of_it() {
             index + 1
         );
     }
-    // wgpu's own tables grow now and then, by doubling. What is kept from every step makes all of these larger than the
-    // one before.
-    let rises = held[1..]
-        .windows(2)
-        .filter(|pair| pair[1] > pair[0])
-        .count();
-    assert!(rises < 6, "more is held {rises} times of 18: {held:?}");
+    // wgpu's own tables grow a little now and then, and one of them may double. What is kept from every step makes each of
+    // these larger than the one before: a tenth less than 4 KiB without the largest of ten rises or more.
     let least = |held: &[i64]| *held.iter().min().unwrap();
-    let grown = least(&held[15..]) - least(&held[1..6]);
-    assert!(grown < 16384, "{grown} bytes more are held: {held:?}");
+    let rises = held[1..].windows(2).map(|pair| pair[1] - pair[0]);
+    let grown = least(&held[15..]) - least(&held[1..6]) - rises.max().unwrap().max(0);
+    assert!(grown < 3686, "{grown} bytes more are held: {held:?}");
 }
 
 /// A host that is faster than the device has to wait sooner or later; one that is not, never.

@@ -239,6 +239,21 @@ fn one_profiler_at_a_time() {
     drop(Profiler::start(device()));
 }
 
+/// A tape that was recorded under one profiler and runs after it belongs to no other.
+#[test]
+fn runs_between_two_profilers_are_nobodys() {
+    let _alone = alone();
+    let device = device();
+    let profiler = Profiler::start(device);
+    let tape = Tape::inference(device);
+    let sum = tape.fetch::<f32>(tape.input([3], &[1.0f32, 2.0, 3.0]).sum_all());
+    drop(profiler);
+    tape.run().unwrap();
+    assert_eq!(sum.item().unwrap(), 6.0);
+    let profile = Profiler::start(device).finish().unwrap();
+    assert!(profile.tapes().is_empty());
+}
+
 #[test]
 fn intermediate_values_take_little_more_than_the_least_possible() {
     let _alone = alone();

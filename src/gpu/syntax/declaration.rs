@@ -134,12 +134,17 @@ impl Declaration {
 
     /// How many invocations an entry point's workgroups have.
     pub fn workgroup_size(&self) -> &str {
-        let (head, _) = self.text.split_at(self.inside().start);
-        let size = head
-            .split_once("workgroup_size(")
-            .and_then(|(_, size)| size.rsplit_once(')'));
-        size.map_or("", |(size, _)| size.trim())
+        workgroup_size(&self.text)
     }
+}
+
+/// The same of an entry point's text: what stands in the parentheses of the attribute.
+pub(crate) fn workgroup_size(text: &str) -> &str {
+    let (head, _) = text.split_once("fn ").unwrap_or_default();
+    let size = head
+        .split_once("workgroup_size(")
+        .and_then(|(_, size)| size.rsplit_once(')'));
+    size.map_or("", |(size, _)| size.trim())
 }
 
 /// What follows the colon in the declaration of a variable.

@@ -9,5 +9,5 @@ mod declaration;
 mod module;
 mod parse;
 
-pub(crate) use declaration::{Declaration, Field, Kind, declared_type};
+pub(crate) use declaration::{Declaration, Field, Kind, declared_type, workgroup_size};
 pub(crate) use module::Module;

@@ -64,18 +64,22 @@ impl PlanCache {
     }
 }
 
-/// Tapes of one device take turns from upload to submission: those of one structure share a buffer of inputs, and all share
-/// the buffers of intermediate values.
+/// What tapes keep with a device.
 #[derive(Default)]
-struct Turns(Mutex<()>);
+struct Planner {
+    plans: Mutex<PlanCache>,
+    /// Tapes take turns from writing their inputs to submission: those of one structure share a buffer of inputs, and all
+    /// share the buffers of intermediate values.
+    turns: Mutex<()>,
+}
 
-impl Turns {
-    fn take(&self) -> MutexGuard<'_, ()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Planner {
+    fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Runs a recorded tape: finds or makes its plan, uploads the inputs, submits. `began` is when it was made, if somebody
+/// Runs a recorded tape: finds or makes its plan, writes the inputs, submits. `began` is when it was made, if somebody
 /// wants to know.
 pub(in crate::tape) fn run(
     device: &Device,
@@ -87,13 +91,13 @@ pub(in crate::tape) fn run(
     let mut clock = began.map(PhaseClock::since);
     let mut lap = |phase| clock.iter_mut().for_each(|clock| clock.lap(phase));
     lap(Phase::Record);
-    let plan = find(device, graph, training)?;
+    let planner = device.attached::<Planner>();
+    let plan = planner.find(device, graph, training)?;
     lap(Phase::Plan);
-    let turns = device.attached::<Turns>();
-    let _turn = turns.take();
+    let _turn = planner.take_turn();
     match clock {
-        None => plan.submit(device, &graph.upload, landing),
-        Some(clock) => profile::submit(device, plan, &graph.upload, landing, clock),
+        None => plan.submit(device, &graph.input_bytes, landing),
+        Some(clock) => profile::submit(device, plan, &graph.input_bytes, landing, clock),
     }
 }
 
@@ -103,10 +107,10 @@ pub(in crate::tape) fn profile(
     graph: &mut Graph,
     training: bool,
 ) -> Result<Vec<KernelTime>> {
-    let plan = find(device, graph, training)?;
-    let turns = device.attached::<Turns>();
-    let _turn = turns.take();
-    profile::run(device, &plan, &graph.upload)
+    let planner = device.attached::<Planner>();
+    let plan = planner.find(device, graph, training)?;
+    let _turn = planner.take_turn();
+    profile::run(device, &plan, &graph.input_bytes)
 }
 
 /// Plans a recorded tape, and adds up what it needs.
@@ -115,7 +119,8 @@ pub(in crate::tape) fn memory(
     graph: &mut Graph,
     training: bool,
 ) -> Result<MemoryUse> {
-    Ok(find(device, graph, training)?.memory)
+    let planner = device.attached::<Planner>();
+    Ok(planner.find(device, graph, training)?.memory)
 }
 
 /// Plans a recorded tape, and says what it is after each pass.
@@ -141,31 +146,29 @@ fn check(device: &Device, graph: &mut Graph) -> Result<()> {
     graph.refused.take().map_or(Ok(()), Err)
 }
 
-fn find(device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>> {
-    check(device, graph)?;
-    (training, graph.fusion).hash(&mut graph.signature);
-    let shared = &device.shared;
-    let plans = device.attached::<Mutex<PlanCache>>();
-    let cached = plans.lock().unwrap().get(&graph.signature);
-    if let Some(plan) = cached {
-        count(&shared.counters.replays, 1);
-        return Ok(plan);
+impl Planner {
+    fn find(&self, device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>> {
+        check(device, graph)?;
+        (training, graph.fusion).hash(&mut graph.signature);
+        let counters = &device.shared.counters;
+        let cached = self.plans.lock().unwrap().get(&graph.signature);
+        if let Some(plan) = cached {
+            count(&counters.replays, 1);
+            return Ok(plan);
+        }
+        count(&counters.plans, 1);
+        let mut listing = is_printed().then(Listing::default);
+        let planned = passes::run(device, graph, &mut listing);
+        if let Some(Listing { text }) = listing {
+            eprintln!("{text}");
+        }
+        let plan = Arc::new(Plan::build(device, graph, planned?)?);
+        let signature = graph.signature.clone();
+        self.plans.lock().unwrap().insert(signature, plan.clone());
+        let pool = device.attached::<Mutex<BufferPool>>();
+        pool.lock().unwrap().trim();
+        Ok(plan)
     }
-    count(&shared.counters.plans, 1);
-    let mut listing = is_printed().then(Listing::default);
-    let plan = passes::run(device, graph, &mut listing);
-    if let Some(Listing { text }) = listing {
-        eprintln!("{text}");
-    }
-    let plan = Arc::new(plan?);
-    let signature = graph.signature.clone();
-    plans.lock().unwrap().insert(signature, plan.clone());
-    device
-        .attached::<Mutex<BufferPool>>()
-        .lock()
-        .unwrap()
-        .trim();
-    Ok(plan)
 }
 
 #[cfg(test)]

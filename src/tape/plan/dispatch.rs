@@ -169,8 +169,8 @@ impl Dispatch {
 
     /// Allows the planner to run this beside another dispatch that is fusable under the same name and has workgroups of as
     /// many `invocations`, as one that is called by the name. The grid is that of [`Dispatch::groups`]; the kernel's
-    /// declarations begin their lines, and its entry point takes built-in values only. Arrays in workgroup memory are
-    /// shared by name if their elements are of a built-in type: whoever allows it answers for the 16 KiB that there are.
+    /// entry point takes built-in values only. Arrays in workgroup memory are shared by name if their elements are of a
+    /// built-in type: whoever allows it answers for the 16 KiB that there are.
     pub(crate) fn fusable(mut self, name: &'static str, invocations: usize) -> Dispatch {
         self.fusable_as = Some((name, invocations));
         self

@@ -15,8 +15,8 @@ use crate::tape::record::Graph;
 /// WebGPU guarantees that bindings may start at multiples of this many bytes.
 const BINDING_ALIGNMENT: usize = 256;
 
-/// The upload buffer's slot, and that of the counters of faults.
-const UPLOAD: usize = 0;
+/// The slot of the inputs, and that of the counters of faults.
+const INPUTS: usize = 0;
 const FAULTS: usize = 1;
 
 pub(super) struct Lowerer<'a> {
@@ -87,7 +87,7 @@ impl<'a> Lowerer<'a> {
 
     fn place(&mut self, base: ValueId) -> (usize, usize) {
         match self.graph.nodes[self.graph.producer(base).index()].source {
-            Source::Upload { offset } => (UPLOAD, offset / 4),
+            Source::Input { offset } => (INPUTS, offset / 4),
             Source::Tensor { index } => self.place_tensor(&self.graph.tensors[index]),
             Source::Operation(_) => {
                 let elements = self.graph.ty(base).shape.elements();

@@ -26,7 +26,7 @@ struct LiveRange {
     last: usize,
 }
 
-/// The largest slots first, each into the smallest buffer that is large enough and free all its range. So no buffer ever
+/// The largest slots first, each into the smallest buffer that is large enough and free throughout its range. So no buffer ever
 /// grows, and small slots fill the gaps that large ones leave.
 pub(super) fn assign(program: &Program) -> Assignment {
     let mut ranges = ranges(program);

@@ -174,8 +174,8 @@ fn value(id: ValueId) -> String {
 /// What a node does with its inputs.
 fn call(graph: &Graph, node: NodeId, input: &dyn Fn(ValueId) -> String) -> String {
     match &graph.nodes[node.index()].source {
-        Source::Upload { .. } => "input".to_owned(),
-        Source::Tensor { index } => format!("tensor #{}", graph.tensors[*index].buffer.id()),
+        Source::Input { .. } => "input".to_owned(),
+        Source::Tensor { index } => format!("tensor#{}", graph.tensors[*index].buffer.id()),
         Source::Operation(operation) => {
             let inputs: Vec<String> = graph.inputs(node).iter().copied().map(input).collect();
             format!("{}({})", operation.name(), inputs.join(", "))

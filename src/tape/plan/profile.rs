@@ -29,8 +29,8 @@ pub struct KernelTime {
 }
 
 /// Runs a plan once, timing every dispatch by itself.
-pub(super) fn run(device: &Device, plan: &Plan, upload: &[u8]) -> Result<Vec<KernelTime>> {
-    plan.upload(device, upload);
+pub(super) fn run(device: &Device, plan: &Plan, inputs: &[u8]) -> Result<Vec<KernelTime>> {
+    plan.write_inputs(device, inputs);
     let times = match Queries::new(device, plan.steps.len(), true)? {
         Some(queries) => {
             let mut encoder = device
@@ -68,7 +68,7 @@ pub(crate) fn kernel_times(plan: &Plan, times: Vec<Duration>) -> Vec<KernelTime>
 pub(super) fn submit(
     device: &Device,
     plan: Arc<Plan>,
-    upload: &[u8],
+    inputs: &[u8],
     landing: &Rc<Landing>,
     mut clock: PhaseClock,
 ) -> Result<()> {
@@ -80,7 +80,7 @@ pub(super) fn submit(
     }
     let queries = Queries::new(device, plan.steps.len(), each)?;
     clock.skip();
-    plan.upload(device, upload);
+    plan.write_inputs(device, inputs);
     let device_times = if each && queries.is_none() {
         let times = wait_for_each(device, &plan)?;
         let (commands, readback) = plan.encode(device, &[], None)?;

@@ -13,7 +13,7 @@ pub(crate) enum Phase {
     Record,
     /// Finding its plan, or making it.
     Plan,
-    /// Uploading the inputs and encoding the commands.
+    /// Writing the inputs and encoding the commands.
     Encode,
     /// Handing them to the driver.
     Submit,
@@ -41,7 +41,7 @@ impl Phase {
     }
 }
 
-/// A interval of the host's time.
+/// An interval of the host's time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
     pub phase: Phase,
@@ -59,25 +59,32 @@ pub(crate) struct Run {
 /// What a device's tapes note down while somebody profiles it.
 #[derive(Default)]
 pub(crate) struct Recorder {
-    runs: Mutex<Vec<Run>>,
+    runs: Mutex<Option<Vec<Run>>>,
 }
 
 impl Recorder {
+    pub fn begin(&self) {
+        *self.runs.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// All runs since it began.
+    pub fn end(&self) -> Vec<Run> {
+        self.runs.lock().unwrap().take().unwrap_or_default()
+    }
+
     /// Whether to time each dispatch of the plan's next run, or only all of them together. They take turns, because timing
     /// dispatches one by one costs host and device something.
     pub fn is_each_next(&self, plan: &Arc<Plan>) -> bool {
         let runs = self.runs.lock().unwrap();
-        let runs = runs.iter().filter(|run| Arc::ptr_eq(&run.plan, plan));
-        runs.count() % 2 == 1
+        let runs = runs.iter().flatten();
+        runs.filter(|run| Arc::ptr_eq(&run.plan, plan)).count() % 2 == 1
     }
 
+    /// Notes a run, if somebody still profiles: a tape may run later than it was recorded.
     pub fn push(&self, run: Run) {
-        self.runs.lock().unwrap().push(run);
-    }
-
-    /// All runs since this was last called.
-    pub fn take(&self) -> Vec<Run> {
-        std::mem::take(&mut self.runs.lock().unwrap())
+        if let Some(runs) = &mut *self.runs.lock().unwrap() {
+            runs.push(run);
+        }
     }
 }
 

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use super::dispatch::{Dispatch, Program, Slot};
-use super::memory::{self, Assignment, MemoryUse};
+use super::dispatch::{Dispatch, Slot};
+use super::memory::{self, MemoryUse};
+use super::passes::Planned;
 use super::step::Step;
 use super::timing::Queries;
 use crate::error::{Error, Result};
@@ -22,7 +23,7 @@ use crate::tape::record::Graph;
 /// Everything needed to run a tape of one structure again.
 pub(crate) struct Plan {
     pub steps: Vec<Step>,
-    upload: Option<Buffer>,
+    inputs: Option<Buffer>,
     copies: Vec<Copy>,
     /// What kernels count, and where.
     faults: Arc<[Fault]>,
@@ -46,16 +47,15 @@ struct Copy {
 }
 
 impl Plan {
-    pub(super) fn build(
-        device: &Device,
-        graph: &Graph,
-        program: Program,
-        assignment: &Assignment,
-        input_bytes: u64,
-    ) -> Result<Plan> {
+    pub(super) fn build(device: &Device, graph: &Graph, planned: Planned) -> Result<Plan> {
+        let Planned {
+            program,
+            assignment,
+            input_bytes,
+        } = planned;
         let pool = device.attached::<Mutex<BufferPool>>();
         let pooled = pool.lock().unwrap().take(device, &assignment.sizes)?;
-        let upload = if graph.upload.is_empty() {
+        let inputs = if graph.input_bytes.is_empty() {
             None
         } else {
             Some(device.create_storage("inputs", input_bytes)?)
@@ -77,7 +77,7 @@ impl Plan {
                     ..
                 } => (buffer, *start, *bytes),
                 Slot::Inputs => {
-                    let buffer = upload.as_ref().expect("uploads exist where they are read");
+                    let buffer = inputs.as_ref().expect("inputs exist where they are read");
                     (buffer, 0, buffer.bytes())
                 }
                 Slot::Faults => {
@@ -166,9 +166,9 @@ impl Plan {
         });
         let distinct: HashSet<*const Pipeline> = pipelines.iter().map(Arc::as_ptr).collect();
         let ring = Ring::new(device, readback_bytes)?;
-        let inputs = [upload.as_ref(), counters.as_ref(), Some(&params.buffer)];
+        let written = [inputs.as_ref(), counters.as_ref(), Some(&params.buffer)];
         Ok(Plan {
-            memory: memory::total(&program, assignment, &inputs, &ring),
+            memory: memory::total(&program, &assignment, &written, &ring),
             pipelines: distinct.len(),
             steps,
             copies,
@@ -176,7 +176,7 @@ impl Plan {
             counters,
             ring,
             external: external.collect(),
-            upload,
+            inputs,
             pooled,
             _params: params.buffer,
         })
@@ -188,22 +188,22 @@ impl Plan {
         self.external.iter().any(WeakBuffer::is_gone)
     }
 
-    /// Uploads this step's data. It arrives before anything submitted later.
-    pub fn upload(&self, device: &Device, upload: &[u8]) {
+    /// Writes this step's inputs. They arrive before anything submitted later.
+    pub fn write_inputs(&self, device: &Device, bytes: &[u8]) {
         let queue = &device.shared.queue;
         if device.shared.poison {
-            for buffer in self.pooled.iter().chain(&self.upload) {
+            for buffer in self.pooled.iter().chain(&self.inputs) {
                 queue.write_buffer(buffer.raw(), 0, &vec![0xff; buffer.bytes() as usize]);
             }
         }
-        if let Some(buffer) = &self.upload {
-            queue.write_buffer(buffer.raw(), 0, upload);
+        if let Some(buffer) = &self.inputs {
+            queue.write_buffer(buffer.raw(), 0, bytes);
         }
     }
 
-    /// Uploads this step's data and submits the plan's commands, once, without waiting.
-    pub fn submit(&self, device: &Device, upload: &[u8], landing: &Rc<Landing>) -> Result<()> {
-        self.upload(device, upload);
+    /// Writes this step's inputs and submits the plan's commands, once, without waiting.
+    pub fn submit(&self, device: &Device, inputs: &[u8], landing: &Rc<Landing>) -> Result<()> {
+        self.write_inputs(device, inputs);
         let (commands, readback) = self.encode(device, &self.steps, None)?;
         let submission = device.submit(commands)?;
         count(&device.shared.counters.dispatches, self.steps.len() as u64);

@@ -9,7 +9,7 @@ use crate::gpu::readback::Readback;
 
 /// When the device was at work on one run of a plan.
 pub(crate) struct DeviceTimes {
-    /// Whether there is a interval for every dispatch, or one for all of them.
+    /// Whether there is an interval for every dispatch, or one for all of them.
     pub each: bool,
     pub(super) clock: Clock,
 }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use crate::gpu::kernel::Access;
-use crate::gpu::syntax::{Declaration, Field, Kind, Module, declared_type};
+use crate::gpu::syntax::{Declaration, Field, Kind, Module, declared_type, workgroup_size};
 use crate::tape::plan::dispatch::Dispatch;
 
 /// What the parts are called.
@@ -92,7 +92,7 @@ impl Merger {
                 Kind::Entry => {
                     let parameters = self.call(kernel, it, &names)?;
                     let (name, body) = (&names[&*it.name], text.split_once('{')?.1);
-                    let size = text.split_once("workgroup_size(")?.1.split_once(")\n")?.0;
+                    let size = workgroup_size(&text);
                     // That the dispatch was right about its invocations, and that they have one dimension.
                     let invocations = dispatch.fusable_as?.1;
                     writeln!(self.text, "const_assert {size} == {invocations}u;").ok()?;

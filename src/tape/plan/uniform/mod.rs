@@ -27,9 +27,9 @@ fn most_windows(device: &Device) -> u64 {
     (*most).max(1)
 }
 
-/// Turns the operands that fit into uniform ones, and changes the kernels. `upload` is the size of the buffer of
+/// Turns the operands that fit into uniform ones, and changes the kernels. `inputs` is the size of the buffer of
 /// the tape's inputs.
-pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignment, upload: u64) {
+pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignment, inputs: u64) {
     if !is_possible(device) {
         return;
     }
@@ -50,7 +50,7 @@ pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignme
                 continue;
             }
             let pooled = assignment.buffer_of[slot].map(|buffer| assignment.sizes[buffer]);
-            let present = pooled.unwrap_or(upload);
+            let present = pooled.unwrap_or(inputs);
             let windows = windows(device, &slots[slot], present);
             if windows.is_empty() || uniforms + windows.len() > most {
                 continue;
