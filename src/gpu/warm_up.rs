@@ -36,7 +36,7 @@ pub(crate) fn compile(device: &Device, kernels: &[New<'_>]) -> bool {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     // The longest first, so that all cores end at about the same time.
     let mut order: Vec<usize> = (0..kernels.len()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(kernels[index].0.module.text().len()));
+    order.sort_by_cached_key(|&index| std::cmp::Reverse(kernels[index].0.module.text().len()));
     let next = AtomicUsize::new(0);
     let take = || {
         order

@@ -6,8 +6,8 @@ use super::text::Operands;
 use crate::gpu::Kernel;
 use crate::tape::{Dispatch, Lowering, Operand};
 
-/// What dropout declares again of `shaders/attention.wgsl`: which weights are kept, from random words, so that forward and backward
-/// agree without a mask in memory. `key_word` reads the tape's random key.
+/// What dropout declares again of `shaders/attention.wgsl`: which weights are kept, from random words, so that forward and
+/// backward agree without a mask in memory. `key_word` reads the tape's random key.
 const DROPOUT: &str = "\
 import shadegrad::philox;
 alias DropoutKey = vec4<u32>;
