@@ -223,19 +223,20 @@ fn the_host_allocates_the_same_in_every_step_and_keeps_none_of_it() {
     }
     let usual = *of_steps[100..110].iter().max().unwrap();
     println!("{usual} bytes allocated in a step");
-    for (index, &bytes) in of_steps.iter().enumerate().skip(10) {
-        assert!(
-            bytes <= usual + usual / 8,
-            "step {}: {of_steps:?}",
-            index + 1
-        );
-    }
-    // wgpu's own tables grow a little now and then, and one of them may double. What is kept from every step makes each of
-    // these larger than the one before: a tenth less than 4 KiB without the largest of ten rises or more.
-    let least = |held: &[i64]| *held.iter().min().unwrap();
-    let rises = held[1..].windows(2).map(|pair| pair[1] - pair[0]);
-    let grown = least(&held[15..]) - least(&held[1..6]) - rises.max().unwrap().max(0);
-    assert!(grown < 3686, "{grown} bytes more are held: {held:?}");
+    println!("held {held:?}");
+    // A table of wgpu's doubles in a step now and then. Planning anew would be six million bytes.
+    let more = of_steps[10..]
+        .iter()
+        .filter(|&&bytes| bytes > usual + usual / 8);
+    assert!(more.clone().count() <= 3, "{of_steps:?}");
+    assert!(
+        more.max().is_none_or(|&most| most < 2 * usual),
+        "{of_steps:?}"
+    );
+    // wgpu's own tables double now and then. What is kept from every step shows in every ten of them: a byte each.
+    let mut rises: Vec<i64> = held[1..].windows(2).map(|pair| pair[1] - pair[0]).collect();
+    rises.sort_unstable();
+    assert!(rises[rises.len() / 2] < 10, "{held:?}");
 }
 
 /// A host that is faster than the device has to wait sooner or later; one that is not, never.
