@@ -27,6 +27,7 @@ struct Params {
     confidence: f32,
     uniform: f32,
     not_a_number: u32,   // as bits: WGSL has no such literal
+    lift: f32,           // a power of two by which the gradient is larger than it should be
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -108,9 +109,7 @@ fn loss_of(row: u32, target_class: u32, part: Part) -> f32 {
 
 // Writes the gradient for classes `first`, `first + step`, … of a row.
 fn write_gradient(row: u32, target_class: u32, part: Part, first: u32, step: u32) {
-    var scale = p.scale;
-    if (p.is_counted == 1u) { scale = counted[0]; }
-    if (target_class >= p.classes) { scale = bitcast<f32>(p.not_a_number); }
+    let scale = slope_of(target_class);
     let ignored = is_ignored(target_class);
     let per_total = 1.0 / part.total;
     let to = p.gradient_offset + row * p.classes;
@@ -242,8 +241,8 @@ fn loss_at_target(row: u32, lane: u32, target_class: u32, part: Part) -> f32 {
 // What a row's gradient is multiplied by.
 fn slope_of(target_class: u32) -> f32 {
     if (target_class >= p.classes) { return bitcast<f32>(p.not_a_number); }
-    if (p.is_counted == 1u) { return counted[0]; }
-    return p.scale;
+    if (p.is_counted == 1u) { return counted[0] * p.lift; }
+    return p.scale * p.lift;
 }
 
 // The target's gradient, over what was written as if it were none.

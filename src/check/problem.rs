@@ -2,7 +2,11 @@
 
 use std::fmt;
 
+use half::f16;
+
 use super::settings::Check;
+
+use crate::gpu::DType;
 use crate::rng;
 use crate::shape::Shape;
 use crate::tape::{Tape, Var};
@@ -52,7 +56,7 @@ impl Weights {
 /// The inputs and everything drawn for them.
 pub(super) struct Problem<'a> {
     check: &'a Check,
-    inputs: &'a [(Shape, Vec<f32>)],
+    shapes: Vec<Shape>,
     values: Vec<Vec<f64>>,
     /// What the oracle makes of them.
     pub outputs: Vec<f64>,
@@ -86,12 +90,16 @@ impl<'a> Problem<'a> {
             };
             inputs.iter().enumerate().map(draw).collect()
         };
-        let wide = |(_, values): &(Shape, Vec<f32>)| values.iter().map(|&x| f64::from(x)).collect();
+        let seen = |&x: &f32| match check.dtype {
+            DType::F16 => f16::from_f32(x).to_f64(),
+            _ => f64::from(x),
+        };
+        let wide = |(_, values): &(Shape, Vec<f32>)| values.iter().map(seen).collect();
         let values: Vec<Vec<f64>> = inputs.iter().map(wide).collect();
         let outputs = oracle(&values);
         Problem {
             check,
-            inputs,
+            shapes: inputs.iter().map(|(shape, _)| *shape).collect(),
             values,
             weights: Weights {
                 linear: draw(check.seed, "check linear", 0, outputs.len()),
@@ -119,13 +127,14 @@ impl<'a> Problem<'a> {
         let mut inputs = Vec::new();
         let mut seen = Vec::new();
         let mut loss = tape.full(Shape::SCALAR, 0.0);
-        for (index, (shape, values)) in self.inputs.iter().enumerate() {
+        for (index, (&shape, values)) in self.shapes.iter().zip(&self.values).enumerate() {
             let factor = self.factor(index) as f32;
-            let values: Vec<f32> = values.iter().map(|value| value / factor).collect();
-            let leaf = tape.variable(*shape, &values);
+            let values: Vec<f32> = values.iter().map(|&value| value as f32 / factor).collect();
+            let leaf = tape.variable(shape, &values);
             let scaled = leaf * factor;
-            let direct = tape.input(*shape, &self.direct[index]);
+            let direct = tape.input(shape, &self.direct[index]);
             loss = loss + (scaled * direct).sum_all();
+            let scaled = scaled.cast(self.check.dtype);
             let scaled = if pass.transposed {
                 restored(scaled)
             } else {
@@ -138,7 +147,7 @@ impl<'a> Problem<'a> {
             });
             inputs.push(leaf);
         }
-        let output = operation(&seen);
+        let output = operation(&seen).cast(DType::F32);
         let shape = output.shape();
         assert_eq!(
             shape.elements(),

@@ -1,5 +1,7 @@
 //! What a check allows and draws.
 
+use crate::gpu::DType;
+
 /// How close is close enough, and what is drawn. [`Check::default`] suits operations of ordinary conditioning.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Check {
@@ -11,6 +13,21 @@ pub struct Check {
     pub step: f64,
     /// What the weights of the loss are drawn from.
     pub seed: u64,
+    /// What the operation is given its inputs in: `F16` rounds them before operation and oracle see them, and the gradient
+    /// that arrives.
+    pub dtype: DType,
+}
+
+impl Check {
+    /// For an operation that is given halves. What it gives and what arrives there is rounded to 11 bits, by 2⁻¹¹ of its size
+    /// at most, and so is its gradient; the arriving gradient depends on the output. Together four roundings.
+    pub const HALF: Check = Check {
+        relative: 4.0 / 2048.0,
+        absolute: 4.0 / 2048.0,
+        step: 1e-5,
+        seed: 0,
+        dtype: DType::F16,
+    };
 }
 
 impl Default for Check {
@@ -20,6 +37,7 @@ impl Default for Check {
             absolute: 2e-5,
             step: 1e-5,
             seed: 0,
+            dtype: DType::F32,
         }
     }
 }

@@ -57,6 +57,7 @@ pub(crate) struct Shared {
     pub poison: bool,
     /// The subgroup size, where the driver guarantees a single one.
     subgroup_size: Option<u32>,
+    has_f16: bool,
     next_buffer: AtomicU64,
     /// Tapes that have drawn random numbers without a key of their own.
     pub tapes_drawing: AtomicU64,
@@ -186,6 +187,11 @@ impl Device {
     /// The lanes of a subgroup, where kernels may use subgroup operations and all subgroups have as many.
     pub(crate) fn subgroup_size(&self) -> Option<usize> {
         self.shared.subgroup_size.map(|size| size as usize)
+    }
+
+    /// Whether kernels may name `f16`. Where not, halves are pairs in words.
+    pub fn has_f16(&self) -> bool {
+        self.shared.has_f16
     }
 
     /// The limits this device was opened with.
@@ -393,6 +399,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
         wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::SUBGROUP
+            | wgpu::Features::SHADER_F16
     };
     let features = adapter.features() & wanted;
     let limits = options.limits.clone().unwrap_or_else(|| {
@@ -441,6 +448,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             wait_times: WaitTimes::default(),
             attached: Attached::default(),
             subgroup_size,
+            has_f16: features.contains(wgpu::Features::SHADER_F16),
             checked_kernels: options.checked_kernels || cfg!(debug_assertions),
             poison: options.poison || is_set("SHADEGRAD_POISON"),
             next_buffer: AtomicU64::new(0),

@@ -50,7 +50,7 @@ impl Tensor {
     }
 
     fn uninitialized(device: &Device, shape: Shape, dtype: DType) -> Result<Tensor> {
-        let buffer = device.create_storage("tensor", 4 * shape.elements() as u64)?;
+        let buffer = device.create_storage("tensor", dtype.storage(shape.elements()))?;
         Ok(Tensor {
             device: device.clone(),
             buffer,
@@ -63,7 +63,8 @@ impl Tensor {
     ///
     /// # Panics
     ///
-    /// If the part reaches beyond this tensor.
+    /// If the part reaches beyond this tensor. If it would share a word of memory with its neighbours: parts of `F16` begin
+    /// at even elements, and end before such or where the tensor ends.
     #[track_caller]
     pub fn part(&self, offset: usize, shape: impl Into<Shape>) -> Tensor {
         let shape = shape.into();
@@ -73,6 +74,13 @@ impl Tensor {
                 .is_some_and(|end| end <= self.shape().elements()),
             "part {shape} at element {offset} reaches beyond a tensor of {} elements",
             self.shape().elements()
+        );
+        let end = offset + shape.elements();
+        assert!(
+            self.dtype != DType::F16
+                || (offset.is_multiple_of(2)
+                    && (end.is_multiple_of(2) || end == self.shape().elements())),
+            "part {shape} at element {offset} of a tensor of F16 cuts a word in two: begin and end at even elements"
         );
         Tensor {
             layout: Layout::contiguous(shape, self.layout.offset + offset),
@@ -99,12 +107,19 @@ impl Tensor {
         );
         self.require_dtype::<E>();
         self.device.check()?;
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        // wgpu writes whole words; behind the last element of a tensor of halves is nothing.
+        let padded = (!bytes.len().is_multiple_of(4)).then(|| [bytes, &[0; 2]].concat());
         self.device.shared.queue.write_buffer(
             self.buffer.raw(),
-            4 * self.layout.offset as u64,
-            bytemuck::cast_slice(data),
+            self.first_byte(),
+            padded.as_deref().unwrap_or(bytes),
         );
         Ok(())
+    }
+
+    fn first_byte(&self) -> u64 {
+        (self.dtype.bytes() * self.layout.offset) as u64
     }
 
     #[track_caller]
@@ -146,18 +161,19 @@ impl Tensor {
     pub fn to_vec<E: Element>(&self) -> Result<Vec<E>> {
         self.require_dtype::<E>();
         let shared = &self.device.shared;
-        let bytes = 4 * self.shape().elements() as u64;
+        let bytes = self.dtype.storage(self.shape().elements());
         let mut readback = Readback::new(&self.device, bytes)?;
         let mut encoder = shared.wgpu.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(
             self.buffer.raw(),
-            4 * self.layout.offset as u64,
+            self.first_byte(),
             readback.buffer(),
             0,
             bytes,
         );
         readback.map(self.device.submit(encoder.finish())?);
         let bytes = readback.wait()?;
-        Ok(bytemuck::pod_collect_to_vec(&bytes))
+        let used = self.dtype.bytes() * self.shape().elements();
+        Ok(bytemuck::pod_collect_to_vec(&bytes[..used]))
     }
 }

@@ -4,7 +4,8 @@
 
 use std::hash::Hash;
 
-use super::{Operation, TensorType};
+use super::{Operation, Takes, TensorType};
+use crate::gpu::DType;
 use crate::tape::{Backward, Lowering, Signature, Var};
 
 #[derive(Clone, Debug, Hash)]
@@ -27,6 +28,10 @@ impl Operation for Concat {
             shape: inputs[0].shape.with_dim(self.axis, extent),
             dtype: inputs[0].dtype,
         }]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -68,7 +73,7 @@ impl<'t> Var<'t> {
         let expected = first.tensor_type();
         for input in inputs {
             let TensorType { shape, dtype } = input.tensor_type();
-            let fits = dtype == expected.dtype
+            let fits = (dtype == expected.dtype || (dtype.is_float() && expected.dtype.is_float()))
                 && axis < shape.rank()
                 && shape.rank() == expected.shape.rank()
                 && shape.with_dim(axis, 1) == expected.shape.with_dim(axis, 1);
@@ -81,7 +86,12 @@ impl<'t> Var<'t> {
         if inputs.len() == 1 {
             return first;
         }
-        first.tape.record(Concat { axis }, inputs)
+        let widest = match inputs.iter().all(|input| input.dtype() == expected.dtype) {
+            true => expected.dtype,
+            false => DType::F32,
+        };
+        let inputs: Vec<Var<'t>> = inputs.iter().map(|input| input.cast(widest)).collect();
+        first.tape.record(Concat { axis }, &inputs)
     }
 
     /// The inputs, all of one shape and element type, along a new axis.

@@ -15,7 +15,7 @@ use std::hash::Hash;
 
 use super::indices::Bounds;
 use super::rows::Team;
-use super::{Operation, TensorType};
+use super::{Operation, Takes, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::{Layout, Shape};
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
@@ -66,6 +66,10 @@ impl Operation for Loss {
         vec![TensorType::f32(loss), inputs[0]]
     }
 
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
+    }
+
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
         if node.gradient_if_any(1).is_some() {
             node.not_differentiable(
@@ -74,6 +78,10 @@ impl Operation for Loss {
             );
         }
         let mut gradient = node.gradient(0);
+        let lift = self.lift(node.input(0).tensor_type());
+        if lift > 1.0 {
+            gradient = gradient * (1.0 / lift);
+        }
         if !self.is_mean {
             let mut shape = gradient.shape().dims().to_vec();
             shape.push(1);
@@ -87,6 +95,10 @@ impl Operation for Loss {
         let rows = targets.elements();
         let logits = matrix(cx, rows);
         let classes = logits.shape().dim(1);
+        let logits_type = TensorType {
+            shape: cx.input(0).shape(),
+            dtype: logits.dtype,
+        };
         let writes_gradient = cx.is_needed(1);
         // A gradient as large as the logits is not kept beside them if nobody reads them any more.
         let over_logits = writes_gradient && cx.reuse_input(1, 0);
@@ -122,6 +134,7 @@ impl Operation for Loss {
                 ((1.0 - smoothing) as f32).to_bits(),
                 ((smoothing / classes as f64) as f32).to_bits(),
                 f32::NAN.to_bits(),
+                self.lift(logits_type).to_bits(),
             ]
         };
         // The single workgroup that adds up.
@@ -188,6 +201,21 @@ impl Operation for Loss {
         }
     }
 }
+
+impl Loss {
+    /// By how much larger the gradient is written than it should be, a power of two: in halves, a row's share of a mean over
+    /// many would be lost below 6e-8. With fewer rows that count, the shares are larger, but none is above the number of rows.
+    fn lift(&self, logits: TensorType) -> f32 {
+        let rows = logits.shape.elements() / logits.shape.last();
+        match logits.dtype == DType::F16 && self.is_mean {
+            true => rows.next_power_of_two().min(MOST_LIFT) as f32,
+            false => 1.0,
+        }
+    }
+}
+
+/// So that what is lifted stays below the largest half, 65,504, also where a single row counts.
+const MOST_LIFT: usize = 1 << 14;
 
 /// How logits are read where the gradient overwrites them: one dispatch binds a buffer once.
 const OVER_LOGITS: &str = "\
@@ -384,7 +412,7 @@ impl<'t> Var<'t> {
     fn losses(self, targets: Var<'t>, options: CrossEntropy, is_mean: bool) -> Var<'t> {
         let (x, t) = (self.tensor_type(), targets.tensor_type());
         assert!(
-            x.dtype == DType::F32
+            x.dtype.is_float()
                 && t.dtype == DType::U32
                 && x.shape.dims().split_last().map(|(_, rows)| rows) == Some(t.shape.dims()),
             "cross_entropy: logits {:?} {} and targets {:?} {}, expected F32 [.., V] and U32 [..]",

@@ -11,8 +11,8 @@
 
 use std::hash::Hash;
 
-use super::{Operation, Role, TensorType, row_grid};
-use crate::gpu::{AdapterClass, DType, Kernel};
+use super::{Operation, Role, Takes, TensorType, row_grid};
+use crate::gpu::{AdapterClass, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
 
@@ -35,6 +35,10 @@ impl Operation for Dropout {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         vec![inputs[0]]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -138,8 +142,8 @@ impl<'t> Var<'t> {
             "dropout: probability {probability} is not in 0.0..1.0"
         );
         assert!(
-            self.dtype() == DType::F32,
-            "dropout: the input is {:?} {}, expected F32",
+            self.dtype().is_float(),
+            "dropout: the input is {:?} {}, expected F32 or F16",
             self.dtype(),
             self.shape()
         );

@@ -10,7 +10,7 @@
 use std::hash::Hash;
 
 use super::indices::Bounds;
-use super::{Operation, Role, TensorType, row_grid};
+use super::{Operation, Role, Takes, TensorType, row_grid};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
@@ -42,10 +42,14 @@ impl Operation for Embedding {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![TensorType::f32(rows_of(
-            inputs[1].shape,
-            inputs[0].shape.dim(1),
-        ))]
+        vec![TensorType {
+            shape: rows_of(inputs[1].shape, inputs[0].shape.dim(1)),
+            ..inputs[0]
+        }]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -171,6 +175,10 @@ impl Operation for EmbeddingGradient {
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let width = inputs[0].shape.last();
         vec![TensorType::f32(Shape::new(&[self.vocabulary, width]))]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     /// It is linear in `dout`, and its transpose is the embedding.
@@ -390,8 +398,8 @@ impl<'t> Var<'t> {
     pub fn embedding_part(self, ids: Var<'t>, first: usize, vocabulary: usize) -> Var<'t> {
         let (weight, ids_type) = (self.tensor_type(), ids.tensor_type());
         assert!(
-            weight.dtype == DType::F32 && weight.shape.rank() == 2,
-            "embedding: the table is {:?} {}, expected F32 [vocabulary, d]",
+            weight.dtype.is_float() && weight.shape.rank() == 2,
+            "embedding: the table is {:?} {}, expected F32 or F16 [vocabulary, d]",
             weight.dtype,
             weight.shape
         );

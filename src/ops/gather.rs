@@ -10,7 +10,7 @@
 use std::hash::Hash;
 
 use super::indices::Bounds;
-use super::{Operation, TensorType};
+use super::{Operation, Takes, TensorType};
 use crate::gpu::{DType, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
@@ -32,7 +32,14 @@ impl Operation for Gather {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![TensorType::f32(inputs[1].shape)]
+        vec![TensorType {
+            shape: inputs[1].shape,
+            ..inputs[0]
+        }]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -63,6 +70,10 @@ impl Operation for GatherGradient {
         vec![TensorType::f32(
             inputs[0].shape.with_dim(self.0.axis, self.0.bounds.extent),
         )]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     /// It is linear, and its transpose is gathering.
@@ -143,7 +154,7 @@ impl<'t> Var<'t> {
             && ids.shape.rank() == rank
             && (0..rank).all(|a| a == axis || ids.shape.dim(a) <= x.shape.dim(a));
         assert!(
-            fits && x.dtype == DType::F32 && ids.dtype == DType::U32,
+            fits && x.dtype.is_float() && ids.dtype == DType::U32,
             "gather along axis {axis}: {:?} {} and indices {:?} {} do not fit",
             x.dtype,
             x.shape,
@@ -172,7 +183,7 @@ impl<'t> Var<'t> {
         let (x, ids) = (self.tensor_type(), indices.tensor_type());
         assert!(
             axis < x.shape.rank()
-                && x.dtype == DType::F32
+                && x.dtype.is_float()
                 && ids.dtype == DType::U32
                 && ids.shape.rank() == 1,
             "index_select along axis {axis}: {:?} {} and indices {:?} {} do not fit, expected U32 [n]",

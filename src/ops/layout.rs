@@ -5,7 +5,7 @@
 use std::hash::Hash;
 
 use super::reduce::sum_to;
-use super::{Operation, Role, TensorType};
+use super::{Operation, Role, Takes, TensorType};
 use crate::shape::{Layout, Shape};
 use crate::tape::{Backward, Lowering, Signature, Var};
 
@@ -80,6 +80,10 @@ impl Operation for View {
             View::Detach => shape,
         };
         vec![TensorType { shape, dtype }]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {

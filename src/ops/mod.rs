@@ -30,16 +30,29 @@ pub use rotary::rotary_table;
 
 use crate::gpu::DType;
 use crate::shape::Shape;
-pub use crate::tape::{Operation, PointwiseFunction, Role, TensorType};
+pub use crate::tape::{Operation, PointwiseFunction, Role, Takes, TensorType};
 
-/// Checks that all inputs are `F32`, for operations that take nothing else: kernels would read other bits as if they were.
+/// Checks that all inputs are floating point, for operations that take nothing else: kernels would read other bits as if
+/// they were.
 #[track_caller]
-pub(crate) fn require_f32(operation: &str, inputs: &[TensorType]) {
+pub(crate) fn require_floats(operation: &str, inputs: &[TensorType]) {
     for (index, TensorType { shape, dtype }) in inputs.iter().enumerate() {
         assert!(
-            *dtype == DType::F32,
-            "{operation}: input {index} is {dtype:?} {shape}, expected F32; Var::to_f32 converts"
+            dtype.is_float(),
+            "{operation}: input {index} is {dtype:?} {shape}, expected F32 or F16; Var::to_f32 converts"
         );
+    }
+}
+
+/// The type of what is computed element by element: the widest of the inputs that have its shape, so that a bias or a scale
+/// in `F32` does not widen a large value; or of all, if none has.
+pub(crate) fn widest(inputs: &[TensorType], shape: Shape) -> DType {
+    let floats = || inputs.iter().filter(|input| input.dtype.is_float());
+    let has_whole = floats().any(|input| input.shape == shape);
+    let mut counting = floats().filter(|input| !has_whole || input.shape == shape);
+    match counting.all(|input| input.dtype == DType::F16) && floats().next().is_some() {
+        true => DType::F16,
+        false => DType::F32,
     }
 }
 

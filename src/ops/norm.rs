@@ -7,7 +7,7 @@
 use std::hash::Hash;
 
 use super::rows::{Loops, Rows, Sharing, grid, load, load_by_rows};
-use super::{Operation, Role, TensorType, require_f32};
+use super::{Operation, Role, Takes, TensorType, require_floats};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::ops::reduce::sum_to;
 use crate::tape::{Backward, Dispatch, Epilogue, Lowering, Operand, Signature, Var};
@@ -49,7 +49,7 @@ impl Operation for Norm {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        require_f32(self.name(), inputs);
+        require_floats(self.name(), inputs);
         assert!(
             self.epsilon.is_finite() && self.epsilon >= 0.0,
             "{}: ε is {}, expected a finite number, at least 0",
@@ -68,6 +68,10 @@ impl Operation for Norm {
         }
         let [_, rows, _] = grid(shape);
         vec![TensorType::f32(shape), TensorType::f32([rows, 2].into())]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -156,6 +160,10 @@ impl Operation for NormBackward {
         } else {
             vec![x, weight]
         }
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     /// With `h = P(x)/σ`, where `P` subtracts the mean of the row (LayerNorm) or nothing (RMSNorm), and `g = dy·weight`:

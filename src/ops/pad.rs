@@ -2,8 +2,8 @@
 
 use std::hash::Hash;
 
-use super::{Operation, TensorType};
-use crate::gpu::{DType, Kernel};
+use super::{Operation, Takes, TensorType};
+use crate::gpu::Kernel;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
 
 #[derive(Clone, Debug, Hash)]
@@ -30,14 +30,18 @@ impl Operation for Pad {
             self.axis
         );
         assert!(
-            dtype == DType::F32,
-            "pad: {shape} holds {dtype:?}, only F32 is padded"
+            dtype.is_float(),
+            "pad: {shape} holds {dtype:?}, only floats are padded"
         );
         let extent = self.before + shape.dim(self.axis) + self.after;
         vec![TensorType {
             shape: shape.with_dim(self.axis, extent),
             dtype,
         }]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {

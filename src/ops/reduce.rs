@@ -7,7 +7,7 @@ mod walk;
 
 use std::hash::Hash;
 
-use super::{Operation, TensorType};
+use super::{Operation, Takes, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
@@ -59,6 +59,10 @@ impl Operation for Reduce {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         vec![TensorType::f32(without(inputs[0].shape, &self.axes))]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -176,6 +180,10 @@ impl Operation for Argmax {
         }]
     }
 
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
+    }
+
     fn backward<'t>(&self, _node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
         vec![None]
     }
@@ -194,8 +202,8 @@ impl Operation for Argmax {
 fn check(name: &str, x: Var<'_>, axes: &[usize]) {
     let TensorType { shape, dtype } = x.tensor_type();
     assert!(
-        dtype == DType::F32,
-        "{name}: the input is {dtype:?} {shape}, expected F32; Var::to_f32 converts"
+        dtype.is_float(),
+        "{name}: the input is {dtype:?} {shape}, expected F32 or F16; Var::to_f32 converts"
     );
     for (position, axis) in axes.iter().enumerate() {
         assert!(

@@ -8,7 +8,7 @@
 
 use std::hash::Hash;
 
-use super::{Operation, TensorType, require_f32};
+use super::{Operation, Takes, TensorType, require_floats};
 use crate::gpu::Kernel;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
 
@@ -31,7 +31,7 @@ impl Operation for Rotary {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        require_f32("rotary", inputs);
+        require_floats("rotary", inputs);
         let (shape, table) = (inputs[0].shape, inputs[1].shape);
         let fits = shape.rank() >= 2
             && table.rank() == 2
@@ -44,7 +44,11 @@ impl Operation for Rotary {
             "rotary: {} heads in {shape} do not go with a table {table} of [positions, even head extent]",
             self.turned
         );
-        vec![TensorType::f32(shape)]
+        vec![TensorType { shape, ..inputs[0] }]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     /// Rotations are orthogonal: the gradient turns back. None flows to the table.

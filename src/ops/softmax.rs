@@ -3,8 +3,8 @@
 //! For another axis, permute it to the end and back.
 
 use super::rows::{Loops, Rows, Sharing, grid, load};
-use super::{Operation, Role, TensorType};
-use crate::gpu::{DType, Kernel};
+use super::{Operation, Role, Takes, TensorType};
+use crate::gpu::Kernel;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
 
 /// Softmax, or with `log` its logarithm.
@@ -29,11 +29,15 @@ impl Operation for Softmax {
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let TensorType { shape, dtype } = inputs[0];
         assert!(
-            dtype == DType::F32 && shape.rank() > 0,
-            "{}: needs F32 with a last axis, not {dtype:?} {shape}",
+            dtype.is_float() && shape.rank() > 0,
+            "{}: needs F32 or F16 with a last axis, not {dtype:?} {shape}",
             self.name()
         );
         vec![TensorType::f32(shape)]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -67,6 +71,10 @@ impl Operation for SoftmaxBackward {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         vec![inputs[0]]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     /// With `u` arriving and all sums along the row:

@@ -6,7 +6,7 @@
 //! both halves in place, where slices would pad and add.
 
 use super::pointwise::table::rows;
-use super::{Operation, PointwiseFunction, Role, TensorType, require_f32};
+use super::{Operation, PointwiseFunction, Role, Takes, TensorType, require_floats};
 use crate::gpu::{AdapterClass, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
@@ -36,8 +36,15 @@ impl Operation for Swiglu {
     fn identity(&self, _signature: &mut Signature) {}
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        require_f32("swiglu", inputs);
-        vec![TensorType::f32(halved(inputs[0].shape))]
+        require_floats("swiglu", inputs);
+        vec![TensorType {
+            shape: halved(inputs[0].shape),
+            ..inputs[0]
+        }]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -77,6 +84,10 @@ impl Operation for SwigluBackward {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         vec![inputs[0]]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     /// Recorded from differentiable operations, so that gradients of any order exist.

@@ -1,6 +1,6 @@
 //! Rows written into a persistent tensor at places that are data: how caches grow.
 
-use super::{Operation, TensorType};
+use super::{Operation, Takes, TensorType};
 use crate::gpu::{DType, Kernel, Tensor};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
@@ -24,11 +24,15 @@ impl Operation for WriteRows {
             && starts == Shape::new(&[to.dim(0)]);
         let types = [0, 1, 2].map(|index| inputs[index].dtype);
         assert!(
-            fits && types == [DType::F32, DType::F32, DType::U32],
+            fits && types[0].is_float() && types[1] == types[0] && types[2] == DType::U32,
             "write_rows: rows {rows} from starts {starts} on do not fit into {to}, expected F32 [B, T, W] and U32 [B] for \
              F32 [B, C, W]"
         );
         Vec::new()
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -99,6 +103,9 @@ impl Tape {
     #[track_caller]
     pub fn write_rows(&self, destination: &Tensor, rows: Var<'_>, starts: Var<'_>) {
         let destination = self.tensor(destination);
-        self.record_all(WriteRows, &[destination, rows, starts]);
+        self.record_all(
+            WriteRows,
+            &[destination, rows.cast(destination.dtype()), starts],
+        );
     }
 }

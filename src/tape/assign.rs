@@ -1,6 +1,7 @@
 //! Assignment to persistent tensors.
 
 use super::plan::Lowering;
+use super::precision::Takes;
 use super::record::{Backward, Operation, Tape, Var};
 use super::role::TensorType;
 use super::signature::Signature;
@@ -62,6 +63,10 @@ impl Operation for Assign {
         if !to.is_same_place(&from) {
             cx.copy(&from, &to);
         }
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn mutates(&self) -> &[usize] {

@@ -7,8 +7,6 @@ use smallvec::SmallVec;
 use super::checkpoint::Recomputed;
 use super::graph::{NodeId, ValueId};
 use super::record::{Backward, Graph, Operation, Tape, Var};
-use super::role::TensorType;
-use crate::gpu::DType;
 
 /// The gradients of one scalar with respect to everything it depends on. See [`Tape::backward`].
 pub struct Gradients<'t> {
@@ -47,13 +45,13 @@ impl Tape {
         );
         self.require_own("backward", of);
         assert!(
-            of.shape().elements() == 1 && of.dtype() == DType::F32,
+            of.shape().elements() == 1 && of.dtype().is_float(),
             "backward: only scalars are differentiated, this is {:?} {}; sum it first",
             of.dtype(),
             of.shape()
         );
         self.graph.borrow_mut().push_boundary();
-        let seed = self.full(of.shape(), 1.0);
+        let seed = self.full(of.shape(), 1.0).cast(of.dtype());
         self.backward_from(of, seed)
     }
 
@@ -68,8 +66,8 @@ impl Tape {
         self.require_own("backward", seed);
         let types = [of, seed].map(Var::tensor_type);
         assert!(
-            types == [TensorType::f32(of.shape()); 2],
-            "backward: value and seed differ in shape, or are no F32: {:?} {} and {:?} {}",
+            types[0] == types[1] && types[0].dtype.is_float(),
+            "backward: value and seed differ in shape or type, or are no floats: {:?} {} and {:?} {}",
             types[0].dtype,
             types[0].shape,
             types[1].dtype,
@@ -80,6 +78,7 @@ impl Tape {
             of_value[of.id.index()] = Some(seed.id);
         }
         let last = self.value(of.id, |value| value.node);
+        let outside = self.precision();
         let mut recomputed = Recomputed::new(&self.graph.borrow());
         for node in (0..=last.0).rev().map(NodeId) {
             if !self.has_arrived(node, &of_value) {
@@ -90,6 +89,8 @@ impl Tape {
             // Gradients belong to what was recorded first, also where the rule reads what was recorded again.
             let inputs: SmallVec<[ValueId; 8]> = self.graph.borrow().inputs(node).into();
             let recorded = self.len() as u32;
+            let precision = self.graph.borrow().nodes[node.index()].precision;
+            self.set_precision(precision);
             let gradients = operation.backward(&backward);
             assert_unchanged(&self.graph.borrow(), node, recorded, &gradients);
             assert!(
@@ -108,13 +109,15 @@ impl Tape {
                 }
                 self.require_own(operation.name(), gradient);
                 assert!(
-                    gradient.tensor_type() == input.tensor_type(),
-                    "{}: the gradient of input {index} is {:?} {}, expected F32 {}",
+                    gradient.shape() == input.shape() && gradient.dtype().is_float(),
+                    "{}: the gradient of input {index} is {:?} {}, expected {:?} {}",
                     operation.name(),
                     gradient.dtype(),
                     gradient.shape(),
+                    input.dtype(),
                     input.shape()
                 );
+                let gradient = gradient.cast(input.dtype());
                 let slot = &mut of_value[inputs[index].index()];
                 let sum = match *slot {
                     Some(earlier) => self.var(earlier) + gradient,
@@ -123,6 +126,7 @@ impl Tape {
                 *slot = Some(sum.id);
             }
         }
+        self.set_precision(outside);
         Gradients {
             tape: self,
             of_value,

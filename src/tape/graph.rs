@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::fusion::Fusion;
+use super::precision::Precision;
 use super::role::TensorType;
 use super::signature::Signature;
 use crate::error::Error;
@@ -45,6 +46,8 @@ pub(crate) enum Source<O: ?Sized> {
 }
 
 pub(crate) struct Node<O: ?Sized> {
+    /// What it was recorded in.
+    pub precision: Precision,
     pub source: Source<O>,
     inputs: Range<u32>,
     outputs: Range<u32>,
@@ -75,6 +78,10 @@ pub(crate) struct List<O: ?Sized> {
     pub fetches: Vec<(ValueId, Range<usize>)>,
     pub signature: Signature,
     pub fusion: Fusion,
+    /// What is being recorded in.
+    pub precision: Precision,
+    /// Values in other element types.
+    pub casts: HashMap<(ValueId, DType), ValueId>,
     pub random_streams: u32,
     pub random_key: Option<ValueId>,
     /// Nodes that overwrite tensors, in order.
@@ -101,6 +108,8 @@ impl<O: ?Sized> List<O> {
             fetches: Default::default(),
             signature: Default::default(),
             fusion: Default::default(),
+            precision: Default::default(),
+            casts: Default::default(),
             random_streams: Default::default(),
             random_key: Default::default(),
             writers: Default::default(),
@@ -123,6 +132,8 @@ impl<O: ?Sized> List<O> {
             fetches,
             signature,
             fusion,
+            precision,
+            casts,
             random_streams,
             random_key,
             writers,
@@ -140,6 +151,8 @@ impl<O: ?Sized> List<O> {
         fetches.clear();
         signature.clear();
         *fusion = Fusion::default();
+        *precision = Precision::default();
+        casts.clear();
         *random_streams = 0;
         *random_key = None;
         writers.clear();
@@ -200,11 +213,12 @@ impl<O: ?Sized> List<O> {
             self.values.push(Value {
                 ty,
                 node,
-                needs_gradient: needs_gradient && ty.dtype == DType::F32,
+                needs_gradient: needs_gradient && ty.dtype.is_float(),
             });
         }
         let end = self.values.len() as u32;
         self.nodes.push(Node {
+            precision: self.precision,
             source,
             inputs: first_edge..self.edges.len() as u32,
             outputs: first..end,
@@ -222,6 +236,8 @@ impl<O: ?Sized> List<O> {
         let offset = self.input_bytes.len().next_multiple_of(INPUT_ALIGNMENT);
         self.input_bytes.resize(offset, 0);
         self.input_bytes.extend_from_slice(bytes);
+        let words = self.input_bytes.len().next_multiple_of(4);
+        self.input_bytes.resize(words, 0);
         (0u8, shape, dtype).hash(&mut self.signature);
         let ty = TensorType { shape, dtype };
         ValueId(
@@ -260,7 +276,8 @@ impl<O: ?Sized> List<O> {
     }
 
     pub fn push_fetch(&mut self, value: ValueId, bytes: usize) -> Range<usize> {
-        let start = self.fetches.last().map_or(0, |(_, range)| range.end);
+        let end = self.fetches.last().map_or(0, |(_, range)| range.end);
+        let start = end.next_multiple_of(4);
         self.fetches.push((value, start..start + bytes));
         (3u8, value.0).hash(&mut self.signature);
         start..start + bytes

@@ -11,6 +11,7 @@ mod graph;
 mod leaves;
 mod names;
 mod plan;
+mod precision;
 mod record;
 mod role;
 mod run;
@@ -24,6 +25,7 @@ pub use plan::{Cost, Dispatch, KernelTime, Lowering, MemoryUse, Operand};
 pub(crate) use plan::{
     Epilogue, Intervals, Phase, Plan, Recorder, Run, Span, kernel_times, length,
 };
+pub use precision::{Precision, Takes};
 pub use record::{Backward, Operation, Tape, Var};
 pub use role::{PointwiseFunction, Role, TensorType};
 pub use signature::Signature;

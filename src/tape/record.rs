@@ -14,6 +14,7 @@ use super::fusion::Fusion;
 use super::graph::{List, NodeId, Source, Value, ValueId};
 use super::names::Names;
 use super::plan::Lowering;
+use super::precision::Takes;
 use super::role::{Role, TensorType};
 use super::signature::Signature;
 use crate::error::Error;
@@ -149,7 +150,9 @@ impl Tape {
         for &input in inputs {
             self.require_own(operation.name(), input);
         }
-        let ids: SmallVec<[ValueId; 8]> = inputs.iter().map(|var| var.id).collect();
+        let inputs = inputs.iter().enumerate();
+        let ids = inputs.map(|(index, &input)| self.taken(&operation, index, input));
+        let ids: SmallVec<[ValueId; 8]> = ids.collect();
         self.graph.borrow_mut().push_operation(operation, &ids)
     }
 
@@ -286,6 +289,12 @@ pub trait Operation: fmt::Debug + 'static {
     /// Emits the dispatches that compute the outputs from the inputs.
     fn lower(&self, cx: &mut Lowering<'_>);
 
+    /// Which floating-point elements it takes for input number `index`. What it takes may be `F16` then, and outputs may be
+    /// declared as such.
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::F32
+    }
+
     /// Inputs (by position) that the kernels overwrite; each must be a persistent tensor. An operation that overwrites
     /// something is always run, and in the order of recording.
     fn mutates(&self) -> &[usize] {
@@ -406,7 +415,11 @@ impl Graph {
         let operation = self.operation(node)?.clone();
         let outputs: SmallVec<[TensorType; 4]> =
             self.outputs(node).map(|value| self.ty(value)).collect();
-        Some(self.push_typed(operation, inputs, &outputs))
+        let precision = self.nodes[node.index()].precision;
+        let outside = std::mem::replace(&mut self.precision, precision);
+        let again = self.push_typed(operation, inputs, &outputs);
+        self.precision = outside;
+        Some(again)
     }
 
     fn push_typed(
@@ -418,6 +431,7 @@ impl Graph {
         let signature = &mut self.signature;
         if !operation.mutates().is_empty() {
             self.writers.push(NodeId(self.nodes.len() as u32));
+            self.casts.clear();
         }
         signature.write_u8(2);
         signature.write(operation.name().as_bytes());

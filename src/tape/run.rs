@@ -27,7 +27,7 @@ impl Tape {
         let range = self
             .graph
             .borrow_mut()
-            .push_fetch(var.id, 4 * shape.elements());
+            .push_fetch(var.id, dtype.bytes() * shape.elements());
         Fetch {
             landing: self.landing.clone(),
             range,

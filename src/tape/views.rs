@@ -40,6 +40,7 @@ impl Graph {
         look: impl FnOnce(&mut dyn Iterator<Item = u32>) -> T,
     ) -> Option<T> {
         let (layout, bytes) = self.host_layout(value)?;
+        assert!(self.ty(value).dtype.bytes() == 4, "halves are no words");
         let word = |index: usize| {
             let word = bytes[4 * index..]
                 .first_chunk()
@@ -51,10 +52,10 @@ impl Graph {
 
     fn host_layout(&self, value: ValueId) -> Option<(Layout, &[u8])> {
         let node = self.producer(value);
-        let TensorType { shape, .. } = self.ty(value);
+        let TensorType { shape, dtype } = self.ty(value);
         match &self.nodes[node.index()].source {
             Source::Input { offset } => {
-                let bytes = &self.input_bytes[*offset..offset + 4 * shape.elements()];
+                let bytes = &self.input_bytes[*offset..offset + dtype.bytes() * shape.elements()];
                 Some((Layout::contiguous(shape, 0), bytes))
             }
             Source::Tensor { .. } => None,

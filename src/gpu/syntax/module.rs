@@ -31,6 +31,15 @@ const FILES: &[(&str, &str)] = files! {
     rows softmax swiglu swiglu_rows team team_shuffles team_subgroup8 team_subgroups write_rows
 };
 
+/// What must be enabled where one of the words is used.
+const EXTENSIONS: [(&str, &[&str]); 2] = [
+    ("enable f16; ", &["f16"]),
+    (
+        "enable wgpu_cooperative_matrix; ",
+        &["coop_mat16x16", "coop_mat8x8"],
+    ),
+];
+
 impl Module {
     /// One of the crate's files, with what it imports.
     pub fn builtin(name: &str) -> Module {
@@ -220,10 +229,19 @@ impl Module {
         self.declarations.iter().map(|declaration| &**declaration)
     }
 
-    /// The WGSL.
+    /// The WGSL. What must be enabled for it is, on the first line, so that all lines keep their numbers.
     pub fn text(&self) -> String {
-        let texts: Vec<&str> = self.iter().map(|declaration| &*declaration.text).collect();
-        texts.join("\n") + "\n"
+        let mut text = String::new();
+        for (extension, words) in EXTENSIONS {
+            if self.iter().any(|it| words.iter().any(|word| it.uses(word))) {
+                text.push_str(extension);
+            }
+        }
+        for declaration in self.iter() {
+            text.push_str(&declaration.text);
+            text.push('\n');
+        }
+        text
     }
 
     /// Where a line of the text comes from: a file and the number of its line.

@@ -4,7 +4,7 @@ use std::hash::Hash;
 
 use super::problem::Problem;
 use super::{backward, forward};
-use crate::ops::{Operation, TensorType};
+use crate::ops::{Operation, Takes, TensorType};
 use crate::shape::Shape;
 use crate::tape::{Backward, Lowering, Signature, Var};
 
@@ -27,7 +27,7 @@ impl Operation for Fused {
         self.hash(signature);
     }
 
-    fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
+    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let p = &self.problem;
         let out = if p.is_packed {
             Shape::new(&[p.batch, p.queries, p.heads * p.head_dim])
@@ -35,7 +35,14 @@ impl Operation for Fused {
             Shape::new(&[p.batch, p.queries, p.heads, p.head_dim])
         };
         let lse = Shape::new(&[p.batch, p.heads, p.queries]);
-        vec![TensorType::f32(out), TensorType::f32(lse)]
+        vec![p.result(out, inputs), TensorType::f32(lse)]
+    }
+
+    fn takes(&self, index: usize) -> Takes {
+        match index < self.problem.operand_count() {
+            true => Takes::Half,
+            false => Takes::F32,
+        }
     }
 
     /// Nothing differentiates the log-sum-exps: they are not given out.
@@ -97,10 +104,19 @@ impl Operation for FusedGradient {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         if self.problem.is_packed {
-            return vec![TensorType::f32(inputs[0].shape)];
+            return vec![self.problem.result(inputs[0].shape, inputs)];
         }
         let [_, _, values] = self.problem.gradient_ranges();
-        vec![TensorType::f32(Shape::new(&[values.end]))]
+        vec![self.problem.result(Shape::new(&[values.end]), inputs)]
+    }
+
+    /// The log-sum-exps lie between the result and its gradient.
+    fn takes(&self, index: usize) -> Takes {
+        let operands = self.problem.operand_count();
+        match index < operands || index == operands || index == operands + 2 {
+            true => Takes::Half,
+            false => Takes::F32,
+        }
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
@@ -129,6 +145,13 @@ impl Operation for Weights {
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
         vec![TensorType::f32(self.problem.weights_shape())]
+    }
+
+    fn takes(&self, index: usize) -> Takes {
+        match index < 2 {
+            true => Takes::Half,
+            false => Takes::F32,
+        }
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {

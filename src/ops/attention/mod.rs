@@ -22,7 +22,6 @@ mod problem;
 mod text;
 mod tiling;
 
-use crate::gpu::DType;
 use crate::tape::Var;
 pub use config::Attention;
 use fused::{Fused, Weights};
@@ -45,7 +44,7 @@ pub enum Mask<'t> {
 impl<'t> Mask<'t> {
     fn parts(self) -> (Var<'t>, MaskKind) {
         match self {
-            Mask::Boolean(var) if var.dtype() == DType::F32 => (var, MaskKind::BooleanF32),
+            Mask::Boolean(var) if var.dtype().is_float() => (var, MaskKind::BooleanF32),
             Mask::Boolean(var) => (var, MaskKind::BooleanU32),
             Mask::Additive(var) => (var, MaskKind::Additive),
         }
@@ -220,8 +219,8 @@ fn record<'t>(
         "attention: dropout {} is not in 0.0..1.0",
         config.dropout
     );
-    if operands.iter().any(|operand| operand.dtype() != DType::F32) {
-        panic!("attention: queries, keys and values must be F32");
+    if operands.iter().any(|operand| !operand.dtype().is_float()) {
+        panic!("attention: queries, keys and values must be F32 or F16");
     }
     let mut inputs = operands.to_vec();
     if let Some(mask) = mask {
@@ -236,7 +235,7 @@ fn record<'t>(
             fits,
             "attention: mask {shape} does not broadcast to {weights:?}"
         );
-        if kind == MaskKind::Additive && var.dtype() != DType::F32 {
+        if kind == MaskKind::Additive && !var.dtype().is_float() {
             panic!("attention: an additive mask must be F32");
         }
         problem.mask = Some(kind);

@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use super::config::Attention;
+use crate::gpu::DType;
+use crate::ops::TensorType;
 use crate::shape::Shape;
 
 /// An attention problem: everything about it that is not a tensor.
@@ -64,6 +66,14 @@ impl Problem {
             dropout: None,
             mask: None,
         }
+    }
+
+    /// The type of a result: of halves if all operands are.
+    pub fn result(&self, shape: Shape, inputs: &[TensorType]) -> TensorType {
+        let mut operands = inputs[..self.operand_count()].iter();
+        let is_half = operands.all(|operand| operand.dtype == DType::F16);
+        let dtype = if is_half { DType::F16 } else { DType::F32 };
+        TensorType { shape, dtype }
     }
 
     /// The extents of the weights, of which there may be more than a tensor can have.

@@ -9,8 +9,8 @@ mod software;
 
 use std::hash::Hash;
 
-use super::{Operation, Role, TensorType, require_f32};
-use crate::gpu::MOST_ITERATIONS;
+use super::{Operation, Role, Takes, TensorType, require_floats};
+use crate::gpu::{DType, MOST_ITERATIONS};
 use crate::ops::reduce::sum_to;
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
@@ -36,8 +36,16 @@ impl Operation for Matmul {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        require_f32("matmul", inputs);
-        vec![TensorType::f32(self.shape)]
+        require_floats("matmul", inputs);
+        let is_half = inputs.iter().all(|input| input.dtype == DType::F16);
+        vec![TensorType {
+            shape: self.shape,
+            dtype: if is_half { DType::F16 } else { DType::F32 },
+        }]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Half
     }
 
     /// `dA = dC·Bᵀ` and `dB = Aᵀ·dC`, summed over what was broadcast.

@@ -22,17 +22,44 @@ impl Tape {
             row: &rows::constant,
             attributes: [value, 0.0],
             shape: Some(shape.into()),
+            dtype: None,
         };
         self.record(operation, &[])
     }
 }
 
 impl<'t> Var<'t> {
-    /// Reads integers as floating point; `F32` values pass unchanged. No gradient.
+    /// Reads integers as floating point, without a gradient; halves are widened, and `F32` values pass unchanged.
     pub fn to_f32(self) -> Var<'t> {
         match self.dtype() {
-            DType::F32 => self,
             DType::U32 => apply(&rows::to_float, &[self], &[]),
+            _ => self.cast(DType::F32),
         }
+    }
+
+    /// Rounds to `F16`, or widens to `F32`; values of that type pass unchanged. What is too large for halves becomes
+    /// infinite.
+    ///
+    /// # Panics
+    ///
+    /// If either type is `U32`.
+    #[track_caller]
+    pub fn cast(self, dtype: DType) -> Var<'t> {
+        let own = self.dtype();
+        assert!(
+            own == dtype || (own.is_float() && dtype.is_float()),
+            "cast: {own:?} {} to {dtype:?}: only floats are cast; Var::to_f32 reads integers",
+            self.shape()
+        );
+        if own == dtype {
+            return self;
+        }
+        let operation = Pointwise {
+            row: &rows::convert,
+            attributes: [0.0; 2],
+            shape: None,
+            dtype: Some(dtype),
+        };
+        self.tape.record(operation, &[self])
     }
 }

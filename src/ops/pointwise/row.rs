@@ -3,7 +3,8 @@
 use std::hash::Hash;
 
 use super::gradient::{self, MOST_ATTRIBUTES, Rule};
-use crate::ops::{Operation, PointwiseFunction, Role, TensorType, require_f32};
+use crate::gpu::DType;
+use crate::ops::{Operation, PointwiseFunction, Role, Takes, TensorType, require_floats, widest};
 use crate::shape::Shape;
 use crate::tape::{Backward, Lowering, Signature, Var};
 
@@ -85,6 +86,8 @@ pub struct Pointwise {
     pub(super) attributes: [f32; MOST_ATTRIBUTES],
     /// The output's shape, for rows without inputs.
     pub(super) shape: Option<Shape>,
+    /// The output's type, where inputs don't say.
+    pub(super) dtype: Option<DType>,
 }
 
 impl Pointwise {
@@ -127,6 +130,7 @@ pub(crate) fn apply<'t>(row: &'static Row, inputs: &[Var<'t>], attributes: &[f32
         row,
         attributes: padded,
         shape: None,
+        dtype: None,
     };
     inputs[0].tape.record(operation, inputs)
 }
@@ -138,12 +142,12 @@ impl Operation for Pointwise {
 
     fn identity(&self, signature: &mut Signature) {
         self.attributes.map(f32::to_bits).hash(signature);
-        self.shape.hash(signature);
+        (self.shape, self.dtype).hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         if self.row.name != TO_FLOAT {
-            require_f32(self.row.name, inputs);
+            require_floats(self.row.name, inputs);
         }
         let mut shape = self.shape.unwrap_or(Shape::SCALAR);
         for input in inputs {
@@ -153,7 +157,12 @@ impl Operation for Pointwise {
             };
             shape = broadcast;
         }
-        vec![TensorType::f32(shape)]
+        let dtype = self.dtype.unwrap_or_else(|| widest(inputs, shape));
+        vec![TensorType { shape, dtype }]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {

@@ -151,6 +151,14 @@ pointwise_table! {
         domain: [(-2.0, 2.0)],
     }
 
+    /// In another floating-point type.
+    pub(crate) convert(x) {
+        wgsl: "x",
+        gradient: |r| vec![Some(r.grad)],
+        oracle: x,
+        domain: [(-2.0, 2.0)],
+    }
+
     /// Integers as floating point.
     pub(crate) to_float(x) {
         wgsl: "T(x)",

@@ -10,7 +10,7 @@ use crate::shape::{Layout, Shape};
 /// Where an operand's elements live, before buffers are assigned.
 pub(super) enum Slot {
     /// Alive from its first to its last dispatch; gets a pooled buffer.
-    Transient { elements: usize },
+    Transient { bytes: u64 },
     /// A range of a persistent buffer, in bytes. `first` is where its elements begin: bindings may not start anywhere.
     External {
         buffer: Buffer,
@@ -68,7 +68,7 @@ impl Operand {
 
     /// The size in bytes, for [`Cost`].
     pub fn bytes(&self) -> u64 {
-        4 * self.elements() as u64
+        (self.dtype.bytes() * self.elements()) as u64
     }
 }
 
@@ -86,6 +86,8 @@ pub struct Cost {
 pub struct Dispatch {
     pub(super) kernel: Kernel,
     pub(super) bindings: Vec<(usize, Access)>,
+    /// Which of them hold halves.
+    pub(super) halves: Vec<usize>,
     pub(super) params: Vec<u32>,
     pub(super) grid: [u32; 3],
     pub(super) cost: Cost,
@@ -105,6 +107,7 @@ impl Dispatch {
         Dispatch {
             kernel: kernel.pruned(),
             bindings: Vec::new(),
+            halves: Vec::new(),
             params: Vec::new(),
             grid: [1; 3],
             cost: Cost::default(),
@@ -115,15 +118,23 @@ impl Dispatch {
         }
     }
 
-    /// Binds an operand as the next storage binding, `var<storage, read>`.
-    pub fn read(mut self, operand: &Operand) -> Dispatch {
-        self.bindings.push((operand.slot, Access::Read));
-        self
+    /// Binds an operand as the next storage binding, `var<storage, read>`. Kernels read `F16` as if it were `F32`, from an
+    /// `array` of `f32` or of a vector of it: the planner changes the declaration, and has what is read there widened. A
+    /// kernel that declares an `array` of `f16` is left as it is.
+    pub fn read(self, operand: &Operand) -> Dispatch {
+        self.bind(operand, Access::Read)
     }
 
-    /// Binds an operand as the next storage binding, `var<storage, read_write>`.
-    pub fn write(mut self, operand: &Operand) -> Dispatch {
-        self.bindings.push((operand.slot, Access::Write));
+    /// Binds an operand as the next storage binding, `var<storage, read_write>`. What is written to `F16` is rounded.
+    pub fn write(self, operand: &Operand) -> Dispatch {
+        self.bind(operand, Access::Write)
+    }
+
+    fn bind(mut self, operand: &Operand, access: Access) -> Dispatch {
+        if operand.dtype == DType::F16 {
+            self.halves.push(self.bindings.len());
+        }
+        self.bindings.push((operand.slot, access));
         self
     }
 

@@ -1,7 +1,6 @@
 //! What can only end an epilogue, since its shape differs from that of the group: a gate, which makes one element of two
 //! that lie half a row apart, and a gate's gradient, which does the reverse.
 
-use crate::gpu::DType;
 use crate::tape::graph::{NodeId, ValueId};
 use crate::tape::record::Graph;
 use crate::tape::role::{Role, TensorType};
@@ -25,7 +24,7 @@ impl End {
         let is_half = |half: TensorType, rows: TensorType| {
             let rank = rows.shape.rank();
             let has_halves = rank > 0 && rows.shape.last().is_multiple_of(2);
-            [half, rows].iter().all(|ty| ty.dtype == DType::F32)
+            [half, rows].iter().all(|ty| ty.dtype.is_float())
                 && has_halves
                 && half.shape == rows.shape.with_dim(rank - 1, rows.shape.last() / 2)
         };

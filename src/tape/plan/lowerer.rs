@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::analysis::Analysis;
 use super::dispatch::{Dispatch, Operand, Program, Slot};
-use super::window;
+use super::{halves, window};
 use crate::error::Error;
 use crate::gpu::readback::Fault;
 use crate::gpu::{DType, Device, Tensor};
@@ -87,18 +87,20 @@ impl<'a> Lowerer<'a> {
 
     fn place(&mut self, base: ValueId) -> (usize, usize) {
         match self.graph.nodes[self.graph.producer(base).index()].source {
-            Source::Input { offset } => (INPUTS, offset / 4),
+            Source::Input { offset } => (INPUTS, offset / self.graph.ty(base).dtype.bytes()),
             Source::Tensor { index } => self.place_tensor(&self.graph.tensors[index]),
             Source::Operation(_) => {
-                let elements = self.graph.ty(base).shape.elements();
-                (self.slot(Slot::Transient { elements }), 0)
+                let ty = self.graph.ty(base);
+                let bytes = ty.dtype.storage(ty.shape.elements());
+                (self.slot(Slot::Transient { bytes }), 0)
             }
         }
     }
 
     pub fn place_tensor(&mut self, tensor: &Tensor) -> (usize, usize) {
-        let first = 4 * tensor.layout.offset;
-        let end = 4 * tensor.layout.end();
+        let size = tensor.dtype.bytes();
+        let first = size * tensor.layout.offset;
+        let end = (size * tensor.layout.end()).next_multiple_of(4);
         let mut start = first - first % BINDING_ALIGNMENT;
         // A uniform window must not reach beyond the buffer: near its end it starts earlier.
         if let Some(window) = window::uniform_window(self.device, (end - start) as u64)
@@ -113,7 +115,7 @@ impl<'a> Lowerer<'a> {
             bytes: (end - start) as u64,
             first: first as u64,
         };
-        (self.slot(slot), (first - start) / 4)
+        (self.slot(slot), (first - start) / size)
     }
 
     fn slot(&mut self, slot: Slot) -> usize {
@@ -145,9 +147,9 @@ impl<'a> Lowerer<'a> {
     }
 
     pub fn temp(&mut self, shape: Shape, dtype: DType) -> Operand {
-        let elements = shape.elements();
+        let bytes = dtype.storage(shape.elements());
         Operand {
-            slot: self.slot(Slot::Transient { elements }),
+            slot: self.slot(Slot::Transient { bytes }),
             layout: Layout::contiguous(shape, 0),
             dtype,
         }
@@ -164,7 +166,8 @@ impl<'a> Lowerer<'a> {
     }
 
     #[track_caller]
-    pub fn push(&mut self, dispatch: Dispatch) {
+    pub fn push(&mut self, mut dispatch: Dispatch) {
+        halves::widen(self.device, &mut dispatch);
         for (axis, &extent) in dispatch.grid.iter().enumerate() {
             assert!(
                 extent <= 65_535,

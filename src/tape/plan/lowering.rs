@@ -31,7 +31,11 @@ pub(super) fn lower(
     }
     for (value, range) in &graph.fetches {
         let operand = lowerer.operand(*value);
-        let dense = pointwise::contiguous(&mut lowerer, &operand);
+        // Whole words are copied to the host.
+        let dense = match (operand.dtype.bytes() * operand.layout.offset) % 4 {
+            0 => pointwise::contiguous(&mut lowerer, &operand),
+            _ => pointwise::copied(&mut lowerer, &operand),
+        };
         lowerer.program.fetches.push((dense, range.clone()));
     }
     lowerer.program

@@ -56,10 +56,10 @@ pub(super) fn assign(program: &Program) -> Assignment {
 fn ranges(program: &Program) -> Vec<LiveRange> {
     let mut ranges: Vec<Option<LiveRange>> = vec![None; program.slots.len()];
     let mut use_slot = |slot: usize, at: usize| {
-        if let Slot::Transient { elements } = program.slots[slot] {
+        if let Slot::Transient { bytes } = program.slots[slot] {
             let range = ranges[slot].get_or_insert(LiveRange {
                 slot,
-                bytes: 4 * elements as u64,
+                bytes,
                 first: at,
                 last: at,
             });

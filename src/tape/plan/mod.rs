@@ -27,6 +27,7 @@ mod endings;
 mod ends;
 mod epilogue;
 mod groups;
+mod halves;
 mod horizontal;
 mod lowerer;
 mod lowering;

@@ -233,6 +233,11 @@ pub(super) fn contiguous(lowerer: &mut Lowerer<'_>, operand: &Operand) -> Operan
     if operand.layout.is_contiguous() {
         return *operand;
     }
+    copied(lowerer, operand)
+}
+
+/// A dense copy.
+pub(super) fn copied(lowerer: &mut Lowerer<'_>, operand: &Operand) -> Operand {
     let copy = lowerer.temp(operand.shape(), operand.dtype);
     self::copy(lowerer, operand, &copy);
     copy
@@ -301,10 +306,11 @@ pub(super) fn touched_bytes(operand: &Operand) -> u64 {
         .dims()
         .iter()
         .zip(operand.layout.strides());
-    4 * extents
-        .filter(|(_, stride)| **stride != 0)
-        .map(|(extent, _)| *extent as u64)
-        .product::<u64>()
+    operand.dtype.bytes() as u64
+        * extents
+            .filter(|(_, stride)| **stride != 0)
+            .map(|(extent, _)| *extent as u64)
+            .product::<u64>()
 }
 
 /// How an operand can be read four elements at a time.

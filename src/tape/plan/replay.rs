@@ -66,9 +66,9 @@ impl Plan {
         };
         let resolve = |slot: usize| -> (&Buffer, u64, u64) {
             match &program.slots[slot] {
-                Slot::Transient { elements } => {
+                Slot::Transient { bytes } => {
                     let buffer = &pooled[assignment.buffer_of[slot].expect("every slot is used")];
-                    (buffer, 0, 4 * *elements as u64)
+                    (buffer, 0, *bytes)
                 }
                 Slot::External {
                     buffer,
@@ -144,13 +144,14 @@ impl Plan {
             let (buffer, offset, _) = resolve(operand.slot);
             Copy {
                 from: buffer.raw().clone(),
-                start: offset + 4 * operand.layout.offset as u64,
+                start: offset + (operand.dtype.bytes() * operand.layout.offset) as u64,
                 to: range.start as u64,
-                bytes: range.len() as u64,
+                bytes: range.len().next_multiple_of(4) as u64,
             }
         });
         let mut copies: Vec<Copy> = copies.collect();
-        let readback_bytes = graph.fetches.last().map_or(0, |(_, range)| range.end) as u64;
+        let readback_bytes = graph.fetches.last().map_or(0, |(_, range)| range.end);
+        let readback_bytes = readback_bytes.next_multiple_of(4) as u64;
         // Nobody is told about faults who asks for nothing.
         let counted = counters.as_ref().filter(|_| readback_bytes > 0);
         copies.extend(counted.map(|counters| Copy {

@@ -8,6 +8,7 @@ mod cross_entropy;
 mod dropout;
 mod embedding;
 mod gates;
+mod half;
 mod indices;
 mod losses;
 mod matmul;

@@ -23,7 +23,7 @@ const MOST: usize = merge::PARTS.len();
 const MOST_GROUPS: u32 = 512;
 
 /// The most bytes of intermediate values that a dispatch may keep by waiting for a partner.
-const MOST_KEPT: usize = 256 << 10;
+const MOST_KEPT: u64 = 256 << 10;
 
 /// Puts the dispatches that [allow it](Dispatch::fusable) and do not depend on one another together.
 pub(super) fn fuse(class: AdapterClass, program: &mut Program) {
@@ -156,10 +156,10 @@ impl Context<'_> {
     fn is_deferrable(&self, group: &Group) -> bool {
         let bindings = group.members.iter().flat_map(|member| &member.bindings);
         let kept = bindings.map(|&(slot, access)| match self.slots[slot] {
-            Slot::Transient { elements } if access == Access::Read => 4 * elements,
+            Slot::Transient { bytes } if access == Access::Read => bytes,
             _ => 0,
         });
-        group.members.iter().all(|member| member.is_deferrable) && kept.sum::<usize>() <= MOST_KEPT
+        group.members.iter().all(|member| member.is_deferrable) && kept.sum::<u64>() <= MOST_KEPT
     }
 
     /// The kernel of all members, if they may run as one as far as they themselves are concerned.

@@ -77,7 +77,7 @@ pub(super) fn bind(device: &Device, program: &mut Program, assignment: &Assignme
 /// the size of the buffer that holds an intermediate value or the inputs.
 fn windows(device: &Device, slot: &Slot, present: u64) -> Vec<u64> {
     let (bytes, present) = match slot {
-        Slot::Transient { elements } => (4 * *elements as u64, present),
+        Slot::Transient { bytes } => (*bytes, present),
         Slot::Inputs => (present, present),
         Slot::External {
             buffer,

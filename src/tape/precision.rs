@@ -1,0 +1,122 @@
+//! What operations are given and give, by the precision that a tape is recorded in.
+//!
+//! Micikevicius et al. 2018, "Mixed Precision Training". On a tape of [`Precision::Mixed`]:
+//!
+//! | operation | takes | gives |
+//! | --- | --- | --- |
+//! | matrix products, attention and their gradients | `F16`; sums are `f32` | `F16`; an attention's statistics are `F32` |
+//! | pointwise operations, dropout, rotary positions, gates | what there is | the widest of its inputs that have the output's shape |
+//! | views, slices, concatenation, padding, gathered rows, embeddings | what there is | the same |
+//! | norms, softmax, sums and means, losses | what there is | `F32` |
+//! | gradients | what the rule is given | the type of the value that they belong to |
+//! | operations of other crates | `F32`, unless [`Operation::takes`] says otherwise | what they say |
+//! | assignments, optimizers' updates | what they declare | master weights and moments are `F32` |
+//!
+//! Arithmetic is `f32` in all of them, but for what matrix units multiply. Fusion leaves out roundings: a value that is
+//! only read in the kernel that computes it is never stored, and stays `f32`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::graph::ValueId;
+use super::record::{Operation, Tape, Var};
+use crate::gpu::DType;
+
+/// In which precision operations are recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// As given: operations take their inputs as they are, and nothing is rounded that was not asked for.
+    #[default]
+    F32,
+    /// Products and attention take and give `F16`; what adds up is `F32`.
+    Mixed,
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Precision, String> {
+        match text {
+            "f32" => Ok(Precision::F32),
+            "mixed" => Ok(Precision::Mixed),
+            _ => Err(format!("`{text}` is no precision: f32 or mixed")),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::F32 => "f32",
+            Precision::Mixed => "mixed",
+        })
+    }
+}
+
+/// Which floating-point elements an operation takes for one of its inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// `F32`: halves are widened for it.
+    F32,
+    /// Either. [`Dispatch::read`](super::Dispatch::read) and `write` do the rest.
+    Either,
+    /// Either, and `F16` on tapes of mixed precision.
+    Half,
+}
+
+impl Tape {
+    /// Sets the precision of what is recorded from here on. It is [`Precision::F32`] at first.
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::tape::Precision;
+    /// use shadegrad::{DType, Device, Tape};
+    ///
+    /// let device = Device::new()?;
+    /// let tape = Tape::training(&device);
+    /// tape.set_precision(Precision::Mixed);
+    /// let x = tape.variable([2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    /// let y = x.matmul(x);
+    /// assert_eq!(y.dtype(), DType::F16);
+    /// let gradient = tape.backward(y.sum_all()).of(x).expect("the sum depends on x");
+    /// assert_eq!(gradient.dtype(), DType::F32);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_precision(&self, precision: Precision) {
+        self.graph.borrow_mut().precision = precision;
+    }
+
+    /// The precision that operations are being recorded in.
+    pub fn precision(&self) -> Precision {
+        self.graph.borrow().precision
+    }
+
+    /// Records a part in another precision. Its gradients are computed in that, too. What the part reads from outside has the
+    /// type that it has; [`Var::cast`] changes it.
+    pub fn with_precision<R>(&self, precision: Precision, record: impl FnOnce() -> R) -> R {
+        let outside = self.precision();
+        self.set_precision(precision);
+        let result = record();
+        self.set_precision(outside);
+        result
+    }
+
+    /// The value as an operation takes it for an input.
+    pub(super) fn taken(&self, operation: &impl Operation, index: usize, var: Var<'_>) -> ValueId {
+        if operation.mutates().contains(&index) {
+            return var.id;
+        }
+        let dtype = match (operation.takes(index), var.dtype(), self.precision()) {
+            (Takes::F32, DType::F16, _) => DType::F32,
+            (Takes::Half, DType::F32, Precision::Mixed) => DType::F16,
+            _ => return var.id,
+        };
+        let known = self.graph.borrow().casts.get(&(var.id, dtype)).copied();
+        known.unwrap_or_else(|| {
+            let cast = var.cast(dtype).id;
+            self.graph.borrow_mut().casts.insert((var.id, dtype), cast);
+            cast
+        })
+    }
+}
