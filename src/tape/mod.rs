@@ -9,6 +9,7 @@ mod checkpoint;
 mod fusion;
 mod graph;
 mod leaves;
+mod mixed;
 mod names;
 mod plan;
 mod precision;

@@ -9,7 +9,7 @@
 //! | views, slices, concatenation, padding, gathered rows, embeddings | what there is | the same |
 //! | norms, softmax, sums and means, losses | what there is | `F32` |
 //! | gradients | what the rule is given | the type of the value that they belong to |
-//! | operations of other crates | `F32`, unless [`Operation::takes`] says otherwise | what they say |
+//! | operations of other crates | `F32`, unless [`Operation::takes`](super::Operation::takes) says otherwise | what they say |
 //! | assignments, optimizers' updates | what they declare | master weights and moments are `F32` |
 //!
 //! Arithmetic is `f32` in all of them, but for what matrix units multiply. Fusion leaves out roundings: a value that is
@@ -17,10 +17,6 @@
 
 use std::fmt;
 use std::str::FromStr;
-
-use super::graph::ValueId;
-use super::record::{Operation, Tape, Var};
-use crate::gpu::DType;
 
 /// In which precision operations are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -62,61 +58,4 @@ pub enum Takes {
     Either,
     /// Either, and `F16` on tapes of mixed precision.
     Half,
-}
-
-impl Tape {
-    /// Sets the precision of what is recorded from here on. It is [`Precision::F32`] at first.
-    ///
-    /// ```
-    /// # fn main() -> shadegrad::Result<()> {
-    /// use shadegrad::tape::Precision;
-    /// use shadegrad::{DType, Device, Tape};
-    ///
-    /// let device = Device::new()?;
-    /// let tape = Tape::training(&device);
-    /// tape.set_precision(Precision::Mixed);
-    /// let x = tape.variable([2, 2], &[1.0, 2.0, 3.0, 4.0]);
-    /// let y = x.matmul(x);
-    /// assert_eq!(y.dtype(), DType::F16);
-    /// let gradient = tape.backward(y.sum_all()).of(x).expect("the sum depends on x");
-    /// assert_eq!(gradient.dtype(), DType::F32);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn set_precision(&self, precision: Precision) {
-        self.graph.borrow_mut().precision = precision;
-    }
-
-    /// The precision that operations are being recorded in.
-    pub fn precision(&self) -> Precision {
-        self.graph.borrow().precision
-    }
-
-    /// Records a part in another precision. Its gradients are computed in that, too. What the part reads from outside has the
-    /// type that it has; [`Var::cast`] changes it.
-    pub fn with_precision<R>(&self, precision: Precision, record: impl FnOnce() -> R) -> R {
-        let outside = self.precision();
-        self.set_precision(precision);
-        let result = record();
-        self.set_precision(outside);
-        result
-    }
-
-    /// The value as an operation takes it for an input.
-    pub(super) fn taken(&self, operation: &impl Operation, index: usize, var: Var<'_>) -> ValueId {
-        if operation.mutates().contains(&index) {
-            return var.id;
-        }
-        let dtype = match (operation.takes(index), var.dtype(), self.precision()) {
-            (Takes::F32, DType::F16, _) => DType::F32,
-            (Takes::Half, DType::F32, Precision::Mixed) => DType::F16,
-            _ => return var.id,
-        };
-        let known = self.graph.borrow().casts.get(&(var.id, dtype)).copied();
-        known.unwrap_or_else(|| {
-            let cast = var.cast(dtype).id;
-            self.graph.borrow_mut().casts.insert((var.id, dtype), cast);
-            cast
-        })
-    }
 }

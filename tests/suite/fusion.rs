@@ -3,7 +3,7 @@
 
 use shadegrad::ops::attention::Attention;
 use shadegrad::tape::Fusion;
-use shadegrad::{AdapterClass, Device, Tape, Var};
+use shadegrad::{AdapterClass, DType, Device, Tape, Var};
 
 use crate::common::{
     FUSIONS, Random, assert_close, assert_close_f32, device, devices, gpu_device, portable_device,
@@ -451,5 +451,66 @@ fn gradients_of_biases_wait_for_one_another() {
         });
         // Both gradients of three products, and three biases and one.
         assert_eq!(apart - together, 5);
+    }
+}
+
+/// Pointwise values of a megabyte and more take the place of what they are computed from, unless something else reads that,
+/// or another element of it.
+#[test]
+fn large_values_are_computed_over_what_they_are_made_of() {
+    let n = 520;
+    for device in devices() {
+        for dtype in [DType::F32, DType::F16] {
+            let values: Vec<f32> = (0..n * n).map(|i| (i % 31) as f32 - 15.0).collect();
+            let padded = |tape: &Tape, use_of: &dyn for<'t> Fn(Var<'t>) -> Var<'t>| {
+                // Padding has a kernel of its own, which nothing pointwise is part of.
+                let x = tape.input([n, n], &values).cast(dtype).pad(0, 250, 250);
+                tape.fetch::<f32>(use_of(x).cast(DType::F32).sum(&[1]))
+            };
+            let uses: [(&dyn for<'t> Fn(Var<'t>) -> Var<'t>, bool); 3] = [
+                (&|x| (x * 2.0 + 1.0).pad(1, 1, 0), true),
+                (&|x| ((x * 2.0).pad(1, 1, 0)) + x.pad(1, 0, 1), false),
+                (
+                    &|x| (x + x.slice(0, 250..770).transpose().pad(0, 250, 250)).pad(1, 1, 0),
+                    false,
+                ),
+            ];
+            for (index, (use_of, is_over)) in uses.into_iter().enumerate() {
+                let tape = Tape::inference(device);
+                let fetched = padded(&tape, use_of);
+                let plan = tape.explain().unwrap();
+                drop(fetched);
+                let tape = Tape::inference(device);
+                let fetched = padded(&tape, use_of);
+                tape.run().unwrap();
+                let at = |row: usize, column: usize| match (250..770).contains(&row) {
+                    true => values[(row - 250) * n + column],
+                    false => 0.0,
+                };
+                let expected = |row: usize| -> f64 {
+                    let each = (0..n).map(|column| {
+                        f64::from(match index {
+                            0 => 2.0 * at(row, column) + 1.0,
+                            1 => 3.0 * at(row, column),
+                            _ => match (250..770).contains(&row) {
+                                true => at(row, column) + values[column * n + row - 250],
+                                false => 0.0,
+                            },
+                        })
+                    });
+                    each.sum()
+                };
+                let expected: Vec<f64> = (0..n + 500).map(expected).collect();
+                let what = format!("{dtype:?}, use {index}");
+                assert_close(&what, &fetched.get().unwrap(), &expected, 1e-5, 1e-3);
+                // The pointwise dispatch binds what it writes only.
+                let alone = plan.lines().any(|line| {
+                    line.contains(": pointwise ")
+                        && line.contains("(=s")
+                        && !line.contains("inputs")
+                });
+                assert_eq!(alone, is_over, "{what}\n{plan}");
+            }
+        }
     }
 }

@@ -107,7 +107,7 @@ fn gradients_of_pointwise_operations() {
             .filter(|row| row.smooth && row.inputs.len() == 1 && row.name != "to_float")
         {
             // These have the same gradient everywhere.
-            let is_linear = ["scale", "shift", "div_by"].contains(&row.name);
+            let is_linear = ["scale", "shift", "div_by", "convert"].contains(&row.name);
             let attributes = vec![3.0; row.attributes.len()];
             let results = run(device, |tape| {
                 let x = tape.variable([3], &[0.5, NAN, 0.5]);

@@ -59,11 +59,16 @@ impl Analysis {
         self.views[output.index()].base != output
     }
 
-    /// Whether `node` alone reads the elements of `base`, itself or through views, and nobody fetches them.
-    pub fn is_only_reader(&self, graph: &Graph, base: ValueId, node: NodeId) -> bool {
+    /// Whether only such nodes read the elements of `base`, themselves or through views, and nobody fetches them.
+    pub fn is_only_read_by(
+        &self,
+        graph: &Graph,
+        base: ValueId,
+        nodes: impl Fn(NodeId) -> bool,
+    ) -> bool {
         let mut values = (0..self.views.len()).filter(|&value| self.views[value].base == base);
         values.all(|value| {
-            let mut others = self.readers[value].iter().filter(|&&reader| reader != node);
+            let mut others = self.readers[value].iter().filter(|&&reader| !nodes(reader));
             !self.fetched[value] && others.all(|&reader| self.is_view_node(graph, reader))
         })
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::analysis::Analysis;
 use super::dispatch::{Dispatch, Operand, Program, Slot};
+use super::groups::FusionGroup;
 use super::{halves, window};
 use crate::error::Error;
 use crate::gpu::readback::Fault;
@@ -14,6 +15,9 @@ use crate::tape::record::Graph;
 
 /// WebGPU guarantees that bindings may start at multiples of this many bytes.
 const BINDING_ALIGNMENT: usize = 256;
+
+/// Smaller values are not worth the kernels of their own that writing over an operand takes.
+const REUSED_FROM: u64 = 1 << 20;
 
 /// The slot of the inputs, and that of the counters of faults.
 const INPUTS: usize = 0;
@@ -77,12 +81,46 @@ impl<'a> Lowerer<'a> {
             && source.dtype == target.dtype
             && is_transient(&source)
             && is_transient(&target);
-        if !fits || !self.analysis.is_only_reader(self.graph, base, node) {
+        if !fits
+            || !self
+                .analysis
+                .is_only_read_by(self.graph, base, |reader| reader == node)
+        {
             return None;
         }
         self.places
             .insert(output, (source.slot, source.layout.offset));
         Some(self.operand(output))
+    }
+
+    /// Gives a large value that a pointwise group computes the place of one that it alone reads, element by element.
+    pub fn reuse_leaf(&mut self, group: &FusionGroup) {
+        let (graph, analysis) = (self.graph, self.analysis);
+        let inputs = group.inputs(graph);
+        let base_of = |value: ValueId| analysis.views[value.index()].base;
+        for output in group.outputs(graph, analysis) {
+            let ty = graph.ty(output);
+            if self.places.contains_key(&output)
+                || ty.dtype.storage(ty.shape.elements()) < REUSED_FROM
+            {
+                continue;
+            }
+            let is_free = |&&input: &&ValueId| {
+                let base = base_of(input);
+                let readings = inputs.iter().filter(|&&other| base_of(other) == base);
+                graph.ty(input) == ty
+                    && graph.ty(base).shape.elements() == ty.shape.elements()
+                    && analysis.views[input.index()].layout.is_contiguous()
+                    && matches!(self.places.get(&base), Some(&(slot, _)) if matches!(self.program.slots[slot], Slot::Transient { .. }))
+                    && readings.count() == 1
+                    && analysis
+                        .is_only_read_by(graph, base, |node| group.members().any(|it| it == node))
+            };
+            if let Some(&input) = inputs.iter().find(is_free) {
+                self.places.insert(output, self.places[&base_of(input)]);
+                return;
+            }
+        }
     }
 
     fn place(&mut self, base: ValueId) -> (usize, usize) {

@@ -126,6 +126,17 @@ impl Expression {
             .chain(self.outputs.iter().map(|(_, output)| output))
     }
 
+    /// The operand by whose binding another is read and written: a leaf whose place an output has been given is bound with
+    /// that.
+    fn bound_as(&self, operand: usize) -> usize {
+        let leaves = self.leaves.len();
+        let is_over = |(_, output): &(usize, Operand)| {
+            operand < leaves && output.is_same_place(&self.leaves[operand])
+        };
+        let output = self.outputs.iter().position(is_over);
+        output.map_or(operand, |output| leaves + output)
+    }
+
     /// Whether a step loads a leaf.
     pub fn loads(&self, leaf: usize) -> bool {
         let is_load = |step: &Step| matches!(step, Step::Leaf(index) if *index == leaf);
@@ -212,6 +223,7 @@ impl Expression {
 
 /// Lowers a group that is pointwise throughout.
 pub(super) fn lower(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
+    lowerer.reuse_leaf(group);
     let expression = Expression::of(lowerer, group);
     emit(lowerer, &expression, "pointwise");
 }
@@ -287,8 +299,10 @@ fn emit(lowerer: &mut Lowerer<'_>, expression: &Expression, name: &'static str) 
         .params(&words)
         .iterations(width * expression.iterations())
         .groups((words[0] as usize).div_ceil(threads));
-    for leaf in &expression.leaves {
-        dispatch = dispatch.read(leaf);
+    for (index, leaf) in expression.leaves.iter().enumerate() {
+        if expression.bound_as(index) == index {
+            dispatch = dispatch.read(leaf);
+        }
     }
     for (_, output) in &expression.outputs {
         dispatch = dispatch.write(output);
@@ -371,7 +385,10 @@ fn source(
     )
     .unwrap();
     let leaves = expression.leaves.len();
-    for (index, operand) in expression.operands().enumerate() {
+    let bound = |index: usize| expression.bound_as(index);
+    let operands = expression.operands().enumerate();
+    let operands = operands.filter(|&(index, _)| bound(index) == index);
+    for (binding, (index, operand)) in (1..).zip(operands) {
         let element = operand.dtype.wgsl();
         let stored = if vector && packs[index] == Pack::Quad {
             format!("vec4<{element}>")
@@ -379,7 +396,6 @@ fn source(
             element.to_owned()
         };
         let access = if index < leaves { "read" } else { "read_write" };
-        let binding = index + 1;
         writeln!(
             text,
             "@group(0) @binding({binding}) var<storage, {access}> b{index}: array<{stored}>;"
@@ -427,7 +443,9 @@ fn source(
         }
         place
     };
-    expression.statements(&mut text, "", |leaf| format!("T(b{leaf}[{}])", place(leaf)));
+    expression.statements(&mut text, "", |leaf| {
+        format!("T(b{}[{}])", bound(leaf), place(leaf))
+    });
     for (index, (step, _)) in expression.outputs.iter().enumerate() {
         let operand = leaves + index;
         writeln!(text, "    b{operand}[{}] = v{step};", place(operand)).unwrap();

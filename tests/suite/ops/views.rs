@@ -328,7 +328,7 @@ fn pad_needs_its_axis() {
 }
 
 #[test]
-#[should_panic(expected = "pad: [2, 3] holds U32, only F32 is padded")]
+#[should_panic(expected = "pad: [2, 3] holds U32, only floats are padded")]
 fn pad_takes_floating_point() {
     Tape::inference(device())
         .input([2, 3], &[0u32; 6])
