@@ -309,7 +309,8 @@ impl<'a> Grouping<'a> {
         let beside = group.end.and_then(|end| end.inputs(self.graph).1);
         let operation = self.graph.operation(root).expect("roots are operations");
         let bound = operation.bindings(own_inputs.len()) + read.len() + stored;
-        if bound + usize::from(beside.is_some()) > MOST_BINDINGS {
+        // Roots say what they need, all of it.
+        if bound + usize::from(beside.is_some()) > MOST_BINDINGS + 1 {
             return false;
         }
         // It must be addressable by batch, row and column.
