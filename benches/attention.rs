@@ -11,6 +11,7 @@ use rungs::Constants;
 
 pub fn benches(session: &mut Session) {
     lengths(session);
+    session.mixed(lengths);
     unfused(session);
     ladder(session);
 }

@@ -1,13 +1,14 @@
 //! Times what tapes do, and relates it to what the device can do.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use criterion::{Bencher, Criterion, SamplingMode};
 use shadegrad::optim::Report;
-use shadegrad::tape::{Fusion, KernelTime};
-use shadegrad::{AdapterClass, Device, Error, Result, Shape, Tape, Tensor, Var};
+use shadegrad::tape::{Fusion, KernelTime, Precision};
+use shadegrad::{AdapterClass, Device, Error, Result, Shape, Tape, Tensor, Var, f16};
 
 use crate::table::{Line, Table, Work};
 
@@ -20,6 +21,18 @@ pub enum Size {
     Small,
     /// Too large for a software adapter, unless `SHADEGRAD_BENCH=all` asks for it.
     Large,
+}
+
+thread_local! {
+    /// What benchmarks are recorded in.
+    static PRECISION: Cell<Precision> = const { Cell::new(Precision::F32) };
+}
+
+/// A tape as benchmarks use them.
+fn new_tape(device: &Device) -> Tape {
+    let tape = Tape::training(device);
+    tape.set_precision(PRECISION.get());
+    tape
 }
 
 /// A whole run of `cargo bench`.
@@ -73,6 +86,13 @@ impl Session {
         self.most == Size::Large
     }
 
+    /// Adds benchmarks in mixed precision, whose tensors are of halves. Their names begin with `mixed/`.
+    pub fn mixed(&mut self, add: impl FnOnce(&mut Session)) {
+        PRECISION.set(Precision::Mixed);
+        add(self);
+        PRECISION.set(Precision::F32);
+    }
+
     /// Times everything that a tape does on the device. `record` fills the tape.
     pub fn kernels<F: FnMut(&Tape)>(
         &mut self,
@@ -98,7 +118,7 @@ impl Session {
             let (mut record, counts) = setup(device)?;
             let device = device.clone();
             let mut run = move || -> Result<Vec<KernelTime>> {
-                let tape = Tape::training(&device);
+                let tape = new_tape(&device);
                 record(&tape);
                 let kernels = tape.profile()?.into_iter().enumerate();
                 Ok(kernels
@@ -169,7 +189,7 @@ impl Session {
                 .map(|input| random(device, input.shape(), 0))
                 .collect();
             let gradients = gradients?;
-            let tape = Tape::training(device);
+            let tape = new_tape(device);
             problem.forward(&tape);
             let forward = tape.profile()?.len();
             let record = move |tape: &Tape| {
@@ -197,14 +217,14 @@ impl Session {
         self.bench(size, id, &format!("{tokens} tokens"), |device| {
             let mut record = setup(device)?;
             let device = device.clone();
-            let tape = Tape::training(&device);
+            let tape = new_tape(&device);
             record(&tape);
             let kernels = tape.profile()?;
             let time = move |times: u64| {
                 let mut late: VecDeque<Report> = VecDeque::new();
                 let start = Instant::now();
                 for _ in 0..times {
-                    let tape = Tape::training(&device);
+                    let tape = new_tape(&device);
                     late.push_back(record(&tape));
                     tape.run()?;
                     if late.len() > 3 {
@@ -229,6 +249,10 @@ impl Session {
         note: &str,
         setup: impl FnOnce(&Device) -> Result<(Vec<KernelTime>, T)>,
     ) {
+        let id = &match PRECISION.get() {
+            Precision::F32 => id.to_owned(),
+            Precision::Mixed => format!("mixed/{id}"),
+        };
         if size > self.most {
             if self.most == Size::Small {
                 self.table.leave_out(id, "too large for a software adapter");
@@ -307,7 +331,7 @@ impl<const N: usize, F: for<'t> Fn([Var<'t>; N]) -> Var<'t>> Problem<N, F> {
         let inputs: Vec<Tensor> = inputs.into_iter().collect::<Result<_>>()?;
         let inputs = <[Tensor; N]>::try_from(inputs).expect("one for each shape");
         let shape = {
-            let tape = Tape::training(device);
+            let tape = new_tape(device);
             function(std::array::from_fn(|index| tape.tensor(&inputs[index]))).shape()
         };
         let output = random(device, shape, 0)?;
@@ -345,5 +369,11 @@ pub fn random(device: &Device, shape: impl Into<Shape>, seed: u64) -> Result<Ten
             word as f32 / (1u32 << 23) as f32 - 1.0
         })
         .collect();
-    Tensor::new(device, shape, &values)
+    match PRECISION.get() {
+        Precision::F32 => Tensor::new(device, shape, &values),
+        Precision::Mixed => {
+            let halves: Vec<f16> = values.into_iter().map(f16::from_f32).collect();
+            Tensor::new(device, shape, &halves)
+        }
+    }
 }

@@ -5,6 +5,11 @@ use shadegrad::Tape;
 use crate::harness::{Session, Size, random};
 
 pub fn benches(session: &mut Session) {
+    products(session);
+    session.mixed(products);
+}
+
+fn products(session: &mut Session) {
     for n in [64, 128, 256, 512, 1024, 4096] {
         let size = match n {
             64 => Size::Tiny,

@@ -8,6 +8,11 @@ use shadegrad::optim::{AdamW, AdamWConfig, Optimizer};
 use crate::harness::{Session, Size};
 
 pub fn benches(session: &mut Session) {
+    models(session);
+    session.mixed(models);
+}
+
+fn models(session: &mut Session) {
     steps(session, Size::Tiny, "series", 32, &GptConfig::new(27));
     steps(
         session,

@@ -57,7 +57,8 @@ run() {
         one "${name//::/-}" 60 "$dir/test-suite" "$name::"
         skip+=(--skip "$name::")
     done
-    [ -x "$dir/bench-device" ] && one bench 150 "$dir/bench-device" --bench 'step|matmul|attention|softmax|norm'
+    [ -x "$dir/bench-device" ] && one bench 150 "$dir/bench-device" --bench \
+        'step/(series|char10m|gpt2_small)$|matmul/(square/4096|d384|d768)|attention/fused/(1x2048|8x2048|1x1024)|softmax|norm'
     for path in "$dir"/test-*; do
         name=${path##*/test-}
         if [ "$name" = suite ]; then

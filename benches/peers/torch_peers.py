@@ -4,7 +4,8 @@
     python torch_peers.py --device cuda --compile
     python torch_peers.py --only step/series matmul/square/512
 
-The identifiers are those of `cargo bench`. TF32 is off: both sides compute in f32.
+The identifiers are those of `cargo bench`. TF32 is off: both sides compute in f32, but for those that begin with
+`mixed/`: there models run in bf16 autocast, and products and attention are given bf16.
 """
 
 import argparse
@@ -25,12 +26,14 @@ STEPS = {
     "step/char10m": (384, 6, 6, 256, 65, 1536, "gelu", "layer_norm", False, 64),
     "step/gpt2_small": (768, 12, 12, 1024, 50257, 3072, "gelu", "layer_norm", True, 4),
 }
-LARGE = {"step/char10m", "step/gpt2_small"}
+LARGE = {"step/char10m", "step/gpt2_small", "attention/fused/8x2048x12x64"}
 SQUARES = {f"matmul/square/{n}": n for n in (256, 512, 1024, 4096)}
 # batch, positions, heads, head size; forward and gradient
 ATTENTION = {
     "attention/fused/1x256x6x64": (1, 256, 6, 64),
     "attention/fused/1x1024x6x64": (1, 1024, 6, 64),
+    "attention/fused/1x2048x2x64": (1, 2048, 2, 64),
+    "attention/fused/8x2048x12x64": (8, 2048, 12, 64),
 }
 
 
@@ -74,7 +77,7 @@ class Gpt(nn.Module):
         return F.cross_entropy(self.head(self.norm(x)).flatten(0, 1), targets.flatten())
 
 
-def step(device, compiled, *shape):
+def step(device, compiled, mixed, *shape):
     *model, batch = shape
     context, vocabulary = model[3], model[4]
     gpt = Gpt(*model).to(device)
@@ -84,16 +87,18 @@ def step(device, compiled, *shape):
 
     def one():
         optimizer.zero_grad(set_to_none=True)
-        run(tokens, targets).backward()
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=mixed):
+            loss = run(tokens, targets)
+        loss.backward()
         nn.utils.clip_grad_norm_(gpt.parameters(), 1.0)
         optimizer.step()
 
     return one
 
 
-def attention(device, batch, positions, heads, head_dim):
-    packed = torch.randn(batch, positions, 3, heads, head_dim, device=device, requires_grad=True)
-    upstream = torch.randn(batch, heads, positions, head_dim, device=device)
+def attention(device, dtype, batch, positions, heads, head_dim):
+    packed = torch.randn(batch, positions, 3, heads, head_dim, device=device, dtype=dtype, requires_grad=True)
+    upstream = torch.randn(batch, heads, positions, head_dim, device=device, dtype=dtype)
 
     def forward():
         q, k, v = packed.permute(2, 0, 3, 1, 4)
@@ -133,21 +138,25 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.manual_seed(0)
     on_gpu, found = a.device.startswith("cuda"), {}
-    wanted = lambda name: any(name.startswith(o) for o in a.only) if a.only else on_gpu or name not in LARGE
+    wanted = lambda name: any(name.startswith(o) for o in a.only) if a.only else (
+        on_gpu or name.removeprefix("mixed/") not in LARGE)
+    timed = lambda function: median_time(function, a.device, a.seconds)
 
-    for name, n in SQUARES.items():
-        if wanted(name) and (on_gpu or n <= 1024):
-            x, y = torch.randn(2, n, n, device=a.device)
-            found[name] = median_time(lambda: x @ y, a.device, a.seconds)
-    for name, shape in ATTENTION.items():
-        if wanted(name):
-            forward, gradient = attention(a.device, *shape)
-            found[f"{name}/forward"] = median_time(forward, a.device, a.seconds)
-            # As `cargo bench` counts it: what the gradient adds to the forward pass.
-            found[f"{name}/gradient"] = median_time(gradient, a.device, a.seconds) - found[f"{name}/forward"]
-    for name, shape in STEPS.items():
-        if wanted(name):
-            found[name] = median_time(step(a.device, a.compile, *shape), a.device, a.seconds)
+    for prefix, mixed in ("", False), ("mixed/", True):
+        dtype = torch.bfloat16 if mixed else torch.float32
+        for name, n in SQUARES.items():
+            if wanted(prefix + name) and (on_gpu or n <= 1024):
+                x, y = torch.randn(2, n, n, device=a.device, dtype=dtype)
+                found[prefix + name] = timed(lambda: x @ y)
+        for name, shape in ATTENTION.items():
+            if wanted(prefix + name):
+                forward, gradient = attention(a.device, dtype, *shape)
+                alone = found[f"{prefix}{name}/forward"] = timed(forward)
+                # As `cargo bench` counts it: what the gradient adds to the forward pass.
+                found[f"{prefix}{name}/gradient"] = timed(gradient) - alone
+        for name, shape in STEPS.items():
+            if wanted(prefix + name):
+                found[prefix + name] = timed(step(a.device, a.compile, mixed, *shape))
     json.dump(found, sys.stdout, indent=1)
     print()
 
