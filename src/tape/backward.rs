@@ -117,8 +117,11 @@ impl Tape {
                     input.dtype(),
                     input.shape()
                 );
-                let gradient = gradient.cast(input.dtype());
-                let slot = &mut of_value[inputs[index].index()];
+                // What the operation was given in another type than it had: nothing is rounded on the way there.
+                let target = self.graph.borrow().cast_from.get(&inputs[index]).copied();
+                let target = target.unwrap_or(inputs[index]);
+                let gradient = gradient.cast(self.var(target).dtype());
+                let slot = &mut of_value[target.index()];
                 let sum = match *slot {
                     Some(earlier) => self.var(earlier) + gradient,
                     None => gradient,

@@ -80,8 +80,10 @@ pub(crate) struct List<O: ?Sized> {
     pub fusion: Fusion,
     /// What is being recorded in.
     pub precision: Precision,
-    /// Values in other element types.
+    /// Values in the element types that operations took them in, for the next that takes them so.
     pub casts: HashMap<(ValueId, DType), ValueId>,
+    /// What all of those were cast from.
+    pub cast_from: HashMap<ValueId, ValueId>,
     pub random_streams: u32,
     pub random_key: Option<ValueId>,
     /// Nodes that overwrite tensors, in order.
@@ -110,6 +112,7 @@ impl<O: ?Sized> List<O> {
             fusion: Default::default(),
             precision: Default::default(),
             casts: Default::default(),
+            cast_from: Default::default(),
             random_streams: Default::default(),
             random_key: Default::default(),
             writers: Default::default(),
@@ -134,6 +137,7 @@ impl<O: ?Sized> List<O> {
             fusion,
             precision,
             casts,
+            cast_from,
             random_streams,
             random_key,
             writers,
@@ -153,6 +157,7 @@ impl<O: ?Sized> List<O> {
         *fusion = Fusion::default();
         *precision = Precision::default();
         casts.clear();
+        cast_from.clear();
         *random_streams = 0;
         *random_key = None;
         writers.clear();

@@ -56,7 +56,9 @@ impl Tape {
         let known = self.graph.borrow().casts.get(&(var.id, dtype)).copied();
         known.unwrap_or_else(|| {
             let cast = var.cast(dtype).id;
-            self.graph.borrow_mut().casts.insert((var.id, dtype), cast);
+            let mut graph = self.graph.borrow_mut();
+            graph.casts.insert((var.id, dtype), cast);
+            graph.cast_from.insert(cast, var.id);
             cast
         })
     }
