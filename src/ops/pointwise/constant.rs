@@ -54,12 +54,17 @@ impl<'t> Var<'t> {
         if own == dtype {
             return self;
         }
+        // A constant stays one.
+        let constant = self.tape.constant_of(self);
         let operation = Pointwise {
-            row: &rows::convert,
-            attributes: [0.0; 2],
-            shape: None,
+            row: constant.map_or(&rows::convert, |_| &rows::constant),
+            attributes: [constant.unwrap_or_default(), 0.0],
+            shape: constant.map(|_| self.shape()),
             dtype: Some(dtype),
         };
-        self.tape.record(operation, &[self])
+        match constant {
+            Some(_) => self.tape.record(operation, &[]),
+            None => self.tape.record(operation, &[self]),
+        }
     }
 }
