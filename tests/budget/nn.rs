@@ -18,7 +18,12 @@ fn loss<'t>(gpt: &Gpt, tape: &'t Tape, random: &mut Random) -> Var<'t> {
 }
 
 /// Trains twelve steps and gives the kernels of one, once from the third on nothing is made.
-fn train(device: &Device, gpt: &Gpt, parameters: &Parameters) -> BTreeMap<&'static str, usize> {
+fn train(
+    device: &Device,
+    precision: Precision,
+    gpt: &Gpt,
+    parameters: &Parameters,
+) -> BTreeMap<&'static str, usize> {
     let config = AdamWConfig {
         clip_norm: Some(1.0),
         ..AdamWConfig::default()
@@ -28,6 +33,7 @@ fn train(device: &Device, gpt: &Gpt, parameters: &Parameters) -> BTreeMap<&'stat
     let mut reports: Vec<Report> = Vec::new();
     let mut step = |step: u32| {
         let tape = Tape::training(device);
+        tape.set_precision(precision);
         let loss = loss(gpt, &tape, &mut random);
         reports.push(optimizer.step(&tape, loss, 1e-4 * step as f32).fetch());
         tape.run().unwrap();
@@ -55,6 +61,7 @@ fn train(device: &Device, gpt: &Gpt, parameters: &Parameters) -> BTreeMap<&'stat
 
     // Which kernels they are.
     let tape = Tape::training(device);
+    tape.set_precision(precision);
     let loss = loss(gpt, &tape, &mut random);
     let _report = optimizer.step(&tape, loss, 1e-4).fetch();
     let mut kernels: BTreeMap<&str, usize> = BTreeMap::new();
@@ -91,14 +98,23 @@ fn check(device: &Device) {
     let mut builder = ParameterBuilder::new(1);
     let mut gpt = Gpt::new(&GptConfig::new(27), &mut builder).unwrap();
     let parameters = builder.build(device).unwrap();
-    let dispatches = train(device, &gpt, &parameters).values().sum::<usize>();
+    let dispatches = train(device, Precision::F32, &gpt, &parameters)
+        .values()
+        .sum::<usize>();
     println!("{dispatches} dispatches");
     assert!(dispatches <= 90, "{dispatches} dispatches");
+    // No more than the matrices' halves, and what the scale of the loss takes.
+    let mixed = train(device, Precision::Mixed, &gpt, &parameters);
+    let mixed = mixed.values().sum::<usize>();
+    println!("{mixed} in mixed precision");
+    assert!(mixed <= dispatches + 4 * 4 + 4, "{mixed} dispatches");
     let kept = least_bytes(device, &gpt, &parameters);
 
     // Computing the blocks again saves memory, and costs no more than their forward pass.
     gpt.set_checkpoint_blocks(true);
-    let with_blocks_again = train(device, &gpt, &parameters).values().sum::<usize>();
+    let with_blocks_again = train(device, Precision::F32, &gpt, &parameters)
+        .values()
+        .sum::<usize>();
     let checkpointed = least_bytes(device, &gpt, &parameters);
     println!("{kept} bytes, with checkpointed blocks {checkpointed}");
     assert!(checkpointed * 2 < kept, "{checkpointed} of {kept} bytes");
