@@ -3,7 +3,9 @@
 use super::graph::ValueId;
 use super::precision::{Precision, Takes};
 use super::record::{Operation, Tape, Var};
-use crate::gpu::DType;
+use super::role::{Role, TensorType};
+use crate::gpu::{DType, Tensor};
+use crate::shape::{Layout, Shape};
 
 impl Tape {
     /// Sets the precision of what is recorded from here on. It is [`Precision::F32`] at first.
@@ -53,13 +55,57 @@ impl Tape {
             (Takes::Half, DType::F32, Precision::Mixed) => DType::F16,
             _ => return var.id,
         };
+        self.cast_once(var, dtype)
+    }
+
+    /// The value in another type, the same as for whoever asked before.
+    fn cast_once(&self, var: Var<'_>, dtype: DType) -> ValueId {
         let known = self.graph.borrow().casts.get(&(var.id, dtype)).copied();
         known.unwrap_or_else(|| {
-            let cast = var.cast(dtype).id;
+            let cast = self.cast_before_view(var, dtype);
+            let cast = cast.or_else(|| self.cast_with_neighbours(var, dtype));
+            let cast = cast.unwrap_or_else(|| var.cast(dtype).id);
             let mut graph = self.graph.borrow_mut();
             graph.casts.insert((var.id, dtype), cast);
             graph.cast_from.insert(cast, var.id);
+            // Gradients go from the cast straight to the value, by whatever way it was cast.
+            let needs_gradient = graph.values[var.id.index()].needs_gradient;
+            graph.values[cast.index()].needs_gradient = needs_gradient;
             cast
         })
+    }
+
+    /// What only has another order is looked at in that order after the cast.
+    fn cast_before_view(&self, var: Var<'_>, dtype: DType) -> Option<ValueId> {
+        let (node, input) = {
+            let graph = self.graph.borrow();
+            let node = graph.producer(var.id);
+            let operation = graph.operation(node)?;
+            let input = *graph.inputs(node).first()?;
+            let is_view = matches!(operation.role(var.tensor_type()), Role::View);
+            (is_view.then_some(node)?, self.var(input))
+        };
+        if input.shape().elements() != var.shape().elements() {
+            return None;
+        }
+        let cast = self.cast_once(input, dtype);
+        let shape = var.shape();
+        let ty = TensorType { shape, dtype };
+        Some(self.graph.borrow_mut().push_view_again(node, cast, ty))
+    }
+
+    /// A parameter as a part of its whole segment in another type: one dispatch for all of them.
+    fn cast_with_neighbours(&self, var: Var<'_>, dtype: DType) -> Option<ValueId> {
+        let tensor = self.graph.borrow().tensor(var.id)?.clone();
+        let elements = tensor.buffer.bytes() as usize / tensor.dtype.bytes();
+        let (first, shape) = (tensor.layout.offset, tensor.shape());
+        if elements == shape.elements() {
+            return None;
+        }
+        let layout = Layout::contiguous(Shape::new(&[elements]), 0);
+        let segment = self.tensor(&Tensor { layout, ..tensor });
+        let cast = self.var(self.cast_once(segment, dtype));
+        let part = cast.slice(0, first..first + shape.elements());
+        Some(part.reshape(shape).id)
     }
 }

@@ -422,6 +422,12 @@ impl Graph {
         Some(again)
     }
 
+    /// Records a view once more, of a value of another element type.
+    pub fn push_view_again(&mut self, node: NodeId, of: ValueId, ty: TensorType) -> ValueId {
+        let view = self.operation(node).expect("views are operations").clone();
+        ValueId(self.push_typed(view, &[of], &[ty]).start)
+    }
+
     fn push_typed(
         &mut self,
         operation: Rc<dyn Operation>,
