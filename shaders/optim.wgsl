@@ -16,6 +16,7 @@ struct Params {
     loss_offset: u32,
     clip_offset: u32,
     chunk: u32,           // vec4s that a workgroup sums the squares of, an even number
+    state_offset: u32,    // of the loss scale
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -70,16 +71,23 @@ fn sum_squares(group: Group, @builtin(local_invocation_index) lane: u32) {
 @group(0) @binding(3) var<storage, read> clip: array<f32>;
 @group(0) @binding(4) var<storage, read_write> control_out: array<u32>;
 
-// control = [norm, min(1, clip / (norm + 1e-6)), loss]; a clip of zero stands for none.
+// Where the loss was scaled, `src/optim/clip.rs` declares these again.
+fn loss_scale() -> f32 { return 1.0; }
+fn keep_scale(norm: u32) {}
+
+// control = [norm, min(1, clip / (norm + 1e-6)), loss, what that was scaled by]; a clip of zero stands for none. The
+// gradient is as much larger as the loss that was differentiated, and so is what the sum was made of.
 fn finish(sum: f32) {
-    let norm = sqrt(sum);
+    let loss_scale = loss_scale();
+    let norm = sqrt(sum) / loss_scale;
     let most = clip[p.clip_offset];
     var scale = 1.0;
     if (most > 0.0) { scale = min(1.0, most / (norm + 1e-6)); }
     control_out[p.control_offset] = bitcast<u32>(norm);
-    control_out[p.control_offset + 1u] = bitcast<u32>(scale);
+    control_out[p.control_offset + 1u] = bitcast<u32>(scale / loss_scale);
     control_out[p.control_offset + 2u] = bitcast<u32>(loss[p.loss_offset]);
-    control_out[p.control_offset + 3u] = 0u;
+    control_out[p.control_offset + 3u] = bitcast<u32>(loss_scale);
+    keep_scale(bitcast<u32>(norm));
 }
 
 @compute @workgroup_size(256)

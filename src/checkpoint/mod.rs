@@ -1,7 +1,8 @@
 //! Training state on disk, in the safetensors format.
 //!
 //! A checkpoint holds everything that a run needs to continue to the same bits: parameters as `param.<name>`, the
-//! optimizer's moments as `<optimizer>.<moment>.<name>` (such as `adamw.m.head.weight`), and, as JSON under the key
+//! optimizer's moments as `<optimizer>.<moment>.<name>` (such as `adamw.m.head.weight`), its loss scale as
+//! `<optimizer>.loss_scale`, and, as JSON under the key
 //! `shadegrad` of the file's metadata, the [`Metadata`] and the optimizer's settings and step count. Random draws are
 //! functions of seed and step, so these two are the whole random state.
 //!
@@ -53,7 +54,7 @@ pub(crate) use tensors::{PIECE, TensorsFile, number_size, open_file};
 
 use crate::data::CharTokenizer;
 use crate::error::{Error, Result};
-use crate::gpu::Device;
+use crate::gpu::{Device, Tensor};
 use crate::nn::{FlatTensors, Gpt, GptConfig, Parameter, ParameterBuilder, Parameters};
 use crate::optim::Optimizer;
 use crate::shape::Shape;
@@ -154,6 +155,13 @@ pub fn save(
     for (prefix, moment) in moments(optimizer) {
         add(&prefix, parameters.read(moment)?);
     }
+    if let Some((name, state)) = loss_scale(optimizer) {
+        let values: Vec<f32> = state.to_vec()?;
+        // One that no step has changed says nothing.
+        if values[1..] != [0.0; 3] {
+            tensors.push((name, state.shape(), values));
+        }
+    }
     let header = Header {
         version: VERSION,
         metadata: metadata.clone(),
@@ -195,6 +203,15 @@ fn moments(optimizer: Option<&dyn Optimizer>) -> Vec<(String, &FlatTensors)> {
     named
         .map(|(moment, flat)| (format!("{}.{moment}", optimizer.name()), flat))
         .collect()
+}
+
+/// The state of the loss scale, with its name in the file.
+fn loss_scale(optimizer: Option<&dyn Optimizer>) -> Option<(String, &Tensor)> {
+    let optimizer = optimizer?;
+    Some((
+        format!("{}.loss_scale", optimizer.name()),
+        optimizer.loss_scale()?,
+    ))
 }
 
 impl Checkpoint {
@@ -335,9 +352,22 @@ impl Checkpoint {
             }
             restored.push((flat, self.values(&prefix, parameters.members(flat))?));
         }
+        let mut scale = None;
+        if let Some((name, state)) = loss_scale(Some(optimizer))
+            && let Some((dims, range)) = self.tensors.get(&name)
+        {
+            let values: Vec<f32> = bytemuck::pod_collect_to_vec(&self.bytes[range.clone()]);
+            if *dims != [4] || !(values[0].is_finite() && values[0] >= 1.0) {
+                return Err(self.refuse(format!("tensor `{name}` is no loss scale")));
+            }
+            scale = Some((state, values));
+        }
         parameters.load(values)?;
         for (flat, values) in restored {
             parameters.write(flat, values)?;
+        }
+        if let Some((state, values)) = scale {
+            state.write(&values)?;
         }
         optimizer.resume(saved.steps);
         Ok(())

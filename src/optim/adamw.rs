@@ -4,8 +4,10 @@ use serde_json::{Value, json};
 
 use super::gradients::Gradients;
 use super::groups::ParameterGroups;
+use super::loss_scale::LossScale;
 use super::optimizer::{Optimizer, Update, require, require_rate};
 use crate::error::Result;
+use crate::gpu::Tensor;
 use crate::nn::{FlatTensors, Parameters};
 use crate::tape::{Tape, Var};
 
@@ -24,6 +26,8 @@ pub struct AdamWConfig {
     pub clip_norm: Option<f32>,
     /// By parameter, factors on the learning rate and the weight decay. By default, only matrices decay.
     pub groups: ParameterGroups,
+    /// By what the loss is multiplied before it is differentiated.
+    pub loss_scale: LossScale,
 }
 
 impl Default for AdamWConfig {
@@ -36,6 +40,7 @@ impl Default for AdamWConfig {
             weight_decay: 0.01,
             clip_norm: None,
             groups: ParameterGroups::DEFAULT,
+            loss_scale: LossScale::Auto,
         }
     }
 }
@@ -80,7 +85,7 @@ impl AdamW {
         let sound = decay.is_finite() && decay >= 0.0;
         require(sound, "weight_decay", decay, "a finite number, at least 0")?;
         require_clip(config.clip_norm)?;
-        let gradients = Gradients::new(parameters, &config.groups)?;
+        let gradients = Gradients::new(parameters, &config.groups, config.loss_scale)?;
         Ok(AdamW {
             first: gradients.mirror()?,
             second: gradients.mirror()?,
@@ -131,6 +136,7 @@ impl Optimizer for AdamW {
             weight_decay,
             clip_norm,
             groups: _,
+            loss_scale: _,
         } = self.config;
         require_rate(learning_rate);
         let step = self.gradients.step(tape, loss, clip_norm);
@@ -162,6 +168,10 @@ impl Optimizer for AdamW {
 
     fn state(&self) -> Vec<(&'static str, &FlatTensors)> {
         vec![("m", &self.first), ("v", &self.second)]
+    }
+
+    fn loss_scale(&self) -> Option<&Tensor> {
+        self.gradients.scale.state()
     }
 
     fn memory(&self) -> u64 {

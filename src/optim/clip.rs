@@ -7,6 +7,8 @@
 //! Pascanu, Mikolov and Bengio, *On the difficulty of training recurrent neural networks* (2013), with the constant of
 //! PyTorch's `clip_grad_norm_`. The sum runs in a fixed order: the same gradient has the same norm, to the bit.
 
+use std::hash::Hash;
+
 use crate::gpu::{AdapterClass, DType, Kernel, Tensor};
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
@@ -18,21 +20,27 @@ const CHUNK: usize = 1024;
 /// About so many workgroups do it on GPUs, however many gradients there are, so that their sums are soon added up.
 const MOST_SUMS: usize = 1024;
 
-/// Norm, scale and loss as the update kernels take them. Inputs: the loss, the clip, the segments.
+/// Norm, scale and loss as the update kernels take them. Inputs: the loss, the clip, the state of the loss scale if there is
+/// one, the segments.
 #[derive(Debug)]
-struct GradientNorm;
+struct GradientNorm {
+    is_scaled: bool,
+}
 
-/// Records the norm of a flat gradient. Gives the norm as a scalar, and the `control` input of [`Gradients::update`](super::gradients::Gradients::update).
+/// Records the norm of a flat gradient. Gives the `control` input of [`Gradients::update`](super::gradients::Gradients::update):
+/// the norm, the factor on the gradient, the loss, and what that was scaled by.
 pub(super) fn global_norm<'t>(
     tape: &'t Tape,
     segments: &[Tensor],
     loss: Var<'t>,
     clip: Option<f32>,
-) -> (Var<'t>, Var<'t>) {
+    scale: Option<Var<'t>>,
+) -> Var<'t> {
     let mut inputs = vec![loss, tape.scalar(clip.unwrap_or(0.0))];
+    inputs.extend(scale);
     inputs.extend(segments.iter().map(|segment| tape.tensor(segment)));
-    let control = tape.record(GradientNorm, &inputs);
-    (control.slice(0, 0..1).reshape(Shape::SCALAR), control)
+    let is_scaled = scale.is_some();
+    tape.record(GradientNorm { is_scaled }, &inputs)
 }
 
 impl Operation for GradientNorm {
@@ -40,7 +48,9 @@ impl Operation for GradientNorm {
         "gradient_norm"
     }
 
-    fn identity(&self, _signature: &mut Signature) {}
+    fn identity(&self, signature: &mut Signature) {
+        self.is_scaled.hash(signature);
+    }
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
         vec![TensorType::f32(Shape::from([4]))]
@@ -50,9 +60,15 @@ impl Operation for GradientNorm {
         node.not_differentiable("it belongs to the update, not to the model")
     }
 
+    fn mutates(&self) -> &[usize] {
+        if self.is_scaled { &[2] } else { &[] }
+    }
+
     fn lower(&self, cx: &mut Lowering<'_>) {
         let (loss, clip, control) = (cx.input(0), cx.input(1), cx.output(0));
-        let segments: Vec<_> = (2..cx.input_count()).map(|i| cx.input(i)).collect();
+        let state = self.is_scaled.then(|| cx.input(2));
+        let first = 2 + usize::from(self.is_scaled);
+        let segments: Vec<_> = (first..cx.input_count()).map(|i| cx.input(i)).collect();
         let (sum_squares, norm) = match cx.class() {
             AdapterClass::Software => ("sum_squares_serial", "norm_serial"),
             AdapterClass::Gpu => ("sum_squares", "norm"),
@@ -96,20 +112,50 @@ impl Operation for GradientNorm {
             loss: loss.offset(),
             clip: clip.offset(),
             control: control.offset(),
+            state: state.map_or(0, |state| state.offset()),
             ..Params::default()
         };
+        let kernel = match state {
+            Some(_) => kernel(norm).declare(SCALED),
+            None => kernel(norm),
+        };
+        let mut dispatch = Dispatch::new(kernel)
+            .read(&partials)
+            .read(&loss)
+            .read(&clip)
+            .write(&control);
+        if let Some(state) = &state {
+            dispatch = dispatch.write(state);
+        }
         cx.dispatch(
-            Dispatch::new(kernel(norm))
-                .read(&partials)
-                .read(&loss)
-                .read(&clip)
-                .write(&control)
+            dispatch
                 .params(&params.words())
                 .iterations(count + 8)
                 .cost(count as u64, partials.bytes()),
         );
     }
 }
+
+/// The state of the loss scale, with a new one.
+const SCALED: &str = "\
+@group(0) @binding(5) var<storage, read_write> state: array<f32>;
+fn loss_scale() -> f32 { return state[p.state_offset]; }
+fn keep_scale(bits: u32) {
+    let scale = loss_scale();
+    var good = state[p.state_offset + 1u] + 1.0;
+    var next = scale;
+    if (!is_sound(bits)) {
+        next = max(0.5 * scale, 1.0);
+        good = 0.0;
+        state[p.state_offset + 2u] += 1.0;
+    } else if (good >= 2000.0) {
+        next = max(scale, min(2.0 * scale, 16777216.0));
+        good = 0.0;
+    }
+    state[p.state_offset] = next;
+    state[p.state_offset + 1u] = good;
+}
+";
 
 /// One of the kernels in `shaders/optim.wgsl`.
 fn kernel(entry: &'static str) -> Kernel {
@@ -147,10 +193,11 @@ pub(super) struct Params {
     pub loss: u32,
     pub clip: u32,
     pub chunk: usize,
+    pub state: u32,
 }
 
 impl Params {
-    pub fn words(&self) -> [u32; 10] {
+    pub fn words(&self) -> [u32; 11] {
         [
             self.vectors as u32,
             self.runs as u32,
@@ -162,6 +209,7 @@ impl Params {
             self.loss,
             self.clip,
             self.chunk as u32,
+            self.state,
         ]
     }
 }

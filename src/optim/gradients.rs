@@ -5,16 +5,19 @@ use std::hash::Hash;
 
 use super::clip::{Params, global_norm, over_segment};
 use super::groups::{Factors, ParameterGroups};
+use super::loss_scale::{LossScale, Scale};
 use super::optimizer::Update;
 use crate::error::Result;
 use crate::nn::{FlatTensors, Parameters};
 use crate::ops::{Operation, TensorType};
+use crate::shape::Shape;
 use crate::tape::{Backward, Lowering, Signature, Tape, Var};
 
 /// The part of an optimizer that does not depend on its formula.
 #[derive(Debug)]
 pub(super) struct Gradients {
     pub parameters: Parameters,
+    pub scale: Scale,
     /// By parameter.
     factors: Vec<Factors>,
     /// Of the parameters that are not frozen.
@@ -23,6 +26,8 @@ pub(super) struct Gradients {
     accumulated: Option<FlatTensors>,
     /// Micro-batches in `accumulated`, and the parameters that their losses depend on.
     pending: usize,
+    /// Whether their losses were scaled.
+    pending_scaled: bool,
     reached: Vec<bool>,
     pub steps: u64,
 }
@@ -30,23 +35,29 @@ pub(super) struct Gradients {
 /// What a step's update kernels are given, beside the segments.
 pub(super) struct Step<'t> {
     loss: Var<'t>,
-    grad_norm: Var<'t>,
     control: Var<'t>,
+    is_scaled: bool,
     tape: &'t Tape,
     /// By segment of the gradient: [`Gradients::runs`].
     runs: Vec<Vec<[u32; 4]>>,
 }
 
 impl Gradients {
-    pub fn new(parameters: &Parameters, groups: &ParameterGroups) -> Result<Gradients> {
+    pub fn new(
+        parameters: &Parameters,
+        groups: &ParameterGroups,
+        loss_scale: LossScale,
+    ) -> Result<Gradients> {
         let factors = groups.of(parameters)?;
         Ok(Gradients {
+            scale: Scale::new(parameters.device(), loss_scale)?,
             gradient: mirror(parameters, &factors)?,
             parameters: parameters.clone(),
             reached: vec![false; factors.len()],
             factors,
             accumulated: None,
             pending: 0,
+            pending_scaled: false,
             steps: 0,
         })
     }
@@ -59,6 +70,7 @@ impl Gradients {
     /// Records the gradient of a micro-batch and adds it to what has been accumulated.
     #[track_caller]
     pub fn accumulate<'t>(&mut self, tape: &'t Tape, loss: Var<'t>) -> Result<()> {
+        self.require_one_precision(tape);
         if self.accumulated.is_none() {
             self.accumulated = Some(self.mirror()?);
         }
@@ -74,6 +86,7 @@ impl Gradients {
         if !tape.is_refused() {
             self.reached = self.with_earlier(&reached);
             self.pending += 1;
+            self.pending_scaled = self.scale.on(tape).is_some();
         }
         Ok(())
     }
@@ -81,6 +94,7 @@ impl Gradients {
     /// Records everything of a step but the update itself.
     #[track_caller]
     pub fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, clip: Option<f32>) -> Step<'t> {
+        self.require_one_precision(tape);
         let reached = self.differentiate(tape, loss, &self.gradient);
         let runs = self.runs(&self.with_earlier(&reached));
         if self.pending > 0 {
@@ -94,11 +108,12 @@ impl Gradients {
         if !tape.is_refused() {
             self.resume(self.steps + 1);
         }
-        let (grad_norm, control) = global_norm(tape, self.gradient.segments(), loss, clip);
+        let scale = self.scale.on(tape);
+        let control = global_norm(tape, self.gradient.segments(), loss, clip, scale);
         Step {
             loss,
-            grad_norm,
             control,
+            is_scaled: scale.is_some(),
             tape,
             runs,
         }
@@ -138,9 +153,14 @@ impl Gradients {
             let vectors = runs.last().expect("no segment is empty")[0] as usize;
             tape.record_all(UpdateSegment { kernel, vectors }, &inputs);
         }
+        let control = |index: usize| {
+            let word = step.control.slice(0, index..index + 1);
+            word.reshape(Shape::SCALAR)
+        };
         Update {
             loss: step.loss,
-            grad_norm: step.grad_norm,
+            grad_norm: control(0),
+            loss_scale: step.is_scaled.then(|| control(3)),
             step: self.steps,
             learning_rate,
         }
@@ -165,10 +185,20 @@ impl Gradients {
         self.reached.fill(false);
     }
 
+    /// Gradients are added up as they are.
+    #[track_caller]
+    fn require_one_precision(&self, tape: &Tape) {
+        let is_scaled = self.scale.on(tape).is_some();
+        assert!(
+            self.pending == 0 || self.pending_scaled == is_scaled,
+            "step: the losses of its micro-batches are scaled in part only; record them in one precision"
+        );
+    }
+
     /// Which parameters, of those that are not frozen, the loss depends on.
     #[track_caller]
     fn differentiate<'t>(&self, tape: &'t Tape, loss: Var<'t>, to: &FlatTensors) -> Vec<bool> {
-        let gradients = tape.backward(loss);
+        let gradients = tape.backward(self.scale.applied(loss));
         let mut reached = vec![false; self.factors.len()];
         // All gradients are recorded before the first is assigned, so that the planner may fuse across them; it then
         // lets each gradient's kernel write straight into the flat storage.

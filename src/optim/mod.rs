@@ -36,6 +36,7 @@ mod adamw;
 mod clip;
 mod gradients;
 mod groups;
+mod loss_scale;
 mod optimizer;
 mod reports;
 mod schedule;
@@ -43,6 +44,7 @@ mod sgd;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use groups::{Factors, ParameterGroups, default_decay};
+pub use loss_scale::LossScale;
 pub use optimizer::{Metrics, Optimizer, Report, Update};
 pub use reports::Reports;
 pub use schedule::Schedule;

@@ -1,7 +1,7 @@
 //! What all optimizers have in common.
 
 use crate::error::{Error, Result};
-use crate::gpu::Fetch;
+use crate::gpu::{Fetch, Tensor};
 use crate::nn::{FlatTensors, Parameters};
 use crate::tape::{Tape, Var};
 
@@ -66,6 +66,12 @@ pub trait Optimizer {
     /// The moments by name, each laid out like the parameters.
     fn state(&self) -> Vec<(&'static str, &FlatTensors)>;
 
+    /// The state of the loss scale, if losses are or may be [scaled](super::LossScale): four numbers, the scale, the good steps
+    /// since it last changed, the steps skipped in all, and one that means nothing.
+    fn loss_scale(&self) -> Option<&Tensor> {
+        None
+    }
+
     /// Bytes of device memory that training takes from step to step: parameters, gradients, moments, and what
     /// [`Optimizer::accumulate`] has added.
     fn memory(&self) -> u64;
@@ -81,6 +87,8 @@ pub struct Update<'t> {
     pub loss: Var<'t>,
     /// The Euclidean norm of the whole gradient before clipping, a scalar.
     pub grad_norm: Var<'t>,
+    /// What the loss was multiplied by to be differentiated, if it was.
+    pub loss_scale: Option<Var<'t>>,
     /// The number of this step, counted from 1.
     pub step: u64,
     /// The learning rate as the update takes it, such as corrected for the step; not finite if it overflowed.
@@ -94,6 +102,7 @@ impl<'t> Update<'t> {
         Report {
             loss: tape.fetch(self.loss),
             grad_norm: tape.fetch(self.grad_norm),
+            loss_scale: self.loss_scale.map(|scale| tape.fetch(scale)),
             step: self.step,
             learning_rate: self.learning_rate,
         }
@@ -104,6 +113,7 @@ impl<'t> Update<'t> {
 pub struct Report {
     loss: Fetch<f32>,
     grad_norm: Fetch<f32>,
+    loss_scale: Option<Fetch<f32>>,
     step: u64,
     learning_rate: f32,
 }
@@ -116,8 +126,12 @@ pub struct Metrics {
     pub step: u64,
     /// The loss before the update.
     pub loss: f32,
-    /// The Euclidean norm of the whole gradient before clipping.
+    /// The Euclidean norm of the whole gradient before clipping; not finite if the step was skipped.
     pub grad_norm: f32,
+    /// What the loss was multiplied by to be differentiated, if it was.
+    pub loss_scale: Option<f32>,
+    /// Whether the scaled gradient overflowed: then this step changed nothing, and the next is scaled by half as much.
+    pub skipped: bool,
 }
 
 impl Report {
@@ -140,16 +154,26 @@ impl Report {
     /// # Errors
     ///
     /// [`Error::NonFinite`] if the loss, the gradient's norm or the learning rate is infinite or not a number: then this
-    /// step changed nothing. [`Error::Readback`] if the tape has not run, [`Error::DeviceLost`].
+    /// step changed nothing. With a [loss scale](super::LossScale) above 1, a norm that is not finite is a skipped step
+    /// rather than an error: [`Metrics::skipped`]. [`Error::Readback`] if the tape has not run, [`Error::DeviceLost`].
     pub fn get(&self) -> Result<Metrics> {
+        let (loss, grad_norm) = (self.loss.item()?, self.grad_norm.item()?);
+        let loss_scale = self.loss_scale.as_ref().map(Fetch::item).transpose()?;
+        // At the smallest scale, which is none, there is nothing left to halve.
+        let can_halve = loss_scale.is_some_and(|scale| scale > 1.0);
         let metrics = Metrics {
             step: self.step,
-            loss: self.loss.item()?,
-            grad_norm: self.grad_norm.item()?,
+            loss,
+            grad_norm,
+            loss_scale,
+            skipped: can_halve && !grad_norm.is_finite(),
         };
         for (what, value) in [
             ("the loss", metrics.loss),
-            ("the gradient norm", metrics.grad_norm),
+            (
+                "the gradient norm",
+                if metrics.skipped { 0.0 } else { grad_norm },
+            ),
             (
                 "the learning rate, corrected for its step,",
                 self.learning_rate,

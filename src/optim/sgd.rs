@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 use super::adamw::require_clip;
 use super::gradients::Gradients;
 use super::groups::ParameterGroups;
+use super::loss_scale::LossScale;
 use super::optimizer::{Optimizer, Update, require, require_rate};
 use crate::error::Result;
+use crate::gpu::Tensor;
 use crate::nn::{FlatTensors, Parameters};
 use crate::tape::{Tape, Var};
 
@@ -21,6 +23,8 @@ pub struct SgdConfig {
     pub clip_norm: Option<f32>,
     /// By parameter, factors on the learning rate and the weight decay. By default, only matrices decay.
     pub groups: ParameterGroups,
+    /// By what the loss is multiplied before it is differentiated.
+    pub loss_scale: LossScale,
 }
 
 /// Stochastic gradient descent with momentum (Polyak 1964), computed as PyTorch does.
@@ -56,7 +60,7 @@ impl Sgd {
         let sound = decay.is_finite() && decay >= 0.0;
         require(sound, "weight_decay", decay, "a finite number, at least 0")?;
         require_clip(config.clip_norm)?;
-        let gradients = Gradients::new(parameters, &config.groups)?;
+        let gradients = Gradients::new(parameters, &config.groups, config.loss_scale)?;
         Ok(Sgd {
             velocity: (momentum > 0.0).then(|| gradients.mirror()).transpose()?,
             config,
@@ -96,6 +100,7 @@ impl Optimizer for Sgd {
             weight_decay,
             clip_norm,
             groups: _,
+            loss_scale: _,
         } = self.config;
         require_rate(learning_rate);
         let step = self.gradients.step(tape, loss, clip_norm);
@@ -121,6 +126,10 @@ impl Optimizer for Sgd {
             .iter()
             .map(|flat| ("velocity", flat))
             .collect()
+    }
+
+    fn loss_scale(&self) -> Option<&Tensor> {
+        self.gradients.scale.state()
     }
 
     fn memory(&self) -> u64 {

@@ -1,13 +1,15 @@
 //! Optimizers against plain `f64` ones, on a small model whose gradient is known in closed form.
 
 mod groups;
+mod loss_scale;
 mod model;
 mod refused;
 mod schedule;
 
 use shadegrad::nn::{FlatTensors, Init, ParameterBuilder};
 use shadegrad::optim::{
-    AdamW, AdamWConfig, Factors, Optimizer, ParameterGroups, Sgd, SgdConfig, default_decay,
+    AdamW, AdamWConfig, Factors, LossScale, Optimizer, ParameterGroups, Sgd, SgdConfig,
+    default_decay,
 };
 use shadegrad::{Device, Shape, Tape, Tensor};
 
@@ -62,6 +64,7 @@ const CLIPPED: AdamWConfig = AdamWConfig {
     weight_decay: 0.3,
     clip_norm: Some(CLIP as f32),
     groups: ParameterGroups::DEFAULT,
+    loss_scale: LossScale::Auto,
 };
 
 /// What the groups say of the model's parameters. Nothing depends on the third, which is why it stays as it is.
@@ -228,6 +231,7 @@ fn train_sgd(device: &Device, momentum: f32, groups: &ParameterGroups) {
         weight_decay: 0.1,
         clip_norm: Some(CLIP as f32),
         groups: groups.clone(),
+        loss_scale: LossScale::Auto,
     };
     let mut optimizer = Sgd::new(&model.parameters, config).unwrap();
     assert_eq!(optimizer.state().len(), usize::from(momentum > 0.0));

@@ -1,0 +1,75 @@
+//! Loss scaling: gradients that halves can hold.
+//!
+//! ```text
+//! S·L is differentiated, so that all gradients are S times as large; the norm of the gradient is divided by S, the update
+//! takes g/S.  A norm that is not finite: nothing is updated, S ← max(S/2, 1).  2,000 steps without: S ← min(2·S, 2²⁴).
+//! ```
+//!
+//! Micikevicius et al. 2018, "Mixed Precision Training", with the factors of PyTorch's `GradScaler`. `S` is a power of two,
+//! so that it rounds nothing. It is data on the device, and so is the rule: a step that overflows changes what the next
+//! one is scaled by, and the host hears of it with the step's report.
+
+use super::optimizer::require;
+use crate::error::Result;
+use crate::gpu::{Device, Tensor};
+use crate::shape::Shape;
+use crate::tape::{Precision, Tape, Var};
+
+/// Whether an optimizer scales the loss that it differentiates.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum LossScale {
+    /// On tapes of [`Precision::Mixed`], beginning with 65,536.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// On all tapes, beginning with this power of two, at least 1.
+    From(f32),
+}
+
+/// Where scales begin.
+const FIRST: f32 = 65_536.0;
+
+/// The scale of one optimizer.
+#[derive(Debug)]
+pub(super) struct Scale {
+    when: LossScale,
+    /// The scale, the steps since it last changed, and those that were skipped; and one that is not used.
+    state: Tensor,
+}
+
+impl Scale {
+    pub fn new(device: &Device, when: LossScale) -> Result<Scale> {
+        let first = match when {
+            LossScale::From(first) => first,
+            _ => FIRST,
+        };
+        let is_power = first.is_finite() && first >= 1.0 && first.log2().fract() == 0.0;
+        require(is_power, "loss_scale", first, "a power of two, at least 1")?;
+        let state = Tensor::new(device, [4], &[first, 0.0, 0.0, 0.0])?;
+        Ok(Scale { when, state })
+    }
+
+    /// The state, where losses are or may be scaled.
+    pub fn state(&self) -> Option<&Tensor> {
+        (self.when != LossScale::Off).then_some(&self.state)
+    }
+
+    /// The state on a tape, if its loss is scaled.
+    pub fn on<'t>(&self, tape: &'t Tape) -> Option<Var<'t>> {
+        let is_scaled = match self.when {
+            LossScale::Auto => tape.precision() == Precision::Mixed,
+            LossScale::Off => false,
+            LossScale::From(_) => true,
+        };
+        is_scaled.then(|| tape.tensor(&self.state))
+    }
+
+    /// What is differentiated.
+    pub fn applied<'t>(&self, loss: Var<'t>) -> Var<'t> {
+        match self.on(loss.tape()) {
+            Some(state) => loss * state.slice(0, 0..1).reshape(Shape::SCALAR),
+            None => loss,
+        }
+    }
+}
