@@ -176,7 +176,9 @@ impl Gradients {
         let accumulated = self.accumulated.as_ref().map_or(0, FlatTensors::bytes);
         let segments = self.parameters.segments().iter();
         let elements = segments.map(|segment| segment.shape().elements() as u64);
-        4 * elements.sum::<u64>() + self.gradient.bytes() + accumulated
+        let scale = self.scale.state();
+        let scale = scale.map_or(0, |state| 4 * state.shape().elements() as u64);
+        4 * elements.sum::<u64>() + self.gradient.bytes() + accumulated + scale
     }
 
     pub fn resume(&mut self, steps: u64) {

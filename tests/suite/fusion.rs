@@ -458,16 +458,17 @@ fn gradients_of_biases_wait_for_one_another() {
 /// or another element of it.
 #[test]
 fn large_values_are_computed_over_what_they_are_made_of() {
+    type Use<'f> = &'f dyn for<'t> Fn(Var<'t>) -> Var<'t>;
     let n = 520;
     for device in devices() {
         for dtype in [DType::F32, DType::F16] {
             let values: Vec<f32> = (0..n * n).map(|i| (i % 31) as f32 - 15.0).collect();
-            let padded = |tape: &Tape, use_of: &dyn for<'t> Fn(Var<'t>) -> Var<'t>| {
+            let padded = |tape: &Tape, use_of: Use<'_>| {
                 // Padding has a kernel of its own, which nothing pointwise is part of.
                 let x = tape.input([n, n], &values).cast(dtype).pad(0, 250, 250);
                 tape.fetch::<f32>(use_of(x).cast(DType::F32).sum(&[1]))
             };
-            let uses: [(&dyn for<'t> Fn(Var<'t>) -> Var<'t>, bool); 3] = [
+            let uses: [(Use<'_>, bool); 3] = [
                 (&|x| (x * 2.0 + 1.0).pad(1, 1, 0), true),
                 (&|x| ((x * 2.0).pad(1, 1, 0)) + x.pad(1, 0, 1), false),
                 (

@@ -113,7 +113,7 @@ impl Operation for FusedGradient {
     /// The log-sum-exps lie between the result and its gradient.
     fn takes(&self, index: usize) -> Takes {
         let operands = self.problem.operand_count();
-        match index < operands || index == operands || index == operands + 2 {
+        match index <= operands || index == operands + 2 {
             true => Takes::Half,
             false => Takes::F32,
         }
