@@ -95,9 +95,9 @@ impl fmt::Display for MatrixUnits {
     }
 }
 
-/// Matrix units as the driver describes them.
+/// What matrix units multiply, as the driver describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Listed {
+pub(crate) struct MatrixConfiguration {
     /// Rows and columns of a matrix.
     pub size: usize,
     /// The most lanes that a subgroup may have.
@@ -106,8 +106,8 @@ pub(super) struct Listed {
     pub part: usize,
 }
 
-/// Those that an adapter lists, if kernels can use them: square ones, as WGSL can't name others, the larger first.
-pub(super) fn matrix_units(adapter: &wgpu::Adapter) -> Option<Listed> {
+/// The configuration of an adapter that kernels can use: square matrices, as WGSL can't name others, the larger first.
+pub(super) fn matrix_units(adapter: &wgpu::Adapter) -> Option<MatrixConfiguration> {
     let info = adapter.get_info();
     let properties = adapter.cooperative_matrix_properties();
     let has = |size: u32| {
@@ -124,7 +124,7 @@ pub(super) fn matrix_units(adapter: &wgpu::Adapter) -> Option<Listed> {
         _ => (info.subgroup_max_size, 4),
     };
     let size = [16, 8].into_iter().find(|&size| has(size))?;
-    Some(Listed {
+    Some(MatrixConfiguration {
         size: size as usize,
         lanes: lanes as usize,
         part,

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::adapter::{
-    AdapterClass, AdapterDescription, Listed, MatrixUnits, SOFTWARE, choose, matrix_units, ranked,
+    AdapterClass, AdapterDescription, MatrixConfiguration, MatrixUnits, SOFTWARE, choose,
+    matrix_units, ranked,
 };
 use super::attached::Attached;
 use super::buffer::Buffer;
@@ -95,7 +96,7 @@ pub(crate) struct Shared {
     subgroup_size: Option<u32>,
     has_f16: bool,
     /// What the adapter lists, or why kernels don't use it; and what the test of it has shown.
-    pub(super) listed_matrix_units: Result<Listed, MatrixUnits>,
+    pub(super) listed_matrix_units: Result<MatrixConfiguration, MatrixUnits>,
     pub(super) matrix_units: OnceLock<MatrixUnits>,
     pub(super) described: OnceLock<AdapterDescription>,
     next_buffer: AtomicU64,

@@ -4,7 +4,7 @@
 //! Drivers list what they have, but some list what is wrong or not there in hardware: so a product with known values is
 //! computed before anything else is, in the way that kernels do.
 
-use super::adapter::{AdapterDescription, Listed, MatrixUnits};
+use super::adapter::{AdapterDescription, MatrixConfiguration, MatrixUnits};
 use super::device::Device;
 use super::kernel::{Access, Kernel};
 use super::pipeline;
@@ -40,23 +40,16 @@ impl Device {
         *self.shared.matrix_units.get_or_init(test)
     }
 
-    /// A kernel that imports `shaders/matrix_units.wgsl`, for this device's matrix units.
-    pub(crate) fn with_matrix_units(&self, kernel: Kernel) -> Kernel {
-        match self.shared.listed_matrix_units {
-            Ok(listed) => listed.declared(kernel),
-            Err(_) => kernel,
-        }
-    }
-
-    /// The most lanes of the subgroups that multiply matrices.
-    pub(crate) fn matrix_lanes(&self) -> usize {
-        self.shared.listed_matrix_units.map_or(0, |it| it.lanes)
+    /// What matrix units multiply, where kernels may use them.
+    pub(crate) fn matrix_configuration(&self) -> Option<MatrixConfiguration> {
+        self.matrix_units()?;
+        self.shared.listed_matrix_units.ok()
     }
 }
 
-impl Listed {
-    /// A kernel with `shaders/matrix_units.wgsl` declared again for these.
-    fn declared(&self, kernel: Kernel) -> Kernel {
+impl MatrixConfiguration {
+    /// A kernel with `shaders/matrix_units.wgsl`, which it imports, declared again for this.
+    pub fn declared(&self, kernel: Kernel) -> Kernel {
         let size = self.size;
         let mut text: String = [("Left", "f16, A"), ("Right", "f16, B"), ("Sum", "f32, C")]
             .map(|(name, what)| format!("alias {name} = coop_mat{size}x{size}<{what}>;\n"))
@@ -88,7 +81,7 @@ fn expected(size: usize) -> Vec<f32> {
 }
 
 /// Whether the units compute what they should. Whatever goes wrong, they don't. Nothing of it shows in the device's counters.
-fn is_right(device: &Device, listed: Listed) -> bool {
+fn is_right(device: &Device, listed: MatrixConfiguration) -> bool {
     let kernel = Kernel::builtin("matrix_units", "matrix_units_test", "test");
     let kernel = listed.declared(kernel).pruned();
     let expected = expected(listed.size);
@@ -161,7 +154,7 @@ mod tests {
         let before = device.stats();
         for part in [1, 4] {
             if let Ok(listed) = device.shared.listed_matrix_units {
-                let listed = Listed { part, ..listed };
+                let listed = MatrixConfiguration { part, ..listed };
                 assert!(is_right(&device, listed), "{listed:?}");
             }
         }

@@ -17,6 +17,7 @@ pub(crate) mod syntax;
 mod tensor;
 pub(crate) mod warm_up;
 
+pub(crate) use adapter::MatrixConfiguration;
 pub use adapter::{AdapterClass, AdapterDescription, MatrixUnits};
 pub(crate) use device::MOST_ITERATIONS;
 pub use device::{Device, DeviceOptions, Feature};
