@@ -117,7 +117,7 @@ fn fetched_a(work: Work, eight: u32, k: u32) -> Eight {
     let origin = select(vec2<u32>(k, work.row), vec2<u32>(work.row, k), A_ALONG_DEPTH);
     let end = select(vec2<u32>(work.end, p.m), vec2<u32>(p.m, work.end), A_ALONG_DEPTH);
     let at = origin + place;
-    if (all(at < end)) { return a8(work.a + at.x * p.lda + at.y, end.y - at.y); }
+    if (at.x < end.x && at.y < end.y) { return a8(work.a + at.x * p.lda + at.y, end.y - at.y); }
     return Eight();
 }
 
@@ -127,7 +127,7 @@ fn fetched_b(work: Work, eight: u32, k: u32) -> Eight {
     let depth = k + select(place.x, place.y, B_ALONG_DEPTH);
     let end = select(vec2<u32>(work.end, p.n), vec2<u32>(p.n, work.end), B_ALONG_DEPTH);
     let at = select(vec2<u32>(depth, column), vec2<u32>(column, depth), B_ALONG_DEPTH);
-    if (all(at < end)) { return b8(work.b + at.x * p.ldb + at.y, end.y - at.y); }
+    if (at.x < end.x && at.y < end.y) { return b8(work.b + at.x * p.ldb + at.y, end.y - at.y); }
     return Eight();
 }
 

@@ -7,7 +7,7 @@ pub(crate) mod buffer;
 mod device;
 mod dtype;
 pub(crate) mod kernel;
-mod matrix_units;
+pub(crate) mod matrix_units;
 mod opaque;
 pub(crate) mod pipeline;
 pub(crate) mod pool;

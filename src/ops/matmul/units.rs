@@ -151,9 +151,9 @@ impl Blocking {
             @compute @workgroup_size(INVOCATIONS)\n\
             fn units(group: Group, @builtin(local_invocation_index) local: u32) {\n    \
             let work = work(index_of(group));\n    \
-            let subgroup = local / LANES;\n    \
-            let row = subgroup / ACROSS * ROWS * SIZE;\n    \
-            let column = subgroup % ACROSS * COLUMNS * SIZE;\n"
+            let owner = local / LANES;\n    \
+            let row = owner / ACROSS * ROWS * SIZE;\n    \
+            let column = owner % ACROSS * COLUMNS * SIZE;\n"
             .to_owned();
         let mut line = |line: String| writeln!(text, "    {line}").expect("texts can be written");
         for [row, column] in &places {
@@ -202,7 +202,7 @@ impl Blocking {
             line(self.step("step") + " }");
         }
         line("}".to_owned());
-        line("let mine = subgroup * 2u * SUM;".to_owned());
+        line("let mine = owner * 2u * SUM;".to_owned());
         for [row, column] in places.iter().filter(|[_, column]| column < &(columns / 2)) {
             let other = column + columns / 2;
             line(format!(
