@@ -10,6 +10,9 @@
 # root is needed. Programs run by that folder's dynamic linker, since its libraries need a newer C library than older
 # systems have. So programs that they start in turn don't have it.
 #
+# That Mesa has matrix units: a test that needs some and finds none fails, unless they, `f16` or everything optional are
+# turned off, or SHADEGRAD_REQUIRE_MATRIX_UNITS is set to something else than 1.
+#
 # It needs a system with apt-get and Debian's keyring: Debian itself, or another one where SHADEGRAD_DEBIAN_MIRROR names
 # a mirror. About 80 MB are downloaded, and 250 MB kept; remove the folder to have it brought anew.
 set -eu
@@ -115,6 +118,10 @@ cargo)
     # only for who asks for them.
     layers=$root/none
     [ -z "${VK_INSTANCE_LAYERS:-}" ] || layers=$root/usr/share/vulkan/explicit_layer.d
+    case ,${SHADEGRAD_MATRIX_UNITS:-},${SHADEGRAD_F16:-},${SHADEGRAD_PORTABLE:-}, in
+    *,off,* | *,1,*) ;;
+    *) export SHADEGRAD_REQUIRE_MATRIX_UNITS="${SHADEGRAD_REQUIRE_MATRIX_UNITS:-1}" ;;
+    esac
     export VK_DRIVER_FILES="$driver" VK_LAYER_PATH="$layers" VK_LOADER_LAYERS_DISABLE='~implicit~'
     exec "$linker" --library-path "${libraries%/*}" "$@"
     ;;

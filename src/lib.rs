@@ -52,7 +52,7 @@ mod shape;
 pub mod tape;
 
 pub use error::{Error, Result};
-pub use gpu::{AdapterClass, DType, Device, DeviceOptions, Kernel, Tensor};
+pub use gpu::{AdapterClass, DType, Device, DeviceOptions, Feature, Kernel, MatrixUnits, Tensor};
 pub use half::f16;
 pub use shape::{Layout, MAX_RANK, Shape};
 pub use tape::{Tape, Var};

@@ -27,6 +27,8 @@ pub struct AdapterDescription {
     pub class: AdapterClass,
     /// `discrete GPU`, `integrated GPU`, `virtual GPU`, `software` or `other`.
     pub kind: &'static str,
+    /// Whether a device's kernels use matrix units. Before one is opened, none are.
+    pub matrix_units: MatrixUnits,
 }
 
 /// [`AdapterDescription::kind`] of software adapters.
@@ -49,6 +51,7 @@ impl AdapterDescription {
                 .to_owned(),
             class,
             kind,
+            matrix_units: MatrixUnits::Absent,
         }
     }
 }
@@ -57,10 +60,75 @@ impl fmt::Display for AdapterDescription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} | {} | {}", self.name, self.backend, self.driver)?;
         match self.kind {
-            SOFTWARE => write!(f, " | software adapter: no GPU is used, expect CPU speed"),
-            kind => write!(f, " | {kind}"),
+            SOFTWARE => write!(f, " | software adapter: no GPU is used, expect CPU speed")?,
+            kind => write!(f, " | {kind}")?,
+        }
+        write!(f, "{}", self.matrix_units)
+    }
+}
+
+/// Whether kernels use an adapter's matrix units. The `Display` form is how the adapter's line ends; nothing where there are
+/// none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MatrixUnits {
+    /// The adapter lists none that multiply `f16` and add up `f32`.
+    Absent,
+    /// They were turned off.
+    Off,
+    /// The adapter lists them, but a product with known values came out wrong.
+    Wrong,
+    /// The matrices that they multiply have so many rows and columns.
+    Used(usize),
+}
+
+impl fmt::Display for MatrixUnits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MatrixUnits::Absent => Ok(()),
+            MatrixUnits::Off => write!(f, " | matrix units turned off"),
+            MatrixUnits::Wrong => {
+                write!(f, " | matrix units not used: a test product came out wrong")
+            }
+            MatrixUnits::Used(n) => write!(f, " | matrix units: {n}×{n}×{n}, f16 to f32"),
         }
     }
+}
+
+/// What matrix units multiply, as the driver describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MatrixConfiguration {
+    /// Rows and columns of a matrix.
+    pub size: usize,
+    /// The most lanes that a subgroup may have.
+    pub lanes: usize,
+    /// How many halves the driver takes together, 4 or 1.
+    pub part: usize,
+}
+
+/// The configuration of an adapter that kernels can use: square matrices, as WGSL can't name others, the larger first.
+pub(super) fn matrix_units(adapter: &wgpu::Adapter) -> Option<MatrixConfiguration> {
+    let info = adapter.get_info();
+    let properties = adapter.cooperative_matrix_properties();
+    let has = |size: u32| {
+        properties.iter().any(|it| {
+            [it.m_size, it.n_size, it.k_size] == [size; 3]
+                && it.ab_type == wgpu::CooperativeScalarType::F16
+                && it.cr_type == wgpu::CooperativeScalarType::F32
+                && !it.saturating_accumulation
+        })
+    };
+    let (lanes, part) = match info.backend {
+        // wgpu doesn't ask Metal; all GPUs of Apple's that have matrix units have as many.
+        wgpu::Backend::Metal => (32, 1),
+        _ => (info.subgroup_max_size, 4),
+    };
+    let size = [16, 8].into_iter().find(|&size| has(size))?;
+    Some(MatrixConfiguration {
+        size: size as usize,
+        lanes: lanes as usize,
+        part,
+    })
 }
 
 /// All that can compute, best first.

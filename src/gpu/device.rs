@@ -5,7 +5,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::adapter::{AdapterClass, AdapterDescription, SOFTWARE, choose, ranked};
+use super::adapter::{
+    AdapterClass, AdapterDescription, MatrixConfiguration, MatrixUnits, SOFTWARE, choose,
+    matrix_units, ranked,
+};
 use super::attached::Attached;
 use super::buffer::Buffer;
 use super::stats::{Counters, Stats, WaitTimes, count};
@@ -34,6 +37,40 @@ pub struct DeviceOptions {
     /// Keep the shader compiler's runtime checks (bounds, loop bounding) on for the crate's own kernels. They are on in
     /// debug builds whatever this says.
     pub checked_kernels: bool,
+    /// Whether kernels may use matrix units. `SHADEGRAD_MATRIX_UNITS=off` in the environment turns them off for all devices.
+    pub matrix_units: Feature,
+    /// Whether kernels may name `f16`. Without, tensors of [`DType::F16`](super::DType::F16) are pairs in words, and there
+    /// are no matrix units. `SHADEGRAD_F16=off` in the environment turns it off for all devices.
+    pub f16: Feature,
+}
+
+/// What a device should do with something that not all adapters have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Feature {
+    /// Use it where the adapter has it.
+    #[default]
+    On,
+    /// Do as if the adapter lacked it.
+    Off,
+}
+
+impl Feature {
+    /// `Off` if this is, or if a variable of the environment has that value.
+    fn or(self, variable: &str, value: &str) -> Result<Feature> {
+        match value {
+            "" | "on" => Ok(self),
+            "off" => Ok(Feature::Off),
+            _ => Err(Error::InvalidArgument {
+                name: variable.to_owned(),
+                value: value.to_owned(),
+                expected: "`on` or `off`".to_owned(),
+            }),
+        }
+    }
+
+    fn or_variable(self, name: &str) -> Result<Feature> {
+        self.or(name, &std::env::var(name).unwrap_or_default())
+    }
 }
 
 /// A GPU (or software adapter) opened for computing: its queue, caches of compiled kernels and plans, its buffers and
@@ -58,6 +95,10 @@ pub(crate) struct Shared {
     /// The subgroup size, where the driver guarantees a single one.
     subgroup_size: Option<u32>,
     has_f16: bool,
+    /// What the adapter lists, or why kernels don't use it; and what the test of it has shown.
+    pub(super) listed_matrix_units: Result<MatrixConfiguration, MatrixUnits>,
+    pub(super) matrix_units: OnceLock<MatrixUnits>,
+    pub(super) described: OnceLock<AdapterDescription>,
     next_buffer: AtomicU64,
     /// Tapes that have drawn random numbers without a key of their own.
     pub tapes_drawing: AtomicU64,
@@ -108,7 +149,8 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// As [`Device::new`]; [`Error::NoSuchAdapter`] if nothing matches the selector.
+    /// As [`Device::new`]; [`Error::NoSuchAdapter`] if nothing matches the selector, [`Error::InvalidArgument`] if a variable
+    /// of the environment has a value that means nothing.
     pub fn with_options(options: &DeviceOptions) -> Result<Device> {
         let wanted = options.adapter.clone().or_else(|| {
             let name = std::env::var("WGPU_ADAPTER_NAME").ok();
@@ -124,11 +166,6 @@ impl Device {
             .iter()
             .map(|adapter| AdapterDescription::of(&adapter.get_info()))
             .collect()
-    }
-
-    /// The adapter this device was opened on. Its `Display` form is the line that programs print first.
-    pub fn description(&self) -> &AdapterDescription {
-        &self.shared.description
     }
 
     /// Whether both are clones of one device.
@@ -387,21 +424,44 @@ fn is_set(name: &str) -> bool {
     std::env::var(name).is_ok_and(|value| value == "1")
 }
 
+/// What must be said to get those features.
+pub(super) fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatures {
+    if !features.intersects(wgpu::Features::all_experimental_mask()) {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: only the crate's own kernels name matrices. They move them from and to workgroup memory alone, whose bounds
+    // are constants, and in control flow that is the same for all of a workgroup; the test-suite runs them on a software
+    // adapter, and devices use them only after a product has come out right.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
+}
+
 fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
     let info = adapter.get_info();
     let mut description = AdapterDescription::of(&info);
     description.class = options.class.unwrap_or(description.class);
     // Optional: timestamps for profiles, subgroups for reductions. Kernels have portable twins.
     let portable = options.portable || is_set("SHADEGRAD_PORTABLE");
-    let wanted = if portable {
-        wgpu::Features::empty()
-    } else {
-        wgpu::Features::TIMESTAMP_QUERY
+    let f16 = options.f16.or_variable("SHADEGRAD_F16")?;
+    let wants_matrix_units = options.matrix_units.or_variable("SHADEGRAD_MATRIX_UNITS")?;
+    let mut wanted = wgpu::Features::empty();
+    if !portable {
+        wanted |= wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
-            | wgpu::Features::SUBGROUP
-            | wgpu::Features::SHADER_F16
+            | wgpu::Features::SUBGROUP;
+        if f16 == Feature::On {
+            wanted |= wgpu::Features::SHADER_F16;
+        }
+    }
+    let mut features = adapter.features() & wanted;
+    let has_f16 = features.contains(wgpu::Features::SHADER_F16);
+    let listed_matrix_units = match matrix_units(&adapter) {
+        None => Err(MatrixUnits::Absent),
+        Some(_) if wants_matrix_units == Feature::Off || !has_f16 => Err(MatrixUnits::Off),
+        Some(listed) => Ok(listed),
     };
-    let features = adapter.features() & wanted;
+    if listed_matrix_units.is_ok() {
+        features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    }
     let limits = options.limits.clone().unwrap_or_else(|| {
         if portable {
             wgpu::Limits::default()
@@ -414,6 +474,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
         required_features: features,
         required_limits: limits.clone(),
         memory_hints: wgpu::MemoryHints::Performance,
+        experimental_features: experimental(features),
         ..Default::default()
     });
     let (device, queue) = pollster::block_on(request).map_err(|error| Error::DeviceRequest {
@@ -448,7 +509,10 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             wait_times: WaitTimes::default(),
             attached: Attached::default(),
             subgroup_size,
-            has_f16: features.contains(wgpu::Features::SHADER_F16),
+            has_f16,
+            listed_matrix_units,
+            matrix_units: OnceLock::new(),
+            described: OnceLock::new(),
             checked_kernels: options.checked_kernels || cfg!(debug_assertions),
             poison: options.poison || is_set("SHADEGRAD_POISON"),
             next_buffer: AtomicU64::new(0),
@@ -460,4 +524,23 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             failure,
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Feature;
+
+    #[test]
+    fn features_by_variable() {
+        for value in ["", "on"] {
+            assert_eq!(Feature::On.or("X", value).unwrap(), Feature::On);
+            assert_eq!(Feature::Off.or("X", value).unwrap(), Feature::Off);
+        }
+        assert_eq!(Feature::On.or("X", "off").unwrap(), Feature::Off);
+        let refused = Feature::On.or("SHADEGRAD_F16", "no").unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "SHADEGRAD_F16 = no is not possible: expected `on` or `off`"
+        );
+    }
 }

@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use super::device::Device;
+use super::device::{Device, experimental};
 use super::kernel::{Access, Kernel};
 use super::pipeline::{self, Pipeline};
 
@@ -78,10 +78,12 @@ fn compiles_late(device: &Device) -> bool {
 
 /// Another device on the same adapter, with the same features.
 fn helper(device: &Device, adapter: &wgpu::Adapter) -> Option<(wgpu::Device, wgpu::Queue)> {
+    let features = device.shared.wgpu.features();
     let request = adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("shadegrad, compiling"),
-        required_features: device.shared.wgpu.features(),
+        required_features: features,
         required_limits: device.shared.limits.clone(),
+        experimental_features: experimental(features),
         ..Default::default()
     });
     let (helper, queue) = pollster::block_on(request).ok()?;

@@ -2,7 +2,9 @@
 //! software adapters do, which takes a third of the time to compile.
 
 use super::attention::Attention;
-use crate::gpu::{AdapterClass, DeviceOptions};
+use crate::gpu::matrix_units::left_out;
+use crate::gpu::{AdapterClass, DType, DeviceOptions};
+use crate::tape::Precision;
 use crate::{Device, Tape, Var};
 
 fn device(overlaps: bool) -> Device {
@@ -82,4 +84,42 @@ fn overlapping_changes_no_bit() {
         overlapping[0] >= 4 && overlapping[1] == 0,
         "{overlapping:?}"
     );
+}
+
+/// On matrix units, with tiles of both sizes, and slices that nobody's invocations share evenly.
+#[test]
+fn overlapping_changes_no_bit_on_matrix_units() {
+    let devices = [true, false].map(device);
+    if devices[0].matrix_units().is_none() {
+        let name = "ops::overlap_tests::overlapping_changes_no_bit_on_matrix_units";
+        return left_out(name);
+    }
+    let run = |device: &Device, [m, k, n]: [usize; 3], gated: bool| -> Vec<u32> {
+        let tape = Tape::inference(device);
+        tape.set_precision(Precision::Mixed);
+        let product = tape
+            .input([m, k], &values(m * k))
+            .matmul(tape.input([k, n], &values(k * n)));
+        let product = if gated { product.swiglu() } else { product };
+        let result = tape.fetch::<f32>(product.cast(DType::F32));
+        tape.run().unwrap();
+        let result = result.get().unwrap();
+        result.into_iter().map(f32::to_bits).collect()
+    };
+    for (shape, gated) in [
+        ([33, 70, 50], false),
+        ([33, 72, 80], true),
+        ([700, 40, 640], false),
+    ] {
+        let [ahead, plain] = devices.each_ref().map(|device| run(device, shape, gated));
+        assert!(ahead == plain, "{shape:?}");
+    }
+    let ahead = devices.each_ref().map(|device| {
+        let kernels = device.kernels();
+        let text = |(name, text): &(&str, String)| {
+            *name == "matmul_units" && text.contains("= fetched_a(work, local + 0u, k + DEPTH)")
+        };
+        kernels.iter().filter(|kernel| text(kernel)).count()
+    });
+    assert_eq!(ahead, [3, 0]);
 }

@@ -98,6 +98,31 @@ pub fn gpu_device() -> &'static Device {
     Kind::Gpu.device()
 }
 
+/// The device as it is, if it has matrix units. If not, the test that asks is left out, and named when the process ends; with
+/// `SHADEGRAD_REQUIRE_MATRIX_UNITS=1` in the environment it fails.
+///
+/// # Panics
+///
+/// As [`device`].
+pub fn matrix_units() -> Option<&'static Device> {
+    let device = device();
+    if device.matrix_units().is_some() {
+        return Some(device);
+    }
+    let required = std::env::var("SHADEGRAD_REQUIRE_MATRIX_UNITS").is_ok_and(|value| value == "1");
+    assert!(
+        !required,
+        "SHADEGRAD_REQUIRE_MATRIX_UNITS is set, but there are none: {}",
+        device.description()
+    );
+    let thread = std::thread::current();
+    lock(&LEFT_OUT).push(thread.name().unwrap_or("a test").to_owned());
+    None
+}
+
+/// Tests that need matrix units and found none.
+static LEFT_OUT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
 /// The device as it is, and those that run the kernels for GPUs.
 pub fn devices() -> [&'static Device; 3] {
     [device(), gpu_device(), portable_device()]
@@ -238,6 +263,13 @@ fn close_one(device: &'static Device) {
 /// Closes all devices when the process ends, which waits for them. A driver that is still compiling then would meet its
 /// libraries half taken down (Mesa's llvmpipe crashes in LLVM), and validation layers abort where a device is left.
 extern "C" fn close() {
+    let left_out = std::mem::take(&mut *lock(&LEFT_OUT));
+    if !left_out.is_empty() {
+        eprintln!(
+            "left out, for want of matrix units: {}",
+            left_out.join(", ")
+        );
+    }
     for Open(device) in lock(&OPEN).drain(..) {
         // SAFETY: it comes from a `Box`, and whoever had it has ended.
         drop(unsafe { Box::from_raw(device) });

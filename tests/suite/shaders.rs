@@ -25,17 +25,27 @@ const INCOMPLETE: &[&str] = &[
 const SECTIONS: (&str, &str) = ("matmul_operands", "matmul_subgroup8");
 
 /// What a text uses beyond the portable core. Kernels that do are only made where the adapter has the feature.
+///
+/// # Panics
+///
+/// If it has both matrix units and subgroup operations: NVIDIA's driver crashes.
 fn capabilities(source: &str) -> Capabilities {
-    let code = |line: &str| {
-        line.split("//")
-            .next()
-            .unwrap_or_default()
-            .contains("subgroup")
-    };
-    match source.lines().any(code) {
-        true => Capabilities::SUBGROUP,
-        false => Capabilities::empty(),
-    }
+    let code = source.lines().map(|line| line.split("//").next());
+    let code: Vec<&str> = code.map(Option::unwrap_or_default).collect();
+    let has = |word: &str| code.iter().any(|line| line.contains(word));
+    assert!(
+        !has("coop_mat") || !has("subgroup"),
+        "matrix units and subgroups in one module"
+    );
+    [
+        ("subgroup", Capabilities::SUBGROUP),
+        ("f16", Capabilities::SHADER_FLOAT16),
+        ("coop_mat", Capabilities::COOPERATIVE_MATRIX),
+    ]
+    .into_iter()
+    .filter(|(word, _)| has(word))
+    .map(|(_, capability)| capability)
+    .collect()
 }
 
 /// Storage bindings that one entry point may use.
@@ -125,7 +135,7 @@ fn check(name: &str, source: &str) {
             "{what}: {workgroup_bytes} bytes of workgroup memory"
         );
     }
-    let has_subgroups = capabilities(source) == Capabilities::SUBGROUP;
+    let has_subgroups = capabilities(source).contains(Capabilities::SUBGROUP);
     if has_subgroups && UNROLLED_BY_THEIR_DRIVER.contains(&name) {
         return;
     }

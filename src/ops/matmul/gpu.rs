@@ -1,134 +1,76 @@
 //! The matrix product on GPUs, see `shaders/matmul.wgsl`: register-blocked tiles, split along the depth where there are
 //! few, and a form for products of a matrix and a few vectors.
 
-use super::operands::{LEFT_FOR_STORES, Matrices};
+use super::cut::Tile;
+use super::operands::{LEFT_FOR_STORES, Matrices, aligned};
+use super::units;
 use crate::gpu::{AdapterClass, DType, Kernel, MOST_ITERATIONS};
 use crate::tape::{Dispatch, Lowering, Operand};
 
-/// A workgroup's part of the output, and how many squares of 4 × 4 each invocation has, down and across.
+/// A tile of the output, and how many squares of 4 × 4 each invocation has, down and across.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tile {
-    rows: usize,
-    columns: usize,
+struct Blocking {
+    tile: Tile,
     row_quads: usize,
     column_quads: usize,
-    /// Teams of invocations that share the depth.
-    teams: usize,
-    /// The percentage of a GPU's multiply-adds that it reaches where there are enough of them.
-    percent: usize,
 }
 
-impl Tile {
+impl Blocking {
     const fn new(
         [rows, columns]: [usize; 2],
         [row_quads, column_quads]: [usize; 2],
         teams: usize,
         percent: usize,
-    ) -> Tile {
-        Tile {
-            rows,
-            columns,
+    ) -> Blocking {
+        Blocking {
+            tile: Tile {
+                rows,
+                columns,
+                invocations: teams * rows * columns / (16 * row_quads * column_quads),
+                teams,
+                slice: SLICE * teams,
+                step: 16,
+                iterations: ITERATIONS_OF_SLICE,
+                percent,
+                speed: 1,
+            },
             row_quads,
             column_quads,
-            teams,
-            percent,
         }
     }
 
     /// Invocations of a team, down and across.
     fn team(&self) -> [usize; 2] {
         [
-            self.rows / (4 * self.row_quads),
-            self.columns / (4 * self.column_quads),
+            self.tile.rows / (4 * self.row_quads),
+            self.tile.columns / (4 * self.column_quads),
         ]
-    }
-
-    /// Invocations of a workgroup.
-    fn invocations(&self) -> usize {
-        self.teams * self.team().iter().product::<usize>()
     }
 
     /// Whether one invocation has at hand what lies half a row apart.
     const fn gates(&self) -> bool {
-        self.column_quads == 2 || self.teams > 1
-    }
-
-    /// Tiles of an output.
-    fn count(&self, [batch, rows, columns]: [usize; 3]) -> usize {
-        batch * rows.div_ceil(self.rows) * columns.div_ceil(self.columns)
-    }
-
-    /// Parts that the depth may be cut into: the larger the tile, the deeper a part must be to be worth its store.
-    fn most_splits(&self, [batch, rows, columns]: [usize; 3], depth: usize) -> usize {
-        let shallow = depth / (4 * self.rows.max(self.columns) * self.teams);
-        let large = MOST_PARTIAL / (4 * batch * rows * columns.next_multiple_of(4));
-        shallow.min(large).clamp(1, MOST_SPLITS)
-    }
-
-    /// Parts that the depth must be cut into, so that an invocation's loops go round often enough on software adapters.
-    fn fewest_splits(&self, depth: usize) -> usize {
-        let most = (MOST_ITERATIONS - LEFT_FOR_STORES) / ITERATIONS_OF_SLICE * SLICE * self.teams;
-        depth.div_ceil(most)
-    }
-
-    fn splits(&self, grid: [usize; 3], depth: usize) -> std::ops::RangeInclusive<usize> {
-        let fewest = self.fewest_splits(depth);
-        fewest..=self.most_splits(grid, depth).max(fewest)
-    }
-
-    /// What a product takes, in units of its multiply-adds at a GPU's full rate: more if there is too little to keep
-    /// the GPU busy, if its last round of workgroups is half empty, or if parts have to be added up.
-    fn time(&self, grid: [usize; 3], depth: usize, splits: usize) -> f64 {
-        let [batch, rows, columns] = grid;
-        let tiles = self.count(grid);
-        let groups = (tiles * splits) as f64;
-        let idle = (BUSY / (groups * self.invocations() as f64)).max(UNITS / groups);
-        let last_round = 1.0 + 0.5 * (UNITS / groups).min(1.0);
-        let outside = (tiles * self.rows * self.columns) as f64 / (batch * rows * columns) as f64;
-        let adding_up = match splits {
-            1 => 0.0,
-            _ => {
-                let partials = (splits * MULTIPLY_ADDS_A_PARTIAL) as f64 / depth as f64;
-                let multiply_adds = (batch * rows * columns * depth) as f64;
-                partials + MULTIPLY_ADDS_A_DISPATCH / multiply_adds
-            }
-        };
-        100.0 / self.percent as f64 * idle.max(1.0) * last_round * outside + adding_up
+        self.column_quads == 2 || self.tile.teams > 1
     }
 }
 
 /// The first is measured on an H100, as 8 × 4 elements an invocation are in a square tile, 56 to 58 %; the others are
-/// estimates from there, as are the numbers below (docs/laboratory.md).
-const TILES: [Tile; 4] = [
-    Tile::new([64, 64], [2, 2], 1, 64),
-    Tile::new([128, 32], [2, 1], 1, 50),
-    Tile::new([32, 128], [1, 2], 1, 50),
-    Tile::new([32, 32], [1, 1], 4, 40),
+/// estimates from there, as are the numbers of `cut.rs` (docs/laboratory.md).
+const BLOCKINGS: [Blocking; 4] = [
+    Blocking::new([64, 64], [2, 2], 1, 64),
+    Blocking::new([128, 32], [2, 1], 1, 50),
+    Blocking::new([32, 128], [1, 2], 1, 50),
+    Blocking::new([32, 32], [1, 1], 4, 40),
 ];
 
 /// Steps of the depth between two barriers, `DEPTH` in the shader, and how often loops go round for them.
 const SLICE: usize = 16;
 const ITERATIONS_OF_SLICE: usize = 9;
 
-/// Parts of a large GPU that workgroups are dealt out to.
-const UNITS: f64 = 128.0;
-
-/// Invocations that keep a large GPU busy.
-const BUSY: f64 = 16_384.0;
-
-/// Multiply-adds in the time that it takes to store and to load a partial sum, and in that of one more dispatch.
-const MULTIPLY_ADDS_A_PARTIAL: usize = 48;
-const MULTIPLY_ADDS_A_DISPATCH: f64 = 1.5e8;
-
-/// The most bytes of partial products, and the most parts.
-const MOST_PARTIAL: usize = 64 << 20;
-const MOST_SPLITS: usize = 32;
-
 /// How a product is cut up for workgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     /// Tiles, and parts of the depth that have workgroups of their own.
-    Tiles(Tile, usize),
+    Tiles(Blocking, usize),
     /// At most four rows or, where it is tall, four columns.
     Rows { tall: bool },
 }
@@ -142,36 +84,31 @@ impl Cut {
                 tall: columns <= 4 && rows > columns,
             };
         }
-        let cuts = TILES
-            .iter()
-            .flat_map(|&tile| tile.splits(grid, depth).map(move |n| (tile, n)));
-        let time = |(tile, splits): &(Tile, usize)| tile.time(grid, depth, *splits);
-        let (tile, splits) = cuts
-            .min_by(|a, b| time(a).total_cmp(&time(b)))
-            .expect("every tile may stay whole");
-        Cut::Tiles(tile, splits)
+        let blockings = BLOCKINGS.iter().map(|&blocking| (blocking, blocking.tile));
+        let (blocking, splits) = Tile::fastest(blockings, grid, depth);
+        Cut::Tiles(blocking, splits)
     }
 
     /// The same for a product that ends in a gate; `None` where that would take much longer. Sums are added up in the same
     /// order as without the gate, so that both have the same bits.
     fn gated(grid: [usize; 3], depth: usize) -> Option<Cut> {
-        let Cut::Tiles(tile, splits) = Cut::of(grid, depth) else {
+        let Cut::Tiles(best, splits) = Cut::of(grid, depth) else {
             return None;
         };
         if splits > 1 {
             // Partial sums are stored in quads from the beginning of the row, not of its halves.
             return grid[2]
                 .is_multiple_of(8)
-                .then_some(Cut::Tiles(tile, splits));
+                .then_some(Cut::Tiles(best, splits));
         }
-        let time = |tile: &Tile| tile.time(grid, depth, 1);
-        let tiles = TILES.into_iter();
-        tiles
-            .filter(|other| other.gates() && other.teams == tile.teams)
-            .filter(|other| other.fewest_splits(depth) == 1)
+        let time = |blocking: &Blocking| blocking.tile.time(grid, depth, 1);
+        let blockings = BLOCKINGS.into_iter();
+        blockings
+            .filter(|other| other.gates() && other.tile.teams == best.tile.teams)
+            .filter(|other| other.tile.fewest_splits(depth) == 1)
             .min_by(|a, b| time(a).total_cmp(&time(b)))
-            .filter(|other| time(other) <= 1.1 * time(&tile))
-            .map(|tile| Cut::Tiles(tile, 1))
+            .filter(|other| time(other) <= 1.1 * time(&best))
+            .map(|blocking| Cut::Tiles(blocking, 1))
     }
 }
 
@@ -181,112 +118,160 @@ pub(super) fn can_gate(grid: [usize; 3], depth: usize) -> bool {
 }
 
 /// `A·B` with `[batch, rows, columns]` and the given depth.
-pub(super) fn lower(
-    cx: &mut Lowering<'_>,
-    a: &Matrices,
-    b: &Matrices,
-    grid: [usize; 3],
-    depth: usize,
-) {
-    let [batch, rows, columns] = grid;
-    let gated = cx.has_gate();
-    let cut = match gated {
-        true => Cut::gated(grid, depth).expect("the planner asked"),
-        false => Cut::of(grid, depth),
-    };
-    let kernel = kernel(a, b, grid, depth, gated);
-    let flops = 2 * (batch * rows * columns * depth) as u64;
-    let operands = a.operand.bytes() + b.operand.bytes();
-    let params = |splits: usize, chunk: usize, tiles: [usize; 2]| {
-        let count = batch * splits * tiles[0] * tiles[1];
-        let sizes = [
-            rows, columns, depth, splits, chunk, tiles[0], tiles[1], count,
-        ];
-        let [sa, sb] = [a, b].map(|m| (m.leading(), m.offset(), m.batch));
-        let places = [sa.0, sb.0, sa.1, sb.1, sa.2, sb.2, 0, 0];
-        let words: Vec<u32> = [sizes, places].concat().iter().map(|&n| n as u32).collect();
-        (words, count)
-    };
-    let whole = |cx: &mut Lowering<'_>,
-                 kernel: Kernel,
-                 tiles: [usize; 2],
-                 invocations: Option<usize>,
-                 loops: usize| {
+pub(super) struct Product<'a> {
+    pub a: &'a Matrices,
+    pub b: &'a Matrices,
+    pub grid: [usize; 3],
+    pub depth: usize,
+    /// Whether it ends in a gate.
+    pub gated: bool,
+}
+
+impl Product<'_> {
+    pub fn lower(&self, cx: &mut Lowering<'_>) {
+        let &Product { grid, depth, .. } = self;
+        if let Some(it) = units::configuration(cx.device(), self.a, self.b, grid) {
+            let operands = [self.a, self.b];
+            let (kernel, tile, splits) =
+                units::kernel(cx.device(), it, operands, grid, depth, self.gated);
+            return self.tiled(cx, kernel, tile, splits, "matmul_units_pair");
+        }
+        let cut = match self.gated {
+            true => Cut::gated(grid, depth).expect("the planner asked"),
+            false => Cut::of(grid, depth),
+        };
+        match cut {
+            Cut::Rows { tall } => self.rows(cx, tall),
+            Cut::Tiles(blocking, splits) => {
+                let [down, across] = blocking.team();
+                let kernel = self
+                    .kernel("tiles")
+                    .constant("ROW_QUADS", blocking.row_quads)
+                    .constant("COLUMN_QUADS", blocking.column_quads)
+                    .constant("DOWN", down)
+                    .constant("ACROSS", across)
+                    .constant("TEAMS", blocking.tile.teams)
+                    .flag("OVERLAPPED", cx.device().overlaps());
+                self.tiled(cx, kernel, blocking.tile, splits, "matmul_pair");
+            }
+        }
+    }
+
+    /// At most four rows or columns.
+    fn rows(&self, cx: &mut Lowering<'_>, tall: bool) {
+        let [_, rows, columns] = self.grid;
+        let quads = rows.max(columns).div_ceil(4);
+        let (per_group, sharers) = match cx.class() {
+            // A vector register, without anything to exchange.
+            AdapterClass::Software => (8, 1),
+            AdapterClass::Gpu if self.depth > 64 => (8, 32),
+            AdapterClass::Gpu => (32, 4),
+        };
+        let loops = |sharers: usize| self.depth.div_ceil(4 * sharers);
+        let (per_group, sharers) = match loops(sharers) > MOST_ITERATIONS - LEFT_FOR_STORES {
+            true => (1, 256),
+            false => (per_group, sharers),
+        };
+        let kernel = self
+            .kernel("rows")
+            .constant("QUADS", per_group)
+            .constant("SHARERS", sharers)
+            .flag("TALL", tall)
+            .flag("SINGLE", rows == 1 && self.a.is_row_major());
+        let tiles = [quads.div_ceil(per_group), 1];
+        let dispatch = self.whole(cx, kernel, tiles, loops(sharers));
+        cx.dispatch(dispatch);
+    }
+
+    /// Tiles, and parts of the depth that have workgroups of their own.
+    fn tiled(
+        &self,
+        cx: &mut Lowering<'_>,
+        kernel: Kernel,
+        tile: Tile,
+        splits: usize,
+        fused_as: &'static str,
+    ) {
+        let ([batch, rows, columns], depth) = (self.grid, self.depth);
+        let mut tiles = [rows.div_ceil(tile.rows), columns.div_ceil(tile.columns)];
+        if splits == 1 {
+            if self.gated {
+                tiles[1] = columns.div_ceil(2).div_ceil(tile.columns / 2);
+            }
+            let dispatch = self.whole(cx, kernel, tiles, tile.loops(depth));
+            return cx.dispatch(dispatch.fusable(fused_as, tile.invocations));
+        }
+        let chunk = depth.div_ceil(splits).next_multiple_of(tile.step);
+        let splits = depth.div_ceil(chunk);
+        let quads = columns.div_ceil(4);
+        let parts = cx.temp([batch * splits, rows, 4 * quads], DType::F32);
+        let (mut words, groups) = self.params(splits, chunk, tiles);
+        // The store that the shader has by itself: to dense matrices of vec4.
+        words.extend([0, rows * quads, quads, 1].map(|word| word as u32));
+        words.resize(16 + 4 * 7, 0);
+        cx.dispatch(
+            Dispatch::new(kernel)
+                .read(&self.a.operand)
+                .read(&self.b.operand)
+                .write(&parts)
+                .params(&words)
+                .groups(groups)
+                .iterations(tile.loops(chunk) + 64)
+                .cost(self.flops(), self.bytes() + parts.bytes())
+                .fusable(fused_as, tile.invocations),
+        );
+        add_up(cx, &parts, self.grid, splits);
+    }
+
+    /// The dispatch of a kernel that goes through all of the depth and stores through the epilogue.
+    fn whole(
+        &self,
+        cx: &mut Lowering<'_>,
+        kernel: Kernel,
+        tiles: [usize; 2],
+        loops: usize,
+    ) -> Dispatch {
         let epilogue = cx.epilogue(3);
-        let (params, groups) = params(1, depth, tiles);
-        let dispatch = Dispatch::new(epilogue.applied(kernel))
-            .read(&a.operand)
-            .read(&b.operand)
+        let (params, groups) = self.params(1, self.depth, tiles);
+        Dispatch::new(epilogue.applied(kernel))
+            .read(&self.a.operand)
+            .read(&self.b.operand)
             .params(&params)
             .epilogue(&epilogue)
             .groups(groups)
             .iterations(loops + 64 * (1 + epilogue.iterations))
-            .cost(flops, operands + epilogue.bytes);
-        cx.dispatch(match invocations {
-            Some(invocations) => dispatch.fusable("matmul_pair", invocations),
-            None => dispatch,
-        });
-    };
-    match cut {
-        Cut::Rows { tall } => {
-            let quads = rows.max(columns).div_ceil(4);
-            let (per_group, sharers) = match cx.class() {
-                // A vector register, without anything to exchange.
-                AdapterClass::Software => (8, 1),
-                AdapterClass::Gpu if depth > 64 => (8, 32),
-                AdapterClass::Gpu => (32, 4),
-            };
-            let loops = |sharers: usize| depth.div_ceil(4 * sharers);
-            let (per_group, sharers) = match loops(sharers) > MOST_ITERATIONS - LEFT_FOR_STORES {
-                true => (1, 256),
-                false => (per_group, sharers),
-            };
-            let kernel = kernel("rows")
-                .constant("QUADS", per_group)
-                .constant("SHARERS", sharers)
-                .flag("TALL", tall)
-                .flag("SINGLE", rows == 1 && a.is_row_major());
-            let tiles = [quads.div_ceil(per_group), 1];
-            whole(cx, kernel, tiles, None, loops(sharers));
-        }
-        Cut::Tiles(tile, splits) => {
-            let [down, across] = tile.team();
-            let kernel = kernel("tiles")
-                .constant("ROW_QUADS", tile.row_quads)
-                .constant("COLUMN_QUADS", tile.column_quads)
-                .constant("DOWN", down)
-                .constant("ACROSS", across)
-                .constant("TEAMS", tile.teams)
-                .flag("OVERLAPPED", cx.device().overlaps());
-            let loops = |depth: usize| depth.div_ceil(SLICE * tile.teams) * ITERATIONS_OF_SLICE;
-            let mut tiles = [rows.div_ceil(tile.rows), columns.div_ceil(tile.columns)];
-            if splits == 1 {
-                if gated {
-                    tiles[1] = columns.div_ceil(2).div_ceil(tile.columns / 2);
-                }
-                return whole(cx, kernel, tiles, Some(tile.invocations()), loops(depth));
-            }
-            let chunk = depth.div_ceil(splits).next_multiple_of(16);
-            let splits = depth.div_ceil(chunk);
-            let quads = columns.div_ceil(4);
-            let parts = cx.temp([batch * splits, rows, 4 * quads], DType::F32);
-            let (mut words, groups) = params(splits, chunk, tiles);
-            // The store that the shader has by itself: to dense matrices of vec4.
-            words.extend([0, rows * quads, quads, 1].map(|word| word as u32));
-            words.resize(16 + 4 * 7, 0);
-            cx.dispatch(
-                Dispatch::new(kernel)
-                    .read(&a.operand)
-                    .read(&b.operand)
-                    .write(&parts)
-                    .params(&words)
-                    .groups(groups)
-                    .iterations(loops(chunk) + 64)
-                    .cost(flops, operands + parts.bytes())
-                    .fusable("matmul_pair", tile.invocations()),
-            );
-            add_up(cx, &parts, grid, splits);
-        }
+            .cost(self.flops(), self.bytes() + epilogue.bytes)
+    }
+
+    fn flops(&self) -> u64 {
+        2 * (self.grid.iter().product::<usize>() * self.depth) as u64
+    }
+
+    fn bytes(&self) -> u64 {
+        self.a.operand.bytes() + self.b.operand.bytes()
+    }
+
+    /// The shader's parameters up to those of the epilogue, and the number of workgroups.
+    fn params(&self, splits: usize, chunk: usize, tiles: [usize; 2]) -> (Vec<u32>, usize) {
+        let [batch, rows, columns] = self.grid;
+        let count = batch * splits * tiles[0] * tiles[1];
+        let sizes = [
+            rows, columns, self.depth, splits, chunk, tiles[0], tiles[1], count,
+        ];
+        let [sa, sb] = [self.a, self.b].map(|m| (m.leading(), m.offset(), m.batch));
+        let places = [sa.0, sb.0, sa.1, sb.1, sa.2, sb.2, 0, 0];
+        let words = [sizes, places].concat().iter().map(|&n| n as u32).collect();
+        (words, count)
+    }
+
+    /// The kernel with an entry point, by name.
+    fn kernel(&self, entry: &'static str) -> Kernel {
+        let [a, b] = aligned(self.a, self.b, self.grid, self.depth, self.gated, 4);
+        Kernel::builtin("matmul", "matmul", entry)
+            .flag("A_ALONG_DEPTH", self.a.is_row_major())
+            .flag("B_ALONG_DEPTH", !self.b.is_row_major())
+            .declare(&load("a", 1, a))
+            .declare(&load("b", 2, b))
     }
 }
 
@@ -313,32 +298,6 @@ fn add_up(
     );
 }
 
-/// Makes the kernel with an entry point, by name.
-fn kernel(
-    a: &Matrices,
-    b: &Matrices,
-    [_, rows, columns]: [usize; 3],
-    depth: usize,
-    gated: bool,
-) -> impl Fn(&'static str) -> Kernel {
-    let [a_along, b_along] = [a.is_row_major(), !b.is_row_major()];
-    let load = |name: &str, binding: usize, matrices: &Matrices, inner: usize| {
-        let steps = [inner, matrices.leading(), matrices.offset(), matrices.batch];
-        load(name, binding, steps.iter().all(|n| n.is_multiple_of(4)))
-    };
-    let loads_a = load("a", 1, a, if a_along { depth } else { rows });
-    // What a quad of columns may begin at.
-    let columns = if gated { columns / 2 } else { columns };
-    let loads_b = load("b", 2, b, if b_along { depth } else { columns });
-    move |entry| {
-        Kernel::builtin("matmul", "matmul", entry)
-            .flag("A_ALONG_DEPTH", a_along)
-            .flag("B_ALONG_DEPTH", b_along)
-            .declare(&loads_a)
-            .declare(&loads_b)
-    }
-}
-
 /// Declares an operand, and how to load four elements of it.
 fn load(name: &str, binding: usize, vector: bool) -> String {
     if vector {
@@ -359,11 +318,11 @@ fn load(name: &str, binding: usize, vector: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cut, TILES};
+    use super::{BLOCKINGS, Cut};
 
     #[test]
     fn cuts() {
-        let [square, tall, wide, small] = TILES;
+        let [square, tall, wide, small] = BLOCKINGS;
         let table = [
             // Large squares; the layers of a model of 768 columns, and their weights' gradients.
             ([1, 4096, 4096], 4096, square, 1),
@@ -395,7 +354,7 @@ mod tests {
 
     #[test]
     fn cuts_with_gates() {
-        let [square, _, wide, small] = TILES;
+        let [square, _, wide, small] = BLOCKINGS;
         let table = [
             ([1, 16_384, 2048], 384, Some((square, 1))),
             ([1, 512, 176], 32, Some((small, 1))),

@@ -3,9 +3,11 @@
 //! A transposed operand is a view: `x.matmul(w.transpose())` reads `w` in place. Pointwise operations that follow (bias,
 //! activation, residual) become the kernel's epilogue.
 
+mod cut;
 mod gpu;
 mod operands;
 mod software;
+mod units;
 
 use std::hash::Hash;
 
@@ -78,11 +80,20 @@ impl Operation for Matmul {
         // A tile's work for a single row would be wasted; the form for GPUs reads the matrix once and no more. It can also
         // cut the depth.
         let is_deep = depth.div_ceil(4) > MOST_ITERATIONS - LEFT_FOR_STORES;
-        if rows == 1 || is_deep || !cx.device().has_subgroups_of(8) {
-            return gpu::lower(cx, &a, &b, self.grid, depth);
+        let gated = cx.has_gate();
+        let is_register_tile = cx.device().has_subgroups_of(8)
+            && units::configuration(cx.device(), &a, &b, self.grid).is_none();
+        if rows == 1 || is_deep || !is_register_tile {
+            let product = gpu::Product {
+                a: &a,
+                b: &b,
+                grid: self.grid,
+                depth,
+                gated,
+            };
+            return product.lower(cx);
         }
         let epilogue = cx.epilogue(3);
-        let gated = cx.has_gate();
         let (kernel, params, groups) = software::subgroup8(&a, &b, self.grid, depth, gated);
         let flops = 2 * (batch * rows * columns * depth) as u64;
         let bytes = a.operand.bytes() + b.operand.bytes() + epilogue.bytes;

@@ -99,3 +99,26 @@ pub(super) fn matrices(
     let copy = cx.contiguous_copy(&copied);
     view(full(copy)).expect("dense operands are matrices")
 }
+
+/// Whether each operand of a product can be loaded in vectors of so many elements, which are none of two lines.
+pub(super) fn aligned(
+    a: &Matrices,
+    b: &Matrices,
+    [_, rows, columns]: [usize; 3],
+    depth: usize,
+    gated: bool,
+    width: usize,
+) -> [bool; 2] {
+    // What a vector of columns may begin at.
+    let columns = if gated { columns / 2 } else { columns };
+    let inner = |matrices: &Matrices, row_length: usize, column_length: usize| match matrices
+        .is_row_major()
+    {
+        true => row_length,
+        false => column_length,
+    };
+    [(a, inner(a, depth, rows)), (b, inner(b, columns, depth))].map(|(matrices, inner)| {
+        let steps = [inner, matrices.leading(), matrices.offset(), matrices.batch];
+        steps.iter().all(|n| n.is_multiple_of(width))
+    })
+}

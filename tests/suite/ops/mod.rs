@@ -12,6 +12,7 @@ mod half;
 mod indices;
 mod losses;
 mod matmul;
+mod matmul_half;
 mod norm;
 mod pointwise;
 mod pointwise_values;

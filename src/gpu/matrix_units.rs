@@ -1,0 +1,197 @@
+//! Matrix units (tensor cores, `simdgroup_matrix`, cooperative matrices): whether an adapter has the kind that kernels use,
+//! and whether it multiplies right.
+//!
+//! Drivers list what they have, but some list what is wrong or not there in hardware: so a product with known values is
+//! computed before anything else is, in the way that kernels do.
+
+use super::adapter::{AdapterDescription, MatrixConfiguration, MatrixUnits};
+use super::device::Device;
+use super::kernel::{Access, Kernel};
+use super::pipeline;
+
+impl Device {
+    /// Rows and columns of the matrices that kernels on this device may have matrix units multiply: `f16` matrices, added up
+    /// in `f32`. `None` where there are no such units, where they are turned off ([`DeviceOptions::matrix_units`], or
+    /// `SHADEGRAD_MATRIX_UNITS=off` in the environment), or where they multiply wrong: the first call, or the first of
+    /// [`Device::description`], has them compute a small product.
+    ///
+    /// [`DeviceOptions::matrix_units`]: crate::DeviceOptions::matrix_units
+    pub fn matrix_units(&self) -> Option<usize> {
+        match self.tested_matrix_units() {
+            MatrixUnits::Used(size) => Some(size),
+            _ => None,
+        }
+    }
+
+    /// The adapter this device was opened on. Its `Display` form is the line that programs print first.
+    pub fn description(&self) -> &AdapterDescription {
+        self.shared.described.get_or_init(|| AdapterDescription {
+            matrix_units: self.tested_matrix_units(),
+            ..self.shared.description.clone()
+        })
+    }
+
+    fn tested_matrix_units(&self) -> MatrixUnits {
+        let test = || match self.shared.listed_matrix_units {
+            Err(why) => why,
+            Ok(listed) if is_right(self, listed) => MatrixUnits::Used(listed.size),
+            Ok(_) => MatrixUnits::Wrong,
+        };
+        *self.shared.matrix_units.get_or_init(test)
+    }
+
+    /// What matrix units multiply, where kernels may use them.
+    pub(crate) fn matrix_configuration(&self) -> Option<MatrixConfiguration> {
+        self.matrix_units()?;
+        self.shared.listed_matrix_units.ok()
+    }
+}
+
+impl MatrixConfiguration {
+    /// A kernel with `shaders/matrix_units.wgsl`, which it imports, declared again for this.
+    pub fn declared(&self, kernel: Kernel) -> Kernel {
+        let size = self.size;
+        let mut text: String = [("Left", "f16, A"), ("Right", "f16, B"), ("Sum", "f32, C")]
+            .map(|(name, what)| format!("alias {name} = coop_mat{size}x{size}<{what}>;\n"))
+            .concat();
+        if self.part == 1 {
+            text +=
+                "alias Part = f16;\nfn part(four: vec4<f16>, i: u32) -> Part { return four[i]; }\n";
+        }
+        let constants = [("SIZE", size), ("LANES", self.lanes), ("PART", self.part)];
+        let with = |kernel: Kernel, (name, value)| kernel.constant(name, value);
+        constants.into_iter().fold(kernel, with).declare(&text)
+    }
+}
+
+/// What `shaders/matrix_units_test.wgsl` should compute.
+fn expected(size: usize) -> Vec<f32> {
+    let extent = 2 * size;
+    let element = |row: usize, column: usize, salt: usize| {
+        ((7 * row + 5 * column + salt * row * column) % 11) as f32 - 5.0
+    };
+    let sum = |row: usize, column: usize| {
+        let products = (0..extent).map(|k| {
+            element(row, k, 1) * element(k, column, 3) + element(k, row, 1) * element(column, k, 3)
+        });
+        products.sum()
+    };
+    let places = (0..extent).flat_map(|row| (0..extent).map(move |column| (row, column)));
+    places.map(|(row, column)| sum(row, column)).collect()
+}
+
+/// Whether the units compute what they should. Whatever goes wrong, they don't. Nothing of it shows in the device's counters.
+fn is_right(device: &Device, listed: MatrixConfiguration) -> bool {
+    let kernel = Kernel::builtin("matrix_units", "matrix_units_test", "test");
+    let kernel = listed.declared(kernel).pruned();
+    let expected = expected(listed.size);
+    // Not by `Device::scoped`, which would take an error that somebody else is to hear of.
+    let wgpu = &device.shared.wgpu;
+    let validation = wgpu.push_error_scope(wgpu::ErrorFilter::Validation);
+    let internal = wgpu.push_error_scope(wgpu::ErrorFilter::Internal);
+    let computed = product(device, &kernel, expected.len());
+    let errors = [internal.pop(), validation.pop()].map(pollster::block_on);
+    errors.iter().all(Option::is_none) && computed == Some(expected)
+}
+
+/// What the kernel writes.
+fn product(device: &Device, kernel: &Kernel, elements: usize) -> Option<Vec<f32>> {
+    let (wgpu, queue) = (&device.shared.wgpu, &device.shared.queue);
+    let pipeline = pipeline::build(wgpu, device, kernel, &[Access::Write]);
+    let buffer = |size: usize, usage| {
+        wgpu.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("matrix units"),
+            size: size as u64,
+            usage,
+            mapped_at_creation: false,
+        })
+    };
+    let bytes = 4 * elements;
+    let params = buffer(16, wgpu::BufferUsages::UNIFORM);
+    let written = buffer(
+        bytes,
+        wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+    );
+    let read = buffer(
+        bytes,
+        wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+    );
+    let bind_group = wgpu.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some("matrix units"),
+        layout: &pipeline.layout,
+        entries: &[&params, &written].map(|buffer| wgpu::BindGroupEntry {
+            binding: u32::from(buffer == &written),
+            resource: buffer.as_entire_binding(),
+        }),
+    });
+    let mut encoder = wgpu.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&pipeline.raw);
+        pass.set_bind_group(0, &bind_group, &[]);
+        pass.dispatch_workgroups(1, 1, 1);
+    }
+    encoder.copy_buffer_to_buffer(&written, 0, &read, 0, bytes as u64);
+    let submission = queue.submit([encoder.finish()]);
+    read.map_async(wgpu::MapMode::Read, .., |_| ());
+    let waited = wgpu.poll(wgpu::PollType::Wait {
+        submission_index: Some(submission),
+        timeout: None,
+    });
+    waited.ok()?;
+    let mapped = read.get_mapped_range(..).ok()?;
+    Some(bytemuck::pod_collect_to_vec(&mapped))
+}
+
+/// Says that a test is left out for want of matrix units; fails where there must be some, as tests/common does.
+#[cfg(test)]
+pub(crate) fn left_out(test: &str) {
+    use std::io::Write;
+    let required = std::env::var("SHADEGRAD_REQUIRE_MATRIX_UNITS").is_ok_and(|value| value == "1");
+    assert!(!required, "{test}: there are no matrix units");
+    // Not by `eprintln!`, which is kept from who runs the tests.
+    let said = writeln!(
+        std::io::stderr(),
+        "left out, for want of matrix units: {test}"
+    );
+    said.expect("errors can be written");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In both forms that drivers take, wherever there are any.
+    #[test]
+    fn the_product_is_right() {
+        let device = Device::new().unwrap_or_else(|error| panic!("{error}"));
+        let before = device.stats();
+        let Ok(listed) = device.shared.listed_matrix_units else {
+            return left_out("gpu::matrix_units::tests::the_product_is_right");
+        };
+        for part in [1, 4] {
+            let listed = MatrixConfiguration { part, ..listed };
+            assert!(is_right(&device, listed), "{listed:?}");
+            // Which subgroup an invocation is in, it has to know.
+            let wrong = MatrixConfiguration {
+                lanes: listed.lanes / 2,
+                ..listed
+            };
+            assert!(!is_right(&device, wrong), "{wrong:?}");
+        }
+        assert_eq!(device.stats(), before);
+    }
+
+    #[test]
+    fn a_wrong_product_is_noticed() {
+        for size in [8, 16] {
+            let right = expected(size);
+            assert!(right.iter().all(|x| x.fract() == 0.0 && x.abs() < 2048.0));
+            // Neither symmetric, nor made of equal quarters.
+            let extent = 2 * size;
+            assert!((0..extent).any(|i| right[i] != right[i * extent]));
+            assert!((0..size).any(|i| right[i] != right[i + size]));
+            assert!((0..size).any(|i| right[i] != right[i + size * extent]));
+        }
+    }
+}
