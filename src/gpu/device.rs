@@ -420,8 +420,16 @@ fn from_wgpu(error: wgpu::Error) -> Error {
 }
 
 /// Whether a variable of the environment turns something on.
-fn is_set(name: &str) -> bool {
-    std::env::var(name).is_ok_and(|value| value == "1")
+fn is_set(name: &str) -> Result<bool> {
+    match std::env::var(name).unwrap_or_default().as_str() {
+        "" | "0" => Ok(false),
+        "1" => Ok(true),
+        value => Err(Error::InvalidArgument {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            expected: "`1`, or `0` as without it".to_owned(),
+        }),
+    }
 }
 
 /// What must be said to get those features.
@@ -440,7 +448,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
     let mut description = AdapterDescription::of(&info);
     description.class = options.class.unwrap_or(description.class);
     // Optional: timestamps for profiles, subgroups for reductions. Kernels have portable twins.
-    let portable = options.portable || is_set("SHADEGRAD_PORTABLE");
+    let portable = options.portable || is_set("SHADEGRAD_PORTABLE")?;
     let f16 = options.f16.or_variable("SHADEGRAD_F16")?;
     let wants_matrix_units = options.matrix_units.or_variable("SHADEGRAD_MATRIX_UNITS")?;
     let mut wanted = wgpu::Features::empty();
@@ -514,7 +522,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
             matrix_units: OnceLock::new(),
             described: OnceLock::new(),
             checked_kernels: options.checked_kernels || cfg!(debug_assertions),
-            poison: options.poison || is_set("SHADEGRAD_POISON"),
+            poison: options.poison || is_set("SHADEGRAD_POISON")?,
             next_buffer: AtomicU64::new(0),
             tapes_drawing: AtomicU64::new(0),
             first_tick: OnceLock::new(),
