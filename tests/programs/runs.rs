@@ -242,7 +242,8 @@ fn a_run_that_was_stopped_and_resumed_is_the_run_that_was_not() {
 #[test]
 fn the_precision_is_printed_and_kept() {
     let folder = Folder::new();
-    let run = |more: &[&str]| folder.train(&[&["--schedule", "constant"], more].concat());
+    let common = ["--schedule", "constant", "--warmup", "3"];
+    let run = |more: &[&str]| folder.train(&[&common, more].concat());
     let mixed = |steps, path| {
         run(&[
             "--precision",
