@@ -16,6 +16,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Serialize};
 use shadegrad::data::excerpt;
 use shadegrad::nn::{FeedForwardKind, InitKind, NormKind, PositionKind};
+use shadegrad::tape::Precision;
 
 use super::terminal::LONGEST;
 
@@ -137,6 +138,10 @@ pub struct TrainingArgs {
     /// The largest norm of the gradient, longer ones are scaled down; 0 for no limit
     #[arg(long, default_value_t = 1.0, help_heading = "Training")]
     pub grad_clip: f32,
+    /// What products and attention compute with: f32, or mixed (f16, sums and weights in f32)
+    #[arg(long, default_value_t = Precision::F32, help_heading = "Training")]
+    #[serde(default)]
+    pub precision: Precision,
     /// Decides initial weights, batches, dropout and samples
     #[arg(long, default_value_t = 42, help_heading = "Training")]
     pub seed: u64,

@@ -7,6 +7,7 @@ use shadegrad::nn::Gpt;
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::Schedule;
 use shadegrad::profile::Profile;
+use shadegrad::tape::Precision;
 use shadegrad::{Tape, Var};
 
 use super::args::{EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
@@ -50,6 +51,8 @@ pub struct Options {
     pub lr: f32,
     /// What becomes of it.
     pub schedule: Schedule,
+    /// What steps and evaluations are recorded in.
+    pub precision: Precision,
     /// What dropout is drawn from, with the step.
     pub seed: u64,
     /// Steps between evaluations; 0 for none but the last.
@@ -84,6 +87,7 @@ impl Options {
             total: training.steps,
             lr: training.lr,
             schedule: training.schedule(),
+            precision: training.precision,
             seed: training.seed,
             eval_interval: 0,
             eval_iters: 1,

@@ -62,8 +62,10 @@ pub fn course(training: &TrainingArgs, [rows, length]: [usize; 2], start: u64) {
         start => format!(", resumed after step {}", HumanCount(start)),
     };
     say!(
-        "training: {} steps of {rows} × {length} tokens{from} · AdamW, learning rate {} ({}), warm-up {}, seed {}",
+        "training: {} steps of {rows} × {length} tokens{from} · AdamW, precision {}, learning rate {} ({}), warm-up {}, \
+         seed {}",
         HumanCount(training.steps),
+        training.precision,
         training.lr,
         format!("{:?}", training.schedule).to_lowercase(),
         training.warmup(),

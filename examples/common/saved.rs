@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use indicatif::HumanCount;
 use shadegrad::checkpoint::Checkpoint;
-use shadegrad::nn::{Gpt, Parameters};
+use shadegrad::nn::Gpt;
 use shadegrad::sampling::{Sampler, SamplingConfig};
+use shadegrad::tape::Precision;
 
 use super::args::{DeviceArgs, SamplingArgs};
 use super::settings::require;
@@ -46,6 +47,9 @@ pub struct SampleArgs {
     /// What the texts are drawn from, beside the model
     #[arg(long, default_value_t = 42)]
     seed: u64,
+    /// What the model computes with: f32, or mixed (weights, products and cache in f16)
+    #[arg(long, default_value_t = Precision::F32)]
+    precision: Precision,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -92,7 +96,8 @@ impl SampleArgs {
             let reason = "--prompt: it fills the model's window; --max-tokens N goes on beyond it";
             return Err(reason.into());
         }
-        let (gpt, _) = model(checkpoint, &self.device)?;
+        let device = program::open_device_aside(&self.device)?;
+        let (gpt, _) = checkpoint.gpt_as(self.precision.dtype(), &device)?;
         let (count, most) = (self.count.unwrap_or(count), self.max_tokens.unwrap_or(most));
         texts(
             &gpt,
@@ -127,13 +132,10 @@ impl Command {
     }
 }
 
-fn model(checkpoint: &Checkpoint, device: &DeviceArgs) -> Result<(Gpt, Parameters)> {
-    Ok(checkpoint.gpt(&program::open_device_aside(device)?)?)
-}
-
 fn info(args: &InfoArgs) -> Result<()> {
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
-    let (_, parameters) = model(&checkpoint, &args.device)?;
+    let device = program::open_device_aside(&args.device)?;
+    let (_, parameters) = checkpoint.gpt(&device)?;
     let metadata = &checkpoint.metadata;
     say!("model: {}", metadata.config);
     match (&metadata.tokenizer, metadata.vocabulary.len()) {

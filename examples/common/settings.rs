@@ -315,8 +315,9 @@ impl SamplingArgs {
     }
 }
 
-/// Names of the shared settings that a checkpoint fixes: they shape the model, its initial values or its batches.
-const FIXED: [&str; 17] = [
+/// Names of the shared settings that a checkpoint fixes: they shape the model, its initial values or its batches, or say
+/// what is computed.
+const FIXED: [&str; 18] = [
     "context",
     "d_model",
     "n_heads",
@@ -333,6 +334,7 @@ const FIXED: [&str; 17] = [
     "tie",
     "init",
     "scale_residual",
+    "precision",
     "seed",
 ];
 

@@ -220,6 +220,7 @@ impl Training<'_> {
     fn launch(&mut self, state: &mut State, step: u64) -> Result<()> {
         let batch = self.data.train_batch(step);
         let tape = Tape::training(self.device);
+        tape.set_precision(self.options.precision);
         tape.set_seed(self.options.seed, step);
         let loss = self.model.loss(&tape, &batch);
         let report = self.optimizer.step(&tape, loss, self.options.lr(step));
@@ -314,6 +315,7 @@ impl Training<'_> {
     fn mean(&self, batches: impl Iterator<Item = Batch>) -> Result<f64> {
         let [_, flags] = self.options.size_flags;
         metrics::mean(self.device, batches, |tape, batch| {
+            tape.set_precision(self.options.precision);
             (self.model.loss(tape, &batch), batch.target_count())
         })
         .map_err(|error| lower(error, "an evaluation", flags))

@@ -124,7 +124,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         ..GptConfig::new(words.tokenizer.vocab_size())
     };
     let mut builder = ParameterBuilder::new(cli.training.seed);
-    let model = Gpt::new(&config, &mut builder)?;
+    let mut model = Gpt::new(&config, &mut builder)?;
+    model.set_precision(cli.training.precision);
     let parameters = builder.build(&device)?;
     let mut optimizer = AdamW::new(&parameters, cli.training.optimizer())?;
     let shape = [cli.batch_size, config.context];

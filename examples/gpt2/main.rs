@@ -33,6 +33,7 @@ use shadegrad::data::read_text;
 use shadegrad::hugging_face::{Gpt2Files, Tokenizer};
 use shadegrad::nn::Gpt;
 use shadegrad::sampling::Sampler;
+use shadegrad::tape::Precision;
 
 use tune::Tune;
 
@@ -73,6 +74,9 @@ enum Command {
         seed: u64,
         #[command(flatten)]
         sampling: SamplingArgs,
+        /// What the model computes with: f32, or mixed (weights, products and cache in f16)
+        #[arg(long, default_value_t = Precision::F32)]
+        precision: Precision,
         #[command(flatten)]
         device: DeviceArgs,
     },
@@ -118,6 +122,9 @@ enum Command {
         /// Tokens between the starts of two windows [default: half of the model's context]
         #[arg(long)]
         stride: Option<usize>,
+        /// What the model computes with: f32, or mixed (weights and products in f16)
+        #[arg(long, default_value_t = Precision::F32)]
+        precision: Precision,
         #[command(flatten)]
         device: DeviceArgs,
     },
@@ -180,10 +187,11 @@ fn run(command: Command) -> Result<ExitCode> {
             tokens,
             seed,
             sampling,
+            precision,
             device,
         } => {
             let sampler = Sampler::new(sampling.config(), seed)?;
-            let model = Model::open(&input.model, &device)?;
+            let model = Model::open(&input.model, precision, &device)?;
             let prompt = model.prompt(&input.text)?;
             let vocab_size = model.gpt.config().vocab_size;
             let mut sampler = sampler.with_suppressed(model.tokenizer.without_text(vocab_size));
@@ -197,7 +205,7 @@ fn run(command: Command) -> Result<ExitCode> {
             device,
         } => {
             require(count >= 1, "count", &count, "at least 1")?;
-            let model = Model::open(&input.model, &device)?;
+            let model = Model::open(&input.model, Precision::F32, &device)?;
             let tokens = model.prompt(&input.text)?;
             measure::top(&model, &tokens, count)?;
         }
@@ -226,7 +234,7 @@ fn run(command: Command) -> Result<ExitCode> {
             out,
             device,
         } => {
-            let model = Model::open(&input.model, &device)?;
+            let model = Model::open(&input.model, Precision::F32, &device)?;
             let last = model.gpt.config().n_layers - 1;
             require(layer <= last, "layer", &layer, &format!("0 to {last}"))?;
             let tokens = model.prompt(&input.text)?;
@@ -236,10 +244,11 @@ fn run(command: Command) -> Result<ExitCode> {
             model,
             file,
             stride,
+            precision,
             device,
         } => {
             let text = read_text(&file)?;
-            let model = Model::open(&model, &device)?;
+            let model = Model::open(&model, precision, &device)?;
             let context = model.gpt.config().context;
             let stride = stride.unwrap_or(context.div_ceil(2));
             let expected = format!("1 to {}, one less than the model's context", context - 1);
@@ -312,10 +321,10 @@ struct Model {
 }
 
 impl Model {
-    fn open(directory: &Path, device: &DeviceArgs) -> Result<Model> {
+    fn open(directory: &Path, precision: Precision, device: &DeviceArgs) -> Result<Model> {
         let (files, tokenizer) = open(directory)?;
         let device = program::open_device_aside(device)?;
-        let (gpt, _) = files.load(&device)?;
+        let (gpt, _) = files.load_as(precision.dtype(), &device)?;
         Ok(Model {
             files,
             tokenizer,

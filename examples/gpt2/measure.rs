@@ -69,6 +69,7 @@ pub fn mean_loss(model: &Model, tokens: &[u32], stride: usize) -> Result<f64> {
         let window = &tokens[start..tokens.len().min(start + context)];
         let inputs = &window[..window.len() - 1];
         let tape = Tape::inference(model.gpt.device());
+        tape.set_precision(model.gpt.precision());
         let hidden = model.gpt.hidden(tape.input([1, inputs.len()], inputs));
         let losses = (counted - start - 1..inputs.len())
             .step_by(ROWS)

@@ -145,7 +145,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         ..GptConfig::new(config.vocab_size)
     })?;
     let mut builder = ParameterBuilder::new(cli.training.seed);
-    let model = Filler::new(&config, &mut builder)?;
+    let model = Filler::new(&config, cli.training.precision, &mut builder)?;
 
     let device = program::open_device(&cli.device)?;
     let parameters = builder

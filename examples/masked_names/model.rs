@@ -3,6 +3,7 @@
 use shadegrad::data::{Batch, IGNORE_INDEX};
 use shadegrad::nn::{Encoder, EncoderConfig, Linear, ParameterBuilder};
 use shadegrad::ops::CrossEntropy;
+use shadegrad::tape::Precision;
 use shadegrad::{Device, Tape, Var};
 
 use super::task::{self, PADDING, Puzzle};
@@ -13,6 +14,8 @@ pub struct Filler {
     pub encoder: Encoder,
     /// From its vectors to letters.
     pub head: Linear,
+    /// What probabilities are computed in.
+    pub precision: Precision,
 }
 
 impl Filler {
@@ -21,11 +24,16 @@ impl Filler {
     /// # Errors
     ///
     /// Those of [`EncoderConfig::validate`].
-    pub fn new(config: &EncoderConfig, builder: &mut ParameterBuilder) -> shadegrad::Result<Self> {
+    pub fn new(
+        config: &EncoderConfig,
+        precision: Precision,
+        builder: &mut ParameterBuilder,
+    ) -> shadegrad::Result<Self> {
         let (d_model, vocab_size) = (config.d_model, config.vocab_size);
         Ok(Filler {
             encoder: builder.scope("encoder", |b| Encoder::new(config, b))?,
             head: builder.scope("head", |b| Linear::new(b, d_model, vocab_size, true)),
+            precision,
         })
     }
 
@@ -69,6 +77,7 @@ impl Filler {
         let mut probabilities = Vec::new();
         for puzzles in puzzles.chunks(rows) {
             let tape = Tape::inference(device);
+            tape.set_precision(self.precision);
             let batch = task::batch(puzzles, rows, context);
             let fetch = tape.fetch(self.logits(&tape, &batch).softmax());
             tape.run()?;

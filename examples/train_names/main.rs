@@ -81,7 +81,8 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         .model
         .config(data.tokenizer().vocab_size(), settings.batch.context);
     let mut builder = ParameterBuilder::new(settings.training.seed).with_init(settings.model.init);
-    let model = Gpt::new(&config, &mut builder)?;
+    let mut model = Gpt::new(&config, &mut builder)?;
+    model.set_precision(settings.training.precision);
     let parameters = builder
         .build(&device)
         .map_err(|error| lower(error, "the model", "--d-model, --d-ff or --context"))?;

@@ -4,7 +4,8 @@
 //! optimizer's moments as `<optimizer>.<moment>.<name>` (such as `adamw.m.head.weight`), its loss scale as
 //! `<optimizer>.loss_scale`, and, as JSON under the key
 //! `shadegrad` of the file's metadata, the [`Metadata`] and the optimizer's settings and step count. Random draws are
-//! functions of seed and step, so these two are the whole random state.
+//! functions of seed and step, so these two are the whole random state. Parameters of `F16` are saved as such; those of
+//! either type are loaded into those of either.
 //!
 //! Writing never leaves a damaged file: the new one is complete and on the disk before it takes the old one's place. It
 //! gets the old one's permissions, and where the path is a link, what it leads to is replaced.
@@ -51,10 +52,11 @@ pub use part::{LoadedPart, load_part};
 pub use replace::check_writable;
 pub(crate) use replace::replace_with;
 pub(crate) use tensors::{PIECE, TensorsFile, number_size, open_file};
+use tensors::{stored, widened};
 
 use crate::data::CharTokenizer;
 use crate::error::{Error, Result};
-use crate::gpu::{Device, Tensor};
+use crate::gpu::{DType, Device, Tensor};
 use crate::nn::{FlatTensors, Gpt, GptConfig, Parameter, ParameterBuilder, Parameters};
 use crate::optim::Optimizer;
 use crate::shape::Shape;
@@ -124,8 +126,8 @@ pub struct Checkpoint {
     pub optimizer: Option<OptimizerMetadata>,
     path: PathBuf,
     bytes: Vec<u8>,
-    /// By name: the shape, and where in `bytes` the values lie.
-    tensors: BTreeMap<String, (Vec<usize>, Range<usize>)>,
+    /// By name: the shape, the type, and where in `bytes` the values lie.
+    tensors: BTreeMap<String, (Vec<usize>, Dtype, Range<usize>)>,
 }
 
 /// Named values, as [`Parameters::load`] takes them.
@@ -146,20 +148,23 @@ pub fn save(
     metadata: &Metadata,
 ) -> Result<()> {
     let path = path.as_ref();
-    let mut tensors: Values = Vec::new();
-    let mut add = |prefix: &str, values: Values| {
-        let named = values.into_iter();
-        tensors.extend(named.map(|(name, shape, data)| (format!("{prefix}.{name}"), shape, data)));
-    };
-    add("param", parameters.to_host()?);
+    let mut tensors = Vec::new();
+    let mut add =
+        |prefix: &str, dtype: DType, values: Values| {
+            let named = values.into_iter();
+            tensors.extend(named.map(|(name, shape, data)| {
+                (format!("{prefix}.{name}"), shape, stored(dtype, &data))
+            }));
+        };
+    add("param", parameters.dtype(), parameters.to_host()?);
     for (prefix, moment) in moments(optimizer) {
-        add(&prefix, parameters.read(moment)?);
+        add(&prefix, DType::F32, parameters.read(moment)?);
     }
     if let Some((name, state)) = loss_scale(optimizer) {
         let values: Vec<f32> = state.to_vec()?;
         // One that no step has changed says nothing.
         if values[1..] != [0.0; 3] {
-            tensors.push((name, state.shape(), values));
+            tensors.push((name, state.shape(), stored(DType::F32, &values)));
         }
     }
     let header = Header {
@@ -176,9 +181,8 @@ pub fn save(
         reason,
     };
     let header = serde_json::to_string(&header).map_err(|error| refuse(error.to_string()))?;
-    let views = tensors.iter().map(|(name, shape, data)| {
-        let bytes = bytemuck::cast_slice(data);
-        TensorView::new(Dtype::F32, shape.dims().to_vec(), bytes).map(|view| (name, view))
+    let views = tensors.iter().map(|(name, shape, (dtype, bytes))| {
+        TensorView::new(*dtype, shape.dims().to_vec(), bytes).map(|view| (name, view))
     });
     let bytes = views
         .collect::<Result<Vec<_>, SafeTensorError>>()
@@ -237,13 +241,14 @@ impl Checkpoint {
         let header = parse(header).map_err(|reason| file.refuse(reason))?;
         let mut tensors = BTreeMap::new();
         for (name, info) in file.metadata.tensors() {
-            if info.dtype != Dtype::F32 {
+            let is_half = info.dtype == Dtype::F16 && name.starts_with("param.");
+            if info.dtype != Dtype::F32 && !is_half {
                 return Err(
                     file.refuse(format!("tensor `{name}` has type {}, not F32", info.dtype))
                 );
             }
             let (from, to) = info.data_offsets;
-            tensors.insert(name, (info.shape.clone(), from..to));
+            tensors.insert(name, (info.shape.clone(), info.dtype, from..to));
         }
         Ok(Checkpoint {
             metadata: header.metadata,
@@ -274,13 +279,28 @@ impl Checkpoint {
     /// [`Error::Checkpoint`] if it is of another kind of model; those of [`GptConfig::validate`],
     /// [`ParameterBuilder::build`] and [`Checkpoint::restore`].
     pub fn gpt(&self, device: &Device) -> Result<(Gpt, Parameters)> {
+        self.gpt_as(DType::F32, device)
+    }
+
+    /// [`Checkpoint::gpt`] with its parameters [stored as `dtype`](ParameterBuilder::with_dtype), whatever the file has:
+    /// `F16` to generate text in half of the memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::gpt`]; [`Error::Parameter`] if a number is too large for that type.
+    ///
+    /// # Panics
+    ///
+    /// If it is `U32`.
+    #[track_caller]
+    pub fn gpt_as(&self, dtype: DType, device: &Device) -> Result<(Gpt, Parameters)> {
         let config: GptConfig = serde_json::from_value(self.metadata.config.clone())
             .map_err(|error| self.refuse(format!("it is not of a Gpt ({error})")))?;
-        let mut builder = ParameterBuilder::new(self.metadata.seed);
-        if let Some((rows, _)) = self.tensors.get("param.token_embedding.weight.0") {
+        let mut builder = ParameterBuilder::new(self.metadata.seed).with_dtype(dtype);
+        if let Some((rows, ..)) = self.tensors.get("param.token_embedding.weight.0") {
             // The table was split where it was made, and is to be split so again, after as many rows.
-            let elements = rows.iter().product::<usize>() as u64;
-            builder = builder.with_parameter_limit(4 * elements.next_multiple_of(64));
+            let elements = rows.iter().product::<usize>().next_multiple_of(64);
+            builder = builder.with_parameter_limit((dtype.bytes() * elements) as u64);
         }
         let gpt = Gpt::new(&config, &mut builder)?;
         // Before memory is taken for what the file merely claims to have.
@@ -319,7 +339,8 @@ impl Checkpoint {
     /// # Errors
     ///
     /// [`Error::Checkpoint`] if a tensor is missing, has another shape, or belongs to no parameter; or if an optimizer
-    /// is to be restored and none, or one of another kind, was saved. [`Error::DeviceLost`].
+    /// is to be restored and none, or one of another kind, was saved. [`Error::Parameter`] if a number is too large for the
+    /// parameters' type, [`Error::DeviceLost`].
     pub fn restore(
         &self,
         parameters: &Parameters,
@@ -354,7 +375,7 @@ impl Checkpoint {
         }
         let mut scale = None;
         if let Some((name, state)) = loss_scale(Some(optimizer))
-            && let Some((dims, range)) = self.tensors.get(&name)
+            && let Some((dims, _, range)) = self.tensors.get(&name)
         {
             let values: Vec<f32> = bytemuck::pod_collect_to_vec(&self.bytes[range.clone()]);
             if *dims != [4] || !(values[0].is_finite() && values[0] >= 1.0) {
@@ -381,19 +402,19 @@ impl Checkpoint {
     ) -> Result<Values> {
         let mut values = Vec::new();
         for parameter in parameters {
-            let range = self.find(prefix, parameter)?;
-            let data = bytemuck::pod_collect_to_vec(&self.bytes[range]);
+            let (dtype, range) = self.find(prefix, parameter)?;
+            let data = widened(dtype, &self.bytes[range]);
             values.push((parameter.name().to_owned(), parameter.shape(), data));
         }
         Ok(values)
     }
 
-    /// Where a parameter's values lie.
-    fn find(&self, prefix: &str, parameter: &Parameter) -> Result<Range<usize>> {
+    /// The type of a parameter's values, and where they lie.
+    fn find(&self, prefix: &str, parameter: &Parameter) -> Result<(Dtype, Range<usize>)> {
         let (name, shape) = (parameter.name(), parameter.shape());
         match self.tensors.get(&format!("{prefix}.{name}")) {
-            Some((dims, range)) if dims == shape.dims() => Ok(range.clone()),
-            Some((dims, _)) => Err(self.refuse(format!(
+            Some((dims, dtype, range)) if dims == shape.dims() => Ok((*dtype, range.clone())),
+            Some((dims, ..)) => Err(self.refuse(format!(
                 "tensor `{prefix}.{name}` has shape {dims:?}, the model needs {shape}"
             ))),
             None => Err(self.refuse(format!(

@@ -37,8 +37,8 @@ impl fmt::Display for LoadedPart {
 
 /// Puts those tensors of a safetensors file into a model's parameters for which `name_of` gives the name of one: the encoder
 /// of a larger model, or everything but the head. The file may be a [checkpoint](super), whose parameters are called
-/// `param.<name>`, or come from elsewhere, with numbers of F32, F16 or BF16. All or nothing: on error, nothing has been
-/// changed.
+/// `param.<name>`, or come from elsewhere, with numbers of F32, F16 or BF16. They are rounded to the parameters' type. All
+/// or nothing: on error, nothing has been changed.
 ///
 /// ```
 /// # fn main() -> shadegrad::Result<()> {
@@ -72,8 +72,8 @@ impl fmt::Display for LoadedPart {
 /// # Errors
 ///
 /// [`Error::File`](crate::Error::File) if the file cannot be read; [`Error::Checkpoint`](crate::Error::Checkpoint) if it is
-/// damaged, if a tensor that is to be loaded has another shape than its parameter or another type, or if two have one
-/// parameter's name. [`Error::DeviceLost`](crate::Error::DeviceLost).
+/// damaged, if a tensor that is to be loaded has another shape than its parameter, another type, or a number that is too
+/// large for the parameter's, or if two have one parameter's name. [`Error::DeviceLost`](crate::Error::DeviceLost).
 pub fn load_part(
     path: impl AsRef<Path>,
     parameters: &Parameters,
@@ -105,6 +105,8 @@ pub fn load_part(
             )));
         }
         let values = file.numbers(info, 0..shape.elements())?;
+        let fits = parameter.tensor().dtype().require_range(&values);
+        fits.map_err(|reason| file.refuse(format!("tensor `{theirs}`: {reason}")))?;
         if let Some((other, _)) = found.insert(name, (theirs.clone(), values)) {
             return Err(file.refuse(format!(
                 "tensors `{other}` and `{theirs}` are both to be the parameter `{name}`"
@@ -115,7 +117,7 @@ pub fn load_part(
         let name = parameter.name();
         match found.get(name) {
             Some((_, values)) => {
-                parameter.tensor().write(values)?;
+                parameter.tensor().write_floats(values)?;
                 part.loaded.push(name.to_owned());
             }
             None => part.missing.push(name.to_owned()),

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use half::vec::HalfFloatVecExt;
 use half::{bf16, f16};
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::replace::not_regular;
 use crate::error::{Error, Result};
+use crate::gpu::DType;
 
 /// No header is longer than this, in bytes.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -81,15 +83,7 @@ impl TensorsFile {
         }
         let mut bytes = vec![0; size * range.len()];
         self.read(first, &mut bytes)?;
-        let halves = bytes.as_chunks().0.iter().copied();
-        Ok(match info.dtype {
-            Dtype::F16 => halves
-                .map(|half| f16::from_le_bytes(half).to_f32())
-                .collect(),
-            _ => halves
-                .map(|half| bf16::from_le_bytes(half).to_f32())
-                .collect(),
-        })
+        Ok(widened(info.dtype, &bytes))
     }
 
     /// All tensors' data.
@@ -167,6 +161,31 @@ fn parse(header: &[u8], size: u64) -> Result<Metadata, SafeTensorError> {
 fn stamp(file: &File) -> io::Result<(u64, Option<SystemTime>)> {
     let found = file.metadata()?;
     Ok((found.len(), found.modified().ok()))
+}
+
+/// Numbers of a type [that can be read](number_size).
+pub(crate) fn widened(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    let halves = bytes.as_chunks().0.iter().copied();
+    match dtype {
+        Dtype::F16 => halves
+            .map(|half| f16::from_le_bytes(half).to_f32())
+            .collect(),
+        Dtype::BF16 => halves
+            .map(|half| bf16::from_le_bytes(half).to_f32())
+            .collect(),
+        _ => bytemuck::pod_collect_to_vec(bytes),
+    }
+}
+
+/// The type in files of what is stored as such on the device, and its bytes.
+pub(crate) fn stored(dtype: DType, values: &[f32]) -> (Dtype, Vec<u8>) {
+    match dtype {
+        DType::F16 => {
+            let halves = Vec::<f16>::from_f32_slice(values);
+            (Dtype::F16, bytemuck::cast_slice(&halves).to_vec())
+        }
+        _ => (Dtype::F32, bytemuck::cast_slice(values).to_vec()),
+    }
 }
 
 /// The bytes of a number of those types that are read.

@@ -37,6 +37,17 @@ impl DType {
         self != DType::U32
     }
 
+    /// Whether values may be rounded to this type; else which of them is too large. What is no number stays none.
+    pub(crate) fn require_range(self, values: &[f32]) -> std::result::Result<(), String> {
+        let is_beyond = |value: &f32| value.is_finite() && f16::from_f32(*value).is_infinite();
+        match (self == DType::F16).then(|| values.iter().find(|value| is_beyond(value))) {
+            Some(Some(value)) => Err(format!(
+                "{value} is beyond F16, whose largest number is 65,504: keep it in F32"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The size of so many elements in a buffer, which are whole words.
     pub(crate) fn storage(self, elements: usize) -> u64 {
         (self.bytes() as u64 * elements as u64).next_multiple_of(4)

@@ -1,5 +1,9 @@
 //! Concrete values on the device.
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use half::vec::HalfFloatVecExt;
+
 use super::buffer::Buffer;
 use super::device::Device;
 use super::dtype::{DType, Element};
@@ -82,6 +86,11 @@ impl Tensor {
                     && (end.is_multiple_of(2) || end == self.shape().elements())),
             "part {shape} at element {offset} of a tensor of F16 cuts a word in two: begin and end at even elements"
         );
+        self.padded_part(offset, shape)
+    }
+
+    /// [`Tensor::part`] for a part that has the rest of its last word to itself.
+    pub(crate) fn padded_part(&self, offset: usize, shape: Shape) -> Tensor {
         Tensor {
             layout: Layout::contiguous(shape, self.layout.offset + offset),
             ..self.clone()
@@ -116,6 +125,40 @@ impl Tensor {
             padded.as_deref().unwrap_or(bytes),
         );
         Ok(())
+    }
+
+    /// Overwrites floating-point values, rounded to the type of the tensor's elements.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tensor::write`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Tensor::write`], and if it holds integers.
+    #[track_caller]
+    pub(crate) fn write_floats(&self, values: &[f32]) -> Result<()> {
+        match self.dtype {
+            DType::F16 => self.write(&Vec::<f16>::from_f32_slice(values)),
+            _ => self.write(values),
+        }
+    }
+
+    /// Copies floating-point values to the host, widened to `f32`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tensor::to_vec`].
+    ///
+    /// # Panics
+    ///
+    /// If the tensor holds integers.
+    #[track_caller]
+    pub(crate) fn to_floats(&self) -> Result<Vec<f32>> {
+        match self.dtype {
+            DType::F16 => Ok(self.to_vec::<f16>()?.to_f32_vec()),
+            _ => self.to_vec(),
+        }
     }
 
     fn first_byte(&self) -> u64 {

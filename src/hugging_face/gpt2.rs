@@ -8,7 +8,7 @@ use super::save;
 use super::weights::{Entry, Weights, entries};
 use crate::checkpoint::PIECE;
 use crate::error::{Error, Result};
-use crate::gpu::{Device, Tensor};
+use crate::gpu::{DType, Device, Tensor};
 use crate::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
 
 /// Numbers that wgpu may keep on the host until they have arrived.
@@ -88,7 +88,22 @@ impl Gpt2Files {
     /// [`Error::DeviceLost`]. [`Error::Checkpoint`] if a weight is NaN or infinite, or the file has been changed since it
     /// was opened; [`Error::File`] if it cannot be read.
     pub fn load(&self, device: &Device) -> Result<(Gpt, Parameters)> {
-        self.load_as(&self.config, device)
+        self.load_as(DType::F32, device)
+    }
+
+    /// [`Gpt2Files::load`] with the parameters [stored as `dtype`](ParameterBuilder::with_dtype), whatever the file has:
+    /// `F16` to generate text in half of the memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gpt2Files::load`]; [`Error::Checkpoint`] if a number is too large for that type.
+    ///
+    /// # Panics
+    ///
+    /// If it is `U32`.
+    #[track_caller]
+    pub fn load_as(&self, dtype: DType, device: &Device) -> Result<(Gpt, Parameters)> {
+        self.load_model(&self.config, dtype, device)
     }
 
     /// [`Gpt2Files::load`] with this share of dropout everywhere, for training, instead of the configuration's.
@@ -103,12 +118,19 @@ impl Gpt2Files {
             attention_dropout: None,
             ..self.config.clone()
         };
-        self.load_as(&config, device)
+        self.load_model(&config, DType::F32, device)
     }
 
-    fn load_as(&self, config: &GptConfig, device: &Device) -> Result<(Gpt, Parameters)> {
+    #[track_caller]
+    fn load_model(
+        &self,
+        config: &GptConfig,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<(Gpt, Parameters)> {
         let limit = ParameterBuilder::parameter_limit_of(device);
-        let mut builder = ParameterBuilder::new(0).with_parameter_limit(limit);
+        let builder = ParameterBuilder::new(0).with_parameter_limit(limit);
+        let mut builder = builder.with_dtype(dtype);
         let gpt = Gpt::new(config, &mut builder)?;
         let parameters = builder.build_zeroed(device)?;
         self.restore(&parameters)?;
@@ -122,11 +144,12 @@ impl Gpt2Files {
     /// [`Error::Parameter`] if the model has other parameters, [`Error::DeviceLost`]; [`Error::Checkpoint`] and
     /// [`Error::File`] as for [`Gpt2Files::load`].
     pub fn restore(&self, parameters: &Parameters) -> Result<()> {
-        let device = parameters.device();
+        let (device, dtype) = (parameters.device(), parameters.dtype());
         let mut under_way = 0;
         for (entry, parts) in self.places(parameters)? {
+            let values = |range| self.weights.values(entry, range, dtype);
             let whole = match entry.is_transposed {
-                true => Some(entry.transposed(&self.weights.values(entry, 0..entry.elements())?)),
+                true => Some(entry.transposed(&values(0..entry.elements())?)),
                 false => None,
             };
             let mut first = 0;
@@ -137,8 +160,8 @@ impl Gpt2Files {
                     let range = first + start..first + end;
                     let part = tensor.part(start, [end - start]);
                     match &whole {
-                        Some(whole) => part.write(&whole[range])?,
-                        None => part.write(&self.weights.values(entry, range)?)?,
+                        Some(whole) => part.write_floats(&whole[range])?,
+                        None => part.write_floats(&values(range)?)?,
                     }
                     under_way += end - start;
                     if under_way >= MOST_UNDER_WAY {
@@ -157,8 +180,8 @@ impl Gpt2Files {
     ///
     /// # Errors
     ///
-    /// [`Error::File`] if something cannot be written, [`Error::Parameter`] if the parameters are another model's,
-    /// [`Error::DeviceLost`], [`Error::Readback`]; [`Error::Checkpoint`] if the opened file has been changed meanwhile.
+    /// [`Error::File`] if something cannot be written, [`Error::Parameter`] if the parameters are another model's, or too
+    /// large for the file's type; [`Error::DeviceLost`], [`Error::Readback`]; [`Error::Checkpoint`] if the opened file has been changed meanwhile.
     pub fn save(&self, directory: impl AsRef<Path>, parameters: &Parameters) -> Result<()> {
         let places = self.places(parameters)?;
         let (header, contents) = self.weights.layout(&places);

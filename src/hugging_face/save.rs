@@ -13,6 +13,7 @@ use super::files::{CONFIG, WEIGHTS};
 use super::weights::{Content, PREFIX, entries};
 use crate::checkpoint::replace_with;
 use crate::error::{Error, Result};
+use crate::gpu::DType;
 use crate::nn::{GptConfig, Parameters};
 
 /// Numbers that are read back from the device at a time.
@@ -65,15 +66,19 @@ pub fn export(
         expected: format!("a GPT-2, which has {lacks}"),
     })?;
     let mut entries = entries(config);
+    let (dtype, size) = match parameters.dtype() {
+        DType::F16 => (Dtype::F16, 2),
+        _ => (Dtype::F32, 4),
+    };
     // The order in which safetensors writes tensors of one type.
     entries.sort_by_key(|entry| entry.name(PREFIX));
     let mut end = 0;
     let mut infos = Vec::new();
     for entry in &entries {
         let start = end;
-        end += 4 * entry.shape.iter().product::<usize>();
+        end += size * entry.elements();
         let info = TensorInfo {
-            dtype: Dtype::F32,
+            dtype,
             shape: entry.shape.clone(),
             data_offsets: (start, end),
         };
@@ -90,8 +95,9 @@ pub fn export(
         .iter()
         .zip(&parts)
         .map(|(entry, parts)| Content::Parameter {
+            name: &entry.ours,
             parts,
-            dtype: Dtype::F32,
+            dtype,
             rows_of_transposed: entry.is_transposed.then(|| entry.shape[1]),
         })
         .collect();
@@ -134,24 +140,29 @@ impl Content<'_> {
         match self {
             Content::Kept { file: from, info } => from.copy(info, file),
             &Content::Parameter {
+                name,
                 parts,
                 dtype,
                 rows_of_transposed: Some(rows),
             } => {
                 let mut values = Vec::new();
                 for part in parts {
-                    values.extend(part.to_vec::<f32>().map_err(io::Error::other)?);
+                    values.extend(part.to_floats().map_err(io::Error::other)?);
                 }
+                require_range(name, dtype, &values)?;
                 let columns = values.len() / rows;
                 let transposed = (0..values.len()).map(|i| values[i % rows * columns + i / rows]);
                 write_numbers(file, dtype, transposed)
             }
-            &Content::Parameter { parts, dtype, .. } => {
+            &Content::Parameter {
+                name, parts, dtype, ..
+            } => {
                 for part in parts {
                     let count = part.shape().elements();
                     for start in (0..count).step_by(PIECE) {
                         let piece = part.part(start, [count.min(start + PIECE) - start]);
-                        let values = piece.to_vec::<f32>().map_err(io::Error::other)?;
+                        let values = piece.to_floats().map_err(io::Error::other)?;
+                        require_range(name, dtype, &values)?;
                         write_numbers(file, dtype, values.into_iter())?;
                     }
                 }
@@ -159,6 +170,20 @@ impl Content<'_> {
             }
         }
     }
+}
+
+/// Checks that a parameter's values can be rounded to the file's type. BF16 reaches as far as F32.
+fn require_range(name: &str, dtype: Dtype, values: &[f32]) -> io::Result<()> {
+    let fits = match dtype {
+        Dtype::F16 => DType::F16.require_range(values),
+        _ => Ok(()),
+    };
+    fits.map_err(|reason| {
+        io::Error::other(Error::Parameter {
+            name: name.to_owned(),
+            reason,
+        })
+    })
 }
 
 fn write_numbers(

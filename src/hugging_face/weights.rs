@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype, TensorInfo};
 use super::files::CONFIG;
 use crate::checkpoint::{PIECE, TensorsFile, number_size};
 use crate::error::{Error, Result};
-use crate::gpu::Tensor;
+use crate::gpu::{DType, Tensor};
 use crate::nn::{GptConfig, Parameters};
 
 /// What the names of all tensors but the head begin with, unless the file holds the bare transformer.
@@ -23,7 +23,7 @@ pub(super) const TABLE: &str = "wte.weight";
 /// A parameter of the model, and what the library calls it.
 #[derive(Debug)]
 pub(super) struct Entry {
-    ours: String,
+    pub ours: String,
     /// Without the prefix.
     pub theirs: String,
     /// In the file.
@@ -145,6 +145,7 @@ pub(super) struct Weights {
 pub(super) enum Content<'a> {
     /// The values of a parameter, which lie in some tensors one behind the other.
     Parameter {
+        name: &'a str,
         parts: &'a [Tensor],
         dtype: Dtype,
         /// If the file has the parameter transposed, its rows in the model.
@@ -247,12 +248,14 @@ impl Weights {
         }
     }
 
-    /// A parameter's numbers as the file holds them, of which `range` is wanted.
-    pub fn values(&self, entry: &Entry, range: Range<usize>) -> Result<Vec<f32>> {
+    /// A parameter's numbers as the file holds them, of which `range` is wanted, to be rounded to a type.
+    pub fn values(&self, entry: &Entry, range: Range<usize>, dtype: DType) -> Result<Vec<f32>> {
         let name = entry.name(self.prefix);
         let info = self.file.metadata.info(&name).expect("it has been checked");
         let first = range.start;
         let values = self.file.numbers(info, range)?;
+        let fits = dtype.require_range(&values);
+        fits.map_err(|reason| self.file.refuse(format!("tensor `{name}`: {reason}")))?;
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok(values),
             Some(at) => Err(self.file.refuse(format!(
@@ -281,6 +284,7 @@ impl Weights {
                 .find(|(entry, _)| owner.is_some_and(|owner| owner.theirs == entry.theirs));
             match owned {
                 Some((entry, parts)) => Content::Parameter {
+                    name: &entry.ours,
                     parts,
                     dtype: info.dtype,
                     rows_of_transposed: entry.is_transposed.then(|| info.shape[1]),

@@ -1,6 +1,7 @@
 //! Lookup tables.
 
 use super::{Parameter, ParameterBuilder};
+use crate::gpu::DType;
 use crate::tape::Var;
 
 /// A part's largest size is rounded down to a multiple of this many elements. The names in checkpoints depend on it.
@@ -23,7 +24,7 @@ impl Embedding {
     /// If the builder has a `weight` in this scope already.
     #[track_caller]
     pub fn new(builder: &mut ParameterBuilder, count: usize, width: usize) -> Embedding {
-        let limit = builder.parameter_limit() / (4 * BLOCK) * BLOCK;
+        let limit = builder.parameter_limit() / (builder.dtype().bytes() as u64 * BLOCK) * BLOCK;
         let most_rows = usize::try_from(limit / width as u64).unwrap_or(usize::MAX);
         if count <= most_rows {
             return Embedding::whole(builder, count, width);
@@ -65,12 +66,12 @@ impl Embedding {
         &self.parts
     }
 
-    /// The rows that `ids` (`U32`) name.
+    /// The rows that `ids` (`U32`) name. They are `F32`, whatever the table holds: a residual stream adds up from here on.
     #[track_caller]
     pub fn forward<'t>(&self, ids: Var<'t>) -> Var<'t> {
         let tape = ids.tape();
         if let [weight] = self.parts.as_slice() {
-            return weight.on(tape).embedding(ids);
+            return weight.on(tape).embedding(ids).cast(DType::F32);
         }
         let count = self.parts.iter().map(|part| part.shape().dim(0)).sum();
         let mut first = 0;
@@ -80,7 +81,7 @@ impl Embedding {
             rows
         });
         let rows = rows.reduce(|sum, rows| sum + rows);
-        rows.expect("a table has a part at least")
+        rows.expect("a table has a part at least").cast(DType::F32)
     }
 
     /// How much `x` is like each row: `x·weightᵀ`, `[…, width] → […, count]`. The output head of a model with tied

@@ -4,8 +4,8 @@ use crate::error::{Error, Result};
 use crate::gpu::{DType, Device, Tensor};
 use crate::shape::Shape;
 
-/// Every parameter starts at a multiple of this many elements, so that kernels may take four at a time. A binding
-/// starts up to 240 bytes before, where WebGPU lets it.
+/// Every parameter starts at a multiple of this many elements, so that kernels may take four at a time, and halves fill
+/// whole words. A binding starts up to 240 bytes before, where WebGPU lets it.
 const ALIGNMENT: usize = 4;
 
 /// Segments are multiples of this many elements: the optimizers take two vec4s at a time.
@@ -25,15 +25,16 @@ impl Places {
     /// For all parameters, by name and shape, in segments of the wanted size where that is possible.
     pub fn of<'a>(
         parameters: impl Iterator<Item = (&'a str, Shape)>,
+        dtype: DType,
         wanted: u64,
         largest: u64,
     ) -> Result<Places> {
-        let limit = (wanted.min(largest) / 4) as usize;
+        let limit = (wanted.min(largest) / dtype.bytes() as u64) as usize;
         let limit = limit - limit % SEGMENT_ALIGNMENT;
         let mut filled = Places::empty();
         for (index, (name, shape)) in parameters.enumerate() {
             let elements = shape.elements();
-            let alone = 4 * elements.next_multiple_of(SEGMENT_ALIGNMENT) as u64;
+            let alone = dtype.storage(elements.next_multiple_of(SEGMENT_ALIGNMENT));
             if alone > largest {
                 return Err(Error::Limit {
                     what: format!("parameter `{name}`, in bytes,"),
@@ -106,19 +107,19 @@ pub struct FlatTensors {
 }
 
 impl FlatTensors {
-    pub(super) fn zeros(device: &Device, places: &Places) -> Result<FlatTensors> {
+    pub(super) fn zeros(device: &Device, places: &Places, dtype: DType) -> Result<FlatTensors> {
         let shapes = &places.shapes;
         let segments = places.segments.iter();
         let segments = segments
-            .map(|&elements| Tensor::zeros(device, [elements], DType::F32))
+            .map(|&elements| Tensor::zeros(device, [elements], dtype))
             .collect::<Result<Vec<Tensor>>>()?;
         let members = places.members.iter().zip(&places.places);
         let places: Vec<_> = members
             .map(|(&index, &(s, offset))| (index, s, offset))
             .collect();
         let parts = places.iter().zip(shapes);
-        let parts =
-            parts.map(|(&(_, segment, offset), &shape)| segments[segment].part(offset, shape));
+        let parts = parts
+            .map(|(&(_, segment, offset), &shape)| segments[segment].padded_part(offset, shape));
         Ok(FlatTensors {
             parts: parts.collect(),
             segments,
@@ -133,11 +134,10 @@ impl FlatTensors {
 
     /// Their size on the device, padding included: at most 3 elements behind each part and 4 at the end of a segment.
     pub fn bytes(&self) -> u64 {
-        let elements = self
-            .segments
-            .iter()
-            .map(|segment| segment.shape().elements());
-        4 * elements.sum::<usize>() as u64
+        let segments = self.segments.iter();
+        segments
+            .map(|segment| segment.dtype().storage(segment.shape().elements()))
+            .sum()
     }
 
     /// The part of each parameter that has one, in the parameters' order and with their shapes.

@@ -3,6 +3,7 @@
 use super::kv_cache::rounded_length;
 use super::{Gpt, KvCache};
 use crate::error::{Error, Result};
+use crate::gpu::DType;
 use crate::sampling::{Sampler, check_logits, check_tokens};
 use crate::tape::Tape;
 
@@ -12,7 +13,7 @@ impl Gpt {
     ///
     /// The model sees the last [`context`](super::GptConfig::context) tokens at most. Within them a token costs one
     /// position, by a [`KvCache`] that the model keeps for the next call; beyond them, where every position changes with
-    /// each token, the whole window.
+    /// each token, the whole window. [`Gpt::set_precision`] chooses the precision of both.
     ///
     /// # Errors
     ///
@@ -155,7 +156,13 @@ impl Gpt {
         // While it is out, another generation makes its own.
         let kept = self.cache.lock().ok().and_then(|mut kept| kept.take());
         match kept {
-            Some(cache) if cache.batch() >= batch && cache.capacity() >= capacity => Ok(cache),
+            Some(cache)
+                if cache.batch() >= batch
+                    && cache.capacity() >= capacity
+                    && cache.dtype() == self.precision().dtype() =>
+            {
+                Ok(cache)
+            }
             _ => self.kv_cache(batch, capacity),
         }
     }
@@ -185,13 +192,14 @@ impl Gpt {
             last.push((start + new.len() - 1) as u32);
         }
         let tape = Tape::inference(self.device());
+        tape.set_precision(self.precision());
         let hidden = self.cached_hidden(tape.input([windows.len(), length], &tokens), cache);
         for (row, window) in windows.iter().enumerate() {
             cache.truncate(row, window.len());
         }
         let rows = hidden.reshape([windows.len() * length, self.config().d_model]);
         let logits = self.head(rows.embedding(tape.input([windows.len()], &last)));
-        let logits = tape.fetch::<f32>(logits);
+        let logits = tape.fetch::<f32>(logits.cast(DType::F32));
         tape.run()?;
         logits.get()
     }

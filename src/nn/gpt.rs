@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use super::config::{GptConfig, PositionKind};
 use super::{DecoderBlock, Embedding, KvCache, Norm, Parameter, ParameterBuilder, Positions};
 use crate::error::{Error, Result};
-use crate::gpu::Device;
+use crate::gpu::{DType, Device};
 use crate::ops::CrossEntropy;
-use crate::tape::Var;
+use crate::tape::{Precision, Var};
 
 /// A decoder-only transformer: token embedding, [`Positions`], [`DecoderBlock`]s, a final [`Norm`], and a head that gives
 /// a logit per token of the vocabulary. Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; the
@@ -89,6 +89,7 @@ pub struct Gpt {
     /// Of the last generation, if none is under way: a new one would mean new plans.
     pub(super) cache: Arc<Mutex<Option<KvCache>>>,
     checkpoint_blocks: bool,
+    precision: Precision,
 }
 
 impl Gpt {
@@ -152,6 +153,10 @@ impl Gpt {
             head_bias,
             cache: Arc::default(),
             checkpoint_blocks: false,
+            precision: match builder.dtype() {
+                DType::F16 => Precision::Mixed,
+                _ => Precision::F32,
+            },
         })
     }
 
@@ -164,6 +169,18 @@ impl Gpt {
     /// what it computed: less memory, one more forward pass through the blocks, the same results. Off at first.
     pub fn set_checkpoint_blocks(&mut self, checkpoint_blocks: bool) {
         self.checkpoint_blocks = checkpoint_blocks;
+    }
+
+    /// Sets the precision of what [`Gpt::generate`] records, and with it the type of its [`KvCache`]. It is
+    /// [`Precision::Mixed`] at first where parameters are [stored in `F16`](ParameterBuilder::with_dtype), else
+    /// [`Precision::F32`]. Other tapes have [their own](crate::Tape::set_precision).
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    /// The precision that it generates in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The device that holds the parameters.
@@ -207,7 +224,8 @@ impl Gpt {
         })
     }
 
-    /// An empty [`KvCache`] for `batch` texts of up to `capacity` tokens.
+    /// An empty [`KvCache`] for `batch` texts of up to `capacity` tokens, of halves where the model
+    /// [generates](Gpt::set_precision) in mixed precision.
     ///
     /// # Errors
     ///
@@ -236,7 +254,8 @@ impl Gpt {
                 });
             }
         }
-        KvCache::new(self.device(), n_layers, batch, capacity, d_model)
+        let dtype = self.precision.dtype();
+        KvCache::new(self.device(), n_layers, batch, capacity, d_model, dtype)
     }
 
     /// [`Gpt::hidden`] for the next `T` tokens of the texts in `cache`, which see what went before, and are added to it:
@@ -306,7 +325,8 @@ impl Gpt {
         self.head(self.cached_hidden(tokens, cache))
     }
 
-    /// The logits for what [`Gpt::hidden`] gives, or for some of its rows: `[…, d_model] → […, vocab_size]`.
+    /// The logits for what [`Gpt::hidden`] gives, or for some of its rows: `[…, d_model] → […, vocab_size]`. On a tape of
+    /// mixed precision they are `F16`; what is fetched is better [cast](Var::cast) to `F32`, which costs nothing.
     ///
     /// # Panics
     ///

@@ -28,7 +28,7 @@ pub struct KvCache {
 
 impl KvCache {
     /// An empty cache for `batch` texts of up to `capacity` tokens, `n_layers` layers and keys of extent `width` in all
-    /// heads together.
+    /// heads together. They are stored as `dtype`: rounded to [`DType::F16`], they take half the memory.
     ///
     /// # Errors
     ///
@@ -40,8 +40,9 @@ impl KvCache {
         batch: usize,
         capacity: usize,
         width: usize,
+        dtype: DType,
     ) -> Result<KvCache> {
-        let layer = |_| Tensor::zeros(device, [batch, capacity, 2 * width], DType::F32);
+        let layer = |_| Tensor::zeros(device, [batch, capacity, 2 * width], dtype);
         Ok(KvCache {
             layers: (0..n_layers).map(layer).collect::<Result<_>>()?,
             capacity,
@@ -84,10 +85,15 @@ impl KvCache {
         self.lengths.fill(0);
     }
 
+    /// The type that keys and values are stored in.
+    pub fn dtype(&self) -> DType {
+        self.layers.first().map_or(DType::F32, Tensor::dtype)
+    }
+
     /// The device memory that it takes.
     pub fn bytes(&self) -> u64 {
-        let elements = |layer: &Tensor| 4 * layer.shape().elements() as u64;
-        self.layers.iter().map(elements).sum()
+        let bytes = |layer: &Tensor| layer.dtype().storage(layer.shape().elements());
+        self.layers.iter().map(bytes).sum()
     }
 
     /// The first `batch` texts of this cache, sharing its tensors, as an empty cache.

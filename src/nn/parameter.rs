@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use super::flat::{FlatTensors, Places};
 use super::{Constant, Init, InitKind};
 use crate::error::{Error, Result};
-use crate::gpu::{Device, Tensor};
+use crate::gpu::{DType, Device, Tensor};
 use crate::shape::Shape;
 use crate::tape::{Tape, Var};
 
@@ -83,6 +83,7 @@ pub struct ParameterBuilder {
     parameters: Vec<Parameter>,
     constants: Vec<Constant>,
     names: HashSet<String>,
+    dtype: DType,
     segment_limit: u64,
     parameter_limit: u64,
 }
@@ -97,6 +98,7 @@ impl ParameterBuilder {
             parameters: Vec::new(),
             constants: Vec::new(),
             names: HashSet::new(),
+            dtype: DType::F32,
             segment_limit: u64::MAX,
             parameter_limit: u64::MAX,
         }
@@ -112,6 +114,48 @@ impl ParameterBuilder {
     /// What layers start with.
     pub fn init(&self) -> InitKind {
         self.init
+    }
+
+    /// Chooses the type that all parameters are stored in, norms' weights and biases included. [`DType::F16`] is for
+    /// inference: half the memory, half of what a token must read, and a [`Gpt`](super::Gpt) that
+    /// [generates](super::Gpt::generate) in [`Precision::Mixed`](crate::tape::Precision::Mixed). Optimizers refuse such
+    /// parameters: training in mixed precision keeps them in `F32`, and needs [`Tape::set_precision`] only.
+    ///
+    /// A model that is in memory is loaded into another one of halves:
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
+    /// use shadegrad::{DType, Device};
+    ///
+    /// let device = Device::new()?;
+    /// let config = GptConfig { n_layers: 1, ..GptConfig::new(27) };
+    /// let mut builder = ParameterBuilder::new(42);
+    /// Gpt::new(&config, &mut builder)?;
+    /// let trained = builder.build(&device)?;
+    ///
+    /// let mut builder = ParameterBuilder::new(0).with_dtype(DType::F16);
+    /// let gpt = Gpt::new(&config, &mut builder)?;
+    /// let halves = builder.build_zeroed(&device)?;
+    /// halves.load(trained.to_host()?)?;
+    /// assert_eq!(2 * halves.bytes(), trained.bytes());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If it is [`DType::U32`].
+    #[track_caller]
+    pub fn with_dtype(mut self, dtype: DType) -> ParameterBuilder {
+        assert!(dtype.is_float(), "parameters are F32 or F16, not {dtype:?}");
+        self.dtype = dtype;
+        self
+    }
+
+    /// The type that parameters are stored in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Limits the size of the flat buffers, in bytes. The adapter's own limits hold in any case; a parameter that is
@@ -227,7 +271,7 @@ impl ParameterBuilder {
     /// # Errors
     ///
     /// [`Error::Limit`] if one parameter is larger than the adapter lets a kernel bind, [`Error::OutOfMemory`],
-    /// [`Error::DeviceLost`].
+    /// [`Error::DeviceLost`]. [`Error::Parameter`] if an initial value is too large for the parameters' type.
     pub fn build(self, device: &Device) -> Result<Parameters> {
         let seed = self.seed;
         let parameters = self.build_zeroed(device)?;
@@ -238,7 +282,8 @@ impl ParameterBuilder {
             // New storage is zero already.
             if *init != Init::Zeros {
                 let values = init.values(seed, name, shape.elements());
-                parameter.tensor().write(&values)?;
+                require_range(name, parameter.tensor(), &values)?;
+                parameter.tensor().write_floats(&values)?;
             }
         }
         Ok(parameters)
@@ -256,10 +301,11 @@ impl ParameterBuilder {
             self.parameters
                 .iter()
                 .map(|parameter| (parameter.name(), parameter.shape())),
+            self.dtype,
             self.segment_limit,
             largest,
         )?;
-        let storage = FlatTensors::zeros(device, &places)?;
+        let storage = FlatTensors::zeros(device, &places, self.dtype)?;
         for (parameter, tensor) in self.parameters.iter().zip(storage.parts()) {
             let fresh = parameter.inner.tensor.set(tensor.clone()).is_ok();
             assert!(fresh, "only a builder fills its parameters");
@@ -271,6 +317,7 @@ impl ParameterBuilder {
         Ok(Parameters {
             inner: Arc::new(Built {
                 device: device.clone(),
+                dtype: self.dtype,
                 by_name: positions.map(|(i, p)| (p.name().to_owned(), i)).collect(),
                 parameters: self.parameters,
                 places,
@@ -316,6 +363,7 @@ pub struct Parameters {
 
 struct Built {
     device: Device,
+    dtype: DType,
     parameters: Vec<Parameter>,
     by_name: HashMap<String, usize>,
     places: Places,
@@ -364,7 +412,17 @@ impl Parameters {
         self.inner.places.all()
     }
 
-    /// New storage of zeros, laid out like the parameters: for gradients, moments and the like.
+    /// The type that they are stored in.
+    pub fn dtype(&self) -> DType {
+        self.inner.dtype
+    }
+
+    /// Their size on the device, padding included.
+    pub fn bytes(&self) -> u64 {
+        self.inner.storage.bytes()
+    }
+
+    /// New storage of zeros, of type `F32`, laid out like the parameters: for gradients, moments and the like.
     ///
     /// # Errors
     ///
@@ -385,10 +443,11 @@ impl Parameters {
     /// If there is no parameter of such an index.
     pub fn mirror_of(&self, members: &[usize]) -> Result<FlatTensors> {
         let Built { device, places, .. } = &*self.inner;
-        FlatTensors::zeros(device, &places.of_some(members))
+        FlatTensors::zeros(device, &places.of_some(members), DType::F32)
     }
 
-    /// Copies all values to the host: names, shapes and values, in order. [`Parameters::load`] takes them back.
+    /// Copies all values to the host: names, shapes and values, in order, halves widened. [`Parameters::load`] takes them
+    /// back.
     ///
     /// # Errors
     ///
@@ -397,12 +456,12 @@ impl Parameters {
         self.read(&self.inner.storage)
     }
 
-    /// Overwrites all values.
+    /// Overwrites all values, rounded to the parameters' type.
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`] if a parameter is missing, unknown, given twice or of another shape. Then nothing has been
-    /// overwritten.
+    /// [`Error::Parameter`] if a parameter is missing, unknown, given twice or of another shape, or a value too large for its
+    /// type. Then nothing has been overwritten.
     pub fn load<N: Into<String>>(
         &self,
         values: impl IntoIterator<Item = (N, Shape, Vec<f32>)>,
@@ -414,7 +473,7 @@ impl Parameters {
     pub(crate) fn read(&self, flat: &FlatTensors) -> Result<Vec<(String, Shape, Vec<f32>)>> {
         let segments = flat.segments().iter();
         let segments = segments
-            .map(Tensor::to_vec::<f32>)
+            .map(Tensor::to_floats)
             .collect::<Result<Vec<_>>>()?;
         let read = flat.places().map(|(index, segment, offset)| {
             let parameter = &self[index];
@@ -448,6 +507,7 @@ impl Parameters {
                     ),
                 );
             }
+            require_range(&name, parameter.tensor(), &values)?;
             if given.insert(name.clone(), values).is_some() {
                 return refuse(name, "it is given twice".to_owned());
             }
@@ -460,7 +520,7 @@ impl Parameters {
             );
         }
         for (parameter, tensor) in parts() {
-            tensor.write(&given[parameter.name()])?;
+            tensor.write_floats(&given[parameter.name()])?;
         }
         Ok(())
     }
@@ -472,6 +532,15 @@ impl Parameters {
     ) -> impl Iterator<Item = &'a Parameter> {
         flat.places().map(|(index, ..)| &self[index])
     }
+}
+
+/// Checks that a parameter's values can be rounded to what holds them.
+fn require_range(name: &str, tensor: &Tensor, values: &[f32]) -> Result<()> {
+    let checked = tensor.dtype().require_range(values);
+    checked.map_err(|reason| Error::Parameter {
+        name: name.to_owned(),
+        reason,
+    })
 }
 
 impl<'a> IntoIterator for &'a Parameters {

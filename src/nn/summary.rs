@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Parameters;
+use crate::gpu::DType;
 use crate::shape::Shape;
 
 /// The parameters of a model, to be printed: made by [`Parameters::summary`].
@@ -19,6 +20,8 @@ pub struct SummaryLine {
     pub name: String,
     /// The shape.
     pub shape: Shape,
+    /// The type of its elements.
+    pub dtype: DType,
     /// Whether training leaves it as it is.
     pub is_frozen: bool,
 }
@@ -31,7 +34,7 @@ impl SummaryLine {
 
     /// Bytes of these numbers.
     pub fn bytes(&self) -> u64 {
-        4 * self.elements() as u64
+        (self.dtype.bytes() * self.elements()) as u64
     }
 }
 
@@ -73,6 +76,7 @@ impl Parameters {
         let lines = self.iter().map(|parameter| SummaryLine {
             name: parameter.name().to_owned(),
             shape: parameter.shape(),
+            dtype: parameter.tensor().dtype(),
             is_frozen: false,
         });
         Summary {

@@ -73,7 +73,8 @@ impl AdamW {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for settings that make no sense or if there are no
-    /// parameters, [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    /// parameters, or if they are [stored in `F16`](crate::nn::ParameterBuilder::with_dtype),
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn new(parameters: &Parameters, config: AdamWConfig) -> Result<AdamW> {
         for (name, beta) in [("beta1", config.beta1), ("beta2", config.beta2)] {
             require((0.0..1.0).contains(&beta), name, beta, "0 ≤ beta < 1")?;

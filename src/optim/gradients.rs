@@ -7,7 +7,8 @@ use super::clip::{Params, global_norm, over_segment};
 use super::groups::{Factors, ParameterGroups};
 use super::loss_scale::{LossScale, Scale};
 use super::optimizer::Update;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::gpu::DType;
 use crate::nn::{FlatTensors, Parameters};
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
@@ -48,6 +49,14 @@ impl Gradients {
         groups: &ParameterGroups,
         loss_scale: LossScale,
     ) -> Result<Gradients> {
+        if parameters.dtype() != DType::F32 {
+            return Err(Error::InvalidArgument {
+                name: "the parameters' type".to_owned(),
+                value: format!("{:?}, which is for inference", parameters.dtype()),
+                expected: "F32: build them without ParameterBuilder::with_dtype, and train on tapes of mixed precision"
+                    .to_owned(),
+            });
+        }
         let factors = groups.of(parameters)?;
         Ok(Gradients {
             scale: Scale::new(parameters.device(), loss_scale)?,

@@ -51,7 +51,8 @@ impl Sgd {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for settings that make no sense or if there are no
-    /// parameters, [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    /// parameters, or if they are [stored in `F16`](crate::nn::ParameterBuilder::with_dtype),
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn new(parameters: &Parameters, config: SgdConfig) -> Result<Sgd> {
         let momentum = config.momentum;
         let sound = (0.0..1.0).contains(&momentum);

@@ -18,14 +18,29 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
+use crate::gpu::DType;
+
 /// In which precision operations are recorded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// As given: operations take their inputs as they are, and nothing is rounded that was not asked for.
     #[default]
     F32,
     /// Products and attention take and give `F16`; what adds up is `F32`.
     Mixed,
+}
+
+impl Precision {
+    /// What products take in it.
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Mixed => DType::F16,
+        }
+    }
 }
 
 impl FromStr for Precision {

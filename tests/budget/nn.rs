@@ -124,22 +124,46 @@ fn check(device: &Device) {
     );
 
     // Texts of all lengths within the window run from one plan, those beyond it from another.
-    let generate = || {
-        let before = device.stats();
-        let sampler = |seed| Sampler::new(SamplingConfig::default(), seed).unwrap();
-        let mut samplers: Vec<Sampler> = (0..20).map(sampler).collect();
-        let names = gpt
-            .generate_batch(&[[0]; 20], 20, &mut samplers, None)
-            .unwrap();
-        assert!(names.iter().all(|name| name.len() == 20));
-        let after = device.stats();
-        let runs = (after.plans + after.replays) - (before.plans + before.replays);
-        assert_eq!(runs, 20);
-        (after.plans - before.plans, after.buffers - before.buffers)
-    };
-    assert_eq!(generate().0, 2);
+    assert_eq!(generate(&gpt)[0], 2);
     // The next texts run from the same ones.
-    assert_eq!(generate(), (0, 0));
+    assert_eq!(generate(&gpt), [0, 0]);
+    // So do those in halves; the weights are rounded on the device.
+    gpt.set_precision(Precision::Mixed);
+    assert_eq!(generate(&gpt)[0], 2);
+    assert_eq!(generate(&gpt), [0, 0]);
+    drop(gpt);
+
+    // Stored as halves they need no kernel more than floats.
+    let mut builder = ParameterBuilder::new(1).with_dtype(DType::F16);
+    let gpt = Gpt::new(&GptConfig::new(27), &mut builder).unwrap();
+    let halves = builder.build(device).unwrap();
+    assert_eq!(2 * halves.bytes(), parameters.bytes());
+    assert_eq!(generate(&gpt)[0], 2);
+    let before = device.stats();
+    assert_eq!(generate(&gpt), [0, 0]);
+    let in_halves = device.stats().dispatches - before.dispatches;
+    let mut builder = ParameterBuilder::new(1);
+    let gpt = Gpt::new(&GptConfig::new(27), &mut builder).unwrap();
+    builder.build(device).unwrap();
+    generate(&gpt);
+    let before = device.stats();
+    generate(&gpt);
+    assert_eq!(in_halves, device.stats().dispatches - before.dispatches);
+}
+
+/// Twenty tokens of twenty texts: how many plans and buffers that made.
+fn generate(gpt: &Gpt) -> [u64; 2] {
+    let before = gpt.device().stats();
+    let sampler = |seed| Sampler::new(SamplingConfig::default(), seed).unwrap();
+    let mut samplers: Vec<Sampler> = (0..20).map(sampler).collect();
+    let names = gpt
+        .generate_batch(&[[0]; 20], 20, &mut samplers, None)
+        .unwrap();
+    assert!(names.iter().all(|name| name.len() == 20));
+    let after = gpt.device().stats();
+    let runs = (after.plans + after.replays) - (before.plans + before.replays);
+    assert_eq!(runs, 20);
+    [after.plans - before.plans, after.buffers - before.buffers]
 }
 
 /// GPT-2 small on four texts of 1,024 tokens, by the planner's own figures, which nothing has to run for. The vocabulary is as

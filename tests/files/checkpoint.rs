@@ -251,8 +251,8 @@ fn files_without_usable_metadata_are_refused() {
     assert!(refusal(&path).contains("version 7"));
     write_foreign(&path, "F32", &entry(r#"{"version": 1, "step": -1}"#));
     assert!(refusal(&path).contains("metadata is damaged"));
-    write_foreign(&path, "F16", &entry(r#"{"version": 1}"#));
-    assert!(refusal(&path).contains("`param.x` has type F16"));
+    write_foreign(&path, "BF16", &entry(r#"{"version": 1}"#));
+    assert!(refusal(&path).contains("`param.x` has type BF16"));
 
     write_foreign(&path, "F32", &entry(r#"{"version": 1, "step": 5}"#));
     let checkpoint = Checkpoint::open(&path).unwrap();

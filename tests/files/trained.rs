@@ -2,13 +2,15 @@
 
 use std::fs;
 
+use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use shadegrad::Error;
 use shadegrad::checkpoint::{self, Checkpoint, Metadata};
 use shadegrad::data::CharTokenizer;
 use shadegrad::nn::{Gpt, GptConfig, Linear, ParameterBuilder, Parameters};
 use shadegrad::optim::{AdamW, AdamWConfig};
 use shadegrad::sampling::{Sampler, SamplingConfig};
+use shadegrad::tape::Precision;
+use shadegrad::{DType, Error, f16};
 
 use crate::checkpoint::Directory;
 use crate::common::device;
@@ -56,6 +58,68 @@ fn a_model_comes_back_from_its_file_alone() {
         assert_eq!(checkpoint.metadata, metadata);
         let (_, again) = checkpoint.gpt(device()).unwrap();
         assert_eq!(again.to_host().unwrap(), parameters.to_host().unwrap());
+    }
+}
+
+/// A model in halves comes back to the bit, into halves and into floats; one of floats is rounded to halves, which none of
+/// its numbers may be too large for.
+#[test]
+fn models_in_halves_come_and_go() {
+    let folder = Directory::new("halves");
+    let path = folder.file("model.safetensors");
+    let save = |parameters: &Parameters| {
+        let metadata = Metadata::of(&config(), &tokenizer());
+        checkpoint::save(&path, parameters, None, &metadata).unwrap();
+        fs::read(&path).unwrap()
+    };
+    // The table as a whole, and split.
+    for rows in [usize::MAX, 10] {
+        let build = |dtype: DType| {
+            let limit = rows.saturating_mul(16 * dtype.bytes()) as u64;
+            let builder = ParameterBuilder::new(1).with_parameter_limit(limit);
+            let mut builder = builder.with_dtype(dtype);
+            Gpt::new(&config(), &mut builder).unwrap();
+            builder.build(device()).unwrap()
+        };
+        let (halves, floats) = (build(DType::F16), build(DType::F32));
+        let saved = save(&halves);
+        let read = SafeTensors::deserialize(&saved).unwrap();
+        assert!(read.iter().all(|(_, tensor)| tensor.dtype() == Dtype::F16));
+        let table = |name: &str| read.tensor(name).unwrap().data().to_vec();
+        let name = "param.blocks.0.attention.qkv.weight";
+        let weight = halves.get(&name[6..]).unwrap();
+        let numbers = weight.tensor().to_vec::<f16>().unwrap();
+        assert_eq!(table(name), bytemuck::cast_slice::<f16, u8>(&numbers));
+
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let (gpt, same) = checkpoint.gpt_as(DType::F16, device()).unwrap();
+        assert_eq!(
+            (same.dtype(), gpt.precision()),
+            (DType::F16, Precision::Mixed)
+        );
+        assert_eq!(save(&same), saved);
+        let (gpt, wide) = checkpoint.gpt(device()).unwrap();
+        assert_eq!(
+            (wide.dtype(), gpt.precision()),
+            (DType::F32, Precision::F32)
+        );
+        assert_eq!(wide.to_host().unwrap(), halves.to_host().unwrap());
+
+        save(&floats);
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let (_, rounded) = checkpoint.gpt_as(DType::F16, device()).unwrap();
+        assert_eq!(rounded.to_host().unwrap(), halves.to_host().unwrap());
+        let norm = floats.get("norm.weight").unwrap();
+        norm.tensor().write(&[7e4f32; 16]).unwrap();
+        save(&floats);
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let error = checkpoint.gpt_as(DType::F16, device()).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("parameter `norm.weight`: 70000 is beyond F16"),
+            "{error}"
+        );
+        checkpoint.gpt(device()).unwrap();
     }
 }
 
@@ -199,6 +263,23 @@ fn parts_that_do_not_fit_change_nothing() {
         &|_| Some("body.bias".to_owned()),
         "tensors `body.bias` and `other.bias` are both to be the parameter `body.bias`",
     );
+    let halves = {
+        let mut builder = ParameterBuilder::new(1).with_dtype(DType::F16);
+        Linear::new(&mut builder.enter("body"), 2, 3, true);
+        builder.build(device()).unwrap()
+    };
+    let large: Vec<u8> = [1.5f32, -7e4, 2.0].map(f32::to_le_bytes).concat();
+    let large = file(&[("body.bias", Dtype::F32, &[3], &large)]);
+    fs::write(&path, &large).unwrap();
+    let unchanged = halves.to_host().unwrap();
+    let error = checkpoint::load_part(&path, &halves, named).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("tensor `body.bias`: -70000 is beyond F16"),
+        "{error}"
+    );
+    assert_eq!(halves.to_host().unwrap(), unchanged);
     let mut cut = file(&[bias]);
     cut.truncate(cut.len() - 4);
     refused(cut, &named, "truncated");

@@ -49,6 +49,12 @@ fn tokens_continuations_expectations_and_perplexity() {
         "{printed}"
     );
 
+    let halves = run(&folder, &[&greedy[..], &["--precision", "mixed"]].concat()).unwrap();
+    assert!(
+        halves.starts_with(&format!("{prompt}\u{fffd};")),
+        "{halves}"
+    );
+
     // Probabilities from the softmax of the library's logits.
     let printed = run(&folder, &["top", MODEL, "The world", "--count", "2"]).unwrap();
     assert!(
@@ -66,6 +72,15 @@ fn tokens_continuations_expectations_and_perplexity() {
         printed.contains(&format!("loss {loss:.4} nats")),
         "{printed}"
     );
+    // Rounded, but hardly another.
+    let printed = run(
+        &folder,
+        &[&measured[..], &["--precision", "mixed"]].concat(),
+    )
+    .unwrap();
+    let in_halves = number(&printed, "loss ");
+    let apart = (in_halves - f64::from(loss)).abs();
+    assert!(apart < 1e-3, "{printed}");
 }
 
 /// The small model in a directory of the test's own, with some of a file's text replaced.

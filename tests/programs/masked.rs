@@ -2,6 +2,7 @@
 
 use shadegrad::data::IGNORE_INDEX;
 use shadegrad::nn::{EncoderConfig, ParameterBuilder};
+use shadegrad::tape::Precision;
 use shadegrad::{Device, Tape};
 
 use super::*;
@@ -134,7 +135,7 @@ fn padding_does_not_change_what_is_read_out_of_a_name() {
         ..EncoderConfig::new(names.tokenizer.vocab_size())
     };
     let mut builder = ParameterBuilder::new(7);
-    let filler = Filler::new(&config, &mut builder).unwrap();
+    let filler = Filler::new(&config, Precision::F32, &mut builder).unwrap();
     builder.build(&device).unwrap();
     let puzzle = names.prompt("em_a").unwrap();
     let count = puzzle.name.len() * config.vocab_size;

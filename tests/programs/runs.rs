@@ -211,6 +211,10 @@ fn a_run_that_was_stopped_and_resumed_is_the_run_that_was_not() {
             "--seed 1 contradicts",
         ),
         (
+            &["--resume", "whole", "--precision", "mixed"],
+            "--precision mixed contradicts the checkpoint whole, which has f32",
+        ),
+        (
             &["--resume", "whole", "--batching", "stream"],
             "--batching stream contradicts",
         ),
@@ -233,6 +237,43 @@ fn a_run_that_was_stopped_and_resumed_is_the_run_that_was_not() {
     ] {
         assert_refused(&folder, arguments, expected);
     }
+}
+
+#[test]
+fn the_precision_is_printed_and_kept() {
+    let folder = Folder::new();
+    let common = ["--schedule", "constant", "--warmup", "3"];
+    let run = |more: &[&str]| folder.train(&[&common, more].concat());
+    let mixed = |steps, path| {
+        run(&[
+            "--precision",
+            "mixed",
+            "--steps",
+            steps,
+            "--checkpoint",
+            path,
+        ])
+    };
+    let printed = mixed("20", "whole");
+    assert!(printed.contains("AdamW, precision mixed, "), "{printed}");
+    mixed("12", "half");
+    let resume = ["--resume", "half", "--steps", "20", "--checkpoint", "half"];
+    let printed = folder.train(&resume);
+    assert!(printed.contains("AdamW, precision mixed, "), "{printed}");
+    assert!(
+        folder.read("whole") == folder.read("half"),
+        "the checkpoints differ"
+    );
+    assert_refused(
+        &folder,
+        &["--resume", "half", "--precision", "f32"],
+        "--precision f32 contradicts the checkpoint half, which has mixed",
+    );
+
+    // Other bits than in f32, which is what nobody asked for something else.
+    let printed = run(&["--steps", "20", "--checkpoint", "full"]);
+    assert!(printed.contains("AdamW, precision f32, "), "{printed}");
+    assert!(folder.read("full")[8000..] != folder.read("whole")[8000..]);
 }
 
 #[test]

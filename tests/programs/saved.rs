@@ -77,6 +77,7 @@ fn names_are_sampled_from_a_checkpoint_alone() {
         assert_eq!(likely.lines().collect::<BTreeSet<_>>().len(), 1, "{likely}");
         assert_eq!(likely, sample(&["--top-k", "1", "--count", "3"]));
         assert_eq!(sample(&[]).lines().count(), 20);
+        assert_eq!(sample(&["--precision", "mixed"]).lines().count(), 20);
 
         let about = printed(&folder, "train_names", &["info", "names.safetensors"]);
         assert!(
@@ -99,6 +100,11 @@ fn names_are_sampled_from_a_checkpoint_alone() {
     );
     let errors = refused(&["names.safetensors", "--temperature", "-1"]);
     assert!(errors.contains("--temperature"), "{errors}");
+    let errors = refused(&["names.safetensors", "--precision", "f16"]);
+    assert!(
+        errors.contains("`f16` is no precision: f32 or mixed"),
+        "{errors}"
+    );
     let errors = refused(&["names.safetensors", "--count", "2000000"]);
     assert!(errors.contains("--count = 2000000"), "{errors}");
     let errors = refused(&["given.txt"]);

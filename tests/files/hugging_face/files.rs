@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use shadegrad::Error;
 use shadegrad::hugging_face::{Gpt2Files, export};
 use shadegrad::nn::{FeedForwardKind, Gpt, GptConfig, NormKind, ParameterBuilder, Parameters};
+use shadegrad::{DType, Error};
 
 use super::golden;
 use crate::common::device;
@@ -193,6 +193,54 @@ fn half_precision() {
         let table = parameters.get("token_embedding.weight").unwrap();
         assert_eq!(table.tensor().to_vec::<f32>().unwrap(), rounded);
     }
+}
+
+/// Halves in memory: from files of every type, and exported as such; what is opened is saved in its own types.
+#[test]
+fn parameters_in_halves() {
+    let exported = scratch("halves");
+    let files = Gpt2Files::open(golden()).unwrap();
+    let (_, halves) = files.load_as(DType::F16, device()).unwrap();
+    let (_, floats) = files.load(device()).unwrap();
+    assert_eq!(2 * halves.bytes(), floats.bytes());
+    export(&exported, files.config(), &halves, None).unwrap();
+    let bytes = fs::read(exported.join(WEIGHTS)).unwrap();
+    let read = SafeTensors::deserialize(&bytes).unwrap();
+    for (name, tensor) in tensors() {
+        let rounded = tensor.bytes.as_chunks().0.iter();
+        let rounded = rounded.flat_map(|b| f16::from_f32(f32::from_le_bytes(*b)).to_le_bytes());
+        let written = read.tensor(&name).unwrap();
+        assert_eq!(written.dtype(), Dtype::F16);
+        assert_eq!(written.data(), rounded.collect::<Vec<u8>>(), "{name}");
+    }
+    // The file of halves, back into halves.
+    let again = Gpt2Files::open(&exported).unwrap();
+    let (_, same) = again.load_as(DType::F16, device()).unwrap();
+    assert_eq!(same.to_host().unwrap(), halves.to_host().unwrap());
+    again.save(exported.join("again"), &same).unwrap();
+    assert_same_files(&exported, &exported.join("again"));
+    // Into a file of floats.
+    files.save(exported.join("wide"), &halves).unwrap();
+    let (_, _, wide) = load(&exported.join("wide"));
+    assert_eq!(wide.to_host().unwrap(), halves.to_host().unwrap());
+
+    // What halves cannot hold is lost neither in memory nor in a file.
+    let bias = floats.get("blocks.1.ffn.up.bias").unwrap();
+    bias.tensor().write(&[1e5f32; 128]).unwrap();
+    let beyond = "100000 is beyond F16";
+    match again.save(exported.join("again"), &floats).unwrap_err() {
+        Error::Parameter { name, reason } => {
+            assert_eq!(name, "blocks.1.ffn.up.bias");
+            assert!(reason.contains(beyond), "{reason}");
+        }
+        other => panic!("{other}"),
+    }
+    assert_same_files(&exported, &exported.join("again"));
+    files.save(exported.join("wide"), &floats).unwrap();
+    let large = Gpt2Files::open(exported.join("wide")).unwrap();
+    let error = large.load_as(DType::F16, device()).unwrap_err();
+    let expected = format!("tensor `transformer.h.1.mlp.c_fc.bias`: {beyond}");
+    assert!(error.to_string().contains(&expected), "{error}");
 }
 
 /// The library holds a head of its own as `[vocabulary, width]`.

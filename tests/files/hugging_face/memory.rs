@@ -3,6 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use shadegrad::DType;
 use shadegrad::hugging_face::{Gpt2Files, export};
 use shadegrad::nn::{FeedForwardKind, Gpt, GptConfig, NormKind, ParameterBuilder};
 
@@ -60,13 +61,15 @@ fn weights_are_not_copied_on_the_host() {
     drop(parameters);
 
     let files = Gpt2Files::open(&directory).unwrap();
-    let before = HELD.get().0;
-    HELD.set((before, before));
-    let model = files.load(device()).unwrap();
-    let most = HELD.get().1 - before;
-    assert!(
-        bytes > 25_000_000 && most < 1_000_000,
-        "{most} of {bytes} bytes"
-    );
-    drop(model);
+    for dtype in [DType::F32, DType::F16] {
+        let before = HELD.get().0;
+        HELD.set((before, before));
+        let model = files.load_as(dtype, device()).unwrap();
+        let most = HELD.get().1 - before;
+        assert!(
+            bytes > 25_000_000 && most < 1_000_000,
+            "{dtype:?}: {most} of {bytes} bytes"
+        );
+        drop(model);
+    }
 }

@@ -4,7 +4,7 @@ use shadegrad::hugging_face::Gpt2Files;
 use shadegrad::nn::{Gpt, ParameterBuilder, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::sampling::{Sampler, SamplingConfig};
-use shadegrad::{Shape, Tape};
+use shadegrad::{DType, Shape, Tape};
 
 use super::expected::Expected;
 use super::golden;
@@ -116,6 +116,43 @@ fn greedy_tokens() {
         let mut sampler = Sampler::new(SamplingConfig::GREEDY, 0).unwrap();
         let tokens = gpt.generate(&expected.ids("tokens"), greedy.len(), &mut sampler, None);
         assert_eq!(tokens.unwrap(), greedy);
+    }
+}
+
+/// In halves, logits are as near as 11 bits allow: 24 roundings in two blocks and 5 around them, independent of one another.
+/// Greedy tokens are the same as long as the largest logit stands out by more than that.
+#[test]
+fn halves() {
+    let expected = Expected::load();
+    let (tokens, greedy) = (expected.ids("tokens"), expected.ids("greedy"));
+    let text = [tokens.clone(), greedy.clone()].concat();
+    let files = Gpt2Files::open(golden()).unwrap();
+    for device in [device(), portable_device()] {
+        let (full, _) = files.load(device).unwrap();
+        let (half, _) = files.load_as(DType::F16, device).unwrap();
+        let [full, in_halves] = [&full, &half].map(|gpt| {
+            let tape = Tape::inference(device);
+            tape.set_precision(gpt.precision());
+            let logits = gpt.logits(tape.input([1, text.len()], &text));
+            let logits = tape.fetch::<f32>(logits.cast(DType::F32));
+            tape.run().unwrap();
+            logits.get().unwrap()
+        });
+        let largest = full.iter().fold(0f32, |most, x| most.max(x.abs()));
+        let bar = 29f32.sqrt() * largest / 2048.0;
+        assert_close_f32("logits", &in_halves, &full, 0.0, f64::from(bar));
+        let rows = full.chunks(288).skip(tokens.len() - 1);
+        let clear = rows.take(greedy.len()).take_while(|row| {
+            let mut row = row.to_vec();
+            row.sort_by(|a, b| b.total_cmp(a));
+            row[0] - row[1] > 2.0 * bar
+        });
+        let clear = clear.count();
+        let mut sampler = Sampler::new(SamplingConfig::GREEDY, 0).unwrap();
+        let text = half.generate(&tokens, greedy.len(), &mut sampler, None);
+        println!("{clear} of {} tokens stand out", greedy.len());
+        assert!(clear > 0);
+        assert_eq!(text.unwrap()[..clear], greedy[..clear]);
     }
 }
 

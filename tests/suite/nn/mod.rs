@@ -5,6 +5,7 @@ mod checkpoints;
 mod configurations;
 mod generation;
 mod gpt;
+mod inference;
 
 use shadegrad::Tape;
 use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
