@@ -224,23 +224,32 @@ impl Kind {
             limits: Some(wgpu::Limits::default()),
             ..DeviceOptions::default()
         };
-        let open = || Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"));
-        // Layers make things of their own when the first device is closed, too, which must outlive the last.
-        static CLOSED: Once = Once::new();
-        CLOSED.call_once(|| drop(open()));
-        let device = open();
-        // Software adapters measure loads when an operand is first larger than a uniform binding: now, so that no test counts
-        // the dispatches of that.
-        let tape = Tape::inference(&device);
-        let large = tape.input([1 << 15], &[0.0f32; 1 << 15]);
-        tape.fetch::<f32>(large + 1.0);
-        tape.run().unwrap_or_else(|error| panic!("{error}"));
-        let open = Box::into_raw(Box::new(device));
-        lock(&OPEN).push(Open(open));
-        close_at_exit();
-        // SAFETY: it stays until `close`, when no thread of a test is left.
-        unsafe { &*open }
+        open(&options)
     }
+}
+
+/// Opens a device that stays open until the process ends. Validation layers abort where a test has closed the last one.
+///
+/// # Panics
+///
+/// As [`device`].
+pub fn open(options: &DeviceOptions) -> &'static Device {
+    let open = || Device::with_options(options).unwrap_or_else(|error| panic!("{error}"));
+    // Layers make things of their own when the first device is closed, too, which must outlive the last.
+    static CLOSED: Once = Once::new();
+    CLOSED.call_once(|| drop(open()));
+    let device = open();
+    // Software adapters measure loads when an operand is first larger than a uniform binding: now, so that no test counts
+    // the dispatches of that.
+    let tape = Tape::inference(&device);
+    let large = tape.input([1 << 15], &[0.0f32; 1 << 15]);
+    tape.fetch::<f32>(large + 1.0);
+    tape.run().unwrap_or_else(|error| panic!("{error}"));
+    let open = Box::into_raw(Box::new(device));
+    lock(&OPEN).push(Open(open));
+    close_at_exit();
+    // SAFETY: it stays until `close`, when no thread of a test is left.
+    unsafe { &*open }
 }
 
 /// What is registered last runs first. Drivers and layers register things as well, some of them only while they work.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use shadegrad::tape::{Fusion, Precision};
 use shadegrad::{DType, Device, DeviceOptions, Feature, Tape, Tensor, Var, f16};
 
-use crate::common::{Random, assert_close, matrix_units, run_counted};
+use crate::common::{Random, assert_close, matrix_units, open, run_counted};
 
 /// A batch of matrices as an operand: where its elements lie, in a larger tensor of NaN.
 struct Matrices {
@@ -163,14 +163,13 @@ fn without_matrix_units() {
         ..off.clone()
     };
     for options in [off, words] {
-        let device = Device::with_options(&options).unwrap();
+        let device = open(&options);
         assert_eq!(device.matrix_units(), None);
         assert!(options.f16 == Feature::On || !device.has_f16());
         for &shape in &SHAPES[2..8] {
-            check(&device, shape);
+            check(device, shape);
         }
-        assert!(!has_kernel(&device, "matmul_units"));
-        device.wait().unwrap();
+        assert!(!has_kernel(device, "matmul_units"));
     }
 }
 
@@ -316,11 +315,11 @@ fn poisoned_memory() {
         checked_kernels: true,
         ..DeviceOptions::default()
     };
-    let device = Device::with_options(&options).unwrap();
+    let device = open(&options);
     let mut random = Random::new(8);
     for [m, k, n] in [[33, 41, 70], [6, 8, 24]] {
         let [a, b] = [[1, m, k], [1, k, n]].map(|it| Matrices::new(&mut random, it, false));
-        let tape = Tape::inference(&device);
+        let tape = Tape::inference(device);
         // Exact in halves, and copies that the product reads.
         let [x, y] = [&a, &b].map(|it| it.record(&tape, [0..0, 0..0]) * 0.5);
         drop([tape.fetch::<f16>(x), tape.fetch::<f16>(y)]);
@@ -328,6 +327,5 @@ fn poisoned_memory() {
         tape.run().unwrap();
         assert_near("poisoned", &product.get().unwrap(), &reference(&a, &b));
     }
-    assert!(has_kernel(&device, "matmul_units"));
-    device.wait().unwrap();
+    assert!(has_kernel(device, "matmul_units"));
 }
