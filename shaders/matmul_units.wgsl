@@ -50,9 +50,9 @@ const ROWS: u32 = 2u;     // matrices of a subgroup, down and across
 const COLUMNS: u32 = 2u;  // even
 const DEPTH: u32 = 16u;
 
-const INVOCATIONS: u32 = DOWN * ACROSS * LANES;
-const TILE_ROWS: u32 = DOWN * ROWS * SIZE;
-const TILE_COLUMNS: u32 = ACROSS * COLUMNS * SIZE;
+const INVOCATIONS: u32 = DOWN * ACROSS * MATRIX_LANES;
+const TILE_ROWS: u32 = DOWN * ROWS * MATRIX_SIZE;
+const TILE_COLUMNS: u32 = ACROSS * COLUMNS * MATRIX_SIZE;
 
 // Where the lines of a slice lie: along the depth there are more.
 const A_LINE: u32 = select(TILE_ROWS, DEPTH, A_ALONG_DEPTH) + 8u;
@@ -61,8 +61,8 @@ var<workgroup> slice_a: array<Part, TILE_ROWS * (DEPTH + 8u) / PART>;
 var<workgroup> slice_b: array<Part, TILE_COLUMNS * (DEPTH + 8u) / PART>;
 
 // Two matrices of each subgroup.
-const SUM_LINE: u32 = SIZE + 4u;
-const SUM: u32 = SIZE * SUM_LINE;
+const SUM_LINE: u32 = MATRIX_SIZE + 4u;
+const SUM: u32 = MATRIX_SIZE * SUM_LINE;
 var<workgroup> sums: array<f32, DOWN * ACROSS * 2u * SUM>;
 
 // What a workgroup works on; those past the end of the grid repeat the last and must not store.
@@ -97,10 +97,11 @@ fn work(index: u32) -> Work {
 fn column_of(tile: u32, within: u32) -> u32 {
     if (GATED) {
         let half = p.n / 2u;
-        let matrix = within / SIZE;
+        let matrix = within / MATRIX_SIZE;
         let owner = matrix / COLUMNS;
         let side = matrix % COLUMNS / (COLUMNS / 2u);
-        let column = (tile * ACROSS + owner) * (COLUMNS / 2u) * SIZE + matrix % (COLUMNS / 2u) * SIZE + within % SIZE;
+        let matrices = (tile * ACROSS + owner) * (COLUMNS / 2u) + matrix % (COLUMNS / 2u);
+        let column = matrices * MATRIX_SIZE + within % MATRIX_SIZE;
         return select(p.n, column + side * half, column < half);
     }
     return tile * TILE_COLUMNS + within;
@@ -165,12 +166,12 @@ fn sum_at(at: u32) -> vec4<f32> { return vec4<f32>(sums[at], sums[at + 1u], sums
 // Stores the two matrices that a subgroup has left at `mine`. The first begins at this row and column of the tile, the
 // second COLUMNS / 2 matrices further.
 fn store_two(work: Work, mine: u32, first_row: u32, first_column: u32, lane: u32) {
-    for (var quad = lane; quad < SIZE * SIZE / 4u; quad += LANES) {
-        let row = work.row + first_row + quad / (SIZE / 4u);
-        let within = quad % (SIZE / 4u) * 4u;
-        let at = mine + quad / (SIZE / 4u) * SUM_LINE + within;
+    for (var quad = lane; quad < MATRIX_SIZE * MATRIX_SIZE / 4u; quad += MATRIX_LANES) {
+        let row = work.row + first_row + quad / (MATRIX_SIZE / 4u);
+        let within = quad % (MATRIX_SIZE / 4u) * 4u;
+        let at = mine + quad / (MATRIX_SIZE / 4u) * SUM_LINE + within;
         let column = column_of(work.tile_column, first_column + within);
-        let other = column_of(work.tile_column, first_column + within + COLUMNS / 2u * SIZE);
+        let other = column_of(work.tile_column, first_column + within + COLUMNS / 2u * MATRIX_SIZE);
         if (!work.stores || row >= p.m) { continue; }
         if (column < p.n) { store4(work.slice, row, column, sum_at(at)); }
         if (other < p.n) { store4(work.slice, row, other, sum_at(at + SUM)); }

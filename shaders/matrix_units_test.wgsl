@@ -1,4 +1,4 @@
-// A product with unsymmetric operands, X·Y + Xᵀ·Yᵀ of 2·SIZE × 2·SIZE each, in the way that kernels with matrix units
+// A product with unsymmetric operands, X·Y + Xᵀ·Yᵀ of 2·MATRIX_SIZE × 2·MATRIX_SIZE each, in the way that kernels with matrix units
 // compute: four subgroups, each with a quarter of the result, matrices from workgroup memory by rows and by columns.
 // `src/gpu/matrix_units.rs` compares.
 
@@ -6,7 +6,7 @@ import shadegrad::matrix_units;
 
 @group(0) @binding(1) var<storage, read_write> z: array<f32>;
 
-const EXTENT: u32 = 2u * SIZE;
+const EXTENT: u32 = 2u * MATRIX_SIZE;
 // Lines are padded, as those of kernels are.
 const STRIDE: u32 = EXTENT + 8u;
 
@@ -15,7 +15,9 @@ var<workgroup> y: array<Part, EXTENT * STRIDE / PART>;
 var<workgroup> sums: array<f32, EXTENT * STRIDE>;
 
 // Small integers, so that every sum is exact.
-fn element(row: u32, column: u32, salt: u32) -> f16 { return f16(f32((7u * row + 5u * column + salt * row * column) % 11u) - 5.0); }
+fn element(row: u32, column: u32, salt: u32) -> f16 {
+    return f16(f32((7u * row + 5u * column + salt * row * column) % 11u) - 5.0);
+}
 
 fn quad(row: u32, column: u32, salt: u32) -> vec4<f16> {
     return vec4<f16>(
@@ -23,9 +25,9 @@ fn quad(row: u32, column: u32, salt: u32) -> vec4<f16> {
         element(row, column + 2u, salt), element(row, column + 3u, salt));
 }
 
-@compute @workgroup_size(4u * LANES)
+@compute @workgroup_size(4u * MATRIX_LANES)
 fn test(@builtin(local_invocation_index) local: u32) {
-    for (var i = local; i < EXTENT * EXTENT / 4u; i += 4u * LANES) {
+    for (var i = local; i < EXTENT * EXTENT / 4u; i += 4u * MATRIX_LANES) {
         let row = i / (EXTENT / 4u);
         let column = i % (EXTENT / 4u) * 4u;
         let at = (row * STRIDE + column) / PART;
@@ -35,10 +37,10 @@ fn test(@builtin(local_invocation_index) local: u32) {
         }
     }
     workgroupBarrier();
-    let row = local / LANES / 2u * SIZE;
-    let column = local / LANES % 2u * SIZE;
+    let row = local / MATRIX_LANES / 2u * MATRIX_SIZE;
+    let column = local / MATRIX_LANES % 2u * MATRIX_SIZE;
     var sum = Sum();
-    for (var k = 0u; k < EXTENT; k += SIZE) {
+    for (var k = 0u; k < EXTENT; k += MATRIX_SIZE) {
         let by_rows = coopLoadT<Left>(&x[(row * STRIDE + k) / PART], STRIDE / PART);
         sum = coopMultiplyAdd(by_rows, coopLoadT<Right>(&y[(k * STRIDE + column) / PART], STRIDE / PART), sum);
         let by_columns = coopLoad<Left>(&x[(k * STRIDE + row) / PART], STRIDE / PART);
@@ -46,7 +48,7 @@ fn test(@builtin(local_invocation_index) local: u32) {
     }
     coopStoreT(sum, &sums[row * STRIDE + column], STRIDE);
     workgroupBarrier();
-    for (var i = local; i < EXTENT * EXTENT; i += 4u * LANES) {
+    for (var i = local; i < EXTENT * EXTENT; i += 4u * MATRIX_LANES) {
         z[i] = sums[i / EXTENT * STRIDE + i % EXTENT];
     }
 }

@@ -58,7 +58,11 @@ impl MatrixConfiguration {
             text +=
                 "alias Part = f16;\nfn part(four: vec4<f16>, i: u32) -> Part { return four[i]; }\n";
         }
-        let constants = [("SIZE", size), ("LANES", self.lanes), ("PART", self.part)];
+        let constants = [
+            ("MATRIX_SIZE", size),
+            ("MATRIX_LANES", self.lanes),
+            ("PART", self.part),
+        ];
         let with = |kernel: Kernel, (name, value)| kernel.constant(name, value);
         constants.into_iter().fold(kernel, with).declare(&text)
     }

@@ -9,9 +9,9 @@ fn a8(at: u32, left: u32) -> Eight { return Eight(a4(at, 0u, left), a4(at, 4u, l
 @compute @workgroup_size(INVOCATIONS)
 fn units(group: Group, @builtin(local_invocation_index) local: u32) {
     let work = work(index_of(group));
-    let owner = local / LANES;
-    let row = owner / ACROSS * ROWS * SIZE;
-    let column = owner % ACROSS * COLUMNS * SIZE;
+    let owner = local / MATRIX_LANES;
+    let row = owner / ACROSS * ROWS * MATRIX_SIZE;
+    let column = owner % ACROSS * COLUMNS * MATRIX_SIZE;
     var sum00 = Sum();
     var sum01 = Sum();
     var a0 = fetched_a(work, local, work.begin);
@@ -25,11 +25,11 @@ fn units(group: Group, @builtin(local_invocation_index) local: u32) {
         b0 = fetched_b(work, local, k + DEPTH);
         let left0 = left(row, 0u);
         sum00 = coopMultiplyAdd(left0, right(0u, column), sum00);
-        sum01 = coopMultiplyAdd(left0, right(0u, column + SIZE), sum01);
+        sum01 = coopMultiplyAdd(left0, right(0u, column + MATRIX_SIZE), sum01);
     }
     let mine = owner * 2u * SUM;
     coopStoreT(sum00, &sums[mine], SUM_LINE);
     coopStoreT(sum01, &sums[mine + SUM], SUM_LINE);
     workgroupBarrier();
-    store_two(work, mine, row, column, local % LANES);
+    store_two(work, mine, row, column, local % MATRIX_LANES);
 }

@@ -151,9 +151,9 @@ impl Blocking {
             @compute @workgroup_size(INVOCATIONS)\n\
             fn units(group: Group, @builtin(local_invocation_index) local: u32) {\n    \
             let work = work(index_of(group));\n    \
-            let owner = local / LANES;\n    \
-            let row = owner / ACROSS * ROWS * SIZE;\n    \
-            let column = owner % ACROSS * COLUMNS * SIZE;\n"
+            let owner = local / MATRIX_LANES;\n    \
+            let row = owner / ACROSS * ROWS * MATRIX_SIZE;\n    \
+            let column = owner % ACROSS * COLUMNS * MATRIX_SIZE;\n"
             .to_owned();
         let mut line = |line: String| writeln!(text, "    {line}").expect("texts can be written");
         for [row, column] in &places {
@@ -195,10 +195,13 @@ impl Blocking {
                 ));
             }
             for step in 0..self.slice / size {
-                line(format!("{{ {} }}", self.step(&format!("{step}u * SIZE"))));
+                line(format!(
+                    "{{ {} }}",
+                    self.step(&format!("{step}u * MATRIX_SIZE"))
+                ));
             }
         } else {
-            line("for (var step = 0u; step < DEPTH; step += SIZE) {".to_owned());
+            line("for (var step = 0u; step < DEPTH; step += MATRIX_SIZE) {".to_owned());
             line(self.step("step") + " }");
         }
         line("}".to_owned());
@@ -209,7 +212,7 @@ impl Blocking {
                 "coopStoreT(sum{row}{column}, &sums[mine], SUM_LINE); \
                  coopStoreT(sum{row}{other}, &sums[mine + SUM], SUM_LINE); \
                  workgroupBarrier(); \
-                 store_two(work, mine, row + {row}u * SIZE, column + {column}u * SIZE, local % LANES); \
+                 store_two(work, mine, row + {row}u * MATRIX_SIZE, column + {column}u * MATRIX_SIZE, local % MATRIX_LANES); \
                  workgroupBarrier();"
             ));
         }
@@ -221,12 +224,16 @@ impl Blocking {
         let [rows, columns] = self.matrices;
         let mut text = String::new();
         for row in 0..rows {
-            write!(text, "let left{row} = left(row + {row}u * SIZE, {k}); ").expect("as above");
+            write!(
+                text,
+                "let left{row} = left(row + {row}u * MATRIX_SIZE, {k}); "
+            )
+            .expect("as above");
         }
         for column in 0..columns {
             write!(
                 text,
-                "let right{column} = right({k}, column + {column}u * SIZE); "
+                "let right{column} = right({k}, column + {column}u * MATRIX_SIZE); "
             )
             .expect("as above");
             for row in 0..rows {
@@ -239,5 +246,74 @@ impl Blocking {
             }
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An H100 through Vulkan, an RDNA3 card, Apple's, and Mesa's llvmpipe.
+    const CONFIGURATIONS: [MatrixConfiguration; 4] = [
+        MatrixConfiguration {
+            size: 16,
+            lanes: 32,
+            part: 4,
+        },
+        MatrixConfiguration {
+            size: 16,
+            lanes: 64,
+            part: 4,
+        },
+        MatrixConfiguration {
+            size: 8,
+            lanes: 32,
+            part: 1,
+        },
+        MatrixConfiguration {
+            size: 8,
+            lanes: 8,
+            part: 4,
+        },
+    ];
+
+    fn chosen(memory: usize, grid: [usize; 3], depth: usize) -> ([usize; 2], usize, usize) {
+        let blockings = Blocking::all(CONFIGURATIONS[0], memory);
+        let blockings = blockings.map(|blocking| (blocking, blocking.tile));
+        let (blocking, splits) = Tile::fastest(blockings, grid, depth);
+        let tile = blocking.tile;
+        ([tile.rows, tile.columns], blocking.slice, splits)
+    }
+
+    #[test]
+    fn tiles() {
+        let (large, small) = ([128, 128], [64, 64]);
+        for (grid, depth, expected) in [
+            ([1, 4096, 4096], 4096, (large, 32, 1)),
+            ([1, 4096, 2304], 768, (large, 32, 1)),
+            // One round and a half of the large ones, or six of the small ones.
+            ([1, 4096, 768], 3072, (large, 32, 1)),
+            ([1, 768, 2304], 4096, (large, 32, 3)),
+            ([96, 256, 64], 256, (small, 32, 1)),
+            ([1, 512, 512], 512, (small, 32, 1)),
+        ] {
+            assert_eq!(chosen(48 << 10, grid, depth), expected, "{grid:?}, {depth}");
+        }
+        // WebGPU's default limit.
+        assert_eq!(chosen(16 << 10, [1, 4096, 4096], 4096), (small, 16, 1));
+    }
+
+    #[test]
+    fn workgroups_have_whole_subgroups_and_fit() {
+        for it in CONFIGURATIONS {
+            let all: Vec<Blocking> = Blocking::all(it, 16 << 10).collect();
+            assert!(!all.is_empty(), "{it:?}");
+            assert_eq!(Blocking::all(it, 32 << 10).count(), TILES.len(), "{it:?}");
+            for blocking in all.into_iter().chain(Blocking::all(it, 32 << 10)) {
+                let invocations = blocking.tile.invocations;
+                assert!(invocations.is_multiple_of(64) && invocations <= 256);
+                assert!(invocations.is_multiple_of(it.lanes), "{blocking:?}");
+            }
+        }
     }
 }

@@ -173,13 +173,15 @@ fn without_matrix_units() {
     }
 }
 
-/// So deep that workgroups share it: their sums are added up in `f32`.
+/// So deep that workgroups share it, because there are few or because loops may not go round so often: their sums are added
+/// up in `f32`.
 #[test]
 fn shared_depths() {
     let Some(device) = matrix_units() else {
         return;
     };
     check(device, [1, 20, 16_401, 24]);
+    check(device, [1, 5, 400_000, 6]);
     assert!(has_kernel(device, "matmul_sum"));
 }
 
