@@ -5,12 +5,12 @@ use shadegrad::{Shape, Tape, Var, check};
 use crate::common::{Random, device, portable_device, positions};
 
 /// Row-major index of a position.
-fn index(shape: Shape, position: &[usize]) -> usize {
+pub fn index(shape: Shape, position: &[usize]) -> usize {
     (0..shape.rank()).fold(0, |index, axis| index * shape.dim(axis) + position[axis])
 }
 
 /// The inputs, of shapes that differ in `axis` alone, one after the other.
-fn concatenated<T: Copy>(inputs: &[(Shape, Vec<T>)], axis: usize) -> Vec<T> {
+pub fn concatenated<T: Copy>(inputs: &[(Shape, Vec<T>)], axis: usize) -> Vec<T> {
     let extent = inputs.iter().map(|(shape, _)| shape.dim(axis)).sum();
     let output = inputs[0].0.with_dim(axis, extent);
     positions(output)

@@ -7,7 +7,7 @@ use shadegrad::{Device, Shape, Tape, check};
 use crate::common::{Random, assert_close, device, gpu_device, portable_device, wide};
 
 /// The loss of every row and its gradient.
-fn reference(x: &[f64], targets: &[u32], options: CrossEntropy) -> (Vec<f64>, Vec<f64>) {
+pub fn reference(x: &[f64], targets: &[u32], options: CrossEntropy) -> (Vec<f64>, Vec<f64>) {
     let classes = x.len() / targets.len();
     let smoothing = f64::from(options.label_smoothing);
     let (mut losses, mut gradient) = (Vec::new(), Vec::new());
@@ -31,7 +31,7 @@ fn reference(x: &[f64], targets: &[u32], options: CrossEntropy) -> (Vec<f64>, Ve
     (losses, gradient)
 }
 
-fn mean(losses: &[f64], targets: &[u32], options: CrossEntropy) -> f64 {
+pub fn mean(losses: &[f64], targets: &[u32], options: CrossEntropy) -> f64 {
     losses.iter().sum::<f64>() * per_count(targets, options)
 }
 
@@ -53,7 +53,7 @@ fn draw_targets(random: &mut Random, n: usize, classes: usize, options: CrossEnt
     (0..n).map(draw).collect()
 }
 
-const OPTIONS: [CrossEntropy; 4] = [
+pub const OPTIONS: [CrossEntropy; 4] = [
     CrossEntropy {
         ignore_index: None,
         label_smoothing: 0.0,

@@ -6,7 +6,7 @@ use shadegrad::{Device, Shape, Tape, check};
 use crate::common::{Random, assert_close, device, portable_device, wide};
 
 /// `out[p] = weight[ids[p]]`
-fn rows(weight: &[f64], ids: &[u32], width: usize) -> Vec<f64> {
+pub fn rows(weight: &[f64], ids: &[u32], width: usize) -> Vec<f64> {
     ids.iter()
         .flat_map(|&id| &weight[id as usize * width..][..width])
         .copied()
@@ -170,7 +170,7 @@ fn tables_are_matrices() {
 }
 
 /// Rows from `first` on are what the table holds; elsewhere is zero.
-fn part_rows(weight: &[f64], ids: &[u32], first: usize, width: usize) -> Vec<f64> {
+pub fn part_rows(weight: &[f64], ids: &[u32], first: usize, width: usize) -> Vec<f64> {
     let held = first..first + weight.len() / width;
     let row = |&id: &u32| match held.contains(&(id as usize)) {
         true => weight[(id as usize - first) * width..][..width].to_vec(),

@@ -16,7 +16,7 @@ fn pass(what: impl std::fmt::Display, checked: Result<check::Report>) {
     }
 }
 
-fn swiglu64(packed: &[f64], half: usize) -> Vec<f64> {
+pub fn swiglu64(packed: &[f64], half: usize) -> Vec<f64> {
     let silu = |x: f64| x / (1.0 + (-x).exp());
     let rows = packed.chunks(2 * half);
     rows.flat_map(|row| (0..half).map(move |i| silu(row[i]) * row[half + i]))
@@ -52,7 +52,7 @@ fn swiglu_and_its_gradients() {
 }
 
 /// `[rows, depth]·[depth, columns]`
-fn product64(a: &[f64], b: &[f64], depth: usize) -> Vec<f64> {
+pub fn product64(a: &[f64], b: &[f64], depth: usize) -> Vec<f64> {
     let columns = b.len() / depth;
     let row = |row: &[f64]| -> Vec<f64> {
         let element = |j: usize| (0..depth).map(|k| row[k] * b[k * columns + j]).sum();
@@ -104,7 +104,13 @@ fn swiglu_stays_finite_far_out() {
 }
 
 /// Columns beyond the turned heads pass unchanged.
-fn rotary64(x: &[f64], positions: usize, columns: usize, head: usize, turned: usize) -> Vec<f64> {
+pub fn rotary64(
+    x: &[f64],
+    positions: usize,
+    columns: usize,
+    head: usize,
+    turned: usize,
+) -> Vec<f64> {
     let mut y = x.to_vec();
     let half = head / 2;
     for row in 0..x.len() / columns {

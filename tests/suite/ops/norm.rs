@@ -8,16 +8,16 @@ const EPSILON: f64 = 1e-2;
 
 /// The three that there are, told apart by their inputs: `x`, weight and bias or not, for the first two.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Norm {
+pub enum Norm {
     Layer,
     LayerWithoutBias,
     Rms,
 }
 
 impl Norm {
-    const ALL: [Norm; 3] = [Norm::Layer, Norm::LayerWithoutBias, Norm::Rms];
+    pub const ALL: [Norm; 3] = [Norm::Layer, Norm::LayerWithoutBias, Norm::Rms];
 
-    fn record<'t>(self, v: &[Var<'t>]) -> Var<'t> {
+    pub fn record<'t>(self, v: &[Var<'t>]) -> Var<'t> {
         match self {
             Norm::Layer => v[0].layer_norm(v[1], Some(v[2]), EPSILON as f32),
             Norm::LayerWithoutBias => v[0].layer_norm(v[1], None, EPSILON as f32),
@@ -25,7 +25,7 @@ impl Norm {
         }
     }
 
-    fn oracle(self, inputs: &[Vec<f64>]) -> Vec<f64> {
+    pub fn oracle(self, inputs: &[Vec<f64>]) -> Vec<f64> {
         let weight = &inputs[1];
         let width = weight.len();
         let mut out = Vec::new();
@@ -45,7 +45,7 @@ impl Norm {
     }
 
     /// The gradients of `Σ dy·y` to the inputs.
-    fn gradients(self, inputs: &[Vec<f64>], dy: &[f64]) -> Vec<Vec<f64>> {
+    pub fn gradients(self, inputs: &[Vec<f64>], dy: &[f64]) -> Vec<Vec<f64>> {
         let (x, weight) = (&inputs[0], &inputs[1]);
         let width = weight.len();
         let mut gradients = vec![Vec::new(), vec![0.0; width], vec![0.0; width]];
@@ -70,7 +70,7 @@ impl Norm {
         gradients
     }
 
-    fn inputs(self, random: &mut Random, rows: usize, width: usize) -> Vec<(Shape, Vec<f32>)> {
+    pub fn inputs(self, random: &mut Random, rows: usize, width: usize) -> Vec<(Shape, Vec<f32>)> {
         let mut inputs = vec![
             ([rows, width].into(), random.values(rows * width, -2.0, 2.0)),
             ([width].into(), random.values(width, 0.5, 1.5)),

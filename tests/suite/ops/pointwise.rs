@@ -1,11 +1,19 @@
 //! Every row of the pointwise table: value against its `f64` oracle over shapes, broadcasts and strides, gradient and
 //! gradient of the gradient against finite differences.
 
+use shadegrad::check::Check;
 use shadegrad::ops::pointwise::{Row, TABLE};
-use shadegrad::{Shape, Tape, Var, check};
+use shadegrad::tape::Fusion;
+use shadegrad::{DType, Device, Shape, Tape, Var, check, f16};
 
 use crate::common::host::Host;
-use crate::common::{self, Random, assert_close, broadcast_index, device, positions};
+use crate::common::{self, Random, assert_close, broadcast_index, device, devices, positions};
+
+/// Where rows are tried, and on which elements: halves in all the ways that kernels hold them.
+fn places() -> impl Iterator<Item = (&'static Device, DType)> {
+    let halves = devices().into_iter().map(|device| (device, DType::F16));
+    std::iter::once((device(), DType::F32)).chain(halves)
+}
 
 /// Rows that take tensors. The one that does not, `constant`, is [`Tape::full`].
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -78,10 +86,16 @@ fn oracle(row: &Row, inputs: &[(Shape, Vec<f64>)], attributes: &[f32]) -> Vec<f6
 /// Records how an input is read, and says what that means on the host.
 type Reading = for<'t> fn(Var<'t>, &Host<f32>, &mut Random) -> (Var<'t>, Host<f32>);
 
+/// What comes out of a row.
+enum Value {
+    Single(shadegrad::gpu::Fetch<f32>),
+    Half(shadegrad::gpu::Fetch<f16>),
+}
+
 /// One application of a row on a tape that is still being recorded, and what must come out.
 struct Case {
     what: String,
-    value: shadegrad::gpu::Fetch<f32>,
+    value: Value,
     expected: Vec<f64>,
 }
 
@@ -90,6 +104,7 @@ impl Case {
     fn record(
         tape: &Tape,
         row: &'static Row,
+        dtype: DType,
         shapes: &[Shape],
         random: &mut Random,
         view: Reading,
@@ -98,10 +113,14 @@ impl Case {
         let mut vars = Vec::new();
         let mut inputs = Vec::new();
         for (index, &shape) in shapes.iter().enumerate() {
-            let values = sample(row, index, shape, random);
+            let mut values = sample(row, index, shape, random);
             let var = if is_integer(row) {
                 let integers: Vec<u32> = values.iter().map(|&value| value as u32).collect();
                 tape.input(shape, &integers)
+            } else if dtype == DType::F16 {
+                let halves: Vec<f16> = values.iter().map(|&x| f16::from_f32(x)).collect();
+                values = halves.iter().map(|half| half.to_f32()).collect();
+                tape.input(shape, &halves)
             } else {
                 tape.input(shape, &values)
             };
@@ -113,19 +132,26 @@ impl Case {
         let output = row.apply(&vars, &attributes);
         Case {
             what: format!("{} of {:?} with {attributes:?}", row.name, vars),
-            value: tape.fetch(output),
+            value: match output.dtype() {
+                DType::F16 => Value::Half(tape.fetch(output)),
+                _ => Value::Single(tape.fetch(output)),
+            },
             expected: oracle(row, &inputs, &attributes),
         }
     }
 
     fn check(&self) {
-        assert_close(
-            &self.what,
-            &self.value.get().unwrap(),
-            &self.expected,
-            1e-5,
-            1e-5,
-        );
+        let (actual, relative, absolute) = match &self.value {
+            Value::Single(value) => (value.get().unwrap(), 1e-5, 1e-5),
+            // Eleven bits, of which a device that truncates may lose a whole unit. What is smaller than any normal half may be
+            // zero.
+            Value::Half(value) => {
+                let halves = value.get().unwrap();
+                let values = halves.iter().map(|half| half.to_f32()).collect();
+                (values, 1.0 / 1024.0, f64::from(f16::MIN_POSITIVE))
+            }
+        };
+        assert_close(&self.what, &actual, &self.expected, relative, absolute);
     }
 }
 
@@ -152,33 +178,37 @@ fn every_row_on_dense_inputs_of_every_rank() {
         &[2, 1, 3, 2, 5],
         &[2, 3, 1, 2, 2, 4],
     ];
-    for row in rows() {
-        let tape = Tape::inference(device());
-        let cases = shapes.map(|shape| {
-            let inputs = vec![Shape::new(shape); row.inputs.len()];
-            Case::record(&tape, row, &inputs, &mut random, as_it_is)
-        });
-        run_all(tape, cases.into());
+    for (device, dtype) in places() {
+        for row in rows() {
+            let tape = Tape::inference(device);
+            let cases = shapes.map(|shape| {
+                let inputs = vec![Shape::new(shape); row.inputs.len()];
+                Case::record(&tape, row, dtype, &inputs, &mut random, as_it_is)
+            });
+            run_all(tape, cases.into());
+        }
     }
 }
 
 #[test]
 fn every_row_broadcasts() {
     let mut random = Random::new(2);
-    for row in rows().filter(|row| row.inputs.len() > 1) {
-        let tape = Tape::inference(device());
-        let cases = (0..6).map(|_| {
-            let rank = 1 + random.below(6);
-            let shape = random.shape_of_rank(rank, 5);
-            let inputs: Vec<Shape> = row
-                .inputs
-                .iter()
-                .map(|_| random.broadcastable(shape))
-                .collect();
-            Case::record(&tape, row, &inputs, &mut random, as_it_is)
-        });
-        let cases = cases.collect();
-        run_all(tape, cases);
+    for (device, dtype) in places() {
+        for row in rows().filter(|row| row.inputs.len() > 1) {
+            let tape = Tape::inference(device);
+            let cases = (0..6).map(|_| {
+                let rank = 1 + random.below(6);
+                let shape = random.shape_of_rank(rank, 5);
+                let inputs: Vec<Shape> = row
+                    .inputs
+                    .iter()
+                    .map(|_| random.broadcastable(shape))
+                    .collect();
+                Case::record(&tape, row, dtype, &inputs, &mut random, as_it_is)
+            });
+            let cases = cases.collect();
+            run_all(tape, cases);
+        }
     }
 }
 
@@ -206,7 +236,15 @@ fn two_operands_broadcast_in_every_combination() {
         for &left in &variants {
             let tape = Tape::inference(device());
             let pair = |&right: &Shape| {
-                Case::record(&tape, row("sub"), &[left, right], &mut random, as_it_is)
+                let shapes = [left, right];
+                Case::record(
+                    &tape,
+                    row("sub"),
+                    DType::F32,
+                    &shapes,
+                    &mut random,
+                    as_it_is,
+                )
             };
             let cases = variants.iter().map(pair).collect();
             run_all(tape, cases);
@@ -247,8 +285,10 @@ fn strided<'t>(mut var: Var<'t>, host: &Host<f32>, random: &mut Random) -> (Var<
 #[test]
 fn every_row_reads_strided_inputs() {
     let mut random = Random::new(4);
-    for row in rows() {
-        let tape = Tape::inference(device());
+    for (device, row, dtype) in
+        places().flat_map(|(device, dtype)| rows().map(move |row| (device, row, dtype)))
+    {
+        let tape = Tape::inference(device);
         let mut cases = Vec::new();
         for _ in 0..2 {
             // One input is strided, the others are scalars: views change shapes, and scalars fit every shape.
@@ -262,6 +302,7 @@ fn every_row_reads_strided_inputs() {
             cases.push(Case::record(
                 &tape,
                 row,
+                dtype,
                 &shapes,
                 &mut random,
                 |var, host, random| match host.shape.rank() {
@@ -373,6 +414,36 @@ fn every_rows_gradient() {
             .unwrap_or_else(|error| panic!("{}, shapes {variant}: {error}", row.name));
         }
     }
+}
+
+/// Without fusion, so that all values on the way are halves.
+#[test]
+fn every_rows_gradient_in_halves() {
+    let mut random = Random::new(10);
+    let mut bad = 0;
+    for (row, device) in rows()
+        .filter(|row| !is_integer(row))
+        .flat_map(|row| devices().map(|device| (row, device)))
+    {
+        let checked = Checked::draw(row, row.inputs.len().min(2) - 1, &mut random);
+        let report = Check::HALF.gradient(
+            device,
+            &checked.inputs,
+            |x| {
+                x[0].tape().set_fusion(Fusion::OFF);
+                row.apply(x, &checked.attributes)
+            },
+            |x| checked.oracle(row, x),
+        );
+        match report {
+            Ok(report) => println!("{}: {report}", row.name),
+            Err(error) => {
+                println!("BAD {}: {error}", row.name);
+                bad += 1;
+            }
+        }
+    }
+    assert_eq!(bad, 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use shadegrad::{Device, Shape, Tape, Var, check};
 use crate::common::{Random, assert_close, device, portable_device, positions, wide};
 
 /// The elements that each place of the result is reduced from, in row-major order of both.
-fn places(shape: Shape, axes: &[usize], values: &[f64]) -> Vec<Vec<f64>> {
+pub fn places(shape: Shape, axes: &[usize], values: &[f64]) -> Vec<Vec<f64>> {
     let extents: Vec<usize> = (0..shape.rank())
         .filter(|axis| !axes.contains(axis))
         .map(|axis| shape.dim(axis))

@@ -4,18 +4,18 @@ use shadegrad::{Device, Shape, Tape, Var, check};
 
 use crate::common::{Random, assert_close, device, gpu_device, portable_device, wide};
 
-fn softmax(row: &[f64]) -> Vec<f64> {
+pub fn softmax(row: &[f64]) -> Vec<f64> {
     log_softmax(row).iter().map(|value| value.exp()).collect()
 }
 
-fn log_softmax(row: &[f64]) -> Vec<f64> {
+pub fn log_softmax(row: &[f64]) -> Vec<f64> {
     let top = row.iter().copied().fold(f64::MIN, f64::max);
     let sum: f64 = row.iter().map(|value| (value - top).exp()).sum();
     row.iter().map(|value| value - top - sum.ln()).collect()
 }
 
 /// `reduce` of every row.
-fn by_row(values: &[f64], columns: usize, map: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
+pub fn by_row(values: &[f64], columns: usize, map: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
     values.chunks(columns).flat_map(map).collect()
 }
 

@@ -1,11 +1,11 @@
 //! Attention against a plain f64 implementation, in all forms, with all kernels.
 
-mod case;
+pub mod case;
 mod edges;
 mod forms;
 mod masks;
 mod misuse;
-mod reference;
+pub mod reference;
 mod tiles;
 
 use shadegrad::Device;
