@@ -37,7 +37,8 @@ pub struct DeviceOptions {
     /// Keep the shader compiler's runtime checks (bounds, loop bounding) on for the crate's own kernels. They are on in
     /// debug builds whatever this says.
     pub checked_kernels: bool,
-    /// Whether kernels may use matrix units. `SHADEGRAD_MATRIX_UNITS=off` in the environment turns them off for all devices.
+    /// Whether kernels use matrix units. By default on GPUs only: software adapters emulate them, four times as slowly as
+    /// they multiply otherwise. `SHADEGRAD_MATRIX_UNITS=on` and `off` in the environment say so for all devices.
     pub matrix_units: Feature,
     /// Whether kernels may name `f16`. Without, tensors of [`DType::F16`](super::DType::F16) are pairs in words, and there
     /// are no matrix units. `SHADEGRAD_F16=off` in the environment turns it off for all devices.
@@ -47,18 +48,22 @@ pub struct DeviceOptions {
 /// What a device should do with something that not all adapters have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Feature {
-    /// Use it where the adapter has it.
+    /// Use it where it is of use.
     #[default]
+    Auto,
+    /// Use it wherever there is any.
     On,
     /// Do as if the adapter lacked it.
     Off,
 }
 
 impl Feature {
-    /// `Off` if this is, or if a variable of the environment has that value.
+    /// What a variable of the environment says, unless this is `Off`.
     fn or(self, variable: &str, value: &str) -> Result<Feature> {
         match value {
-            "" | "on" => Ok(self),
+            "" => Ok(self),
+            "on" if self == Feature::Auto => Ok(Feature::On),
+            "on" => Ok(self),
             "off" => Ok(Feature::Off),
             _ => Err(Error::InvalidArgument {
                 name: variable.to_owned(),
@@ -456,7 +461,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
         wanted |= wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::SUBGROUP;
-        if f16 == Feature::On {
+        if f16 != Feature::Off {
             wanted |= wgpu::Features::SHADER_F16;
         }
     }
@@ -465,6 +470,9 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
     let listed_matrix_units = match matrix_units(&adapter) {
         None => Err(MatrixUnits::Absent),
         Some(_) if wants_matrix_units == Feature::Off || !has_f16 => Err(MatrixUnits::Off),
+        Some(_) if wants_matrix_units == Feature::Auto && description.kind == SOFTWARE => {
+            Err(MatrixUnits::Emulated)
+        }
         Some(listed) => Ok(listed),
     };
     if listed_matrix_units.is_ok() {
@@ -540,11 +548,17 @@ mod tests {
 
     #[test]
     fn features_by_variable() {
-        for value in ["", "on"] {
-            assert_eq!(Feature::On.or("X", value).unwrap(), Feature::On);
-            assert_eq!(Feature::Off.or("X", value).unwrap(), Feature::Off);
+        use Feature::{Auto, Off, On};
+        for (option, value, expected) in [
+            (Auto, "", Auto),
+            (Auto, "on", On),
+            (Auto, "off", Off),
+            (On, "off", Off),
+            (On, "", On),
+            (Off, "on", Off),
+        ] {
+            assert_eq!(option.or("X", value).unwrap(), expected);
         }
-        assert_eq!(Feature::On.or("X", "off").unwrap(), Feature::Off);
         let refused = Feature::On.or("SHADEGRAD_F16", "no").unwrap_err();
         assert_eq!(
             refused.to_string(),

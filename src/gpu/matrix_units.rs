@@ -164,11 +164,16 @@ pub(crate) fn left_out(test: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::{DeviceOptions, Feature};
 
     /// In both forms that drivers take, wherever there are any.
     #[test]
     fn the_product_is_right() {
-        let device = Device::new().unwrap_or_else(|error| panic!("{error}"));
+        let options = DeviceOptions {
+            matrix_units: Feature::On,
+            ..DeviceOptions::default()
+        };
+        let device = Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"));
         let before = device.stats();
         let Ok(listed) = device.shared.listed_matrix_units else {
             return left_out("gpu::matrix_units::tests::the_product_is_right");
