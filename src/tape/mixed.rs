@@ -47,14 +47,16 @@ impl Tape {
 
     /// The value as an operation takes it for an input.
     pub(super) fn taken(&self, operation: &impl Operation, index: usize, var: Var<'_>) -> ValueId {
+        let dtype = match operation.takes(index) {
+            Takes::F32 if var.dtype() == DType::F16 => DType::F32,
+            Takes::Half if self.precision() == Precision::Mixed && var.dtype() == DType::F32 => {
+                DType::F16
+            }
+            _ => return var.id,
+        };
         if operation.mutates().contains(&index) {
             return var.id;
         }
-        let dtype = match (operation.takes(index), var.dtype(), self.precision()) {
-            (Takes::F32, DType::F16, _) => DType::F32,
-            (Takes::Half, DType::F32, Precision::Mixed) => DType::F16,
-            _ => return var.id,
-        };
         self.cast_once(var, dtype)
     }
 
