@@ -88,16 +88,20 @@ impl Parameters {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (elements, frozen) = (self.elements(), self.frozen_elements());
-        let row = |name: &str, shape: String, elements: usize| {
-            let bytes = grouped(4 * elements as u64);
-            [name.to_owned(), shape, grouped(elements as u64), bytes]
+        let row = |name: &str, shape: String, elements: usize, bytes: u64| {
+            let [elements, bytes] = [elements as u64, bytes].map(grouped);
+            [name.to_owned(), shape, elements, bytes]
         };
         let titles = ["parameter", "shape", "numbers", "bytes"].map(str::to_owned);
         let mut rows = vec![titles];
         let lines = self.lines.iter();
-        rows.extend(lines.map(|line| row(&line.name, line.shape.to_string(), line.elements())));
+        rows.extend(lines.map(|line| {
+            let shape = line.shape.to_string();
+            row(&line.name, shape, line.elements(), line.bytes())
+        }));
         let tensors = format!("{} tensors", self.lines.len());
-        rows.push(row("total", tensors, elements));
+        let bytes = self.lines.iter().map(SummaryLine::bytes).sum();
+        rows.push(row("total", tensors, elements, bytes));
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
         let [names, shapes, numbers, bytes] = [0, 1, 2, 3].map(|column| width(column).unwrap_or(0));
         for (index, [name, shape, number, byte]) in rows.iter().enumerate() {

@@ -21,9 +21,11 @@ fn compare(expected: &Expected, name: &str, actual: &[f32]) {
 }
 
 /// The model with its table of tokens in three parts.
-fn split() -> (Gpt, Parameters) {
+fn split(dtype: DType) -> (Gpt, Parameters) {
     let files = Gpt2Files::open(golden()).unwrap();
-    let mut builder = ParameterBuilder::new(0).with_parameter_limit(15_000);
+    let limit = 3_750 * dtype.bytes() as u64;
+    let builder = ParameterBuilder::new(0).with_parameter_limit(limit);
+    let mut builder = builder.with_dtype(dtype);
     let gpt = Gpt::new(files.config(), &mut builder).unwrap();
     let parameters = builder.build_zeroed(device()).unwrap();
     let part = parameters.get("token_embedding.weight.2").unwrap();
@@ -63,7 +65,7 @@ fn logits_and_loss() {
 
 #[test]
 fn a_table_in_parts_gives_the_same() {
-    let (gpt, _) = split();
+    let (gpt, _) = split(DType::F32);
     check(&gpt);
 }
 
@@ -112,7 +114,7 @@ fn greedy_tokens() {
     let expected = Expected::load();
     let (whole, _) = Gpt2Files::open(golden()).unwrap().load(device()).unwrap();
     let greedy = expected.ids("greedy");
-    for gpt in [whole, split().0] {
+    for gpt in [whole, split(DType::F32).0] {
         let mut sampler = Sampler::new(SamplingConfig::GREEDY, 0).unwrap();
         let tokens = gpt.generate(&expected.ids("tokens"), greedy.len(), &mut sampler, None);
         assert_eq!(tokens.unwrap(), greedy);
@@ -130,17 +132,19 @@ fn halves() {
     for device in [device(), portable_device()] {
         let (full, _) = files.load(device).unwrap();
         let (half, _) = files.load_as(DType::F16, device).unwrap();
-        let [full, in_halves] = [&full, &half].map(|gpt| {
-            let tape = Tape::inference(device);
+        let logits = |gpt: &Gpt| {
+            let tape = Tape::inference(gpt.device());
             tape.set_precision(gpt.precision());
             let logits = gpt.logits(tape.input([1, text.len()], &text));
             let logits = tape.fetch::<f32>(logits.cast(DType::F32));
             tape.run().unwrap();
             logits.get().unwrap()
-        });
+        };
+        let [full, in_halves, in_parts] = [&full, &half, &split(DType::F16).0].map(logits);
         let largest = full.iter().fold(0f32, |most, x| most.max(x.abs()));
         let bar = 29f32.sqrt() * largest / 2048.0;
         assert_close_f32("logits", &in_halves, &full, 0.0, f64::from(bar));
+        assert_close_f32("of parts", &in_parts, &full, 0.0, f64::from(bar));
         let rows = full.chunks(288).skip(tokens.len() - 1);
         let clear = rows.take(greedy.len()).take_while(|row| {
             let mut row = row.to_vec();

@@ -1,14 +1,12 @@
 //! Models whose parameters and caches are halves.
 
-use std::sync::OnceLock;
-
-use shadegrad::data::NamesDataset;
+use shadegrad::data::{IGNORE_INDEX, NamesDataset};
 use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig};
 use shadegrad::sampling::{Sampler, SamplingConfig};
 use shadegrad::tape::Precision;
-use shadegrad::{DType, Device, Error, Shape, Tape};
+use shadegrad::{DType, Device, Error, Tape};
 
 use super::{model, small, widen};
 use crate::common::{Random, device, devices};
@@ -33,27 +31,24 @@ fn halved(device: &Device, config: &GptConfig, parameters: &Parameters) -> (Gpt,
     (gpt, halves)
 }
 
-/// A model of names after 150 steps: its configuration and its parameters on the host.
-fn names() -> &'static (GptConfig, Vec<(String, Shape, Vec<f32>)>) {
-    static TRAINED: OnceLock<(GptConfig, Vec<(String, Shape, Vec<f32>)>)> = OnceLock::new();
-    TRAINED.get_or_init(|| {
-        let text = include_str!("../../../data/names.txt");
-        let names = NamesDataset::new(text, 16, 1).unwrap();
-        let config = GptConfig {
-            n_layers: 2,
-            ..GptConfig::new(names.tokenizer().vocab_size())
-        };
-        let (gpt, parameters) = model(&config);
-        let mut optimizer = AdamW::new(&parameters, AdamWConfig::default()).unwrap();
-        for step in 0..150 {
-            let tape = Tape::training(device());
-            let (tokens, targets) = names.train_batch(32, step).on(&tape);
-            let loss = gpt.loss(tokens, targets, CrossEntropy::ignoring(u32::MAX));
-            let _ = optimizer.step(&tape, loss, 6e-3);
-            tape.run().unwrap();
-        }
-        (config, parameters.to_host().unwrap())
-    })
+/// A model of names after 150 steps.
+fn names() -> (GptConfig, Parameters) {
+    let text = include_str!("../../../data/names.txt");
+    let names = NamesDataset::new(text, 16, 1).unwrap();
+    let config = GptConfig {
+        n_layers: 2,
+        ..GptConfig::new(names.tokenizer().vocab_size())
+    };
+    let (gpt, parameters) = model(&config);
+    let mut optimizer = AdamW::new(&parameters, AdamWConfig::default()).unwrap();
+    for step in 0..150 {
+        let tape = Tape::training(device());
+        let (tokens, targets) = names.train_batch(32, step).on(&tape);
+        let loss = gpt.loss(tokens, targets, CrossEntropy::ignoring(IGNORE_INDEX));
+        let _ = optimizer.step(&tape, loss, 6e-3);
+        tape.run().unwrap();
+    }
+    (config, parameters)
 }
 
 /// The logits behind every token of a text, computed as the model generates.
@@ -111,12 +106,13 @@ fn same_text(what: &str, full: &Gpt, half: &Gpt, prompt: &[u32], most: usize) ->
 
 #[test]
 fn halves_say_what_floats_say() {
-    let (config, values) = names();
+    let (config, trained) = names();
+    let config = &config;
     for device in devices() {
         let mut builder = ParameterBuilder::new(0);
         let full = Gpt::new(config, &mut builder).unwrap();
         let parameters = builder.build_zeroed(device).unwrap();
-        parameters.load(values.clone()).unwrap();
+        parameters.load(trained.to_host().unwrap()).unwrap();
         let (half, halves) = halved(device, config, &parameters);
         assert_eq!(half.precision(), Precision::Mixed);
         assert_eq!(2 * halves.bytes(), parameters.bytes());
@@ -237,6 +233,16 @@ fn optimizers_refuse_halves() {
     Gpt::new(&small(), &mut builder).unwrap();
     let halves = builder.build(device()).unwrap();
     assert_eq!(halves.dtype(), DType::F16);
+    let summary = halves.summary().to_string();
+    let total = summary.lines().last().unwrap();
+    let bytes: u64 = total
+        .rsplit(' ')
+        .next()
+        .unwrap()
+        .replace(',', "")
+        .parse()
+        .unwrap();
+    assert_eq!(bytes, 2 * halves.element_count() as u64, "{summary}");
     let errors = [
         AdamW::new(&halves, AdamWConfig::default()).err(),
         Sgd::new(&halves, SgdConfig::default()).err(),
