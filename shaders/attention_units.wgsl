@@ -17,11 +17,11 @@ import shadegrad::matrix_units;
 
 const OWNS_KEYS: bool = false;
 const DOWN: u32 = 2u;    // subgroups of a workgroup, down and across
-const ACROSS: u32 = 2u;
+const ACROSS: u32 = 1u;
 const OWN: u32 = 32u;
-const OTHER: u32 = 32u;
-const WIDTH: u32 = 32u;  // of rows, a multiple of ACROSS · SIZE
-const CHUNKS: u32 = 8u;  // of rows, as far as there is anything in them
+const OTHER: u32 = 16u;
+const WIDTH: u32 = 16u;  // of rows, a multiple of ACROSS · SIZE
+const CHUNKS: u32 = 4u;  // of rows, as far as there is anything in them
 
 const INVOCATIONS: u32 = DOWN * ACROSS * LANES;
 const QUERY_ROWS: u32 = select(OWN, OTHER, OWNS_KEYS);

@@ -294,7 +294,7 @@ fn tiled_half(launch: &Launch<'_>, entry: &'static str, tiling: &Tiling) -> (Ker
 }
 
 /// What kernels that load and store chunks of rows bind.
-fn tiled_operands(operands: Operands) -> Operands {
+pub(super) fn tiled_operands(operands: Operands) -> Operands {
     operands
         .read_rows("q", &["q"])
         .read_rows("k", &["k"])

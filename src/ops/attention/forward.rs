@@ -107,6 +107,16 @@ fn dispatch_forward(
     }
 }
 
+/// What kernels that load and store chunks of rows bind.
+pub(super) fn tiled_operands(operands: Operands) -> Operands {
+    operands
+        .read_rows("q", &["q"])
+        .read_rows("k", &["k"])
+        .read_rows("v", &["v"])
+        .write_chunks("out")
+        .buffer("lse", "read_write", "f32")
+}
+
 /// For any device.
 fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Operand) {
     let problem = launch.problem;
@@ -121,13 +131,7 @@ fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Ope
     let kernel = tiling
         .apply_to_forward(kernel, problem, cx.device().subgroup_size())
         .flag("OVERLAPPED", cx.device().overlaps());
-    let operands = tiling
-        .operands(head_dim, launch.is_vector())
-        .read_rows("q", &["q"])
-        .read_rows("k", &["k"])
-        .read_rows("v", &["v"])
-        .write_chunks("out")
-        .buffer("lse", "read_write", "f32");
+    let operands = tiled_operands(tiling.operands(head_dim, launch.is_vector()));
     let kernel = launch.kernel(kernel, operands, false);
     let workgroups = tiling.workgroups(queries, problem.heads_in_all());
     let visits = tiling.visits(Job::Forward, keys);
@@ -143,13 +147,7 @@ fn units_forward(
     lse: Operand,
 ) {
     let problem = launch.problem;
-    let operands = units
-        .operands(problem.head_dim, launch.is_vector())
-        .read_rows("q", &["q"])
-        .read_rows("k", &["k"])
-        .read_rows("v", &["v"])
-        .write_chunks("out")
-        .buffer("lse", "read_write", "f32");
+    let operands = tiled_operands(units.operands(problem.head_dim, launch.is_vector()));
     let (kernel, operands) = units.kernel(problem, operands);
     let kernel = launch.kernel(kernel, operands, false);
     let workgroups = units.workgroups(problem.queries, problem.heads_in_all());

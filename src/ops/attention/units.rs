@@ -41,11 +41,16 @@ impl Units {
         }
         let memory = device.limits().max_compute_workgroup_storage_size as usize;
         let most = cx.most_iterations();
-        TILES
-            .into_iter()
-            .filter_map(|tile| Units::of(configuration, job, tile, problem.head_dim))
-            .find(|units| units.workgroup_bytes() <= memory)
+        Units::within(configuration, job, problem.head_dim, memory)
             .filter(|units| units.visits(problem).parts(problem, most).len() == 1)
+    }
+
+    /// The first tile that so many bytes of workgroup memory hold.
+    fn within(it: MatrixConfiguration, job: Job, head_dim: usize, bytes: usize) -> Option<Units> {
+        let mut tiles = TILES
+            .into_iter()
+            .filter_map(|tile| Units::of(it, job, tile, head_dim));
+        tiles.find(|units| units.workgroup_bytes() <= bytes)
     }
 
     /// `None` if some subgroups would have no part of a tile.
@@ -88,6 +93,13 @@ impl Units {
             true => [self.other, self.own],
             false => [self.own, self.other],
         }
+    }
+
+    /// Quads that an invocation has of scores, and of a column of matrices of results.
+    fn quads(&self) -> [usize; 2] {
+        let [queries, keys] = self.sides();
+        let team = self.invocations() / queries;
+        [keys, self.subgroups[1] * self.configuration.size].map(|columns| columns / 4 / team)
     }
 
     /// As the shader declares it.
@@ -190,8 +202,7 @@ impl Units {
         let size = self.configuration.size;
         let matrices = |rows: usize, axis: usize| rows / size / self.subgroups[axis];
         let (own, other) = (matrices(self.own, 0), matrices(self.other, 1));
-        let [queries, keys] = self.sides();
-        let team = self.invocations() / queries;
+        let [scores, results] = self.quads();
         let owns_keys = self.owns_keys();
         let counts = [
             // Matrices of scores: queries and keys.
@@ -201,8 +212,8 @@ impl Units {
             ("$r", own),
             ("$c", self.columns()),
             // Quads that an invocation has of scores, and of a column of results.
-            ("$s", keys / 4 / team),
-            ("$n", self.subgroups[1] * size / 4 / team),
+            ("$s", scores),
+            ("$n", results),
             // Lines of one of the two backward kernels.
             ("$Q", usize::from(!owns_keys)),
             ("$K", usize::from(owns_keys)),
@@ -407,3 +418,89 @@ const STORE: &str = "\
     if (index < p.groups) { store_results(p.dv, head, first, $cu, 1.0, local); } // $K
     workgroupBarrier(); // $K
 ";
+
+#[cfg(test)]
+mod tests {
+    use naga::AddressSpace;
+    use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+    use super::*;
+    use crate::ops::attention::{Attention, backward, forward};
+
+    /// What adapters list: NVIDIA's, AMD's, Mesa's llvmpipe, Apple's.
+    const CONFIGURATIONS: [[usize; 3]; 4] = [[16, 32, 4], [16, 64, 4], [8, 8, 4], [8, 32, 1]];
+
+    fn all(head_dim: usize) -> Vec<Units> {
+        let tiles = CONFIGURATIONS
+            .into_iter()
+            .flat_map(|it| TILES.map(|tile| (it, tile)));
+        let units = tiles.flat_map(|([size, lanes, part], tile)| {
+            let it = MatrixConfiguration { size, lanes, part };
+            [Job::Forward, Job::Queries, Job::Keys].map(|job| Units::of(it, job, tile, head_dim))
+        });
+        units.flatten().collect()
+    }
+
+    /// Every invocation has work, and there is none left.
+    #[test]
+    fn tiles_are_shared_out() {
+        for head_dim in [8, 24, 64, 100, 128] {
+            for it in all(head_dim) {
+                let [queries, keys] = it.sides();
+                assert!((64..=256).contains(&it.invocations()), "{it:?}");
+                let [scores, results] = it.quads();
+                assert_eq!(scores * 4 * it.invocations(), queries * keys, "{it:?}");
+                let width = 2 * it.configuration.size;
+                let held = results * 4 * it.invocations() / queries;
+                assert!(held == width || it.job != Job::Forward, "{it:?}");
+                assert!(
+                    it.width >= head_dim && it.width < head_dim + width,
+                    "{it:?}"
+                );
+            }
+        }
+    }
+
+    /// On adapters other than the one that tests run on, too: the text is valid, and needs as much memory as is said.
+    #[test]
+    fn kernels_for_all_adapters() {
+        let problem = Problem::of(&Attention::causal(1));
+        for it in all(64) {
+            let operands = it.operands(64, true);
+            let operands = match it.job {
+                Job::Forward => forward::tiled_operands(operands),
+                Job::Queries | Job::Keys => backward::tiled_operands(operands),
+            };
+            let (kernel, operands) = it.kernel(&problem, operands);
+            let text = kernel.declare(&operands.finish()).wgsl();
+            let module = naga::front::wgsl::parse_str(&text)
+                .unwrap_or_else(|error| panic!("{it:?}: {}", error.emit_to_string(&text)));
+            let capabilities = Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX;
+            let valid = Validator::new(ValidationFlags::all(), capabilities).validate(&module);
+            valid.unwrap_or_else(|error| panic!("{it:?}: {}", error.emit_to_string(&text)));
+            let variables = module.global_variables.iter().map(|(_, variable)| variable);
+            let bytes = variables.filter(|it| it.space == AddressSpace::WorkGroup);
+            let bytes = bytes.map(|it| module.types[it.ty].inner.size(module.to_ctx()) as usize);
+            assert_eq!(bytes.sum::<usize>(), it.workgroup_bytes(), "{it:?}");
+        }
+    }
+
+    /// What the H100 runs, with 48 KiB, and what 16 KiB leave.
+    #[test]
+    fn usual_tiles() {
+        let it = MatrixConfiguration {
+            size: 16,
+            lanes: 32,
+            part: 4,
+        };
+        let tile = |job, head_dim, memory| {
+            Units::within(it, job, head_dim, memory).map(|units| [units.own, units.other])
+        };
+        for job in [Job::Forward, Job::Queries, Job::Keys] {
+            assert_eq!(tile(job, 64, 48 << 10), Some([64, 32]));
+            assert_eq!(tile(job, 128, 48 << 10), Some([32, 32]));
+            assert_eq!(tile(job, 128, 16 << 10), None);
+        }
+        assert_eq!(tile(Job::Forward, 32, 16 << 10), Some([32, 32]));
+    }
+}
