@@ -20,10 +20,10 @@ const DOWN: u32 = 2u;    // subgroups of a workgroup, down and across
 const ACROSS: u32 = 1u;
 const OWN: u32 = 32u;
 const OTHER: u32 = 16u;
-const WIDTH: u32 = 16u;  // of rows, a multiple of ACROSS · SIZE
+const WIDTH: u32 = 16u;  // of rows, a multiple of ACROSS · MATRIX_SIZE
 const CHUNKS: u32 = 4u;  // of rows, as far as there is anything in them
 
-const INVOCATIONS: u32 = DOWN * ACROSS * LANES;
+const INVOCATIONS: u32 = DOWN * ACROSS * MATRIX_LANES;
 const QUERY_ROWS: u32 = select(OWN, OTHER, OWNS_KEYS);
 const KEY_ROWS: u32 = select(OTHER, OWN, OWNS_KEYS);
 const TEAM: u32 = INVOCATIONS / QUERY_ROWS; // invocations that share a query's scores
@@ -39,7 +39,7 @@ var<workgroup> k_tile: array<Part, KEY_ROWS * LINE / PART>;
 var<workgroup> v_tile: array<Part, KEY_ROWS * LINE / PART>;
 var<workgroup> dout_tile: array<Part, QUERY_ROWS * LINE / PART>;
 var<workgroup> weights: array<Part, QUERY_ROWS * WEIGHT_LINE / PART>;
-var<workgroup> sums: array<f32, max(KEY_ROWS * SCORE_LINE, ACROSS * SIZE * RESULT_LINE)>;
+var<workgroup> sums: array<f32, max(KEY_ROWS * SCORE_LINE, ACROSS * MATRIX_SIZE * RESULT_LINE)>;
 var<workgroup> of_rows: array<f32, INVOCATIONS>; // what those that share a row tell one another
 var<workgroup> rises: atomic<u32>;
 
@@ -53,10 +53,10 @@ struct Place {
 }
 
 fn place_of(local: u32) -> Place {
-    let own = local / LANES / ACROSS * (OWN / DOWN);
-    let other = local / LANES % ACROSS * (OTHER / ACROSS);
+    let own = local / MATRIX_LANES / ACROSS * (OWN / DOWN);
+    let other = local / MATRIX_LANES % ACROSS * (OTHER / ACROSS);
     return Place(
-        select(own, other, OWNS_KEYS), select(other, own, OWNS_KEYS), own, local / LANES % ACROSS,
+        select(own, other, OWNS_KEYS), select(other, own, OWNS_KEYS), own, local / MATRIX_LANES % ACROSS,
         local / (8u * TEAM) * 8u + local % 8u, local / 8u % TEAM);
 }
 
@@ -135,10 +135,10 @@ fn sum_of_row(place: Place) -> f32 {
 
 // Stores what the units have left of results: columns of matrices side by side, of own rows from `first` on.
 fn store_results(lies: vec4<u32>, head: Head, first: u32, column: u32, factor: f32, local: u32) {
-    for (var n = local; n < OWN * ACROSS * SIZE / 4u; n += INVOCATIONS) {
+    for (var n = local; n < OWN * ACROSS * MATRIX_SIZE / 4u; n += INVOCATIONS) {
         let row = first + n % OWN;
         let quad = n / OWN;
-        let chunk = column * (ACROSS * SIZE / 4u) + quad;
+        let chunk = column * (ACROSS * MATRIX_SIZE / 4u) + quad;
         let at = select(row_at(lies, head, row), key_row_at(lies, head, row), OWNS_KEYS);
         if (row < select(p.queries, p.keys, OWNS_KEYS) && chunk < CHUNKS) {
             store_chunk_gradient(at, chunk, factor * sums_at(quad, RESULT_LINE, n % OWN));

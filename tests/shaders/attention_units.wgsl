@@ -60,22 +60,22 @@ fn stage_dout(head: Head, first: u32, local: u32) {
 
 fn scores(place: Place) {
     var s00 = Sum();
-    for (var e = 0u; e < WIDTH; e += SIZE) {
-        let a0 = coopLoadT<Left>(&q_tile[((place.query + 0u * SIZE) * LINE + e) / PART], LINE / PART);
-        let b0 = coopLoad<Right>(&k_tile[((place.key + 0u * SIZE) * LINE + e) / PART], LINE / PART);
+    for (var e = 0u; e < WIDTH; e += MATRIX_SIZE) {
+        let a0 = coopLoadT<Left>(&q_tile[((place.query + 0u * MATRIX_SIZE) * LINE + e) / PART], LINE / PART);
+        let b0 = coopLoad<Right>(&k_tile[((place.key + 0u * MATRIX_SIZE) * LINE + e) / PART], LINE / PART);
         s00 = coopMultiplyAdd(a0, b0, s00);
     }
-    coopStore(s00, &sums[(place.key + 0u * SIZE) * SCORE_LINE + place.query + 0u * SIZE], SCORE_LINE);
+    coopStore(s00, &sums[(place.key + 0u * MATRIX_SIZE) * SCORE_LINE + place.query + 0u * MATRIX_SIZE], SCORE_LINE);
 }
 
 fn upstream(place: Place) {
     var s00 = Sum();
-    for (var e = 0u; e < WIDTH; e += SIZE) {
-        let a0 = coopLoadT<Left>(&dout_tile[((place.query + 0u * SIZE) * LINE + e) / PART], LINE / PART);
-        let b0 = coopLoad<Right>(&v_tile[((place.key + 0u * SIZE) * LINE + e) / PART], LINE / PART);
+    for (var e = 0u; e < WIDTH; e += MATRIX_SIZE) {
+        let a0 = coopLoadT<Left>(&dout_tile[((place.query + 0u * MATRIX_SIZE) * LINE + e) / PART], LINE / PART);
+        let b0 = coopLoad<Right>(&v_tile[((place.key + 0u * MATRIX_SIZE) * LINE + e) / PART], LINE / PART);
         s00 = coopMultiplyAdd(a0, b0, s00);
     }
-    coopStore(s00, &sums[(place.key + 0u * SIZE) * SCORE_LINE + place.query + 0u * SIZE], SCORE_LINE);
+    coopStore(s00, &sums[(place.key + 0u * MATRIX_SIZE) * SCORE_LINE + place.query + 0u * MATRIX_SIZE], SCORE_LINE);
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -114,7 +114,7 @@ fn forward(group: Group, @builtin(local_invocation_index) local: u32) {
         of_rows[mine] = largest;
         if (largest > top + MOST_RISE) { atomicStore(&rises, 1u); }
         if (workgroupUniformLoad(&rises) == 1u) {
-            coopStore(o00, &sums[place.across * SIZE * RESULT_LINE + place.own + 0u * SIZE], RESULT_LINE);
+            coopStore(o00, &sums[place.across * MATRIX_SIZE * RESULT_LINE + place.own + 0u * MATRIX_SIZE], RESULT_LINE);
             workgroupBarrier();
             own00 += sums_at(place.part + 0u * TEAM, RESULT_LINE, place.row);
             own01 += sums_at(place.part + 1u * TEAM, RESULT_LINE, place.row);
@@ -137,13 +137,13 @@ fn forward(group: Group, @builtin(local_invocation_index) local: u32) {
         keep_weights(place.row, quad1, dropped_at(w1, dropout, head, i, j0 + 4u * quad1));
         stage_k(head, j0 + OTHER, local);
         workgroupBarrier();
-        for (var other = 0u; other < OTHER; other += SIZE) {
-            let a0 = weights_at(place.own + 0u * SIZE, other);
-            let b0 = coopLoadT<Right>(&v_tile[(other * LINE + (0u * ACROSS + place.across) * SIZE) / PART], LINE / PART);
+        for (var other = 0u; other < OTHER; other += MATRIX_SIZE) {
+            let a0 = weights_at(place.own + 0u * MATRIX_SIZE, other);
+            let b0 = coopLoadT<Right>(&v_tile[(other * LINE + (0u * ACROSS + place.across) * MATRIX_SIZE) / PART], LINE / PART);
             o00 = coopMultiplyAdd(a0, b0, o00);
         }
     }
-            coopStore(o00, &sums[place.across * SIZE * RESULT_LINE + place.own + 0u * SIZE], RESULT_LINE);
+            coopStore(o00, &sums[place.across * MATRIX_SIZE * RESULT_LINE + place.own + 0u * MATRIX_SIZE], RESULT_LINE);
             workgroupBarrier();
             own00 += sums_at(place.part + 0u * TEAM, RESULT_LINE, place.row);
             own01 += sums_at(place.part + 1u * TEAM, RESULT_LINE, place.row);
@@ -157,8 +157,8 @@ fn forward(group: Group, @builtin(local_invocation_index) local: u32) {
     let at = row_at(p.out, head, i);
     let chunk0 = place.part + 0u * TEAM;
     let chunk1 = place.part + 1u * TEAM;
-    if (0u * (ACROSS * SIZE / 4u) + chunk0 < CHUNKS) { store_chunk_out(at, 0u * (ACROSS * SIZE / 4u) + chunk0, factor * own00); }
-    if (0u * (ACROSS * SIZE / 4u) + chunk1 < CHUNKS) { store_chunk_out(at, 0u * (ACROSS * SIZE / 4u) + chunk1, factor * own01); }
+    if (0u * (ACROSS * MATRIX_SIZE / 4u) + chunk0 < CHUNKS) { store_chunk_out(at, 0u * (ACROSS * MATRIX_SIZE / 4u) + chunk0, factor * own00); }
+    if (0u * (ACROSS * MATRIX_SIZE / 4u) + chunk1 < CHUNKS) { store_chunk_out(at, 0u * (ACROSS * MATRIX_SIZE / 4u) + chunk1, factor * own01); }
     if (place.part == 0u) { lse[p.lse_offset + head.index * p.queries + i] = lse_of(top, sum); }
 }
 
@@ -204,15 +204,15 @@ fn backward(group: Group, @builtin(local_invocation_index) local: u32) {
             keep_weights(place.row, quad0, factor * shared_by(w0) * d0);
             keep_weights(place.row, quad1, factor * shared_by(w1) * d1);
             workgroupBarrier();
-            for (var other = 0u; other < OTHER; other += SIZE) {
-                let a0 = weights_at(place.own + 0u * SIZE, other);
-                let b0 = coopLoadT<Right>(&k_tile[(other * LINE + (0u * ACROSS + place.across) * SIZE) / PART], LINE / PART);
+            for (var other = 0u; other < OTHER; other += MATRIX_SIZE) {
+                let a0 = weights_at(place.own + 0u * MATRIX_SIZE, other);
+                let b0 = coopLoadT<Right>(&k_tile[(other * LINE + (0u * ACROSS + place.across) * MATRIX_SIZE) / PART], LINE / PART);
                 x00 = coopMultiplyAdd(a0, b0, x00);
             }
             workgroupBarrier();
         }
     }
-    coopStore(x00, &sums[place.across * SIZE * RESULT_LINE + place.own + 0u * SIZE], RESULT_LINE);
+    coopStore(x00, &sums[place.across * MATRIX_SIZE * RESULT_LINE + place.own + 0u * MATRIX_SIZE], RESULT_LINE);
     workgroupBarrier();
     if (index < p.groups) { store_results(p.dq, head, first, 0u, p.scale / factor, local); }
     workgroupBarrier();

@@ -53,7 +53,7 @@ impl Units {
         tiles.find(|units| units.workgroup_bytes() <= bytes)
     }
 
-    /// `None` if some subgroups would have no part of a tile.
+    /// `None` if some subgroups would have no part of a tile, or are so large that devices may not have four together.
     fn of(
         configuration: MatrixConfiguration,
         job: Job,
@@ -64,7 +64,7 @@ impl Units {
         // Four, or as many as have 64 invocations.
         let subgroups = [32usize.div_ceil(configuration.lanes).max(2), 2];
         let has_parts = own.is_multiple_of(subgroups[0] * size) && other.is_multiple_of(2 * size);
-        has_parts.then_some(Units {
+        (has_parts && configuration.lanes <= 64).then_some(Units {
             configuration,
             job,
             own,
@@ -105,12 +105,12 @@ impl Units {
     /// As the shader declares it.
     fn workgroup_bytes(&self) -> usize {
         let [queries, keys] = self.sides();
-        let rows = match self.job {
-            Job::Forward => queries + 2 * keys,
-            Job::Queries | Job::Keys => 2 * (queries + keys),
+        let (rows, words) = match self.job {
+            Job::Forward => (queries + 2 * keys, self.invocations() + 1),
+            Job::Queries | Job::Keys => (2 * (queries + keys), 0),
         };
         let sums = (keys * (queries + 4)).max(2 * self.configuration.size * (self.own + 4));
-        2 * rows * (self.width + 8) + 2 * queries * (keys + 8) + 4 * (sums + self.invocations() + 1)
+        2 * rows * (self.width + 8) + 2 * queries * (keys + 8) + 4 * (sums + words)
     }
 
     /// The workgroups for `own` rows of each of `heads` heads: of one, and in all.
@@ -259,12 +259,12 @@ fn stage_NAME(head: Head, first: u32, local: u32) {
 const SCORES: &str = "\
 fn scores(place: Place) {
     var s$q$k = Sum();
-    for (var e = 0u; e < WIDTH; e += SIZE) {
-        let a$q = coopLoadT<Left>(&q_tile[((place.query + $qu * SIZE) * LINE + e) / PART], LINE / PART);
-        let b$k = coopLoad<Right>(&k_tile[((place.key + $ku * SIZE) * LINE + e) / PART], LINE / PART);
+    for (var e = 0u; e < WIDTH; e += MATRIX_SIZE) {
+        let a$q = coopLoadT<Left>(&q_tile[((place.query + $qu * MATRIX_SIZE) * LINE + e) / PART], LINE / PART);
+        let b$k = coopLoad<Right>(&k_tile[((place.key + $ku * MATRIX_SIZE) * LINE + e) / PART], LINE / PART);
         s$q$k = coopMultiplyAdd(a$q, b$k, s$q$k);
     }
-    coopStore(s$q$k, &sums[(place.key + $ku * SIZE) * SCORE_LINE + place.query + $qu * SIZE], SCORE_LINE);
+    coopStore(s$q$k, &sums[(place.key + $ku * MATRIX_SIZE) * SCORE_LINE + place.query + $qu * MATRIX_SIZE], SCORE_LINE);
 }
 ";
 
@@ -315,9 +315,9 @@ COLUMNS
         keep_weights(place.row, quad$s, dropped_at(w$s, dropout, head, i, j0 + 4u * quad$s));
         stage_k(head, j0 + OTHER, local);
         workgroupBarrier();
-        for (var other = 0u; other < OTHER; other += SIZE) {
-            let a$r = weights_at(place.own + $ru * SIZE, other);
-            let b$c = coopLoadT<Right>(&v_tile[(other * LINE + ($cu * ACROSS + place.across) * SIZE) / PART], LINE / PART);
+        for (var other = 0u; other < OTHER; other += MATRIX_SIZE) {
+            let a$r = weights_at(place.own + $ru * MATRIX_SIZE, other);
+            let b$c = coopLoadT<Right>(&v_tile[(other * LINE + ($cu * ACROSS + place.across) * MATRIX_SIZE) / PART], LINE / PART);
             o$r$c = coopMultiplyAdd(a$r, b$c, o$r$c);
         }
     }
@@ -329,14 +329,14 @@ COLUMNS
     if (index >= p.groups || i >= p.queries) { return; }
     let at = row_at(p.out, head, i);
     let chunk$n = place.part + $nu * TEAM;
-    if ($cu * (ACROSS * SIZE / 4u) + chunk$n < CHUNKS) { store_chunk_out(at, $cu * (ACROSS * SIZE / 4u) + chunk$n, factor * own$c$n); }
+    if ($cu * (ACROSS * MATRIX_SIZE / 4u) + chunk$n < CHUNKS) { store_chunk_out(at, $cu * (ACROSS * MATRIX_SIZE / 4u) + chunk$n, factor * own$c$n); }
     if (place.part == 0u) { lse[p.lse_offset + head.index * p.queries + i] = lse_of(top, sum); }
 }
 ";
 
 /// Adds what the units have of a column to what invocations have.
 const FLUSH: &str = "\
-            coopStore(o$r$c, &sums[place.across * SIZE * RESULT_LINE + place.own + $ru * SIZE], RESULT_LINE);
+            coopStore(o$r$c, &sums[place.across * MATRIX_SIZE * RESULT_LINE + place.own + $ru * MATRIX_SIZE], RESULT_LINE);
             workgroupBarrier();
             own$c$n += sums_at(place.part + $nu * TEAM, RESULT_LINE, place.row);
             workgroupBarrier();
@@ -384,19 +384,19 @@ fn backward(group: Group, @builtin(local_invocation_index) local: u32) {
             keep_weights(place.row, quad$s, dropped_at(w$s, dropout, head, i, j0 + 4u * quad$s)); // $K
             workgroupBarrier();
             upstream(place);
-            for (var other = 0u; other < OTHER; other += SIZE) { // $K
-                let a$r = weights_at(place.own + $ru * SIZE, other); // $K
-                let b$c = coopLoadT<Right>(&dout_tile[(other * LINE + ($cu * ACROSS + place.across) * SIZE) / PART], LINE / PART); // $K
+            for (var other = 0u; other < OTHER; other += MATRIX_SIZE) { // $K
+                let a$r = weights_at(place.own + $ru * MATRIX_SIZE, other); // $K
+                let b$c = coopLoadT<Right>(&dout_tile[(other * LINE + ($cu * ACROSS + place.across) * MATRIX_SIZE) / PART], LINE / PART); // $K
                 y$r$c = coopMultiplyAdd(a$r, b$c, y$r$c); // $K
             } // $K
             workgroupBarrier();
             let d$s = dropped_at(sums_at(quad$s, SCORE_LINE, place.row), dropout, head, i, j0 + 4u * quad$s) - about.y;
             keep_weights(place.row, quad$s, factor * shared_by(w$s) * d$s);
             workgroupBarrier();
-            for (var other = 0u; other < OTHER; other += SIZE) {
-                let a$r = weights_at(place.own + $ru * SIZE, other);
-                let b$c = coopLoadT<Right>(&k_tile[(other * LINE + ($cu * ACROSS + place.across) * SIZE) / PART], LINE / PART); // $Q
-                let b$c = coopLoadT<Right>(&q_tile[(other * LINE + ($cu * ACROSS + place.across) * SIZE) / PART], LINE / PART); // $K
+            for (var other = 0u; other < OTHER; other += MATRIX_SIZE) {
+                let a$r = weights_at(place.own + $ru * MATRIX_SIZE, other);
+                let b$c = coopLoadT<Right>(&k_tile[(other * LINE + ($cu * ACROSS + place.across) * MATRIX_SIZE) / PART], LINE / PART); // $Q
+                let b$c = coopLoadT<Right>(&q_tile[(other * LINE + ($cu * ACROSS + place.across) * MATRIX_SIZE) / PART], LINE / PART); // $K
                 x$r$c = coopMultiplyAdd(a$r, b$c, x$r$c);
             }
             workgroupBarrier();
@@ -408,12 +408,12 @@ COLUMNS
 
 /// Stores a column.
 const STORE: &str = "\
-    coopStore(x$r$c, &sums[place.across * SIZE * RESULT_LINE + place.own + $ru * SIZE], RESULT_LINE);
+    coopStore(x$r$c, &sums[place.across * MATRIX_SIZE * RESULT_LINE + place.own + $ru * MATRIX_SIZE], RESULT_LINE);
     workgroupBarrier();
     if (index < p.groups) { store_results(p.dq, head, first, $cu, p.scale / factor, local); } // $Q
     if (index < p.groups) { store_results(p.dk, head, first, $cu, p.scale / factor, local); } // $K
     workgroupBarrier();
-    coopStore(y$r$c, &sums[place.across * SIZE * RESULT_LINE + place.own + $ru * SIZE], RESULT_LINE); // $K
+    coopStore(y$r$c, &sums[place.across * MATRIX_SIZE * RESULT_LINE + place.own + $ru * MATRIX_SIZE], RESULT_LINE); // $K
     workgroupBarrier(); // $K
     if (index < p.groups) { store_results(p.dv, head, first, $cu, 1.0, local); } // $K
     workgroupBarrier(); // $K

@@ -164,6 +164,7 @@ fn large_heads() {
         return;
     }
     let device = open(&DeviceOptions {
+        matrix_units: Feature::On,
         poison: true,
         checked_kernels: true,
         ..DeviceOptions::default()
