@@ -119,6 +119,11 @@ fn end_query(head: Head, j: u32) -> u32 {
     return u32(clamp(i32(j) + 1 - p.reach + p.window, 0, i32(p.queries)));
 }
 
+// Whether queries i .. end_i all see keys j .. end_j, as far as causality and window go.
+fn all_seen(head: Head, i: u32, end_i: u32, j: u32, end_j: u32) -> bool {
+    return first_key(head, end_i - 1u) <= j && end_j <= end_key(head, i);
+}
+
 fn masked(score: f32, seen: bool, head: Head, i: u32, j: u32) -> f32 {
     return select(UNSEEN, score, seen);
 }

@@ -13,11 +13,6 @@ fn four_rows(first: u32, rows: u32) -> vec4<u32> {
     return min(vec4<u32>(first, first + 1u, first + 2u, first + 3u), vec4<u32>(rows - 1u));
 }
 
-// Whether queries i .. end_i all see keys j .. end_j, as far as causality and window go.
-fn all_seen(head: Head, i: u32, end_i: u32, j: u32, end_j: u32) -> bool {
-    return first_key(head, end_i - 1u) <= j && end_j <= end_key(head, i);
-}
-
 // The columns of a square one further, with another last one: four turns are through with all of them.
 fn turned(c: mat4x4<f32>, last: vec4<f32>) -> mat4x4<f32> { return mat4x4<f32>(c[1], c[2], c[3], last); }
 

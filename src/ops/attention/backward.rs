@@ -44,7 +44,9 @@ pub(super) fn backward(
     };
     let is_short = problem.queries <= SHORT && problem.head_dim <= SMALL_HEAD;
     let is_alone = problem.is_packed && problem.share() == 1;
-    if cx.device().has_subgroups_of(8) && is_alone && is_short {
+    let is_single = cx.device().has_subgroups_of(8) && is_alone && is_short;
+    let on_units = family(cx, &launch, Job::Queries, problem.queries);
+    if is_single && !matches!(on_units, Family::Units(_)) {
         single_backward(cx, &launch, &gradient);
         return;
     }
@@ -200,7 +202,18 @@ fn half_backward(
     };
     let mut beside = None;
     let in_tiles = |tile: usize| (rows.div_ceil(tile), rows.div_ceil(tile) * heads);
-    let (kernel, operands, (tiles, groups), mut visits) = match family(cx, rows) {
+    let (kernel, operands, (tiles, groups), mut visits) = match family(cx, launch, job(entry), rows)
+    {
+        Family::Units(units) => {
+            let operands = tiled_operands(units.operands(head_dim, launch.is_vector()));
+            let (kernel, operands) = units.kernel(problem, operands);
+            (
+                kernel,
+                operands,
+                units.workgroups(rows, heads),
+                units.visits(problem),
+            )
+        }
         Family::Wide8 => {
             let (kernel, operands, blocks) = wide_half(launch, entry);
             let workgroups = in_tiles(8 * blocks.rows);
@@ -276,16 +289,20 @@ fn statistics_of(head: Head, i: u32) -> vec2<f32> {
 fn tiled_half(launch: &Launch<'_>, entry: &'static str, tiling: &Tiling) -> (Kernel, Operands) {
     let problem = launch.problem;
     let kernel = Kernel::builtin("attention_gradient", "attention_tiled_backward", entry);
-    let operands = tiling
-        .operands(problem.head_dim, launch.is_vector())
+    let operands = tiled_operands(tiling.operands(problem.head_dim, launch.is_vector()));
+    (tiling.apply(kernel, problem), operands)
+}
+
+/// What kernels that load and store chunks of rows bind.
+pub(super) fn tiled_operands(operands: Operands) -> Operands {
+    operands
         .read_rows("q", &["q"])
         .read_rows("k", &["k"])
         .read_rows("v", &["v"])
         .read_rows("dout", &["dout"])
         .write_chunks("gradient")
         .buffer("statistics", "read", "u32")
-        .text(STATISTICS_OF);
-    (tiling.apply(kernel, problem), operands)
+        .text(STATISTICS_OF)
 }
 
 /// Kernel, operands and how they are shared out for many rows, on subgroups of eight.

@@ -6,13 +6,15 @@ use super::parts::Visits;
 use super::problem::Problem;
 use super::text::Operands;
 use super::tiling::{Job, Tiling};
+use super::units::Units;
 use crate::gpu::Kernel;
 use crate::tape::{Dispatch, Lowering, Operand};
 
-/// Which kernels to run: for software adapters with subgroups of eight lanes, few rows or many; or those for GPUs, which
-/// run anywhere.
+/// Which kernels to run: those on matrix units, where they serve; for software adapters with subgroups of eight lanes, few
+/// rows or many; or those for GPUs, which run anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
+    Units(Units),
     Subgroup8,
     Wide8,
     Tiled,
@@ -21,7 +23,11 @@ pub(super) enum Family {
 /// More rows than this are taken in blocks.
 const FEW_ROWS: usize = 32;
 
-pub(super) fn family(cx: &Lowering<'_>, rows: usize) -> Family {
+/// For a problem and how many rows the workgroups own together.
+pub(super) fn family(cx: &Lowering<'_>, launch: &Launch<'_>, job: Job, rows: usize) -> Family {
+    if let Some(units) = Units::serve(cx, launch, job) {
+        return Family::Units(units);
+    }
     match (cx.device().has_subgroups_of(8), rows > FEW_ROWS) {
         (true, false) => Family::Subgroup8,
         (true, true) => Family::Wide8,
@@ -59,7 +65,8 @@ pub(super) fn forward(cx: &mut Lowering<'_>, problem: &Problem) {
     let lse = cx.output(1);
     launch.out = Some(out);
     launch.lse = Some(lse);
-    match family(cx, problem.queries) {
+    match family(cx, &launch, Job::Forward, problem.queries) {
+        Family::Units(units) => units_forward(cx, &launch, &units, out, lse),
         Family::Wide8 => wide_forward(cx, &launch, out, lse),
         Family::Subgroup8 => few_forward(cx, &launch, out, lse),
         Family::Tiled => tiled_forward(cx, &launch, out, lse),
@@ -100,6 +107,16 @@ fn dispatch_forward(
     }
 }
 
+/// What kernels that load and store chunks of rows bind.
+pub(super) fn tiled_operands(operands: Operands) -> Operands {
+    operands
+        .read_rows("q", &["q"])
+        .read_rows("k", &["k"])
+        .read_rows("v", &["v"])
+        .write_chunks("out")
+        .buffer("lse", "read_write", "f32")
+}
+
 /// For any device.
 fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Operand) {
     let problem = launch.problem;
@@ -114,16 +131,27 @@ fn tiled_forward(cx: &mut Lowering<'_>, launch: &Launch<'_>, out: Rows, lse: Ope
     let kernel = tiling
         .apply_to_forward(kernel, problem, cx.device().subgroup_size())
         .flag("OVERLAPPED", cx.device().overlaps());
-    let operands = tiling
-        .operands(head_dim, launch.is_vector())
-        .read_rows("q", &["q"])
-        .read_rows("k", &["k"])
-        .read_rows("v", &["v"])
-        .write_chunks("out")
-        .buffer("lse", "read_write", "f32");
+    let operands = tiled_operands(tiling.operands(head_dim, launch.is_vector()));
     let kernel = launch.kernel(kernel, operands, false);
     let workgroups = tiling.workgroups(queries, problem.heads_in_all());
     let visits = tiling.visits(Job::Forward, keys);
+    dispatch_forward(cx, launch, kernel, out, lse, workgroups, visits);
+}
+
+/// On matrix units.
+fn units_forward(
+    cx: &mut Lowering<'_>,
+    launch: &Launch<'_>,
+    units: &Units,
+    out: Rows,
+    lse: Operand,
+) {
+    let problem = launch.problem;
+    let operands = tiled_operands(units.operands(problem.head_dim, launch.is_vector()));
+    let (kernel, operands) = units.kernel(problem, operands);
+    let kernel = launch.kernel(kernel, operands, false);
+    let workgroups = units.workgroups(problem.queries, problem.heads_in_all());
+    let visits = units.visits(problem);
     dispatch_forward(cx, launch, kernel, out, lse, workgroups, visits);
 }
 

@@ -21,6 +21,7 @@ mod parts;
 mod problem;
 mod text;
 mod tiling;
+mod units;
 
 use crate::tape::Var;
 pub use config::Attention;

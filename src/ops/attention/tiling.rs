@@ -19,7 +19,7 @@ const SHORT: usize = 64;
 const SUBGROUP: usize = 32;
 
 /// What a kernel computes: how many sorts of products along the rows it holds at once, and how many results.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Job {
     Forward,
     /// The gradient of queries.

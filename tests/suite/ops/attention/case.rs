@@ -170,17 +170,15 @@ impl Case {
     }
 
     pub fn expected(&self, [q, k, v, w]: &[Vec<f32>; 4], factors: &[f64]) -> Reference {
+        self.expected_of([inner(q), inner(k), inner(v)], &wide(w), factors)
+    }
+
+    /// Of operands as attention gets them.
+    pub fn expected_of(&self, [q, k, v]: [Vec<f64>; 3], w: &[f64], factors: &[f64]) -> Reference {
         let (share, head) = (self.share(), self.size.keys * self.size.head_dim);
-        let q = inner(q);
-        let [k, v] = [k, v].map(|x| repeat_heads(&inner(x), share, head));
-        let mut r = reference(
-            self.size,
-            [&q, &k, &v],
-            &self.bias(),
-            factors,
-            self.scale(),
-            &wide(w),
-        );
+        let [k, v] = [k, v].map(|x| repeat_heads(&x, share, head));
+        let (bias, scale) = (self.bias(), self.scale());
+        let mut r = reference(self.size, [&q, &k, &v], &bias, factors, scale, w);
         r.dk = sum_heads(&r.dk, share, head);
         r.dv = sum_heads(&r.dv, share, head);
         r

@@ -7,6 +7,7 @@ mod masks;
 mod misuse;
 pub mod reference;
 mod tiles;
+mod units;
 
 use shadegrad::Device;
 use shadegrad::ops::attention::Attention;
