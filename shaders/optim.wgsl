@@ -73,10 +73,11 @@ fn sum_squares(group: Group, @builtin(local_invocation_index) lane: u32) {
 
 // Where the loss was scaled, `src/optim/clip.rs` declares these again.
 fn loss_scale() -> f32 { return 1.0; }
-fn keep_scale(norm: u32) {}
+fn keep_scale(sum: u32) {}
 
 // control = [norm, min(1, clip / (norm + 1e-6)), loss, what that was scaled by]; a clip of zero stands for none. The
-// gradient is as much larger as the loss that was differentiated, and so is what the sum was made of.
+// gradient is as much larger as the loss that was differentiated, and so is what the sum was made of. Its bits are looked
+// at before any arithmetic: see `is_sound`.
 fn finish(sum: f32) {
     let loss_scale = loss_scale();
     let norm = sqrt(sum) / loss_scale;
@@ -87,7 +88,7 @@ fn finish(sum: f32) {
     control_out[p.control_offset + 1u] = bitcast<u32>(scale / loss_scale);
     control_out[p.control_offset + 2u] = bitcast<u32>(loss[p.loss_offset]);
     control_out[p.control_offset + 3u] = bitcast<u32>(loss_scale);
-    keep_scale(bitcast<u32>(norm));
+    keep_scale(bitcast<u32>(sum));
 }
 
 @compute @workgroup_size(256)

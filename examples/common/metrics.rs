@@ -26,12 +26,14 @@ pub struct Record {
     /// After the update, the mean loss over the test split or a sample of it; only where evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_loss: Option<f64>,
-    /// The global norm of the gradients before clipping; none if they overflowed, and the step was skipped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The global norm of the gradients before clipping; none if they overflowed.
     pub grad_norm: Option<f32>,
-    /// What the loss was scaled by for its gradients to be halves; only in mixed precision.
+    /// What the loss was multiplied by to be differentiated, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
+    /// Whether the gradients overflowed, so that there was no update.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
     /// The learning rate of the update.
     pub lr: f32,
     /// Wall-clock time of the step, without evaluations and checkpoints: its share of that of the steps whose results

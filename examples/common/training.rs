@@ -268,17 +268,19 @@ impl Training<'_> {
                 train_loss: results.loss,
                 train_split_loss: None,
                 test_loss: None,
-                grad_norm: (!results.skipped).then_some(results.grad_norm),
+                grad_norm: Some(results.grad_norm).filter(|norm| norm.is_finite()),
                 loss_scale: results.loss_scale,
+                skipped: results.skipped,
                 lr: self.options.lr(results.step - 1),
                 step_ms: rounded(stretch.step_ms()),
                 tokens_per_second: rounded(stretch.tokens_per_second()),
             };
             state.progress.step(&record);
-            if let (None, Some(scale)) = (record.grad_norm, record.loss_scale) {
+            if let (true, Some(scale)) = (record.skipped, record.loss_scale) {
                 state.progress.line(&format!(
-                    "step {}: skipped, as its gradients overflowed with the loss scaled by {scale}; halved",
-                    record.step
+                    "step {}: gradients overflowed at a loss scale of {scale}, so the update was skipped; the next is {}",
+                    record.step,
+                    scale / 2.0
                 ));
             }
             self.metrics.push(record);

@@ -58,7 +58,7 @@ use crate::data::CharTokenizer;
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Device, Tensor};
 use crate::nn::{FlatTensors, Gpt, GptConfig, Parameter, ParameterBuilder, Parameters};
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, is_scale};
 use crate::shape::Shape;
 use replace::replace;
 
@@ -163,7 +163,7 @@ pub fn save(
     if let Some((name, state)) = loss_scale(optimizer) {
         let values: Vec<f32> = state.to_vec()?;
         // One that no step has changed says nothing.
-        if values[1..] != [0.0; 3] {
+        if values[..] != [values[3], 0.0, 0.0, values[3]] {
             tensors.push((name, state.shape(), stored(DType::F32, &values)));
         }
     }
@@ -374,12 +374,16 @@ impl Checkpoint {
             restored.push((flat, self.values(&prefix, parameters.members(flat))?));
         }
         let mut scale = None;
-        if let Some((name, state)) = loss_scale(Some(optimizer))
-            && let Some((dims, _, range)) = self.tensors.get(&name)
-        {
-            let values: Vec<f32> = bytemuck::pod_collect_to_vec(&self.bytes[range.clone()]);
-            if *dims != [4] || !(values[0].is_finite() && values[0] >= 1.0) {
-                return Err(self.refuse(format!("tensor `{name}` is no loss scale")));
+        if let Some((name, state)) = loss_scale(Some(optimizer)) {
+            let first = state.to_vec::<f32>()?[3];
+            let mut values = vec![first, 0.0, 0.0, first];
+            if let Some((dims, _, range)) = self.tensors.get(&name) {
+                values = bytemuck::pod_collect_to_vec(&self.bytes[range.clone()]);
+                let is_count = |value: &f32| *value >= 0.0 && value.fract() == 0.0;
+                if *dims != [4] || !(is_scale(values[0]) && values[1..3].iter().all(is_count)) {
+                    return Err(self.refuse(format!("tensor `{name}` is no loss scale")));
+                }
+                values[3] = first;
             }
             scale = Some((state, values));
         }

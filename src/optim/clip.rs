@@ -149,7 +149,7 @@ fn keep_scale(bits: u32) {
         good = 0.0;
         state[p.state_offset + 2u] += 1.0;
     } else if (good >= 2000.0) {
-        next = max(scale, min(2.0 * scale, 16777216.0));
+        next = min(2.0 * scale, 16777216.0);
         good = 0.0;
     }
     state[p.state_offset] = next;

@@ -45,6 +45,7 @@ mod sgd;
 pub use adamw::{AdamW, AdamWConfig};
 pub use groups::{Factors, ParameterGroups, default_decay};
 pub use loss_scale::LossScale;
+pub(crate) use loss_scale::is_scale;
 pub use optimizer::{Metrics, Optimizer, Report, Update};
 pub use reports::Reports;
 pub use schedule::Schedule;

@@ -22,7 +22,9 @@ pub trait Optimizer {
     ///
     /// If the loss, the norm of the gradient or the learning rate as the kernel takes it (divided by `1 − β₁ᵗ` in
     /// [`AdamW`](super::AdamW)) is infinite or not a number, the tape changes neither parameters nor moments; [`Report::get`] says so.
-    /// The step counts nevertheless.
+    /// The step counts nevertheless, since the host goes on without waiting to hear of it. (PyTorch's `GradScaler` leaves the
+    /// optimizer's count as it is then; the two differ in [`AdamW`](super::AdamW)'s corrections, `1 − βᵗ`, for the first
+    /// hundreds of steps.)
     ///
     /// The learning rate is data: changing it costs nothing. The tape must be run, or the optimizer's step count is
     /// ahead of its moments. On a tape that cannot run because of [indices](Error::IndexOutOfRange) that were recorded
@@ -67,7 +69,7 @@ pub trait Optimizer {
     fn state(&self) -> Vec<(&'static str, &FlatTensors)>;
 
     /// The state of the loss scale, if losses are or may be [scaled](super::LossScale): four numbers, the scale, the good steps
-    /// since it last changed, the steps skipped in all, and one that means nothing.
+    /// since it last changed, the steps skipped in all, and the scale at the beginning.
     fn loss_scale(&self) -> Option<&Tensor> {
         None
     }

@@ -45,6 +45,13 @@ impl Tape {
         result
     }
 
+    /// Whether anything is recorded in mixed precision, or has been.
+    pub(crate) fn is_mixed(&self) -> bool {
+        let graph = self.graph.borrow();
+        let mut nodes = graph.nodes.iter().map(|node| node.precision);
+        graph.precision == Precision::Mixed || nodes.any(|node| node == Precision::Mixed)
+    }
+
     /// The value as an operation takes it for an input.
     pub(super) fn taken(&self, operation: &impl Operation, index: usize, var: Var<'_>) -> ValueId {
         let dtype = match operation.takes(index) {

@@ -1,7 +1,8 @@
 //! Loss scaling: steps that overflow are skipped and told, and nothing else changes.
 
 use shadegrad::checkpoint::{self, Checkpoint, Metadata};
-use shadegrad::nn::{Init, ParameterBuilder, Parameters};
+use shadegrad::nn::{Gpt, GptConfig, Init, ParameterBuilder, Parameters};
+use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, AdamWConfig, LossScale, Metrics, Optimizer, Sgd, SgdConfig};
 use shadegrad::tape::Precision;
 use shadegrad::{Device, Error, Tape};
@@ -142,7 +143,7 @@ fn without_anything_left_to_halve_it_is_an_error() {
 
 #[test]
 fn scales_are_powers_of_two() {
-    for scale in [0.0, 0.5, 3.0, -2.0, f32::NAN, f32::INFINITY] {
+    for scale in [0.0, 0.5, 3.0, -2.0, 33_554_432.0, f32::NAN, f32::INFINITY] {
         let error = AdamW::new(&matrix(device()), config(LossScale::From(scale))).unwrap_err();
         assert!(error.to_string().contains("loss_scale"), "{error}");
     }
@@ -175,6 +176,109 @@ fn a_run_resumes_with_its_scale_to_the_same_bits() {
     let whole = train(None);
     for stop in [2, 9, 15] {
         assert_eq!(train(Some(stop)), whole, "stopped before step {stop}");
+    }
+}
+
+#[test]
+fn the_state_is_saved_whenever_it_has_changed_and_restored_whatever_was_there() {
+    let path = std::env::temp_dir().join(format!("shadegrad-state-{}", std::process::id()));
+    let parameters = matrix(device());
+    let make = || AdamW::new(&parameters, config(LossScale::Auto)).unwrap();
+    let state = |optimizer: &AdamW| optimizer.loss_scale().unwrap().to_vec::<f32>().unwrap();
+    let save = |values: [f32; 4]| {
+        let optimizer = make();
+        let tensor = optimizer.loss_scale().unwrap();
+        tensor.write(&values).unwrap();
+        checkpoint::save(&path, &parameters, Some(&optimizer), &Metadata::default()).unwrap();
+    };
+    let fresh = [65_536.0, 0.0, 0.0, 65_536.0];
+    assert_eq!(state(&make()), fresh);
+    // Once it has just doubled, no step has been counted since. A checkpoint without any says where scales begin.
+    for values in [[131_072.0, 0.0, 0.0, 65_536.0], fresh] {
+        save(values);
+        let mut optimizer = make();
+        optimizer
+            .loss_scale()
+            .unwrap()
+            .write(&[2.0, 7.0, 3.0, 65_536.0f32])
+            .unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        checkpoint
+            .restore(&parameters, Some(&mut optimizer))
+            .unwrap();
+        assert_eq!(state(&optimizer), values);
+    }
+    for wrong in [
+        [3.0, 0.0, 0.0, 0.0],
+        [0.0, 1.0, 0.0, 0.0],
+        [f32::NAN, 0.0, 0.0, 0.0],
+        [2.0, -1.0, 0.0, 0.0],
+        [2.0, 0.0, 0.5, 0.0],
+    ] {
+        save(wrong);
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let error = checkpoint
+            .restore(&parameters, Some(&mut make()))
+            .unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("`adamw.loss_scale` is no loss scale"),
+            "{text}"
+        );
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn losses_are_scaled_where_only_a_part_is_mixed() {
+    let parameters = matrix(device());
+    let mut optimizer = AdamW::new(&parameters, config(LossScale::Auto)).unwrap();
+    let tape = Tape::training(device());
+    let x = tape.input([4, 8], &[0.25; 32]);
+    let y = tape.with_precision(Precision::Mixed, || x.matmul(parameters[0].on(&tape)));
+    let loss = y.cast(shadegrad::DType::F32).powi(2.0).mean_all();
+    assert_eq!(tape.precision(), Precision::F32);
+    let report = optimizer.step(&tape, loss, 1e-2).fetch();
+    tape.run().unwrap();
+    assert_eq!(report.get().unwrap().loss_scale, Some(65_536.0));
+}
+
+/// With ten times the learning rate of its own defaults, a model of names may learn badly, but nothing that is no number gets
+/// into it, and no update is missing without the report saying so.
+#[test]
+fn at_ten_times_the_learning_rate_parameters_stay_numbers() {
+    let mut builder = ParameterBuilder::new(5);
+    let config = GptConfig {
+        n_layers: 1,
+        ..GptConfig::new(27)
+    };
+    let gpt = Gpt::new(&config, &mut builder).unwrap();
+    let parameters = builder.build(device()).unwrap();
+    let settings = AdamWConfig {
+        loss_scale: LossScale::From(16_777_216.0),
+        ..AdamWConfig::default()
+    };
+    let mut optimizer = AdamW::new(&parameters, settings).unwrap();
+    let tokens: Vec<u32> = (0..4 * 16).map(|i| (i * i + 3 * i) % 27).collect();
+    let mut skips = 0;
+    for _ in 0..60 {
+        let tape = Tape::training(device());
+        tape.set_precision(Precision::Mixed);
+        let [inputs, targets] = [0, 1].map(|shift| {
+            let rolled: Vec<u32> = (0..64).map(|i| tokens[(i + shift) % 64]).collect();
+            tape.input([4, 16], &rolled)
+        });
+        let loss = gpt.loss(inputs, targets, CrossEntropy::default());
+        let report = optimizer.step(&tape, loss, 10.0 * 3e-4).fetch();
+        tape.run().unwrap();
+        let metrics = report.get().unwrap();
+        skips += u32::from(metrics.skipped);
+    }
+    let state = optimizer.loss_scale().unwrap().to_vec::<f32>().unwrap();
+    assert_eq!(state[2], skips as f32);
+    assert!((1..40).contains(&skips), "{skips} of 60 skipped");
+    for (name, _, values) in parameters.to_host().unwrap() {
+        assert!(values.iter().all(|value| value.is_finite()), "{name}");
     }
 }
 
