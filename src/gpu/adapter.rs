@@ -76,6 +76,8 @@ pub enum MatrixUnits {
     Absent,
     /// They were turned off.
     Off,
+    /// They are a software adapter's, and slower than `f32` arithmetic.
+    Slow,
     /// The adapter lists them, but a product with known values came out wrong.
     Wrong,
     /// The matrices that they multiply have so many rows and columns.
@@ -87,6 +89,7 @@ impl fmt::Display for MatrixUnits {
         match self {
             MatrixUnits::Absent => Ok(()),
             MatrixUnits::Off => write!(f, " | matrix units turned off"),
+            MatrixUnits::Slow => write!(f, " | matrix units not used: slower than arithmetic here"),
             MatrixUnits::Wrong => {
                 write!(f, " | matrix units not used: a test product came out wrong")
             }

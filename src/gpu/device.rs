@@ -37,7 +37,9 @@ pub struct DeviceOptions {
     /// Keep the shader compiler's runtime checks (bounds, loop bounding) on for the crate's own kernels. They are on in
     /// debug builds whatever this says.
     pub checked_kernels: bool,
-    /// Whether kernels may use matrix units. `SHADEGRAD_MATRIX_UNITS=off` in the environment turns them off for all devices.
+    /// Whether kernels may use matrix units. By default they do on GPUs: where software adapters have some (Mesa's llvmpipe
+    /// from version 26 on), products take ten times as long on them as by `f32` arithmetic. `SHADEGRAD_MATRIX_UNITS=on` or
+    /// `off` in the environment is for all devices.
     pub matrix_units: Feature,
     /// Whether kernels may name `f16`. Without, tensors of [`DType::F16`](super::DType::F16) are pairs in words, and there
     /// are no matrix units. `SHADEGRAD_F16=off` in the environment turns it off for all devices.
@@ -47,19 +49,23 @@ pub struct DeviceOptions {
 /// What a device should do with something that not all adapters have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Feature {
-    /// Use it where the adapter has it.
+    /// Use it where the adapter has it, if that is of use.
     #[default]
+    Auto,
+    /// Use it where the adapter has it.
     On,
     /// Do as if the adapter lacked it.
     Off,
 }
 
 impl Feature {
-    /// `Off` if this is, or if a variable of the environment has that value.
+    /// What a variable of the environment says, unless this is `Off` already.
     fn or(self, variable: &str, value: &str) -> Result<Feature> {
         match value {
-            "" | "on" => Ok(self),
+            "" => Ok(self),
             "off" => Ok(Feature::Off),
+            "on" if self == Feature::Off => Ok(self),
+            "on" => Ok(Feature::On),
             _ => Err(Error::InvalidArgument {
                 name: variable.to_owned(),
                 value: value.to_owned(),
@@ -456,7 +462,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
         wanted |= wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::SUBGROUP;
-        if f16 == Feature::On {
+        if f16 != Feature::Off {
             wanted |= wgpu::Features::SHADER_F16;
         }
     }
@@ -465,6 +471,9 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
     let listed_matrix_units = match matrix_units(&adapter) {
         None => Err(MatrixUnits::Absent),
         Some(_) if wants_matrix_units == Feature::Off || !has_f16 => Err(MatrixUnits::Off),
+        Some(_) if wants_matrix_units == Feature::Auto && description.kind == SOFTWARE => {
+            Err(MatrixUnits::Slow)
+        }
         Some(listed) => Ok(listed),
     };
     if listed_matrix_units.is_ok() {
@@ -540,12 +549,19 @@ mod tests {
 
     #[test]
     fn features_by_variable() {
-        for value in ["", "on"] {
-            assert_eq!(Feature::On.or("X", value).unwrap(), Feature::On);
-            assert_eq!(Feature::Off.or("X", value).unwrap(), Feature::Off);
+        use Feature::{Auto, Off, On};
+        for (option, value, expected) in [
+            (Auto, "", Auto),
+            (On, "", On),
+            (Off, "", Off),
+            (Auto, "on", On),
+            (Off, "on", Off),
+            (Auto, "off", Off),
+            (On, "off", Off),
+        ] {
+            assert_eq!(option.or("X", value).unwrap(), expected);
         }
-        assert_eq!(Feature::On.or("X", "off").unwrap(), Feature::Off);
-        let refused = Feature::On.or("SHADEGRAD_F16", "no").unwrap_err();
+        let refused = On.or("SHADEGRAD_F16", "no").unwrap_err();
         assert_eq!(
             refused.to_string(),
             "SHADEGRAD_F16 = no is not possible: expected `on` or `off`"

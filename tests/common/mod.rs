@@ -8,7 +8,7 @@ use std::cell::OnceCell;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use shadegrad::tape::Fusion;
-use shadegrad::{AdapterClass, Device, DeviceOptions, Shape, Tape, Var};
+use shadegrad::{AdapterClass, Device, DeviceOptions, Feature, Shape, Tape, Var};
 
 /// All fusions, then each by itself.
 pub const FUSIONS: [Fusion; 7] = [
@@ -222,6 +222,7 @@ impl Kind {
             class,
             portable: matches!(self, Kind::Portable),
             limits: Some(wgpu::Limits::default()),
+            matrix_units: Feature::On,
             ..DeviceOptions::default()
         };
         open(&options)
