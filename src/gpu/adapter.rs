@@ -76,8 +76,8 @@ pub enum MatrixUnits {
     Absent,
     /// They were turned off.
     Off,
-    /// The adapter computes by software, and so it would what they do; nobody asked for it.
-    Emulated,
+    /// They are a software adapter's, and slower than `f32` arithmetic.
+    Slow,
     /// The adapter lists them, but a product with known values came out wrong.
     Wrong,
     /// The matrices that they multiply have so many rows and columns.
@@ -89,7 +89,7 @@ impl fmt::Display for MatrixUnits {
         match self {
             MatrixUnits::Absent => Ok(()),
             MatrixUnits::Off => write!(f, " | matrix units turned off"),
-            MatrixUnits::Emulated => write!(f, " | matrix units not used: they are emulated"),
+            MatrixUnits::Slow => write!(f, " | matrix units not used: slower than arithmetic here"),
             MatrixUnits::Wrong => {
                 write!(f, " | matrix units not used: a test product came out wrong")
             }

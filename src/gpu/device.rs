@@ -37,8 +37,9 @@ pub struct DeviceOptions {
     /// Keep the shader compiler's runtime checks (bounds, loop bounding) on for the crate's own kernels. They are on in
     /// debug builds whatever this says.
     pub checked_kernels: bool,
-    /// Whether kernels use matrix units. By default on GPUs only: software adapters emulate them, four times as slowly as
-    /// they multiply otherwise. `SHADEGRAD_MATRIX_UNITS=on` and `off` in the environment say so for all devices.
+    /// Whether kernels may use matrix units. By default they do on GPUs: where software adapters have some (Mesa's llvmpipe
+    /// from version 26 on), products take ten times as long on them as by `f32` arithmetic. `SHADEGRAD_MATRIX_UNITS=on` or
+    /// `off` in the environment is for all devices.
     pub matrix_units: Feature,
     /// Whether kernels may name `f16`. Without, tensors of [`DType::F16`](super::DType::F16) are pairs in words, and there
     /// are no matrix units. `SHADEGRAD_F16=off` in the environment turns it off for all devices.
@@ -48,23 +49,23 @@ pub struct DeviceOptions {
 /// What a device should do with something that not all adapters have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Feature {
-    /// Use it where it is of use.
+    /// Use it where the adapter has it, if that is of use.
     #[default]
     Auto,
-    /// Use it wherever there is any.
+    /// Use it where the adapter has it.
     On,
     /// Do as if the adapter lacked it.
     Off,
 }
 
 impl Feature {
-    /// What a variable of the environment says, unless this is `Off`.
+    /// What a variable of the environment says, unless this is `Off` already.
     fn or(self, variable: &str, value: &str) -> Result<Feature> {
         match value {
             "" => Ok(self),
-            "on" if self == Feature::Auto => Ok(Feature::On),
-            "on" => Ok(self),
             "off" => Ok(Feature::Off),
+            "on" if self == Feature::Off => Ok(self),
+            "on" => Ok(Feature::On),
             _ => Err(Error::InvalidArgument {
                 name: variable.to_owned(),
                 value: value.to_owned(),
@@ -471,7 +472,7 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
         None => Err(MatrixUnits::Absent),
         Some(_) if wants_matrix_units == Feature::Off || !has_f16 => Err(MatrixUnits::Off),
         Some(_) if wants_matrix_units == Feature::Auto && description.kind == SOFTWARE => {
-            Err(MatrixUnits::Emulated)
+            Err(MatrixUnits::Slow)
         }
         Some(listed) => Ok(listed),
     };
@@ -551,15 +552,16 @@ mod tests {
         use Feature::{Auto, Off, On};
         for (option, value, expected) in [
             (Auto, "", Auto),
+            (On, "", On),
+            (Off, "", Off),
             (Auto, "on", On),
+            (Off, "on", Off),
             (Auto, "off", Off),
             (On, "off", Off),
-            (On, "", On),
-            (Off, "on", Off),
         ] {
             assert_eq!(option.or("X", value).unwrap(), expected);
         }
-        let refused = Feature::On.or("SHADEGRAD_F16", "no").unwrap_err();
+        let refused = On.or("SHADEGRAD_F16", "no").unwrap_err();
         assert_eq!(
             refused.to_string(),
             "SHADEGRAD_F16 = no is not possible: expected `on` or `off`"

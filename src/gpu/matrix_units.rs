@@ -11,9 +11,8 @@ use super::pipeline;
 
 impl Device {
     /// Rows and columns of the matrices that kernels on this device may have matrix units multiply: `f16` matrices, added up
-    /// in `f32`. `None` where there are no such units, where they are turned off ([`DeviceOptions::matrix_units`], or
-    /// `SHADEGRAD_MATRIX_UNITS=off` in the environment), or where they multiply wrong: the first call, or the first of
-    /// [`Device::description`], has them compute a small product.
+    /// in `f32`. `None` where there are no such units, where they are not wanted ([`DeviceOptions::matrix_units`]), or where
+    /// they multiply wrong: the first call, or the first of [`Device::description`], has them compute a small product.
     ///
     /// [`DeviceOptions::matrix_units`]: crate::DeviceOptions::matrix_units
     pub fn matrix_units(&self) -> Option<usize> {

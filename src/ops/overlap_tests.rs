@@ -3,13 +3,14 @@
 
 use super::attention::Attention;
 use crate::gpu::matrix_units::left_out;
-use crate::gpu::{AdapterClass, DType, DeviceOptions};
+use crate::gpu::{AdapterClass, DType, DeviceOptions, Feature};
 use crate::tape::Precision;
 use crate::{Device, Tape, Var};
 
 fn device(overlaps: bool) -> Device {
     let options = DeviceOptions {
         class: Some(AdapterClass::Gpu),
+        matrix_units: Feature::On,
         ..DeviceOptions::default()
     };
     let device = Device::with_options(&options).unwrap_or_else(|error| panic!("{error}"));

@@ -165,7 +165,7 @@ fn without_matrix_units() {
     for options in [off, words] {
         let device = open(&options);
         assert_eq!(device.matrix_units(), None);
-        assert!(options.f16 != Feature::Off || !device.has_f16());
+        assert!(options.f16 == Feature::Auto || !device.has_f16());
         for &shape in &SHAPES[2..8] {
             check(device, shape);
         }
@@ -315,6 +315,7 @@ fn poisoned_memory() {
     let options = DeviceOptions {
         poison: true,
         checked_kernels: true,
+        matrix_units: Feature::On,
         ..DeviceOptions::default()
     };
     let device = open(&options);
