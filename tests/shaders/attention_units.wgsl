@@ -135,7 +135,7 @@ fn forward(group: Group, @builtin(local_invocation_index) local: u32) {
         sum += sum_of(w1);
         keep_weights(place.row, quad0, dropped_at(w0, dropout, head, i, j0 + 4u * quad0));
         keep_weights(place.row, quad1, dropped_at(w1, dropout, head, i, j0 + 4u * quad1));
-        stage_k(head, j0 + OTHER, local);
+        if (j0 + OTHER < keys) { stage_k(head, j0 + OTHER, local); }
         workgroupBarrier();
         for (var other = 0u; other < OTHER; other += MATRIX_SIZE) {
             let a0 = weights_at(place.own + 0u * MATRIX_SIZE, other);

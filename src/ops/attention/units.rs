@@ -313,7 +313,7 @@ COLUMNS
         let w$s = exp(s$s - top);
         sum += sum_of(w$s);
         keep_weights(place.row, quad$s, dropped_at(w$s, dropout, head, i, j0 + 4u * quad$s));
-        stage_k(head, j0 + OTHER, local);
+        if (j0 + OTHER < keys) { stage_k(head, j0 + OTHER, local); }
         workgroupBarrier();
         for (var other = 0u; other < OTHER; other += MATRIX_SIZE) {
             let a$r = weights_at(place.own + $ru * MATRIX_SIZE, other);
