@@ -1,5 +1,5 @@
 // The matrices that matrix units multiply, of MATRIX_SIZE × MATRIX_SIZE: 16 on Vulkan's GPUs, 8 on Metal and on Mesa's llvmpipe.
-// `Kernel::matrix_units` declares all of this again for the size that the device has.
+// `MatrixConfiguration::declared` declares all of this again for the size that the device has.
 //
 // A matrix belongs to a subgroup: all its invocations call the functions together, in uniform control flow. Which subgroup
 // an invocation is in, `local_invocation_index / MATRIX_LANES` says: no kernel with matrix units may use what subgroups know of
