@@ -8,6 +8,9 @@
 //! each row's log-sum-exp; backward computes the weights again from that (Dao et al. 2022,
 //! <https://arxiv.org/abs/2205.14135>). Memory grows with the number of rows, not with its square.
 //!
+//! Operands of `F16` give a result of `F16`. Where the device has [matrix units](crate::Device::matrix_units), these multiply,
+//! and weights and the gradients of scores are rounded to halves for it; sums and softmax are `f32` in any case.
+//!
 //! Two forms share the kernels: [`Var::packed_attention`] reads q, k and v where a packed projection has written them,
 //! and [`attention`] takes three tensors, which may be views of anything.
 
