@@ -15,6 +15,7 @@ mod iterations;
 mod layers;
 mod metrics;
 mod misuse;
+mod mixed;
 mod nan;
 mod nn;
 mod ops;

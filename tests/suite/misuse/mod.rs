@@ -12,7 +12,7 @@ use shadegrad::ops::attention::Attention;
 use shadegrad::ops::pointwise::TABLE;
 use shadegrad::ops::{CrossEntropy, Operation, TensorType, rotary_table};
 use shadegrad::tape::{Backward, Lowering, Signature};
-use shadegrad::{DType, Kernel, Shape, Tape, Tensor, Var, metrics};
+use shadegrad::{DType, Kernel, Shape, Tape, Tensor, Var, f16, metrics};
 
 use crate::common::{device, portable_device};
 
@@ -429,4 +429,43 @@ fn integers_are_not_read_as_floats() {
             .of(x)
             .unwrap()
     });
+}
+
+/// Halves where something else belongs, or the other way round, and parts of them that share a word.
+#[test]
+fn halves_are_not_taken_for_others() {
+    let device = device();
+    let tape = Tape::training(device);
+    let tensor = Tensor::zeros(device, [7], DType::F16).unwrap();
+    let half = tape.tensor(&tensor);
+    misuse("the tensor holds another type: F16 [7], not F32", || {
+        tensor.write(&[0.0f32; 7])
+    });
+    misuse("the tensor holds another type: F16 [7], not F32", || {
+        tensor.to_vec::<f32>()
+    });
+    misuse("cuts a word in two", || tensor.part(1, [2]));
+    misuse("cuts a word in two", || tensor.part(2, [3]));
+    misuse("reaches beyond a tensor of 7 elements", || {
+        tensor.part(6, [2])
+    });
+    let end = tensor.part(4, [3]);
+    misuse("cuts a word in two", || end.part(1, [2]));
+    assert_eq!(end.part(2, [1]).shape(), [1].into());
+    misuse("fetch: ", || tape.fetch::<f32>(half));
+    misuse("fetch: ", || tape.fetch::<f16>(half.cast(DType::F32)));
+    misuse(
+        "assign: value and destination differ: F32 [7] and F16 [7]",
+        || tape.assign(&tensor, tape.full([7], 1.0)),
+    );
+    misuse("cast: F16 [7] to U32", || half.cast(DType::U32));
+    misuse("cast: U32 [] to F16", || tape.scalar(1u32).cast(DType::F16));
+    misuse("backward: value and seed differ", || {
+        tape.backward_from(half, tape.full([7], 1.0))
+    });
+    misuse("input: shape [2] is not filled by 3 values", || {
+        tape.input([2], &[f16::ONE; 3])
+    });
+    let ids = tape.input([2], &[f16::ONE; 2]);
+    misuse("embedding", || tape.full([3, 2], 1.0).embedding(ids));
 }
