@@ -174,6 +174,9 @@ fn run_at(vector: u32) -> u32 {
     return low;
 }
 
+// Where a copy in halves is kept, `src/optim/gradients.rs` declares this again.
+fn keep_half(place: u32, value: vec4<f32>) {}
+
 // values = [step size, √(1 − β₂ᵗ), ε, lr·λ], [1 − β₁, β₂, 1 − β₂, –]
 @compute @workgroup_size(WIDTH)
 fn adamw(group: Group, @builtin(local_invocation_index) lane: u32) {
@@ -197,7 +200,9 @@ fn adamw(group: Group, @builtin(local_invocation_index) lane: u32) {
             first_moment[i] = m;
             second_moment[i] = v;
             let place = i + run.w;
-            parameters[place] = parameters[place] * factor - a.x * rate * m / (sqrt(v) / a.y + a.z);
+            let next = parameters[place] * factor - a.x * rate * m / (sqrt(v) / a.y + a.z);
+            parameters[place] = next;
+            keep_half(place, next);
         }
         first = stop;
     }
@@ -222,7 +227,9 @@ fn sgd_momentum(group: Group, @builtin(local_invocation_index) lane: u32) {
             let old = parameters[place];
             let u = a.y * first_moment[i] + gradient[i] * scale + factor * old;
             first_moment[i] = u;
-            parameters[place] = old - a.x * rate * u;
+            let next = old - a.x * rate * u;
+            parameters[place] = next;
+            keep_half(place, next);
         }
         first = stop;
     }
@@ -245,7 +252,9 @@ fn sgd(group: Group, @builtin(local_invocation_index) lane: u32) {
             let place = i + run.w;
             let old = parameters[place];
             let u = gradient[i] * scale + factor * old;
-            parameters[place] = old - a.x * rate * u;
+            let next = old - a.x * rate * u;
+            parameters[place] = next;
+            keep_half(place, next);
         }
         first = stop;
     }

@@ -1,6 +1,7 @@
 //! Device buffers with an identity.
 
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::stats::{Counters, count};
 
@@ -15,6 +16,19 @@ struct Owned {
     raw: wgpu::Buffer,
     id: u64,
     counters: Arc<Counters>,
+    copy: HalfCopy,
+}
+
+/// A second buffer that has a buffer of floats in halves. Whatever overwrites the first says so afterwards, unless it
+/// overwrites both alike; so the copy is good while it was made of what the latest write has left.
+#[derive(Debug, Default)]
+struct HalfCopy {
+    is_wanted: AtomicBool,
+    buffer: OnceLock<Buffer>,
+    /// Writes to the first that the copy has not followed, in all.
+    writes: AtomicU64,
+    /// As many there were when the copy was made, plus one.
+    made: AtomicU64,
 }
 
 impl Buffer {
@@ -22,7 +36,12 @@ impl Buffer {
         count(&counters.buffers, 1);
         count(&counters.buffer_bytes, raw.size());
         Buffer {
-            inner: Arc::new(Owned { raw, id, counters }),
+            inner: Arc::new(Owned {
+                raw,
+                id,
+                counters,
+                copy: HalfCopy::default(),
+            }),
         }
     }
 
@@ -43,6 +62,41 @@ impl Buffer {
         WeakBuffer {
             inner: Arc::downgrade(&self.inner),
         }
+    }
+
+    /// Lets mixed precision keep a copy in halves.
+    pub fn want_halves(&self) {
+        self.inner.copy.is_wanted.store(true, Ordering::Relaxed);
+    }
+
+    pub fn wants_halves(&self) -> bool {
+        self.inner.copy.is_wanted.load(Ordering::Relaxed)
+    }
+
+    /// Where its copy in halves is, if there is one.
+    pub fn halves(&self) -> Option<&Buffer> {
+        self.inner.copy.buffer.get()
+    }
+
+    /// Takes a buffer for the copy, which nothing has been copied to yet. The first stays.
+    pub fn keep_halves(&self, buffer: Buffer) -> &Buffer {
+        self.inner.copy.buffer.get_or_init(|| buffer)
+    }
+
+    /// Says that it has been overwritten, by what did not overwrite the copy alike.
+    pub fn has_been_written(&self) {
+        self.inner.copy.writes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// If the copy is not that of the elements as they are: what to tell [`Buffer::has_been_copied`] when it is.
+    pub fn outdated(&self) -> Option<u64> {
+        let HalfCopy { writes, made, .. } = &self.inner.copy;
+        let writes = writes.load(Ordering::SeqCst) + 1;
+        (made.load(Ordering::SeqCst) != writes).then_some(writes)
+    }
+
+    pub fn has_been_copied(&self, writes: u64) {
+        self.inner.copy.made.store(writes, Ordering::SeqCst);
     }
 
     /// How many handles to this buffer there are.

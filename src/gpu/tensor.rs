@@ -89,6 +89,38 @@ impl Tensor {
         self.padded_part(offset, shape)
     }
 
+    /// All of its buffer, as one row.
+    pub(crate) fn whole(&self) -> Tensor {
+        let elements = self.buffer.bytes() as usize / self.dtype.bytes();
+        Tensor {
+            layout: Layout::contiguous(Shape::new(&[elements]), 0),
+            ..self.clone()
+        }
+    }
+
+    /// The same part of its buffer's copy in halves, if there is one, or may be: that is made where it is missing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tensor::new`].
+    pub(crate) fn in_halves(&self) -> Result<Option<Tensor>> {
+        let known = self.buffer.halves().cloned();
+        let buffer = match known {
+            None if self.dtype != DType::F32 || !self.buffer.wants_halves() => return Ok(None),
+            None => {
+                let elements = self.whole().shape().elements();
+                let copy = Tensor::zeros(&self.device, [elements], DType::F16)?;
+                self.buffer.keep_halves(copy.buffer).clone()
+            }
+            Some(buffer) => buffer,
+        };
+        Ok(Some(Tensor {
+            buffer,
+            dtype: DType::F16,
+            ..self.clone()
+        }))
+    }
+
     /// [`Tensor::part`] for a part that has the rest of its last word to itself.
     pub(crate) fn padded_part(&self, offset: usize, shape: Shape) -> Tensor {
         Tensor {
@@ -124,6 +156,7 @@ impl Tensor {
             self.first_byte(),
             padded.as_deref().unwrap_or(bytes),
         );
+        self.buffer.has_been_written();
         Ok(())
     }
 

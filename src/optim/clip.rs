@@ -158,19 +158,17 @@ fn keep_scale(bits: u32) {
 ";
 
 /// One of the kernels in `shaders/optim.wgsl`.
-fn kernel(entry: &'static str) -> Kernel {
+pub(super) fn kernel(entry: &'static str) -> Kernel {
     Kernel::builtin(entry, "optim", entry)
 }
 
 /// A launch over a whole segment, of a kernel that takes `WIDTH · EACH` vec4s a workgroup.
-pub(super) fn over_segment(class: AdapterClass, entry: &'static str, vectors: usize) -> Dispatch {
+pub(super) fn over_segment(class: AdapterClass, kernel: Kernel, vectors: usize) -> Dispatch {
     let (width, each) = match class {
         AdapterClass::Software => (8, 32),
         AdapterClass::Gpu => (256, 1),
     };
-    let kernel = kernel(entry)
-        .constant("WIDTH", width)
-        .constant("EACH", each);
+    let kernel = kernel.constant("WIDTH", width).constant("EACH", each);
     // At most a run of parameters begins with each vec4; runs are found by halving.
     let iterations = each + 3 * width * each + 64;
     Dispatch::new(kernel)

@@ -3,7 +3,7 @@
 
 use std::hash::Hash;
 
-use super::clip::{Params, global_norm, over_segment};
+use super::clip::{Params, global_norm, kernel, over_segment};
 use super::groups::{Factors, ParameterGroups};
 use super::loss_scale::{LossScale, Scale};
 use super::optimizer::Update;
@@ -58,6 +58,9 @@ impl Gradients {
             });
         }
         let factors = groups.of(parameters)?;
+        for segment in parameters.segments() {
+            segment.buffer.want_halves();
+        }
         Ok(Gradients {
             scale: Scale::new(parameters.device(), loss_scale)?,
             gradient: mirror(parameters, &factors)?,
@@ -150,8 +153,9 @@ impl Gradients {
         let values = tape.input([N], &values);
         for (index, gradient) in self.gradient.segments().iter().enumerate() {
             let runs = &step.runs[index];
+            let source = &self.parameters.segments()[self.source(index)];
             let mut inputs = vec![
-                tape.tensor(&self.parameters.segments()[self.source(index)]),
+                tape.tensor(source),
                 tape.tensor(gradient),
                 tape.input([runs.len(), 4], runs.as_flattened()),
                 values,
@@ -160,7 +164,18 @@ impl Gradients {
             let moments = moments.iter().map(|flat| &flat.segments()[index]);
             inputs.extend(moments.map(|segment| tape.tensor(segment)));
             let vectors = runs.last().expect("no segment is empty")[0] as usize;
-            tape.record_all(UpdateSegment { kernel, vectors }, &inputs);
+            let moments = inputs.len() - MOMENTS;
+            // Only mixed tapes read it, and others leave it behind.
+            let halves = tape.is_mixed().then(|| tape.tensor_in_halves(source));
+            let halves = halves.flatten();
+            inputs.extend(halves);
+            let update = UpdateSegment {
+                kernel,
+                vectors,
+                moments,
+                has_halves: halves.is_some(),
+            };
+            tape.record_all(update, &inputs);
         }
         let control = |index: usize| {
             let word = step.control.slice(0, index..index + 1);
@@ -187,7 +202,10 @@ impl Gradients {
         let elements = segments.map(|segment| segment.shape().elements() as u64);
         let scale = self.scale.state();
         let scale = scale.map_or(0, |state| 4 * state.shape().elements() as u64);
-        4 * elements.sum::<u64>() + self.gradient.bytes() + accumulated + scale
+        let halves = self.parameters.segments().iter();
+        let halves = halves.filter_map(|segment| segment.buffer.halves());
+        let halves: u64 = halves.map(|copy| copy.bytes()).sum();
+        4 * elements.sum::<u64>() + self.gradient.bytes() + accumulated + scale + halves
     }
 
     pub fn resume(&mut self, steps: u64) {
@@ -275,14 +293,20 @@ fn mirror(parameters: &Parameters, factors: &[Factors]) -> Result<FlatTensors> {
 }
 
 /// Changes one segment of the parameters in place. Inputs: parameters, gradient, [`Gradients::runs`], hyperparameters,
-/// control, moments; the first and the moments are overwritten.
+/// control, moments, and the parameters' copy in halves if it is kept; the first, the moments and the copy are overwritten.
 #[derive(Debug)]
 struct UpdateSegment {
     /// The kernel's entry point.
     kernel: &'static str,
     /// Of the gradient, without the padding at the end.
     vectors: usize,
+    /// How many moments there are.
+    moments: usize,
+    has_halves: bool,
 }
+
+/// Where the moments begin.
+const MOMENTS: usize = 5;
 
 impl Operation for UpdateSegment {
     fn name(&self) -> &'static str {
@@ -290,7 +314,7 @@ impl Operation for UpdateSegment {
     }
 
     fn identity(&self, signature: &mut Signature) {
-        self.vectors.hash(signature);
+        (self.vectors, self.has_halves).hash(signature);
     }
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
@@ -302,11 +326,8 @@ impl Operation for UpdateSegment {
     }
 
     fn mutates(&self) -> &[usize] {
-        match self.kernel {
-            "adamw" => &[0, 5, 6],
-            "sgd_momentum" => &[0, 5],
-            _ => &[0],
-        }
+        let all = &[0, MOMENTS, MOMENTS + 1, MOMENTS + 2];
+        &all[..1 + self.moments + usize::from(self.has_halves)]
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
@@ -319,15 +340,24 @@ impl Operation for UpdateSegment {
             control: control.offset(),
             ..Params::default()
         };
-        let mut dispatch =
-            over_segment(cx.class(), self.kernel, params.vectors).params(&params.words());
+        let mut kernel = kernel(self.kernel);
+        let halves = MOMENTS + self.moments;
+        if self.has_halves {
+            let binding = 1 + halves;
+            kernel = kernel.declare(&format!(
+                "@group(0) @binding({binding}) var<storage, read_write> halves: array<vec4<f32>>;\n\
+                 fn keep_half(place: u32, value: vec4<f32>) {{ halves[place] = value; }}"
+            ));
+        }
+        let mut dispatch = over_segment(cx.class(), kernel, params.vectors).params(&params.words());
         let mut bytes = 0;
         for index in 0..cx.input_count() {
             let operand = cx.input(index);
             let is_written = self.mutates().contains(&index);
             // Of the parameters, only those that have a gradient.
             let used = operand.bytes().min(16 * self.vectors as u64);
-            bytes += used * if is_written { 2 } else { 1 };
+            let is_read_too = is_written && index != halves;
+            bytes += used * if is_read_too { 2 } else { 1 };
             dispatch = if is_written {
                 dispatch.write(&operand)
             } else {
@@ -374,7 +404,7 @@ impl Operation for AddInto {
             ..Params::default()
         };
         cx.dispatch(
-            over_segment(cx.class(), "add_into", params.vectors)
+            over_segment(cx.class(), kernel("add_into"), params.vectors)
                 .write(&to)
                 .read(&from)
                 .params(&params.words())

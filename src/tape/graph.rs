@@ -84,6 +84,8 @@ pub(crate) struct List<O: ?Sized> {
     pub casts: HashMap<(ValueId, DType), ValueId>,
     /// What all of those were cast from.
     pub cast_from: HashMap<ValueId, ValueId>,
+    /// Tensors whose copies in halves are read or kept.
+    pub copied: Vec<Tensor>,
     pub random_streams: u32,
     pub random_key: Option<ValueId>,
     /// Nodes that overwrite tensors, in order.
@@ -112,6 +114,7 @@ impl<O: ?Sized> List<O> {
             fusion: Default::default(),
             precision: Default::default(),
             casts: Default::default(),
+            copied: Default::default(),
             cast_from: Default::default(),
             random_streams: Default::default(),
             random_key: Default::default(),
@@ -137,6 +140,7 @@ impl<O: ?Sized> List<O> {
             fusion,
             precision,
             casts,
+            copied,
             cast_from,
             random_streams,
             random_key,
@@ -157,6 +161,7 @@ impl<O: ?Sized> List<O> {
         *fusion = Fusion::default();
         *precision = Precision::default();
         casts.clear();
+        copied.clear();
         cast_from.clear();
         *random_streams = 0;
         *random_key = None;

@@ -4,8 +4,8 @@ use super::graph::ValueId;
 use super::precision::{Precision, Takes};
 use super::record::{Operation, Tape, Var};
 use super::role::{Role, TensorType};
+use crate::error::Result;
 use crate::gpu::{DType, Tensor};
-use crate::shape::{Layout, Shape};
 
 impl Tape {
     /// Sets the precision of what is recorded from here on. It is [`Precision::F32`] at first.
@@ -72,6 +72,7 @@ impl Tape {
         let known = self.graph.borrow().casts.get(&(var.id, dtype)).copied();
         known.unwrap_or_else(|| {
             let cast = self.cast_before_view(var, dtype);
+            let cast = cast.or_else(|| self.kept_in_halves(var, dtype));
             let cast = cast.or_else(|| self.cast_with_neighbours(var, dtype));
             let cast = cast.unwrap_or_else(|| var.cast(dtype).id);
             let mut graph = self.graph.borrow_mut();
@@ -103,16 +104,95 @@ impl Tape {
         Some(self.graph.borrow_mut().push_view_again(node, cast, ty))
     }
 
+    /// A parameter as a part of its segment's copy in halves, where there is one: [`Tape::copy_outdated`] sees to it that the
+    /// copy is right when the tape runs. Not behind what overwrites the segment on this tape.
+    fn kept_in_halves(&self, var: Var<'_>, dtype: DType) -> Option<ValueId> {
+        if dtype != DType::F16 {
+            return None;
+        }
+        let mut graph = self.graph.borrow_mut();
+        let tensor = graph.tensor(var.id)?.clone();
+        let mut written = graph.overwritten(0..graph.nodes.len() as u32);
+        let is_written = written.any(|other| {
+            let other = graph.tensor(other).expect("only tensors are overwritten");
+            other.buffer.id() == tensor.buffer.id()
+        });
+        drop(written);
+        if is_written {
+            return None;
+        }
+        match tensor.in_halves() {
+            Ok(halves) => {
+                let halves = halves?;
+                let variable = graph.values[var.id.index()].needs_gradient;
+                let id = graph.push_tensor(&halves, variable);
+                graph.copied.push(tensor);
+                Some(id)
+            }
+            Err(error) => {
+                graph.refused.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// Notes that the tape is to find a tensor's copy in halves as it should be.
+    pub(crate) fn tensor_in_halves(&self, tensor: &Tensor) -> Option<Var<'_>> {
+        let halves = Tensor {
+            buffer: tensor.buffer.halves()?.clone(),
+            dtype: DType::F16,
+            ..tensor.clone()
+        };
+        self.graph.borrow_mut().copied.push(tensor.clone());
+        Some(self.tensor(&halves))
+    }
+
+    /// Copies to halves what has been overwritten since, of the tensors whose copies this tape reads or keeps. Where only
+    /// optimizers' updates change them, that is before the first tape alone.
+    pub(super) fn copy_outdated(&self) -> Result<()> {
+        for index in 0..self.graph.borrow().copied.len() {
+            let tensor = self.graph.borrow().copied[index].clone();
+            let (Some(writes), whole) = (tensor.buffer.outdated(), tensor.whole()) else {
+                continue;
+            };
+            let tape = Tape::inference(&self.device);
+            let halves = whole.in_halves()?.expect("the tape is bound to it");
+            tape.assign(&halves, tape.tensor(&whole).cast(DType::F16));
+            tape.run()?;
+            tensor.buffer.has_been_copied(writes);
+        }
+        Ok(())
+    }
+
+    /// To be called when the tape has been submitted: what it has overwritten without the copy is no longer the copy's.
+    pub(super) fn note_writes(&self) {
+        let graph = self.graph.borrow();
+        for &writer in &graph.writers {
+            let writer = writer.0..writer.0 + 1;
+            let buffer = |value| {
+                &graph
+                    .tensor(value)
+                    .expect("only tensors are overwritten")
+                    .buffer
+            };
+            for written in graph.overwritten(writer.clone()).map(buffer) {
+                let mut all = graph.overwritten(writer.clone()).map(buffer);
+                let copy = written.halves().map(|halves| halves.id());
+                if !all.any(|other| Some(other.id()) == copy) {
+                    written.has_been_written();
+                }
+            }
+        }
+    }
+
     /// A parameter as a part of its whole segment in another type: one dispatch for all of them.
     fn cast_with_neighbours(&self, var: Var<'_>, dtype: DType) -> Option<ValueId> {
         let tensor = self.graph.borrow().tensor(var.id)?.clone();
-        let elements = tensor.buffer.bytes() as usize / tensor.dtype.bytes();
-        let (first, shape) = (tensor.layout.offset, tensor.shape());
-        if elements == shape.elements() {
+        let (first, shape, whole) = (tensor.layout.offset, tensor.shape(), tensor.whole());
+        if whole.shape().elements() == shape.elements() {
             return None;
         }
-        let layout = Layout::contiguous(Shape::new(&[elements]), 0);
-        let segment = self.tensor(&Tensor { layout, ..tensor });
+        let segment = self.tensor(&whole);
         let cast = self.var(self.cast_once(segment, dtype));
         let part = cast.slice(0, first..first + shape.elements());
         Some(part.reshape(shape).id)

@@ -45,13 +45,16 @@ impl Tape {
     /// [`OutOfMemory`](crate::Error::OutOfMemory), [`Limit`](crate::Error::Limit), or [`Kernel`](crate::Error::Kernel) for
     /// a kernel that does not compile.
     pub fn run(self) -> Result<()> {
-        plan::run(
+        self.copy_outdated()?;
+        let outcome = plan::run(
             &self.device,
             &mut self.graph.borrow_mut(),
             self.training,
             &self.landing,
             self.began,
-        )
+        );
+        self.note_writes();
+        outcome
     }
 
     /// Runs the tape once like [`Tape::run`], with every dispatch timed by itself, and waits for it. Values asked for
@@ -61,7 +64,10 @@ impl Tape {
     ///
     /// As [`Tape::run`].
     pub fn profile(self) -> Result<Vec<KernelTime>> {
-        plan::profile(&self.device, &mut self.graph.borrow_mut(), self.training)
+        self.copy_outdated()?;
+        let times = plan::profile(&self.device, &mut self.graph.borrow_mut(), self.training);
+        self.note_writes();
+        times
     }
 
     /// Plans the tape like [`Tape::run`], without running it, and says how much device memory it works with.

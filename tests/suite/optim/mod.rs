@@ -1,6 +1,7 @@
 //! Optimizers against plain `f64` ones, on a small model whose gradient is known in closed form.
 
 mod groups;
+mod halves;
 mod loss_scale;
 mod model;
 mod refused;
