@@ -60,11 +60,11 @@ impl Operation for Concat {
 
 impl<'t> Var<'t> {
     /// The inputs one after the other along an axis: any number of them, of one element type, with shapes that differ at
-    /// most in that axis.
+    /// most in that axis. Among floats of both types, halves are widened.
     ///
     /// # Panics
     ///
-    /// If there are no inputs or no such axis, or if shapes or element types differ otherwise.
+    /// If there are no inputs or no such axis, or if shapes differ otherwise, or integers meet floats.
     #[track_caller]
     pub fn concat(inputs: &[Var<'t>], axis: usize) -> Var<'t> {
         let &[first, ..] = inputs else {
@@ -94,11 +94,11 @@ impl<'t> Var<'t> {
         first.tape.record(Concat { axis }, &inputs)
     }
 
-    /// The inputs, all of one shape and element type, along a new axis.
+    /// The inputs, all of one shape and element type, along a new axis. Among floats of both types, halves are widened.
     ///
     /// # Panics
     ///
-    /// If there are no inputs, shapes or element types differ, or `axis` is beyond the rank.
+    /// If there are no inputs, shapes differ, integers meet floats, or `axis` is beyond the rank.
     #[track_caller]
     pub fn stack(inputs: &[Var<'t>], axis: usize) -> Var<'t> {
         let Some(first) = inputs.first() else {
