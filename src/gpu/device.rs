@@ -38,7 +38,7 @@ pub struct DeviceOptions {
     /// debug builds whatever this says.
     pub checked_kernels: bool,
     /// Whether kernels may use matrix units. By default they do on GPUs: where software adapters have some (Mesa's llvmpipe
-    /// from version 26 on), products take ten times as long on them as by `f32` arithmetic. `SHADEGRAD_MATRIX_UNITS=on` or
+    /// from version 26 on), products take 4 to 14 times as long on them as by `f32` arithmetic. `SHADEGRAD_MATRIX_UNITS=on` or
     /// `off` in the environment is for all devices.
     pub matrix_units: Feature,
     /// Whether kernels may name `f16`. Without, tensors of [`DType::F16`](super::DType::F16) are pairs in words, and there
