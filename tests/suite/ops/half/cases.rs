@@ -418,7 +418,6 @@ impl Cases {
 
     fn attention(&mut self) {
         let configs = [
-            (Attention::full(1), [3, 7, 5]),
             (
                 Attention::causal(2)
                     .with_kv_heads(1)
@@ -481,7 +480,7 @@ impl Cases {
                 },
             );
         }
-        // The mask in halves, −∞ in it, and dropout.
+        // The mask in halves, −∞ in it.
         let size = Size::new(1, 2, 5, 7, 8);
         let mut mask = self.random.values(5 * 7, -1.0, 1.0);
         for hidden in mask.iter_mut().step_by(3) {
