@@ -303,7 +303,8 @@ fn intermediate_values_take_little_more_than_the_least_possible() {
                 (16 * count as u64..=16 * padded as u64).contains(&bytes),
                 "{what}: {each} bytes a parameter"
             );
-            assert!(memory.persistent >= model.optimizer.memory());
+            // But for the state of the loss scale, four numbers that a tape of `f32` doesn't read.
+            assert!(memory.persistent + 16 >= bytes);
         }
     }
 }
