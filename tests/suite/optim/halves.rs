@@ -172,6 +172,13 @@ fn a_step_keeps_it_in_the_dispatch_that_updates_and_casts_no_parameter() {
         let before = device.stats().dispatches;
         (0..5).for_each(|_| step(&parameters, &mut optimizer, Precision::F32));
         let full = device.stats().dispatches - before;
-        assert!(mixed <= full + 5 * 2, "{mixed} dispatches, in f32 {full}");
+        // Products on matrix units share their depth among workgroups sooner, and add up in one more dispatch each.
+        let sums = if device.matrix_units().is_some() {
+            3
+        } else {
+            0
+        };
+        let most = full + 5 * (2 + sums);
+        assert!(mixed <= most, "{mixed} dispatches, in f32 {full}");
     }
 }
