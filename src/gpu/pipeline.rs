@@ -68,6 +68,15 @@ impl Device {
 
 fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipeline> {
     let shared = &device.shared;
+    // Nobody checks where matrices are loaded from and stored to, so only kernels that are known to be right may have any.
+    if !kernel.trusted && kernel.module.names_matrices() {
+        return Err(Error::Kernel {
+            kernel: kernel.name.to_owned(),
+            reason: "cooperative matrices are for the crate's own kernels: no driver checks their bounds. \
+                     Var::matmul multiplies on matrix units"
+                .to_owned(),
+        });
+    }
     count(&shared.counters.pipelines, 1);
     let made = device.scoped(|| build(&shared.wgpu, device, kernel, accesses));
     made.map_err(|error| match error {
@@ -165,4 +174,23 @@ pub(crate) fn build(
         cache: None,
     });
     Pipeline { raw, layout }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::KernelCache;
+    use crate::gpu::{Device, Kernel};
+
+    #[test]
+    fn matrices_are_for_kernels_of_the_crate() {
+        let device = Device::new().unwrap_or_else(|error| panic!("{error}"));
+        let source = "alias Left = coop_mat8x8<f16, A>;\n@compute @workgroup_size(64)\nfn main() { var a = Left(); }\n";
+        let kernel = Kernel::new("custom", source, "main");
+        let refused = KernelCache::default().pipeline(&device, &kernel, &[]);
+        let text = refused.err().expect("it names matrices").to_string();
+        assert!(
+            text.contains("cooperative matrices are for the crate's own"),
+            "{text}"
+        );
+    }
 }

@@ -78,7 +78,8 @@ impl Operation for Loss {
             );
         }
         let mut gradient = node.gradient(0);
-        let lift = self.lift(node.input(0).tensor_type());
+        let TensorType { shape, dtype } = node.input(0).tensor_type();
+        let lift = self.lift(shape.elements() / shape.last(), dtype);
         if lift > 1.0 {
             gradient = gradient * (1.0 / lift);
         }
@@ -95,10 +96,6 @@ impl Operation for Loss {
         let rows = targets.elements();
         let logits = matrix(cx, rows);
         let classes = logits.shape().dim(1);
-        let logits_type = TensorType {
-            shape: cx.input(0).shape(),
-            dtype: logits.dtype,
-        };
         let writes_gradient = cx.is_needed(1);
         // A gradient as large as the logits is not kept beside them if nobody reads them any more.
         let over_logits = writes_gradient && cx.reuse_input(1, 0);
@@ -134,7 +131,7 @@ impl Operation for Loss {
                 ((1.0 - smoothing) as f32).to_bits(),
                 ((smoothing / classes as f64) as f32).to_bits(),
                 f32::NAN.to_bits(),
-                self.lift(logits_type).to_bits(),
+                self.lift(rows, logits.dtype).to_bits(),
             ]
         };
         // The single workgroup that adds up.
@@ -205,9 +202,8 @@ impl Operation for Loss {
 impl Loss {
     /// By how much larger the gradient is written than it should be, a power of two: in halves, a row's share of a mean over
     /// many would be lost below 6e-8. With fewer rows that count, the shares are larger, but none is above the number of rows.
-    fn lift(&self, logits: TensorType) -> f32 {
-        let rows = logits.shape.elements() / logits.shape.last();
-        match logits.dtype == DType::F16 && self.is_mean {
+    fn lift(&self, rows: usize, dtype: DType) -> f32 {
+        match dtype == DType::F16 && self.is_mean {
             true => rows.next_power_of_two().min(MOST_LIFT) as f32,
             false => 1.0,
         }

@@ -103,11 +103,17 @@ fn check(device: &Device) {
         .sum::<usize>();
     println!("{dispatches} dispatches");
     assert!(dispatches <= 90, "{dispatches} dispatches");
-    // No more than the matrices' halves, and what the scale of the loss takes.
+    // What the loss is scaled by, and the logits' gradient times that. Products on matrix units share their depth among
+    // workgroups sooner, and add up in one more dispatch each.
     let mixed = train(device, Precision::Mixed, &gpt, &parameters);
     let mixed = mixed.values().sum::<usize>();
     println!("{mixed} in mixed precision");
-    assert!(mixed <= dispatches + 4 * 4 + 4, "{mixed} dispatches");
+    let sums = if device.matrix_units().is_some() {
+        18
+    } else {
+        0
+    };
+    assert!(mixed <= dispatches + 2 + sums, "{mixed} dispatches");
     let kept = least_bytes(device, &gpt, &parameters);
 
     // Computing the blocks again saves memory, and costs no more than their forward pass.

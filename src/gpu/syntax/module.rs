@@ -34,11 +34,10 @@ const FILES: &[(&str, &str)] = files! {
 /// What must be enabled where one of the words is used.
 const EXTENSIONS: [(&str, &[&str]); 2] = [
     ("enable f16; ", &["f16"]),
-    (
-        "enable wgpu_cooperative_matrix; ",
-        &["coop_mat16x16", "coop_mat8x8"],
-    ),
+    ("enable wgpu_cooperative_matrix; ", &MATRICES),
 ];
+
+const MATRICES: [&str; 2] = ["coop_mat16x16", "coop_mat8x8"];
 
 impl Module {
     /// One of the crate's files, with what it imports.
@@ -233,7 +232,7 @@ impl Module {
     pub fn text(&self) -> String {
         let mut text = String::new();
         for (extension, words) in EXTENSIONS {
-            if self.iter().any(|it| words.iter().any(|word| it.uses(word))) {
+            if self.uses_any(words) {
                 text.push_str(extension);
             }
         }
@@ -242,6 +241,15 @@ impl Module {
             text.push('\n');
         }
         text
+    }
+
+    fn uses_any(&self, words: &[&str]) -> bool {
+        self.iter().any(|it| words.iter().any(|word| it.uses(word)))
+    }
+
+    /// Whether anything is of cooperative matrices.
+    pub fn names_matrices(&self) -> bool {
+        self.uses_any(&MATRICES)
     }
 
     /// Where a line of the text comes from: a file and the number of its line.
