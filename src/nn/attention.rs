@@ -1,21 +1,26 @@
 //! Multi-head attention.
 
+use super::config::GptConfig;
 use super::kv_cache::Places;
-use super::{Linear, ParameterBuilder, Positions};
+use super::{Linear, ParameterBuilder, Positions, RmsNorm};
 use crate::gpu::Tensor;
 use crate::ops::attention::{Attention, Mask, attention};
 use crate::tape::Var;
 
-/// Causal self-attention in several heads. Vaswani et al. 2017, "Attention Is All You Need".
+/// Causal self-attention in several heads, of which groups may share keys and values. Vaswani et al. 2017, "Attention Is
+/// All You Need"; Ainslie et al. 2023, "GQA".
 ///
-/// Queries, keys and values of all heads come from one packed projection `qkv` `[width, 3·width]`, which the attention
-/// kernel reads in place; `out` `[width, width]` mixes the heads. Both are [`Linear`]s.
+/// Queries, keys and values of all heads come from one packed projection `qkv`
+/// `[width, (n_heads + 2·n_kv_heads)·head_dim]`, which the attention kernel reads in place; `out`
+/// `[n_heads·head_dim, width]` mixes the heads. Both are [`Linear`]s. With normalised queries and keys there are the
+/// [`RmsNorm`]s `q_norm` and `k_norm` of extent `head_dim`.
 #[derive(Clone, Debug)]
 pub struct CausalSelfAttention {
     qkv: Linear,
+    qk_norm: Option<[RmsNorm; 2]>,
     out: Linear,
-    heads: usize,
-    dropout: f32,
+    head_dim: usize,
+    settings: Attention,
 }
 
 impl CausalSelfAttention {
@@ -33,30 +38,48 @@ impl CausalSelfAttention {
         bias: bool,
         dropout: f32,
     ) -> CausalSelfAttention {
-        CausalSelfAttention::with_residual_divisor(builder, width, heads, bias, dropout, 1.0)
-    }
-
-    /// Like [`CausalSelfAttention::new`], the initial values of `out` smaller by this factor.
-    #[track_caller]
-    pub fn with_residual_divisor(
-        builder: &mut ParameterBuilder,
-        width: usize,
-        heads: usize,
-        bias: bool,
-        dropout: f32,
-        divisor: f32,
-    ) -> CausalSelfAttention {
         assert!(
             heads > 0 && width.is_multiple_of(heads),
             "attention: a width of {width} does not divide into {heads} heads"
         );
-        let qkv = Linear::new(&mut builder.enter("qkv"), width, 3 * width, bias);
-        let out = Linear::divided(&mut builder.enter("out"), width, width, bias, divisor);
+        let config = GptConfig {
+            d_model: width,
+            n_heads: heads,
+            bias,
+            dropout,
+            ..GptConfig::new(1)
+        };
+        CausalSelfAttention::of(builder, &config, 0)
+    }
+
+    /// The attention of a layer of a model, whose configuration is valid.
+    #[track_caller]
+    pub(super) fn of(
+        builder: &mut ParameterBuilder,
+        config: &GptConfig,
+        layer: usize,
+    ) -> CausalSelfAttention {
+        let (width, head_dim) = (config.d_model, config.head_dim());
+        let (heads, kv_heads) = (config.n_heads, config.n_kv_heads());
+        let slots = heads + 2 * kv_heads;
+        let bias = config.has_qkv_bias();
+        let qkv = Linear::new(&mut builder.enter("qkv"), width, slots * head_dim, bias);
+        let mut norm = |name| RmsNorm::new(&mut builder.enter(name), head_dim, config.norm_eps);
+        let qk_norm = config.qk_norm.then(|| ["q_norm", "k_norm"].map(&mut norm));
+        let (scope, bias) = (&mut builder.enter("out"), config.has_attention_bias());
+        let divisor = config.residual_divisor();
         CausalSelfAttention {
             qkv,
-            out,
-            heads,
-            dropout,
+            qk_norm,
+            out: Linear::divided(scope, heads * head_dim, width, bias, divisor),
+            head_dim,
+            settings: Attention {
+                n_kv_heads: kv_heads,
+                window: config.window(layer),
+                scale: config.attention_scale,
+                dropout: config.attention_dropout(),
+                ..Attention::causal(heads)
+            },
         }
     }
 
@@ -67,13 +90,12 @@ impl CausalSelfAttention {
     /// If `x` is not of that shape.
     #[track_caller]
     pub fn forward<'t>(&self, x: Var<'t>, positions: &Positions) -> Var<'t> {
-        let qkv = positions.turn(self.qkv.forward(x));
-        let attention = Attention::causal(self.heads).with_dropout(self.dropout);
-        self.out.forward(qkv.packed_attention(&attention))
+        let qkv = positions.turn(self.project(x), self.turned());
+        self.out.forward(qkv.packed_attention(&self.settings))
     }
 
     /// Like [`CausalSelfAttention::forward`] for tokens that stand at `places` and see what `cache`
-    /// `[B, capacity, 2·width]` holds; their keys and values are added to it.
+    /// `[B, capacity, 2·n_kv_heads·head_dim]` holds; their keys and values are added to it.
     #[track_caller]
     pub(super) fn forward_cached<'t>(
         &self,
@@ -83,25 +105,61 @@ impl CausalSelfAttention {
         cache: &Tensor,
     ) -> Var<'t> {
         let tape = x.tape();
-        let [batch, length, width] = [0, 1, 2].map(|axis| x.shape().dim(axis));
-        let qkv = positions.turn_at(self.qkv.forward(x), places.ids);
-        tape.write_rows(cache, qkv.slice(2, width..3 * width), places.starts);
-        let Some(seen) = &places.seen else {
-            let attention = Attention::causal(self.heads).with_dropout(self.dropout);
-            return self.out.forward(qkv.packed_attention(&attention));
+        let [batch, length] = [0, 1].map(|axis| x.shape().dim(axis));
+        let qkv = positions.turn_at(self.project(x), self.turned(), places.ids);
+        let [q_width, kv_width] =
+            [self.settings.n_heads, self.settings.n_kv_heads].map(|heads| heads * self.head_dim);
+        let new = qkv.slice(2, q_width..q_width + 2 * kv_width);
+        tape.write_rows(cache, new, places.starts);
+        let Some(seen) = places.seen(self.settings.window) else {
+            return self.out.forward(qkv.packed_attention(&self.settings));
         };
-        let heads = |x: Var<'t>, part: usize, length: usize| {
-            let x = x.slice(2, part * width..(part + 1) * width);
-            let x = x.reshape([batch, length, self.heads, width / self.heads]);
+        let heads = |x: Var<'t>, start: usize, width: usize, length: usize| {
+            let x = x.slice(2, start..start + width);
+            let x = x.reshape([batch, length, width / self.head_dim, self.head_dim]);
             x.permute(&[0, 2, 1, 3])
         };
         // Only the places that may hold something: what a token costs grows with its text, not with the capacity.
         let cached = tape.tensor(cache).slice(1, 0..seen.keys);
-        let (q, k) = (heads(qkv, 0, length), heads(cached, 0, seen.keys));
-        let v = heads(cached, 1, seen.keys);
-        let settings = Attention::full(self.heads).with_dropout(self.dropout);
+        let q = heads(qkv, 0, q_width, length);
+        let k = heads(cached, 0, kv_width, seen.keys);
+        let v = heads(cached, kv_width, kv_width, seen.keys);
+        // The mask says what causality and the window say of texts of different lengths.
+        let settings = Attention {
+            causal: false,
+            window: None,
+            ..self.settings.clone()
+        };
         let attended = attention(q, k, v, Some(Mask::Boolean(seen.mask)), &settings);
-        let attended = attended.permute(&[0, 2, 1, 3]).reshape(x.shape());
-        self.out.forward(attended)
+        let attended = attended.permute(&[0, 2, 1, 3]);
+        self.out.forward(attended.reshape([batch, length, q_width]))
+    }
+
+    /// The extent of keys and values of a token together.
+    pub(super) fn cached_width(&self) -> usize {
+        2 * self.settings.n_kv_heads * self.head_dim
+    }
+
+    /// How many heads of the packed projection positions turn: queries and keys.
+    fn turned(&self) -> usize {
+        self.settings.n_heads + self.settings.n_kv_heads
+    }
+
+    /// The packed projection, queries and keys normalised.
+    #[track_caller]
+    fn project<'t>(&self, x: Var<'t>) -> Var<'t> {
+        let qkv = self.qkv.forward(x);
+        let Some([q_norm, k_norm]) = &self.qk_norm else {
+            return qkv;
+        };
+        let [batch, length, columns] = [0, 1, 2].map(|axis| qkv.shape().dim(axis));
+        let slots = qkv.reshape([batch, length, columns / self.head_dim, self.head_dim]);
+        let (q, turned) = (self.settings.n_heads, self.turned());
+        let parts = [
+            q_norm.forward(slots.slice(2, 0..q)),
+            k_norm.forward(slots.slice(2, q..turned)),
+            slots.slice(2, turned..slots.shape().dim(2)),
+        ];
+        Var::concat(&parts, 2).reshape(qkv.shape())
     }
 }

@@ -1,7 +1,8 @@
 //! One layer of a decoder, and what layers of encoders have in common with it.
 
 use super::attention::CausalSelfAttention;
-use super::config::{FeedForwardKind, GptConfig, NormPlacement};
+use super::config::GptConfig;
+use super::kinds::{FeedForwardKind, NormKind, NormPlacement};
 use super::kv_cache::Places;
 use super::{FeedForward, Norm, ParameterBuilder, Positions};
 use crate::gpu::Tensor;
@@ -10,7 +11,8 @@ use crate::tape::Var;
 /// A decoder block: `x + attention(norm1(x))`, then `x + ffn(norm2(x))`. Xiong et al. 2020, "On Layer Normalization in the
 /// Transformer Architecture".
 ///
-/// With [`NormPlacement::After`] it is `x + norm1(attention(x))` and so on; with [`FeedForwardKind::None`] the second part
+/// With [`NormPlacement::After`] it is `x + norm1(attention(x))` and so on, with [`NormPlacement::Both`]
+/// `x + norm1_after(attention(norm1(x)))`; with [`FeedForwardKind::None`] the second part
 /// is not there.
 #[derive(Clone, Debug)]
 pub struct DecoderBlock {
@@ -19,49 +21,34 @@ pub struct DecoderBlock {
 }
 
 impl DecoderBlock {
-    /// One block of the model that `config` describes.
+    /// The block of this layer, counted from 0, of the model that `config` describes.
     ///
     /// # Panics
     ///
-    /// If the configuration is [not valid](GptConfig::validate).
+    /// If the configuration is [not valid](GptConfig::validate) or has no such layer.
     #[track_caller]
-    pub fn new(builder: &mut ParameterBuilder, config: &GptConfig) -> DecoderBlock {
-        let &GptConfig {
-            d_model,
-            bias,
-            dropout,
-            ..
-        } = config;
+    pub fn new(builder: &mut ParameterBuilder, config: &GptConfig, layer: usize) -> DecoderBlock {
+        let attention =
+            |scope: &mut ParameterBuilder| CausalSelfAttention::of(scope, config, layer);
         let divisor = config.residual_divisor();
-        let (kind, eps) = (config.norm, config.norm_eps);
-        let norm1 = Norm::new(&mut builder.enter("norm1"), kind, d_model, bias, eps);
-        let attention = CausalSelfAttention::with_residual_divisor(
-            &mut builder.enter("attention"),
-            d_model,
-            config.n_heads,
-            config.has_attention_bias(),
-            config.attention_dropout(),
-            divisor,
-        );
-        let ffn = match config.ffn {
-            FeedForwardKind::None => None,
-            ffn => {
-                let norm2 = Norm::new(&mut builder.enter("norm2"), kind, d_model, bias, eps);
-                let (scope, hidden) = (&mut builder.enter("ffn"), config.d_ff);
-                Some((
-                    norm2,
-                    FeedForward::with_residual_divisor(scope, ffn, d_model, hidden, bias, divisor),
-                ))
-            }
+        let ffn = |scope: &mut ParameterBuilder| {
+            let (d_model, hidden, bias) = (config.d_model, config.d_ff, config.bias);
+            FeedForward::with_residual_divisor(scope, config.ffn, d_model, hidden, bias, divisor)
         };
+        let norms = Norms {
+            kind: config.norm,
+            d_model: config.d_model,
+            bias: config.bias,
+            eps: config.norm_eps,
+            placement: config.norm_placement,
+        };
+        let has_ffn = config.ffn != FeedForwardKind::None;
+        let ffn = has_ffn.then_some(ffn);
+        let (attention, branches) =
+            Branches::around(attention, ffn, builder, norms, config.dropout);
         DecoderBlock {
             attention,
-            branches: Branches {
-                norm1,
-                ffn,
-                placement: config.norm_placement,
-                dropout,
-            },
+            branches,
         }
     }
 
@@ -74,6 +61,11 @@ impl DecoderBlock {
     pub fn forward<'t>(&self, x: Var<'t>, positions: &Positions) -> Var<'t> {
         let attention = |input| self.attention.forward(input, positions);
         self.branches.forward(x, attention)
+    }
+
+    /// The extent of keys and values of a token together.
+    pub(super) fn cached_width(&self) -> usize {
+        self.attention.cached_width()
     }
 
     /// Like [`DecoderBlock::forward`] for tokens that stand at `places` and see what `cache`, a layer of a
@@ -94,38 +86,107 @@ impl DecoderBlock {
     }
 }
 
+/// The norms of a block.
+#[derive(Clone, Copy)]
+pub(super) struct Norms {
+    pub kind: NormKind,
+    pub d_model: usize,
+    pub bias: bool,
+    pub eps: f32,
+    pub placement: NormPlacement,
+}
+
+/// The norms of a residual branch.
+#[derive(Clone, Debug)]
+struct BranchNorms {
+    before: Option<Norm>,
+    after: Option<Norm>,
+    name: &'static str,
+}
+
+impl BranchNorms {
+    #[track_caller]
+    fn new(builder: &mut ParameterBuilder, name: &'static str, norms: Norms) -> BranchNorms {
+        let mut norm = |name: &str| {
+            let scope = &mut builder.enter(name);
+            Norm::new(scope, norms.kind, norms.d_model, norms.bias, norms.eps)
+        };
+        let (before, after) = match norms.placement {
+            NormPlacement::Before => (Some(norm(name)), None),
+            NormPlacement::After => (None, Some(norm(name))),
+            NormPlacement::Both => (Some(norm(name)), Some(norm(&format!("{name}_after")))),
+        };
+        BranchNorms {
+            before,
+            after,
+            name,
+        }
+    }
+
+    #[track_caller]
+    fn before<'t>(&self, x: Var<'t>) -> Var<'t> {
+        match &self.before {
+            Some(norm) => norm.forward(x).tap(self.name),
+            None => x,
+        }
+    }
+
+    #[track_caller]
+    fn after<'t>(&self, x: Var<'t>) -> Var<'t> {
+        match (&self.before, &self.after) {
+            (_, None) => x,
+            (None, Some(norm)) => norm.forward(x).tap(self.name),
+            (Some(_), Some(norm)) => norm.forward(x).tap(format_args!("{}_after", self.name)),
+        }
+    }
+}
+
 /// A block but for its attention: the two residual sums, norms before or after their branches, the feed-forward layer.
 #[derive(Clone, Debug)]
 pub(super) struct Branches {
-    pub norm1: Norm,
-    /// With its norm.
-    pub ffn: Option<(Norm, FeedForward)>,
-    pub placement: NormPlacement,
-    pub dropout: f32,
+    norm1: BranchNorms,
+    /// With its norms.
+    ffn: Option<(BranchNorms, FeedForward)>,
+    dropout: f32,
 }
 
 impl Branches {
+    /// With the attention that belongs to it.
+    #[track_caller]
+    pub fn around<A>(
+        attention: impl FnOnce(&mut ParameterBuilder) -> A,
+        ffn: Option<impl FnOnce(&mut ParameterBuilder) -> FeedForward>,
+        builder: &mut ParameterBuilder,
+        norms: Norms,
+        dropout: f32,
+    ) -> (A, Branches) {
+        let norm1 = BranchNorms::new(builder, "norm1", norms);
+        let attention = attention(&mut builder.enter("attention"));
+        let ffn = ffn.map(|ffn| {
+            let norms = BranchNorms::new(builder, "norm2", norms);
+            (norms, ffn(&mut builder.enter("ffn")))
+        });
+        let branches = Branches {
+            norm1,
+            ffn,
+            dropout,
+        };
+        (attention, branches)
+    }
+
     /// `[B, T, d_model] → [B, T, d_model]`, as `attention` is.
     #[track_caller]
     pub fn forward<'t>(&self, x: Var<'t>, attention: impl FnOnce(Var<'t>) -> Var<'t>) -> Var<'t> {
         let tape = x.tape();
-        let before = |norm: &Norm, name: &str, x: Var<'t>| match self.placement {
-            NormPlacement::Before => norm.forward(x).tap(name),
-            NormPlacement::After => x,
-        };
-        let after = |norm: &Norm, name: &str, x: Var<'t>| match self.placement {
-            NormPlacement::Before => x,
-            NormPlacement::After => norm.forward(x).tap(name),
-        };
         // Each sum, being the only reader of a product, runs in that product's epilogue.
-        let input = before(&self.norm1, "norm1", x);
+        let input = self.norm1.before(x);
         let attended = tape.scope("attention", || attention(input).dropout(self.dropout));
-        let x = (x + after(&self.norm1, "norm1", attended)).tap("attended");
-        let Some((norm, ffn)) = &self.ffn else {
+        let x = (x + self.norm1.after(attended)).tap("attended");
+        let Some((norms, ffn)) = &self.ffn else {
             return x;
         };
-        let input = before(norm, "norm2", x);
+        let input = norms.before(x);
         let fed = tape.scope("ffn", || ffn.forward(input).dropout(self.dropout));
-        x + after(norm, "norm2", fed)
+        x + norms.after(fed)
     }
 }

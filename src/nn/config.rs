@@ -2,126 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::kinds::{FeedForwardKind, NormKind, NormPlacement, PositionKind};
+use super::rotary::{LocalAttention, Rotary};
 use crate::error::{Error, Result};
 use crate::ops::attention::MAX_HEAD_DIM;
-
-/// Gives an enum the names that it has in configurations, for `FromStr` and `Display`.
-macro_rules! named {
-    ($type:ident, $setting:literal, $($variant:ident = $name:literal),+) => {
-        impl $type {
-            /// All kinds.
-            pub const ALL: &[$type] = &[$($type::$variant),+];
-
-            /// The name in configurations.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $($type::$variant => $name),+
-                }
-            }
-        }
-
-        impl std::fmt::Display for $type {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.name())
-            }
-        }
-
-        impl std::str::FromStr for $type {
-            type Err = $crate::Error;
-
-            fn from_str(text: &str) -> $crate::Result<$type> {
-                let known = $type::ALL.iter().find(|kind| kind.name() == text);
-                known.copied().ok_or_else(|| {
-                    let names: Vec<&str> = $type::ALL.iter().map(|kind| kind.name()).collect();
-                    let expected = format!("one of {}", names.join(", "));
-                    $crate::nn::config::impossible($setting, text, expected)
-                })
-            }
-        }
-    };
-}
-pub(super) use named;
-
-/// Which normalisation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NormKind {
-    /// [`LayerNorm`](super::LayerNorm)
-    LayerNorm,
-    /// [`RmsNorm`](super::RmsNorm)
-    RmsNorm,
-}
-
-named!(
-    NormKind,
-    "norm",
-    LayerNorm = "layer_norm",
-    RmsNorm = "rms_norm"
-);
-
-/// Where a residual branch has its normalisation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NormPlacement {
-    /// At its beginning: `x + f(norm(x))`.
-    #[default]
-    Before,
-    /// At its end: `x + norm(f(x))`.
-    After,
-}
-
-named!(
-    NormPlacement,
-    "norm_placement",
-    Before = "before",
-    After = "after"
-);
-
-/// Which activation the feed-forward layers have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FeedForwardKind {
-    /// [`Var::relu`](crate::Var::relu)
-    Relu,
-    /// [`Var::gelu`](crate::Var::gelu)
-    Gelu,
-    /// [`Var::gelu_tanh`](crate::Var::gelu_tanh)
-    GeluTanh,
-    /// [`Var::swiglu`](crate::Var::swiglu)
-    Swiglu,
-    /// There are no feed-forward layers: blocks are attention only, without `norm2` and `ffn`.
-    None,
-}
-
-named!(
-    FeedForwardKind,
-    "ffn",
-    Relu = "relu",
-    Gelu = "gelu",
-    GeluTanh = "gelu_tanh",
-    Swiglu = "swiglu",
-    None = "none"
-);
-
-/// Which [`Positions`](super::Positions).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PositionKind {
-    /// A trained vector per position.
-    Learned,
-    /// Fixed sines and cosines.
-    Sinusoidal,
-    /// Queries and keys are turned.
-    Rotary,
-}
-
-named!(
-    PositionKind,
-    "positions",
-    Learned = "learned",
-    Sinusoidal = "sinusoidal",
-    Rotary = "rotary"
-);
 
 /// No single size may pass this: what is larger is a slip of the keyboard.
 const MOST: usize = 1 << 24;
@@ -155,8 +39,15 @@ pub struct GptConfig {
     pub context: usize,
     /// The extent of the vectors between the layers.
     pub d_model: usize,
-    /// How many heads attention has; divides `d_model`, into heads of at most 128.
+    /// How many heads attention has; divides `d_model` where `head_dim` doesn't say how large they are.
     pub n_heads: usize,
+    /// How many heads of keys and values these share, if not as many: grouped-query attention, see
+    /// [`Attention::n_kv_heads`](crate::ops::attention::Attention::n_kv_heads).
+    #[serde(default)]
+    pub n_kv_heads: Option<usize>,
+    /// The extent of a head, if not `d_model / n_heads`; at most [`MAX_HEAD_DIM`].
+    #[serde(default)]
+    pub head_dim: Option<usize>,
     /// How many decoder blocks.
     pub n_layers: usize,
     /// The normalisation.
@@ -178,11 +69,30 @@ pub struct GptConfig {
     /// The base of sinusoidal positions; no matter for other ones.
     #[serde(default = "sinusoidal_base")]
     pub sinusoidal_base: f32,
+    /// The angles of rotary positions; no matter for other ones.
+    #[serde(default)]
+    pub rotary: Rotary,
+    /// Which layers see a window only, if any do.
+    #[serde(default)]
+    pub local: Option<LocalAttention>,
+    /// Whether queries and keys are normalised, head by head, before they are turned. Henry et al. 2020, "Query-Key
+    /// Normalization for Transformers", with an RMS norm.
+    #[serde(default)]
+    pub qk_norm: bool,
+    /// What scores are multiplied by, if not `1/√head_dim`.
+    #[serde(default)]
+    pub attention_scale: Option<f32>,
+    /// What the tokens' vectors are multiplied by.
+    #[serde(default = "one")]
+    pub embedding_scale: f32,
     /// Whether the linear layers of the blocks and all layer norms have biases.
     pub bias: bool,
     /// Whether the projections of attention have biases, if not as `bias` says.
     #[serde(default)]
     pub attention_bias: Option<bool>,
+    /// Whether those of queries, keys and values have, if not as `attention_bias` says.
+    #[serde(default)]
+    pub qkv_bias: Option<bool>,
     /// Whether the output head has a bias, with tied weights too.
     #[serde(default)]
     pub head_bias: bool,
@@ -216,6 +126,18 @@ fn yes() -> bool {
     true
 }
 
+/// And [`GptConfig::embedding_scale`].
+fn one() -> f32 {
+    1.0
+}
+
+pub(super) fn require_positive(name: &str, value: f32) -> Result<()> {
+    match value > 0.0 && value.is_finite() {
+        true => Ok(()),
+        false => Err(impossible(name, value, "a positive number")),
+    }
+}
+
 pub(super) fn impossible(name: &str, value: impl ToString, expected: impl Into<String>) -> Error {
     Error::InvalidArgument {
         name: name.to_owned(),
@@ -233,6 +155,8 @@ impl GptConfig {
             context: 16,
             d_model: 32,
             n_heads: 4,
+            n_kv_heads: None,
+            head_dim: None,
             n_layers: 4,
             norm: NormKind::RmsNorm,
             norm_eps: 1e-6,
@@ -242,8 +166,14 @@ impl GptConfig {
             d_ff: 85,
             positions: PositionKind::Learned,
             sinusoidal_base: SINUSOIDAL_BASE,
+            rotary: Rotary::default(),
+            local: None,
+            qk_norm: false,
+            attention_scale: None,
+            embedding_scale: 1.0,
             bias: false,
             attention_bias: None,
+            qkv_bias: None,
             head_bias: false,
             tie_weights: true,
             dropout: 0.0,
@@ -279,31 +209,18 @@ impl GptConfig {
                 return Err(impossible(name, value, format!("1 to {most}")));
             }
         }
-        let (d_model, n_heads) = (self.d_model, self.n_heads);
-        if !d_model.is_multiple_of(n_heads) {
-            let expected = format!("a multiple of n_heads = {n_heads}");
-            return Err(impossible("d_model", d_model, expected));
+        self.validate_heads()?;
+        if let Some(local) = &self.local {
+            local.validate(self.n_layers)?;
         }
-        let head_dim = d_model / n_heads;
-        if head_dim > MAX_HEAD_DIM {
-            let expected = format!(
-                "at least {} heads for d_model = {d_model}: a head holds at most {MAX_HEAD_DIM}",
-                d_model.div_ceil(MAX_HEAD_DIM)
-            );
-            return Err(impossible("n_heads", n_heads, expected));
-        }
-        if self.positions == PositionKind::Rotary && !head_dim.is_multiple_of(2) {
-            let expected = format!(
-                "heads of even extent for rotary positions, not of d_model / n_heads = {head_dim}"
-            );
-            return Err(impossible("d_model", d_model, expected));
-        }
-        if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
-            return Err(impossible("norm_eps", self.norm_eps, "a positive number"));
-        }
-        if !(self.sinusoidal_base > 0.0 && self.sinusoidal_base.is_finite()) {
-            let base = self.sinusoidal_base;
-            return Err(impossible("sinusoidal_base", base, "a positive number"));
+        self.rotary.validate("rotary")?;
+        for (name, value) in [
+            ("norm_eps", self.norm_eps),
+            ("sinusoidal_base", self.sinusoidal_base),
+            ("embedding_scale", self.embedding_scale),
+            ("attention_scale", self.attention_scale.unwrap_or(1.0)),
+        ] {
+            require_positive(name, value)?;
         }
         let shares = [
             ("dropout", self.dropout),
@@ -316,13 +233,71 @@ impl GptConfig {
             }
         }
         // The fixed tables count here too: they take memory like parameters do.
-        let table = (self.context as u64).saturating_mul(d_model as u64);
+        let table = (self.context as u64).saturating_mul(self.d_model as u64);
         let total = self.count().saturating_add(table);
         if total > MOST_PARAMETERS {
             let expected = format!("sizes with at most {MOST_PARAMETERS} parameters in total");
             return Err(impossible("the model's size", total, expected));
         }
         Ok(())
+    }
+
+    fn validate_heads(&self) -> Result<()> {
+        let (d_model, n_heads, kv_heads) = (self.d_model, self.n_heads, self.n_kv_heads());
+        if self.head_dim.is_none() && !d_model.is_multiple_of(n_heads) {
+            let expected = format!("a multiple of n_heads = {n_heads}");
+            return Err(impossible("d_model", d_model, expected));
+        }
+        if kv_heads == 0 || !n_heads.is_multiple_of(kv_heads) {
+            let expected = format!("a divisor of n_heads = {n_heads}");
+            return Err(impossible("n_kv_heads", kv_heads, expected));
+        }
+        let head_dim = self.head_dim();
+        if self.head_dim.is_some() && !(1..=MAX_HEAD_DIM).contains(&head_dim) {
+            let expected = format!("1 to {MAX_HEAD_DIM}");
+            return Err(impossible("head_dim", head_dim, expected));
+        }
+        if head_dim > MAX_HEAD_DIM {
+            let expected = format!(
+                "at least {} heads for d_model = {d_model}: a head holds at most {MAX_HEAD_DIM}",
+                d_model.div_ceil(MAX_HEAD_DIM)
+            );
+            return Err(impossible("n_heads", n_heads, expected));
+        }
+        if self.positions == PositionKind::Rotary && !head_dim.is_multiple_of(2) {
+            let (name, value) = match self.head_dim {
+                Some(_) => ("head_dim", head_dim),
+                None => ("d_model", d_model),
+            };
+            let expected = format!("heads of even extent for rotary positions, not of {head_dim}");
+            return Err(impossible(name, value, expected));
+        }
+        Ok(())
+    }
+
+    /// How many heads of keys and values there are: `n_kv_heads`, else `n_heads`.
+    pub fn n_kv_heads(&self) -> usize {
+        self.n_kv_heads.unwrap_or(self.n_heads)
+    }
+
+    /// The extent of a head: `head_dim`, else `d_model / n_heads`.
+    ///
+    /// # Panics
+    ///
+    /// If neither is there: the configuration is [not valid](GptConfig::validate).
+    pub fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.d_model / self.n_heads)
+    }
+
+    /// How far back the queries of a layer see; `None` is as far as the context goes.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        let local = self.local.as_ref()?;
+        local.layers[layer].then_some(local.window)
+    }
+
+    /// Whether the projections of queries, keys and values have biases: `qkv_bias`, else as the others of attention.
+    pub fn has_qkv_bias(&self) -> bool {
+        self.qkv_bias.unwrap_or(self.has_attention_bias())
     }
 
     /// Whether the projections of attention have biases: `attention_bias`, else `bias`.
@@ -354,20 +329,27 @@ impl GptConfig {
             self.d_ff,
         ]
         .map(|size| size as u128);
-        let bias = u128::from(self.bias);
-        let attention_bias = u128::from(self.has_attention_bias());
-        let linear = |inputs: u128, outputs: u128| inputs * outputs + bias * outputs;
-        let attention = |inputs: u128, outputs: u128| (inputs + attention_bias) * outputs;
+        let [heads, kv_heads] = [self.n_heads, self.n_kv_heads()].map(|count| count as u128);
+        let head = self.head_dim() as u128;
+        let linear =
+            |inputs: u128, outputs: u128, bias: bool| (inputs + u128::from(bias)) * outputs;
         let norm = match self.norm {
-            NormKind::LayerNorm => d + bias * d,
+            NormKind::LayerNorm => d + u128::from(self.bias) * d,
             NormKind::RmsNorm => d,
         };
+        let norms = match self.norm_placement {
+            NormPlacement::Both => 2 * norm,
+            _ => norm,
+        };
+        let columns = hidden * if self.ffn.is_gated() { 2 } else { 1 };
         let ffn = match self.ffn {
             FeedForwardKind::None => 0,
-            FeedForwardKind::Swiglu => norm + linear(d, 2 * hidden) + linear(hidden, d),
-            _ => norm + linear(d, hidden) + linear(hidden, d),
+            _ => norms + linear(d, columns, self.bias) + linear(hidden, d, self.bias),
         };
-        let block = norm + attention(d, 3 * d) + attention(d, d) + ffn;
+        let qkv = linear(d, (heads + 2 * kv_heads) * head, self.has_qkv_bias());
+        let out = linear(heads * head, d, self.has_attention_bias());
+        let qk_norms = u128::from(self.qk_norm) * 2 * head;
+        let block = norms + qkv + qk_norms + out + ffn;
         let positions = match self.positions {
             PositionKind::Learned => context * d,
             PositionKind::Sinusoidal | PositionKind::Rotary => 0,

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::block::Branches;
-use super::config::{FeedForwardKind, GptConfig, NormKind, NormPlacement, PositionKind};
+use super::block::{Branches, Norms};
+use super::config::GptConfig;
+use super::kinds::{FeedForwardKind, NormKind, NormPlacement, PositionKind};
 use super::{
     Embedding, FeedForward, MultiHeadAttention, MultiHeadAttentionConfig, Norm, ParameterBuilder,
     Positions,
@@ -122,28 +123,22 @@ impl EncoderBlock {
             dropout,
             ..MultiHeadAttentionConfig::new(d_model, config.n_heads)
         };
-        let (kind, eps) = (config.norm, config.norm_eps);
-        let norm1 = Norm::new(&mut builder.enter("norm1"), kind, d_model, bias, eps);
-        let attention = MultiHeadAttention::new(&mut builder.enter("attention"), &attention);
-        let ffn = match config.ffn {
-            FeedForwardKind::None => None,
-            ffn => {
-                let norm2 = Norm::new(&mut builder.enter("norm2"), kind, d_model, bias, eps);
-                let scope = &mut builder.enter("ffn");
-                Some((
-                    norm2,
-                    FeedForward::new(scope, ffn, d_model, config.d_ff, bias),
-                ))
-            }
+        let attention = |scope: &mut ParameterBuilder| MultiHeadAttention::new(scope, &attention);
+        let ffn = |scope: &mut ParameterBuilder| {
+            FeedForward::new(scope, config.ffn, d_model, config.d_ff, bias)
         };
+        let norms = Norms {
+            kind: config.norm,
+            d_model,
+            bias,
+            eps: config.norm_eps,
+            placement: NormPlacement::Before,
+        };
+        let ffn = (config.ffn != FeedForwardKind::None).then_some(ffn);
+        let (attention, branches) = Branches::around(attention, ffn, builder, norms, dropout);
         EncoderBlock {
             attention,
-            branches: Branches {
-                norm1,
-                ffn,
-                placement: NormPlacement::Before,
-                dropout,
-            },
+            branches,
         }
     }
 

@@ -1,13 +1,13 @@
 //! The position-wise part of a transformer block.
 
-use super::config::FeedForwardKind;
+use super::kinds::FeedForwardKind;
 use super::{Linear, ParameterBuilder};
 use crate::tape::Var;
 
-/// Two projections with an activation between them: `activation(x·U)·D`, or for SwiGLU `(silu(x·G)·(x·U))·D` with `G`
-/// and `U` packed side by side.
+/// Two projections with an activation between them: `activation(x·U)·D`, or for gated kinds `(activation(x·G)·(x·U))·D` with
+/// `G` and `U` packed side by side.
 ///
-/// The parameters are those of the [`Linear`]s `up` (`gate_up` for SwiGLU) and `down`.
+/// The parameters are those of the [`Linear`]s `up` (`gate_up` for gated ones) and `down`.
 #[derive(Clone, Debug)]
 pub struct FeedForward {
     kind: FeedForwardKind,
@@ -48,7 +48,7 @@ impl FeedForward {
     ) -> FeedForward {
         let columns = match kind {
             FeedForwardKind::None => panic!("feed-forward: the kind `none` has no layers"),
-            FeedForwardKind::Swiglu => 2 * hidden,
+            kind if kind.is_gated() => 2 * hidden,
             _ => hidden,
         };
         let up = Linear::new(&mut builder.enter(up_name(kind)), width, columns, bias);
@@ -69,6 +69,10 @@ impl FeedForward {
             FeedForwardKind::Gelu => up.gelu(),
             FeedForwardKind::GeluTanh => up.gelu_tanh(),
             FeedForwardKind::Swiglu => up.swiglu(),
+            FeedForwardKind::GegluTanh => {
+                let (axis, hidden) = (up.shape().rank() - 1, up.shape().last() / 2);
+                up.slice(axis, 0..hidden).gelu_tanh() * up.slice(axis, hidden..2 * hidden)
+            }
             FeedForwardKind::None => unreachable!("it was refused"),
         };
         self.down.forward(hidden.tap("hidden"))
@@ -77,8 +81,8 @@ impl FeedForward {
 
 /// What the first projection is called.
 fn up_name(kind: FeedForwardKind) -> &'static str {
-    match kind {
-        FeedForwardKind::Swiglu => "gate_up",
-        _ => "up",
+    match kind.is_gated() {
+        true => "gate_up",
+        false => "up",
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::config::{GptConfig, PositionKind};
+use super::config::GptConfig;
+use super::kinds::PositionKind;
 use super::{DecoderBlock, Embedding, KvCache, Norm, Parameter, ParameterBuilder, Positions};
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Device};
@@ -20,11 +21,14 @@ use crate::tape::{Precision, Var};
 /// | `token_embedding.weight` | `[vocab_size, d_model]` | always |
 /// | `position_embedding.weight` | `[context, d_model]` | with learned positions |
 /// | `blocks.{i}.norm1.weight` | `[d_model]` | always |
-/// | `blocks.{i}.attention.qkv.weight` | `[d_model, 3·d_model]` | always |
-/// | `blocks.{i}.attention.out.weight` | `[d_model, d_model]` | always |
+/// | `blocks.{i}.norm1_after.weight` | `[d_model]` | with norms at both ends |
+/// | `blocks.{i}.attention.qkv.weight` | `[d_model, (n_heads + 2·n_kv_heads)·head_dim]` | always |
+/// | `blocks.{i}.attention.q_norm.weight`, `.k_norm.weight` | `[head_dim]` | with `qk_norm` |
+/// | `blocks.{i}.attention.out.weight` | `[n_heads·head_dim, d_model]` | always |
 /// | `blocks.{i}.norm2.weight` | `[d_model]` | with feed-forward layers |
-/// | `blocks.{i}.ffn.up.weight` | `[d_model, d_ff]` | with feed-forward layers other than SwiGLU |
-/// | `blocks.{i}.ffn.gate_up.weight` | `[d_model, 2·d_ff]` | with SwiGLU |
+/// | `blocks.{i}.norm2_after.weight` | `[d_model]` | with these and norms at both ends |
+/// | `blocks.{i}.ffn.up.weight` | `[d_model, d_ff]` | with feed-forward layers that are not gated |
+/// | `blocks.{i}.ffn.gate_up.weight` | `[d_model, 2·d_ff]` | with gated ones |
 /// | `blocks.{i}.ffn.down.weight` | `[d_ff, d_model]` | with feed-forward layers |
 /// | `norm.weight` | `[d_model]` | with a final norm |
 /// | `head.weight` | `[d_model, vocab_size]` | without tied weights |
@@ -33,8 +37,8 @@ use crate::tape::{Precision, Var};
 /// A token embedding larger than the builder's [limit](ParameterBuilder::with_parameter_limit) is split into several
 /// parameters, see [`Embedding`].
 ///
-/// With `bias`, every linear layer of the blocks and every layer norm has a `bias` beside its `weight`; for `attention.qkv`
-/// and `attention.out`, `attention_bias` may say otherwise.
+/// With `bias`, every linear layer of the blocks and every layer norm has a `bias` beside its `weight`; for `attention.out`
+/// and `attention.qkv`, `attention_bias` may say otherwise, and for the latter `qkv_bias`.
 ///
 /// What a [trace](crate::Tape::trace) finds, in the order of computation:
 ///
@@ -44,13 +48,14 @@ use crate::tape::{Precision, Var};
 /// | `position_embedding` | `[T, d_model]` | the positions' vectors, unless they are rotary |
 /// | `embedded` | `[B, T, d_model]` | their sum: the residual stream as it enters the first block |
 /// | `blocks.{i}.norm1` | `[B, T, d_model]` | the stream, normalised; or what attention made of it |
+/// | `blocks.{i}.norm1_after`, `.norm2_after` | `[B, T, d_model]` | the latter, where both are normalised |
 /// | `blocks.{i}.attention.scores` | `[B, n_heads, T, T]` | scaled products of queries and keys, before the mask |
 /// | `blocks.{i}.attention.weights` | `[B, n_heads, T, T]` | what the mask and softmax make of them |
-/// | `blocks.{i}.attention.heads` | `[B, T, d_model]` | the values, weighted, of all heads |
+/// | `blocks.{i}.attention.heads` | `[B, T, n_heads·head_dim]` | the values, weighted, of all heads |
 /// | `blocks.{i}.attention` | `[B, T, d_model]` | what is added to the stream |
 /// | `blocks.{i}.attended` | `[B, T, d_model]` | the stream with that added |
 /// | `blocks.{i}.norm2` | `[B, T, d_model]` | the same for the feed-forward layers; these have no entries if there are none |
-/// | `blocks.{i}.ffn.up`, or `.gate_up` with SwiGLU | `[B, T, d_ff]`, or twice that | before the activation |
+/// | `blocks.{i}.ffn.up`, or `.gate_up` if gated | `[B, T, d_ff]`, or twice that | before the activation |
 /// | `blocks.{i}.ffn.hidden` | `[B, T, d_ff]` | after the activation |
 /// | `blocks.{i}.ffn` | `[B, T, d_model]` | what is added to the stream |
 /// | `blocks.{i}` | `[B, T, d_model]` | the stream with that added, as it leaves the block |
@@ -81,6 +86,8 @@ pub struct Gpt {
     config: GptConfig,
     token_embedding: Embedding,
     positions: Positions,
+    /// Of the layers that see a window only.
+    local_positions: Positions,
     blocks: Vec<DecoderBlock>,
     norm: Option<Norm>,
     /// `None` if the weights are tied.
@@ -109,7 +116,6 @@ impl Gpt {
             vocab_size,
             context,
             d_model,
-            n_heads,
             ..
         } = config;
         let token_embedding =
@@ -118,15 +124,25 @@ impl Gpt {
             PositionKind::Sinusoidal => {
                 Positions::sinusoidal(builder, context, d_model, config.sinusoidal_base)
             }
-            kind => {
+            PositionKind::Learned => {
                 let scope = &mut builder.enter("position_embedding");
-                Positions::new(scope, kind, context, d_model, n_heads)
+                Positions::new(scope, PositionKind::Learned, context, d_model, 1)
             }
+            PositionKind::Rotary => {
+                Positions::rotary(builder, context, config.head_dim(), &config.rotary)
+            }
+        };
+        let local = config.local.as_ref();
+        let local_positions = match local.and_then(|local| local.rotary.as_ref()) {
+            Some(rotary) if config.positions == PositionKind::Rotary => {
+                Positions::rotary(builder, context, config.head_dim(), rotary)
+            }
+            _ => positions.clone(),
         };
         let mut blocks = Vec::new();
         for i in 0..config.n_layers {
             let scope = &mut builder.enter(format!("blocks.{i}"));
-            blocks.push(DecoderBlock::new(scope, config));
+            blocks.push(DecoderBlock::new(scope, config, i));
         }
         let mut norm = None;
         if config.final_norm {
@@ -147,6 +163,7 @@ impl Gpt {
             config: config.clone(),
             token_embedding,
             positions,
+            local_positions,
             blocks,
             norm,
             head,
@@ -210,18 +227,40 @@ impl Gpt {
             self.config.context
         );
         let tape = tokens.tape();
-        let embedded = self.token_embedding.forward(tokens).tap("token_embedding");
-        let embedded = self.positions.add_to(embedded);
-        let x = embedded
-            .dropout(self.config.embedding_dropout())
-            .tap("embedded");
+        let x = self.embedded(self.positions.add_to(self.tokens(tokens)));
         self.blocks.iter().enumerate().fold(x, |x, (i, block)| {
+            let positions = self.positions_of(i);
             let forward = || match self.checkpoint_blocks {
-                true => tape.checkpoint(|_| block.forward(x, &self.positions)),
-                false => block.forward(x, &self.positions),
+                true => tape.checkpoint(|_| block.forward(x, positions)),
+                false => block.forward(x, positions),
             };
             tape.scope(format_args!("blocks.{i}"), forward)
         })
+    }
+
+    /// The vectors of tokens, without positions.
+    #[track_caller]
+    fn tokens<'t>(&self, tokens: Var<'t>) -> Var<'t> {
+        let vectors = self.token_embedding.forward(tokens);
+        let vectors = match self.config.embedding_scale {
+            1.0 => vectors,
+            scale => vectors * scale,
+        };
+        vectors.tap("token_embedding")
+    }
+
+    /// What enters the first block.
+    #[track_caller]
+    fn embedded<'t>(&self, vectors: Var<'t>) -> Var<'t> {
+        let share = self.config.embedding_dropout();
+        vectors.dropout(share).tap("embedded")
+    }
+
+    fn positions_of(&self, layer: usize) -> &Positions {
+        match self.config.window(layer) {
+            None => &self.positions,
+            Some(_) => &self.local_positions,
+        }
     }
 
     /// An empty [`KvCache`] for `batch` texts of up to `capacity` tokens, of halves where the model
@@ -237,10 +276,7 @@ impl Gpt {
     /// If the parameters have not been built yet.
     pub fn kv_cache(&self, batch: usize, capacity: usize) -> Result<KvCache> {
         let &GptConfig {
-            context,
-            n_layers,
-            d_model,
-            ..
+            context, n_layers, ..
         } = &self.config;
         for (name, value, most) in [
             ("batch", batch, usize::MAX),
@@ -255,7 +291,8 @@ impl Gpt {
             }
         }
         let dtype = self.precision.dtype();
-        KvCache::new(self.device(), n_layers, batch, capacity, d_model, dtype)
+        let width = self.config.n_kv_heads() * self.config.head_dim();
+        KvCache::new(self.device(), n_layers, batch, capacity, width, dtype)
     }
 
     /// [`Gpt::hidden`] for the next `T` tokens of the texts in `cache`, which see what went before, and are added to it:
@@ -277,17 +314,14 @@ impl Gpt {
         );
         let fits = cache.capacity() <= self.config.context
             && cache.layers().len() == self.blocks.len()
-            && cache.layers()[0].shape().last() == 2 * self.config.d_model;
+            && cache.layers()[0].shape().last() == self.blocks[0].cached_width();
         assert!(fits, "gpt: the cache was made for another model");
-        let places = cache.extend(tape, shape.dim(1));
-        let embedded = self.token_embedding.forward(tokens).tap("token_embedding");
-        let embedded = self.positions.add_at(embedded, places.ids);
-        let x = embedded
-            .dropout(self.config.embedding_dropout())
-            .tap("embedded");
+        let local = self.config.local.as_ref();
+        let places = cache.extend(tape, shape.dim(1), local.map(|local| local.window));
+        let x = self.embedded(self.positions.add_at(self.tokens(tokens), places.ids));
         let layers = self.blocks.iter().zip(cache.layers()).enumerate();
         layers.fold(x, |x, (i, (block, layer))| {
-            let forward = || block.forward_cached(x, &self.positions, &places, layer);
+            let forward = || block.forward_cached(x, self.positions_of(i), &places, layer);
             tape.scope(format_args!("blocks.{i}"), forward)
         })
     }

@@ -110,13 +110,19 @@ impl KvCache {
         &self.layers
     }
 
-    /// Makes room for `tokens` more in every text and puts on the tape where they stand.
+    /// Makes room for `tokens` more in every text and puts on the tape where they stand. Layers whose queries see a
+    /// window only have this `window`.
     ///
     /// # Panics
     ///
     /// If a text has no room for so many.
     #[track_caller]
-    pub(super) fn extend<'t>(&mut self, tape: &'t Tape, tokens: usize) -> Places<'t> {
+    pub(super) fn extend<'t>(
+        &mut self,
+        tape: &'t Tape,
+        tokens: usize,
+        window: Option<usize>,
+    ) -> Places<'t> {
         let (batch, starts) = (self.batch(), self.lengths.clone());
         let longest = starts.iter().max().map_or(0, |longest| longest + tokens);
         assert!(
@@ -131,21 +137,24 @@ impl KvCache {
             .flat_map(|&start| start..start + tokens as u32)
             .collect();
         // Several tokens of new texts see each other only, which needs no mask. A single one goes the way of all others.
-        let seen = (tokens == 1 || longest > tokens).then(|| {
-            let keys = rounded_length(longest, self.capacity);
-            let seen: Vec<u32> = ids
-                .iter()
-                .flat_map(|&id| (0..keys as u32).map(move |key| u32::from(key <= id)))
-                .collect();
+        let keys = rounded_length(longest, self.capacity);
+        let seen = |window: usize| {
+            let rows = ids.iter().map(|&id| id as usize);
+            let seen = rows.flat_map(|id| (0..keys).map(move |key| key <= id && id - key < window));
             Seen {
                 keys,
-                mask: tape.input([batch, 1, tokens, keys], &seen),
+                mask: tape.input(
+                    [batch, 1, tokens, keys],
+                    &seen.map(u32::from).collect::<Vec<_>>(),
+                ),
             }
-        });
+        };
+        let goes_before = tokens == 1 || longest > tokens;
         Places {
             starts: tape.input([batch], &words),
             ids: tape.input([batch * tokens], &ids),
-            seen,
+            all: goes_before.then(|| seen(usize::MAX)),
+            local: window.filter(|_| goes_before).map(seen),
         }
     }
 }
@@ -156,8 +165,18 @@ pub(super) struct Places<'t> {
     pub starts: Var<'t>,
     /// Of all tokens, `U32 [B·T]`.
     pub ids: Var<'t>,
-    /// `None` if nothing went before.
-    pub seen: Option<Seen<'t>>,
+    all: Option<Seen<'t>>,
+    local: Option<Seen<'t>>,
+}
+
+impl<'t> Places<'t> {
+    /// What a layer with such a window sees; `None` if nothing went before.
+    pub fn seen(&self, window: Option<usize>) -> Option<&Seen<'t>> {
+        match window {
+            None => self.all.as_ref(),
+            Some(_) => self.local.as_ref(),
+        }
+    }
 }
 
 /// What tokens see of the cache.

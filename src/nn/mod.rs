@@ -40,19 +40,19 @@ mod flat;
 mod generate;
 mod gpt;
 mod init;
+mod kinds;
 mod kv_cache;
 mod linear;
 mod multi_head_attention;
 mod norm;
 mod parameter;
 mod position;
+mod rotary;
 mod summary;
 
 pub use attention::CausalSelfAttention;
 pub use block::DecoderBlock;
-pub use config::{
-    FeedForwardKind, GptConfig, NormKind, NormPlacement, PositionKind, SINUSOIDAL_BASE,
-};
+pub use config::{GptConfig, SINUSOIDAL_BASE};
 pub use constant::Constant;
 pub use embedding::Embedding;
 pub use encoder::{Encoder, EncoderBlock, EncoderConfig};
@@ -60,6 +60,7 @@ pub use feed_forward::FeedForward;
 pub use flat::FlatTensors;
 pub use gpt::Gpt;
 pub use init::{INIT_STD, Init, InitKind};
+pub use kinds::{FeedForwardKind, NormKind, NormPlacement, PositionKind};
 pub use kv_cache::KvCache;
 pub use linear::Linear;
 pub use multi_head_attention::{MultiHeadAttention, MultiHeadAttentionConfig};
@@ -67,4 +68,5 @@ pub use norm::{LayerNorm, Norm, RmsNorm};
 
 pub use parameter::{Parameter, ParameterBuilder, Parameters, Scope};
 pub use position::{Positions, ROTARY_BASE};
+pub use rotary::{LocalAttention, Rotary, RotaryScaling};
 pub use summary::{Summary, SummaryLine};

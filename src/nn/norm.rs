@@ -1,6 +1,6 @@
 //! Normalisation over the last axis, with learned scale.
 
-use super::config::NormKind;
+use super::kinds::NormKind;
 use super::{Init, Parameter, ParameterBuilder};
 use crate::tape::Var;
 

@@ -1,8 +1,9 @@
 //! How a transformer knows the order of its tokens.
 
-use super::config::{PositionKind, SINUSOIDAL_BASE};
-use super::{Constant, Embedding, ParameterBuilder};
-use crate::ops::rotary_table;
+use super::config::SINUSOIDAL_BASE;
+use super::kinds::PositionKind;
+use super::{Constant, Embedding, ParameterBuilder, Rotary};
+use crate::ops::rotary_table_of;
 use crate::tape::Var;
 
 /// The base of the rotary angles, as published.
@@ -36,9 +37,7 @@ impl Positions {
                 Positions::sinusoidal(builder, context, width, SINUSOIDAL_BASE)
             }
             PositionKind::Rotary => {
-                let head_dim = width / heads;
-                let table = rotary_table(context, head_dim, ROTARY_BASE);
-                Positions::Rotary(builder.constant([context, head_dim], table))
+                Positions::rotary(builder, context, width / heads, &Rotary::default())
             }
         }
     }
@@ -53,6 +52,26 @@ impl Positions {
     ) -> Positions {
         let table = sinusoidal_table(context, width, f64::from(base));
         Positions::Sinusoidal(builder.constant([context, width], table))
+    }
+
+    /// Rotary positions up to `context` for heads of `head_dim`.
+    ///
+    /// # Panics
+    ///
+    /// If `head_dim` is odd.
+    #[track_caller]
+    pub fn rotary(
+        builder: &mut ParameterBuilder,
+        context: usize,
+        head_dim: usize,
+        rotary: &Rotary,
+    ) -> Positions {
+        assert!(
+            head_dim.is_multiple_of(2),
+            "rotary positions: a head of {head_dim} has no pairs"
+        );
+        let table = rotary_table_of(context, &rotary.frequencies(head_dim));
+        Positions::Rotary(builder.constant([context, head_dim], table))
     }
 
     /// Token embeddings `[…, T, width]` with the positions `0..T` added, if they are of a kind that is added.
@@ -83,33 +102,31 @@ impl Positions {
         x + rows.tap("position_embedding")
     }
 
-    /// Packed projections `[…, T, 3·width]` with queries and keys turned by the positions `0..T`, if they are of a kind
-    /// that turns.
+    /// Rows of heads `[…, T, heads·head_dim + rest]`, the first `heads` turned by the positions `0..T`, if they are of a
+    /// kind that turns. In a packed projection these are the queries and keys.
     ///
     /// # Panics
     ///
-    /// If there are fewer positions than `T`.
+    /// If there are fewer positions than `T`, or heads of another extent.
     #[track_caller]
-    pub fn turn<'t>(&self, qkv: Var<'t>) -> Var<'t> {
+    pub fn turn<'t>(&self, qkv: Var<'t>, heads: usize) -> Var<'t> {
         let Positions::Rotary(table) = self else {
             return qkv;
         };
         let length = qkv.shape().dim(qkv.shape().rank() - 2);
-        let heads = qkv.shape().last() / 3 / table.shape().last();
-        qkv.rotary(first_rows(table.on(qkv.tape()), length), 2 * heads)
+        qkv.rotary(first_rows(table.on(qkv.tape()), length), heads)
     }
 
-    /// Like [`Positions::turn`], the tokens `[B, T, 3·width]` standing at the positions `ids` (`U32 [B·T]`).
+    /// Like [`Positions::turn`], the tokens `[B, T, …]` standing at the positions `ids` (`U32 [B·T]`).
     #[track_caller]
-    pub(super) fn turn_at<'t>(&self, qkv: Var<'t>, ids: Var<'t>) -> Var<'t> {
+    pub(super) fn turn_at<'t>(&self, qkv: Var<'t>, heads: usize, ids: Var<'t>) -> Var<'t> {
         let Positions::Rotary(table) = self else {
             return qkv;
         };
         // Each token is a row with angles of its own.
         let (shape, rows) = (qkv.shape(), ids.shape().elements());
-        let heads = shape.last() / 3 / table.shape().last();
         let angles = table.on(qkv.tape()).embedding(ids);
-        let turned = qkv.reshape([rows, shape.last()]).rotary(angles, 2 * heads);
+        let turned = qkv.reshape([rows, shape.last()]).rotary(angles, heads);
         turned.reshape(shape)
     }
 }

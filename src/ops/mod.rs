@@ -26,7 +26,7 @@ pub(crate) mod swiglu;
 mod write_rows;
 
 pub use cross_entropy::CrossEntropy;
-pub use rotary::rotary_table;
+pub use rotary::{rotary_table, rotary_table_of};
 
 use crate::gpu::DType;
 use crate::shape::Shape;

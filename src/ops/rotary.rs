@@ -126,12 +126,18 @@ pub fn rotary_table(positions: usize, head_dim: usize, base: f64) -> Vec<f32> {
         base.is_finite() && base > 0.0,
         "rotary_table: the base {base} is not a finite number above 0"
     );
-    let half = head_dim / 2;
-    let mut table = Vec::with_capacity(positions * head_dim);
+    let frequency = |i: usize| base.powf(-((2 * i) as f64) / head_dim as f64);
+    let frequencies: Vec<f64> = (0..head_dim / 2).map(frequency).collect();
+    rotary_table_of(positions, &frequencies)
+}
+
+/// [`rotary_table`] of any frequencies: the angle of each pair at position 1.
+pub fn rotary_table_of(positions: usize, frequencies: &[f64]) -> Vec<f32> {
+    let mut table = Vec::with_capacity(positions * frequencies.len() * 2);
     for t in 0..positions {
-        let angle = |i: usize| t as f64 * base.powf(-((2 * i) as f64) / head_dim as f64);
-        table.extend((0..half).map(|i| angle(i).cos() as f32));
-        table.extend((0..half).map(|i| angle(i).sin() as f32));
+        let angles = frequencies.iter().map(|frequency| t as f64 * frequency);
+        table.extend(angles.clone().map(|angle| angle.cos() as f32));
+        table.extend(angles.map(|angle| angle.sin() as f32));
     }
     table
 }

@@ -70,8 +70,8 @@ fn two_models_of_one_name_are_found_where_the_second_is_made() {
 
     let config = GptConfig::new(5);
     let b = &mut ParameterBuilder::new(1);
-    DecoderBlock::new(b, &config);
-    misuse(TAKEN, || DecoderBlock::new(b, &config));
+    DecoderBlock::new(b, &config, 0);
+    misuse(TAKEN, || DecoderBlock::new(b, &config, 0));
     let b = &mut ParameterBuilder::new(1);
     Gpt::new(&config, b).unwrap();
     misuse(TAKEN, || Gpt::new(&config, b));

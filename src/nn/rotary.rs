@@ -1,0 +1,152 @@
+//! The angles of rotary positions, and which layers have angles and windows of their own.
+
+use std::f64::consts::TAU;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{impossible, require_positive};
+use super::position::ROTARY_BASE;
+use crate::error::Result;
+
+/// The angles by which rotary positions turn: at position `t`, pair `i` of a head of `head_dim` turns by `t·frequencyᵢ`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotary {
+    /// `frequencyᵢ = base^(−2i/head_dim)`, before scaling.
+    #[serde(default = "base")]
+    pub base: f32,
+    /// How a context longer than the one that the model was first trained with is reached.
+    #[serde(default)]
+    pub scaling: Option<RotaryScaling>,
+}
+
+/// The base that configurations mean which do not say.
+fn base() -> f32 {
+    ROTARY_BASE as f32
+}
+
+/// How frequencies change for a longer context.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RotaryScaling {
+    /// All are divided by `factor`. Chen et al. 2023, "Extending Context Window of Large Language Models via Positional
+    /// Interpolation".
+    Linear {
+        /// By what they are divided.
+        factor: f32,
+    },
+    /// Slow ones, which turn less than `low_frequency_factor` times within `original_context`, are divided by `factor`;
+    /// quick ones, which turn more than `high_frequency_factor` times, stay; between them the share that is divided
+    /// changes linearly with the number of turns. Grattafiori et al. 2024, "The Llama 3 Herd of Models", and its code.
+    Llama3 {
+        /// By what slow ones are divided.
+        factor: f32,
+        /// Turns within `original_context` of the quickest that are wholly divided.
+        low_frequency_factor: f32,
+        /// Turns of the slowest that stay; more than `low_frequency_factor`.
+        high_frequency_factor: f32,
+        /// The context that the model was first trained with.
+        original_context: usize,
+    },
+}
+
+impl Default for Rotary {
+    /// As published: base 10,000, no scaling.
+    fn default() -> Rotary {
+        Rotary {
+            base: base(),
+            scaling: None,
+        }
+    }
+}
+
+impl Rotary {
+    /// Checks that there are such angles.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) in the name of the setting `name`.
+    pub(super) fn validate(&self, name: &str) -> Result<()> {
+        require_positive(&format!("{name}.base"), self.base)?;
+        match &self.scaling {
+            None => Ok(()),
+            Some(RotaryScaling::Linear { factor }) => {
+                require_positive(&format!("{name}.scaling.factor"), *factor)
+            }
+            Some(RotaryScaling::Llama3 {
+                factor,
+                low_frequency_factor: low,
+                high_frequency_factor: high,
+                original_context,
+            }) => {
+                require_positive(&format!("{name}.scaling.factor"), *factor)?;
+                require_positive(&format!("{name}.scaling.low_frequency_factor"), *low)?;
+                if !(high > low && high.is_finite()) {
+                    let name = format!("{name}.scaling.high_frequency_factor");
+                    let expected = format!("more than low_frequency_factor = {low}");
+                    return Err(impossible(&name, high, expected));
+                }
+                match original_context {
+                    0 => {
+                        let name = format!("{name}.scaling.original_context");
+                        Err(impossible(&name, 0, "at least 1"))
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// The angle at position 1 of each pair of a head, in `f64`.
+    pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
+        let base = f64::from(self.base);
+        let plain = (0..head_dim / 2).map(|i| base.powf(-((2 * i) as f64) / head_dim as f64));
+        let scaled = |frequency: f64| match self.scaling {
+            None => frequency,
+            Some(RotaryScaling::Linear { factor }) => frequency / f64::from(factor),
+            Some(RotaryScaling::Llama3 {
+                factor,
+                low_frequency_factor,
+                high_frequency_factor,
+                original_context,
+            }) => {
+                let [factor, low, high] =
+                    [factor, low_frequency_factor, high_frequency_factor].map(f64::from);
+                let turns = original_context as f64 * frequency / TAU;
+                let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                frequency * (kept + (1.0 - kept) / factor)
+            }
+        };
+        plain.map(scaled).collect()
+    }
+}
+
+/// Layers whose queries see a window of the last positions only, beside layers that see everything.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalAttention {
+    /// How many positions a query sees, its own among them. See [`Attention::window`](crate::ops::attention::Attention::window).
+    pub window: usize,
+    /// For each layer whether it is one of these.
+    pub layers: Vec<bool>,
+    /// The angles of their rotary positions, if not those of the other layers.
+    #[serde(default)]
+    pub rotary: Option<Rotary>,
+}
+
+impl LocalAttention {
+    /// Checks that such layers can exist in a model of so many.
+    pub(super) fn validate(&self, n_layers: usize) -> Result<()> {
+        if !(1..=1 << 29).contains(&self.window) {
+            return Err(impossible("local.window", self.window, "1 to 2²⁹"));
+        }
+        if self.layers.len() != n_layers {
+            let expected = format!("an entry for each of {n_layers} layers");
+            return Err(impossible("local.layers", self.layers.len(), expected));
+        }
+        match &self.rotary {
+            Some(rotary) => rotary.validate("local.rotary"),
+            None => Ok(()),
+        }
+    }
+}
