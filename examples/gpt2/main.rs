@@ -30,7 +30,7 @@ use common::settings::require;
 use common::{Result, program};
 use indicatif::HumanCount;
 use shadegrad::data::read_text;
-use shadegrad::hugging_face::{Gpt2Files, Tokenizer};
+use shadegrad::hugging_face::{ModelFiles, Tokenizer};
 use shadegrad::nn::Gpt;
 use shadegrad::sampling::Sampler;
 use shadegrad::tape::Precision;
@@ -273,8 +273,8 @@ fn run(command: Command) -> Result<ExitCode> {
 }
 
 /// A model's files with its tokenizer.
-fn open(directory: &Path) -> Result<(Gpt2Files, Tokenizer)> {
-    let files = Gpt2Files::open(directory)?;
+fn open(directory: &Path) -> Result<(ModelFiles, Tokenizer)> {
+    let files = ModelFiles::open(directory)?;
     let tokenizer = Tokenizer::open(directory)?;
     let has = files.config().vocab_size;
     match tokenizer.last() {
@@ -315,7 +315,7 @@ fn files_of(directory: &Path) -> impl Iterator<Item = (&'static str, PathBuf)> {
 
 /// A loaded model with its tokenizer.
 struct Model {
-    files: Gpt2Files,
+    files: ModelFiles,
     tokenizer: Tokenizer,
     gpt: Gpt,
 }

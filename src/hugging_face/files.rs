@@ -1,13 +1,17 @@
 //! The files of a model's directory.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::open_file;
+use serde::Deserialize;
+
+use crate::checkpoint::{TensorsFile, open_file};
 use crate::error::{Error, Result};
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -19,27 +23,107 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The file of weights; where there is none, what there is instead says what to do.
-pub(super) fn find_weights(directory: &Path) -> Result<PathBuf> {
-    let path = directory.join(WEIGHTS);
-    let others = [
-        (
-            "model.safetensors.index.json",
-            "the weights are spread over several files: save the model with a larger max_shard_size",
-        ),
-        (
-            "pytorch_model.bin",
-            "the weights are in PyTorch's own format: save the model with transformers once more",
-        ),
-    ];
-    let found = others
-        .into_iter()
-        .find(|(name, _)| !path.exists() && directory.join(name).exists());
-    match found {
-        None => Ok(path),
-        Some((name, remedy)) => Err(Error::Checkpoint {
-            path: directory.to_owned(),
-            reason: format!("there is a {name}, but no {WEIGHTS}: {remedy}"),
-        }),
+/// The files that hold the weights.
+pub(super) struct WeightFiles {
+    pub names: Vec<String>,
+    /// What says which tensor is in which, if there are several.
+    pub index: Option<Index>,
+}
+
+/// `model.safetensors.index.json`.
+pub(super) struct Index {
+    pub json: Vec<u8>,
+    /// The file of each tensor.
+    files: BTreeMap<String, String>,
+}
+
+impl WeightFiles {
+    /// Those of a directory; where there are none, what there is instead says what to do.
+    pub fn find(directory: &Path) -> Result<WeightFiles> {
+        let has = |name: &str| directory.join(name).exists();
+        if has(WEIGHTS) || !has(INDEX) {
+            let other = "pytorch_model.bin";
+            if !has(WEIGHTS) && (has(other) || has("pytorch_model.bin.index.json")) {
+                return Err(Error::Checkpoint {
+                    path: directory.to_owned(),
+                    reason: format!(
+                        "there is a {other}, but no {WEIGHTS}: the weights are in PyTorch's own format: save the model with \
+                         transformers once more"
+                    ),
+                });
+            }
+            return Ok(WeightFiles {
+                names: vec![WEIGHTS.to_owned()],
+                index: None,
+            });
+        }
+        let path = directory.join(INDEX);
+        let json = read(&path)?;
+        let index = Index::parse(&json).map_err(|reason| Error::Checkpoint { path, reason })?;
+        let names: BTreeSet<&String> = index.values().collect();
+        Ok(WeightFiles {
+            names: names.into_iter().cloned().collect(),
+            index: Some(Index { files: index, json }),
+        })
     }
+}
+
+impl Index {
+    fn parse(json: &[u8]) -> Result<BTreeMap<String, String>, String> {
+        #[derive(Deserialize)]
+        struct File {
+            weight_map: BTreeMap<String, String>,
+        }
+        let file: File = serde_json::from_slice(json)
+            .map_err(|error| format!("it is no index of weights: {error}"))?;
+        if file.weight_map.is_empty() {
+            return Err("its weight_map is empty".to_owned());
+        }
+        // A name leads to this directory and nowhere else.
+        let is_plain = |name: &str| Path::new(name).file_name().is_some_and(|own| own == name);
+        match file.weight_map.values().find(|name| !is_plain(name)) {
+            Some(name) => Err(format!(
+                "its weight_map names `{name}`, which is no file's name"
+            )),
+            None => Ok(file.weight_map),
+        }
+    }
+
+    /// Checks that the files hold what the index says, each tensor once.
+    pub fn check(&self, directory: &Path, files: &[(String, TensorsFile)]) -> Result<()> {
+        let refuse = |reason: String| {
+            Err(Error::Checkpoint {
+                path: directory.join(INDEX),
+                reason,
+            })
+        };
+        for (name, file) in files {
+            for tensor in file.metadata.offset_keys() {
+                match self.files.get(&tensor) {
+                    Some(listed) if listed == name => (),
+                    Some(listed) => {
+                        return refuse(format!(
+                            "tensor `{tensor}` is in {name}, the index says {listed}"
+                        ));
+                    }
+                    None => {
+                        return refuse(format!("tensor `{tensor}` of {name} is not in the index"));
+                    }
+                }
+            }
+        }
+        let is_there = |(tensor, name): &(&String, &String)| {
+            let mut files = files.iter().filter(|(other, _)| other == *name);
+            files.any(|(_, file)| file.metadata.info(tensor).is_some())
+        };
+        match self.files.iter().find(|entry| !is_there(entry)) {
+            None => Ok(()),
+            Some((tensor, name)) => refuse(format!("tensor `{tensor}` is not in {name}")),
+        }
+    }
+}
+
+/// What is wrong with one of a directory's files.
+pub(super) fn refuse(path: PathBuf) -> impl FnOnce(String) -> Error {
+    |reason| Error::Checkpoint { path, reason }
 }

@@ -1,33 +1,36 @@
 //! Writing directories.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::config::Gpt2Config;
-use super::files::{CONFIG, WEIGHTS};
-use super::weights::{Content, PREFIX, entries};
-use crate::checkpoint::replace_with;
+use serde_json::{Map, Value};
+
+use super::files::{CONFIG, INDEX, WEIGHTS};
+use super::model_type::{ModelType, TYPES};
+use super::names::{Entry, HEAD, Part};
+use crate::checkpoint::{TensorsFile, replace_with};
 use crate::error::{Error, Result};
-use crate::gpu::DType;
+use crate::gpu::{DType, Tensor};
 use crate::nn::{GptConfig, Parameters};
 
 /// Numbers that are read back from the device at a time.
 const PIECE: usize = 1 << 20;
 
-/// Saves a model of this crate as a GPT-2 of the `transformers` library: `config.json` and `model.safetensors` in a
-/// directory, which is made if there is none. `GPT2LMHeadModel.from_pretrained` reads it.
+/// Saves a model of this crate as one of the `transformers` library: `config.json` and `model.safetensors` in a
+/// directory, which is made if there is none. `AutoModelForCausalLM.from_pretrained` reads it.
 ///
-/// The model must be what GPT-2 is: layer norms, learned positions, biases but for the head, and no SwiGLU.
+/// The model must be what one of the [types](super) is: GPT-2 has layer norms, learned positions, biases but for the head,
+/// and no gates; `llama` has RMS norms, rotary positions, SwiGLU and no biases.
 ///
 /// ```
 /// # fn main() -> shadegrad::Result<()> {
 /// use shadegrad::Device;
-/// use shadegrad::hugging_face::{self, Gpt2Files};
+/// use shadegrad::hugging_face::{self, ModelFiles};
 /// use shadegrad::nn::{FeedForwardKind, Gpt, GptConfig, NormKind, ParameterBuilder};
 ///
 /// let config = GptConfig {
@@ -43,7 +46,7 @@ const PIECE: usize = 1 << 20;
 /// let directory = std::env::temp_dir().join("shadegrad-doc-gpt2");
 /// hugging_face::export(&directory, &config, &builder.build(&device)?, Some(0))?;
 ///
-/// let files = Gpt2Files::open(&directory)?;
+/// let files = ModelFiles::open(&directory)?;
 /// assert_eq!((files.config().d_ff, files.end_of_text()), (85, Some(0)));
 /// # std::fs::remove_dir_all(directory).unwrap();
 /// # Ok(())
@@ -52,7 +55,7 @@ const PIECE: usize = 1 << 20;
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] if GPT-2 has no such thing, [`Error::Parameter`] if the parameters are another model's,
+/// [`Error::InvalidArgument`] if no type has such a thing, [`Error::Parameter`] if the parameters are another model's,
 /// [`Error::File`], [`Error::DeviceLost`], [`Error::Readback`].
 pub fn export(
     directory: impl AsRef<Path>,
@@ -60,57 +63,92 @@ pub fn export(
     parameters: &Parameters,
     end_of_text: Option<u32>,
 ) -> Result<()> {
-    let theirs = Gpt2Config::of(config, end_of_text).map_err(|lacks| Error::InvalidArgument {
-        name: "the model's configuration".to_owned(),
-        value: lacks.clone(),
-        expected: format!("a GPT-2, which has {lacks}"),
-    })?;
-    let mut entries = entries(config);
+    let (model_type, mut json) = describe(config)?;
+    let names = model_type.names;
+    let ids = end_of_text.map_or(Value::Null, Value::from);
+    for key in ["bos_token_id", "eos_token_id"] {
+        json.insert(key.to_owned(), ids.clone());
+    }
     let (dtype, size) = match parameters.dtype() {
         DType::F16 => (Dtype::F16, 2),
         _ => (Dtype::F32, 4),
     };
-    // The order in which safetensors writes tensors of one type.
-    entries.sort_by_key(|entry| entry.name(PREFIX));
-    let mut end = 0;
-    let mut infos = Vec::new();
+    let stored = if dtype == Dtype::F16 {
+        "float16"
+    } else {
+        "float32"
+    };
+    json.insert("dtype".to_owned(), Value::from(stored));
+    let entries = names.entries(config)?;
+    let mut parts = Vec::new();
     for entry in &entries {
-        let start = end;
-        end += size * entry.elements();
+        for part in &entry.parts {
+            let name = match part.name.as_str() {
+                HEAD => HEAD.to_owned(),
+                theirs => format!("{}{theirs}", names.prefix),
+            };
+            parts.push((name, entry, part));
+        }
+    }
+    // The order in which safetensors writes tensors of one type.
+    parts.sort_by(|a, b| a.0.cmp(&b.0));
+    let (mut end, mut infos, mut contents) = (0, Vec::new(), Vec::new());
+    for (name, entry, part) in parts {
+        let (start, shape) = (end, entry.shape_of(part));
+        end += size * shape.iter().product::<usize>();
         let info = TensorInfo {
             dtype,
-            shape: entry.shape.clone(),
+            shape,
             data_offsets: (start, end),
         };
-        infos.push((entry.name(PREFIX), info));
+        infos.push((name, info));
+        contents.push(Content::Part {
+            entry,
+            part,
+            tensors: entry.tensors(parameters)?,
+            dtype,
+        });
     }
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let metadata = Metadata::new(Some(format), infos).expect("the offsets fit the shapes");
     let mut header = serde_json::to_vec(&metadata).expect("names are strings");
     header.resize(header.len().next_multiple_of(8), b' ');
     header.splice(..0, (header.len() as u64).to_le_bytes());
-    let parts = entries.iter().map(|entry| entry.parts(parameters));
-    let parts = parts.collect::<Result<Vec<_>>>()?;
-    let contents: Vec<Content<'_>> = entries
-        .iter()
-        .zip(&parts)
-        .map(|(entry, parts)| Content::Parameter {
-            name: &entry.ours,
-            parts,
-            dtype,
-            rows_of_transposed: entry.is_transposed.then(|| entry.shape[1]),
-        })
-        .collect();
-    let json = serde_json::to_vec_pretty(&theirs).expect("keys are strings");
-    write(directory.as_ref(), &json, &header, &contents)
+    let json = serde_json::to_vec_pretty(&json).expect("keys are strings");
+    write(
+        directory.as_ref(),
+        &json,
+        None,
+        &[(WEIGHTS, &header, contents)],
+    )
 }
 
-/// Writes both files.
+/// The type of models that a configuration is one of, and its keys.
+fn describe(config: &GptConfig) -> Result<(&'static ModelType, Map<String, Value>)> {
+    config.validate()?;
+    let mut differences = Vec::new();
+    for model_type in TYPES {
+        match model_type.write(config) {
+            Ok(json) => return Ok((model_type, json)),
+            Err(key) => differences.push(format!("{} has no {key}", model_type.name)),
+        }
+    }
+    Err(Error::InvalidArgument {
+        name: "the model's configuration".to_owned(),
+        value: differences.join("; "),
+        expected: "a model that one of these types describes".to_owned(),
+    })
+}
+
+/// A file of weights: its name, everything before the tensors' data, and that data.
+pub(super) type WeightsFile<'a> = (&'a str, &'a [u8], Vec<Content<'a>>);
+
+/// Writes the configuration and the weights. What another layout has left behind would be read instead: it goes.
 pub(super) fn write(
     directory: &Path,
     json: &[u8],
-    header: &[u8],
-    contents: &[Content<'_>],
+    index: Option<&[u8]>,
+    files: &[WeightsFile<'_>],
 ) -> Result<()> {
     let refuse = |path: &Path, source: io::Error| match source.downcast::<Error>() {
         Ok(error) => error,
@@ -120,55 +158,99 @@ pub(super) fn write(
         },
     };
     fs::create_dir_all(directory).map_err(|source| refuse(directory, source))?;
-    let path = directory.join(WEIGHTS);
-    replace_with(&path, |file| {
-        let mut file = BufWriter::new(file);
-        file.write_all(header)?;
-        for content in contents {
-            content.write(&mut file)?;
+    for (name, header, contents) in files {
+        let path = directory.join(name);
+        replace_with(&path, |file| {
+            let mut file = BufWriter::new(file);
+            file.write_all(header)?;
+            for content in contents {
+                content.write(&mut file)?;
+            }
+            file.flush()
+        })
+        .map_err(|source| refuse(&path, source))?;
+    }
+    let texts = [(CONFIG, Some(json)), (INDEX, index)];
+    for (name, text) in texts {
+        let path = directory.join(name);
+        match text {
+            Some(text) => replace_with(&path, |file| file.write_all(text)),
+            None => remove(&path),
         }
-        file.flush()
-    })
-    .map_err(|source| refuse(&path, source))?;
-    let path = directory.join(CONFIG);
-    replace_with(&path, |file| file.write_all(json)).map_err(|source| refuse(&path, source))
+        .map_err(|source| refuse(&path, source))?;
+    }
+    let path = directory.join(WEIGHTS);
+    match files.iter().any(|(name, ..)| *name == WEIGHTS) {
+        true => Ok(()),
+        false => remove(&path).map_err(|source| refuse(&path, source)),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// The data of one tensor of a file.
+pub(super) enum Content<'a> {
+    /// Some columns of a parameter, which lies in some tensors one behind the other.
+    Part {
+        entry: &'a Entry,
+        part: &'a Part,
+        tensors: Vec<Tensor>,
+        dtype: Dtype,
+    },
+    /// What is to be kept of a file.
+    Kept {
+        file: &'a TensorsFile,
+        info: &'a TensorInfo,
+    },
 }
 
 impl Content<'_> {
     /// Errors of the device come wrapped.
-    fn write(&self, file: &mut BufWriter<&mut File>) -> io::Result<()> {
-        match self {
-            Content::Kept { file: from, info } => from.copy(info, file),
-            &Content::Parameter {
-                name,
-                parts,
+    fn write(&self, file: &mut impl Write) -> io::Result<()> {
+        let (entry, part, tensors, dtype) = match self {
+            Content::Kept { file: from, info } => return from.copy(info, file),
+            Content::Part {
+                entry,
+                part,
+                tensors,
                 dtype,
-                rows_of_transposed: Some(rows),
-            } => {
-                let mut values = Vec::new();
-                for part in parts {
-                    values.extend(part.to_floats().map_err(io::Error::other)?);
-                }
-                require_range(name, dtype, &values)?;
-                let columns = values.len() / rows;
-                let transposed = (0..values.len()).map(|i| values[i % rows * columns + i / rows]);
-                write_numbers(file, dtype, transposed)
+            } => (entry, part, tensors, *dtype),
+        };
+        let mut write = |mut values: Vec<f32>| {
+            if entry.offset != 0.0 {
+                values.iter_mut().for_each(|value| *value -= entry.offset);
             }
-            &Content::Parameter {
-                name, parts, dtype, ..
-            } => {
-                for part in parts {
-                    let count = part.shape().elements();
-                    for start in (0..count).step_by(PIECE) {
-                        let piece = part.part(start, [count.min(start + PIECE) - start]);
-                        let values = piece.to_floats().map_err(io::Error::other)?;
-                        require_range(name, dtype, &values)?;
-                        write_numbers(file, dtype, values.into_iter())?;
-                    }
+            require_range(&entry.ours, dtype, &values)?;
+            write_numbers(file, dtype, values.into_iter())
+        };
+        if entry.parts.len() == 1 && !entry.is_transposed {
+            for tensor in tensors {
+                let count = tensor.shape().elements();
+                for start in (0..count).step_by(PIECE) {
+                    let piece = tensor.part(start, [count.min(start + PIECE) - start]);
+                    write(piece.to_floats().map_err(io::Error::other)?)?;
                 }
-                Ok(())
             }
+            return Ok(());
         }
+        let mut values = Vec::new();
+        for tensor in tensors {
+            values.extend(tensor.to_floats().map_err(io::Error::other)?);
+        }
+        let [rows, columns] = entry.extents();
+        let width = part.columns.len();
+        let chosen = (0..rows * width).map(|i| match entry.is_transposed {
+            true => (i % rows, i / rows),
+            false => (i / width, i % width),
+        });
+        let chosen =
+            chosen.map(|(row, column)| values[row * columns + part.columns.start + column]);
+        write(chosen.collect())
     }
 }
 

@@ -1,188 +1,88 @@
-//! `model.safetensors`: which tensor belongs to which parameter, and its values.
+//! The files of weights: which tensor belongs to which parameter, and its values.
 
 use std::ops::Range;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorInfo};
+use safetensors::tensor::TensorInfo;
 
-use super::files::CONFIG;
+use super::files::{CONFIG, WeightFiles};
+use super::names::{Entry, HEAD, Names, Part};
 use crate::checkpoint::{PIECE, TensorsFile, number_size};
 use crate::error::{Error, Result};
-use crate::gpu::{DType, Tensor};
-use crate::nn::{GptConfig, Parameters};
+use crate::gpu::DType;
 
-/// What the names of all tensors but the head begin with, unless the file holds the bare transformer.
-pub(super) const PREFIX: &str = "transformer.";
+/// The most numbers of a transposed matrix that the host holds at a time.
+const STRIP: usize = 1 << 25;
 
-/// The output head's name, which has no prefix. Files leave it out if it is tied to the token table.
-pub(super) const HEAD: &str = "lm_head.weight";
-
-/// The token table's name.
-pub(super) const TABLE: &str = "wte.weight";
-
-/// A parameter of the model, and what the library calls it.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub ours: String,
-    /// Without the prefix.
-    pub theirs: String,
-    /// In the file.
-    pub shape: Vec<usize>,
-    /// Whether the file holds the transposed matrix.
-    pub is_transposed: bool,
-}
-
-/// All parameters of a model. Linear layers are `[inputs, outputs]` on both sides, but for the head.
-pub(super) fn entries(config: &GptConfig) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    let mut add = |ours: String, theirs: String, shape: &[usize]| {
-        entries.push(Entry {
-            ours,
-            theirs,
-            shape: shape.to_vec(),
-            is_transposed: false,
-        });
-    };
-    let (d, hidden) = (config.d_model, config.d_ff);
-    add(
-        "token_embedding.weight".to_owned(),
-        TABLE.to_owned(),
-        &[config.vocab_size, d],
-    );
-    add(
-        "position_embedding.weight".to_owned(),
-        "wpe.weight".to_owned(),
-        &[config.context, d],
-    );
-    let norm = |n: usize| (vec![n], n);
-    let linear = |inputs: usize, outputs: usize| (vec![inputs, outputs], outputs);
-    let layers = [
-        ("norm1", "ln_1", norm(d)),
-        ("attention.qkv", "attn.c_attn", linear(d, 3 * d)),
-        ("attention.out", "attn.c_proj", linear(d, d)),
-        ("norm2", "ln_2", norm(d)),
-        ("ffn.up", "mlp.c_fc", linear(d, hidden)),
-        ("ffn.down", "mlp.c_proj", linear(hidden, d)),
-    ];
-    let mut add_layer = |ours: String, theirs: String, (weight, bias): &(Vec<usize>, usize)| {
-        add(format!("{ours}.weight"), format!("{theirs}.weight"), weight);
-        add(format!("{ours}.bias"), format!("{theirs}.bias"), &[*bias]);
-    };
-    for i in 0..config.n_layers {
-        for (ours, theirs, shapes) in &layers {
-            add_layer(
-                format!("blocks.{i}.{ours}"),
-                format!("h.{i}.{theirs}"),
-                shapes,
-            );
-        }
-    }
-    add_layer("norm".to_owned(), "ln_f".to_owned(), &norm(d));
-    if !config.tie_weights {
-        entries.push(Entry {
-            ours: "head.weight".to_owned(),
-            theirs: HEAD.to_owned(),
-            shape: vec![config.vocab_size, d],
-            is_transposed: true,
-        });
-    }
-    entries
-}
-
-impl Entry {
-    /// How many numbers it has.
-    pub fn elements(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// The file's numbers in the order of the model, if the file holds the transposed matrix.
-    pub fn transposed(&self, values: &[f32]) -> Vec<f32> {
-        let (rows, columns) = (self.shape[0], self.shape[1]);
-        let from = (0..values.len()).map(|index| index % rows * columns + index / rows);
-        from.map(|index| values[index]).collect()
-    }
-
-    /// The name in a file.
-    pub fn name(&self, prefix: &str) -> String {
-        match self.theirs.as_str() {
-            HEAD => HEAD.to_owned(),
-            theirs => format!("{prefix}{theirs}"),
-        }
-    }
-
-    /// The tensors that hold the parameter, one behind the other.
-    pub fn parts(&self, parameters: &Parameters) -> Result<Vec<Tensor>> {
-        let whole = parameters.get(&self.ours);
-        let parts = match whole {
-            Some(whole) => vec![whole.tensor().clone()],
-            None => (0..)
-                .map_while(|part| parameters.get(&format!("{}.{part}", self.ours)))
-                .map(|part| part.tensor().clone())
-                .collect(),
-        };
-        let found: usize = parts.iter().map(|part| part.shape().elements()).sum();
-        let needed = self.elements();
-        if found != needed {
-            return Err(Error::Parameter {
-                name: self.ours.clone(),
-                reason: format!(
-                    "the model has {found} numbers there, the GPT-2 of the configuration {needed}"
-                ),
-            });
-        }
-        Ok(parts)
-    }
-}
-
-/// The file, and what its names begin with.
+/// The files of a model's weights.
 #[derive(Debug)]
 pub(super) struct Weights {
-    file: TensorsFile,
+    files: Vec<(String, TensorsFile)>,
+    /// The index of several files, as it is.
+    index: Option<Vec<u8>>,
+    names: &'static Names,
+    /// What names of tensors begin with.
     prefix: &'static str,
 }
 
-/// The data of one tensor of a file.
-pub(super) enum Content<'a> {
-    /// The values of a parameter, which lie in some tensors one behind the other.
-    Parameter {
-        name: &'a str,
-        parts: &'a [Tensor],
-        dtype: Dtype,
-        /// If the file has the parameter transposed, its rows in the model.
-        rows_of_transposed: Option<usize>,
-    },
-    /// What is to be kept of a file.
-    Kept {
-        file: &'a TensorsFile,
-        info: &'a TensorInfo,
-    },
-}
-
 impl Weights {
-    /// Opens a file and reads its header.
-    pub fn open(path: &Path) -> Result<Weights> {
-        let file = TensorsFile::open(path)?;
-        let is_bare = file.metadata.info(&format!("{PREFIX}{TABLE}")).is_none();
-        let prefix = if is_bare { "" } else { PREFIX };
-        Ok(Weights { file, prefix })
+    /// Opens the files and reads their headers.
+    pub fn open(directory: &Path, names: &'static Names, table: &Part) -> Result<Weights> {
+        let found = WeightFiles::find(directory)?;
+        let mut files = Vec::new();
+        for name in &found.names {
+            files.push((name.clone(), TensorsFile::open(&directory.join(name))?));
+        }
+        let mut weights = Weights {
+            files,
+            index: found.index.as_ref().map(|index| index.json.clone()),
+            names,
+            prefix: names.prefix,
+        };
+        if weights.find(&weights.name(&table.name)).is_none() {
+            weights.prefix = "";
+        }
+        match found.index {
+            Some(index) => index.check(directory, &weights.files)?,
+            None => (),
+        }
+        Ok(weights)
     }
 
-    /// Whether the file holds an output head with other values than the token table.
-    pub fn has_own_head(&self) -> Result<bool> {
-        let table = self.file.metadata.info(&format!("{}{TABLE}", self.prefix));
-        let (Some(head), Some(table)) = (self.file.metadata.info(HEAD), table) else {
+    /// The name of a tensor in the files.
+    fn name(&self, theirs: &str) -> String {
+        match theirs {
+            HEAD => HEAD.to_owned(),
+            theirs => format!("{}{theirs}", self.prefix),
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<(&TensorsFile, &TensorInfo)> {
+        let mut files = self.files.iter();
+        files.find_map(|(_, file)| Some((file, file.metadata.info(name)?)))
+    }
+
+    /// The first file, for what is wrong with all of them.
+    fn refuse(&self, reason: String) -> Error {
+        self.files[0].1.refuse(reason)
+    }
+
+    /// Whether the files hold an output head with other values than the token table.
+    pub fn has_own_head(&self, table: &Part) -> Result<bool> {
+        let (head, table) = (self.find(HEAD), self.find(&self.name(&table.name)));
+        let (Some(head), Some(table)) = (head, table) else {
             return Ok(false);
         };
         let known = |info: &TensorInfo| number_size(info.dtype).is_some();
-        if head.shape != table.shape || !known(head) || !known(table) {
+        if head.1.shape != table.1.shape || !known(head.1) || !known(table.1) {
             return Ok(true);
         }
-        let count: usize = head.shape.iter().product();
+        let count: usize = head.1.shape.iter().product();
         for start in (0..count).step_by(PIECE) {
             let range = start..count.min(start + PIECE);
-            let [head, table] = [head, table].map(|info| self.file.numbers(info, range.clone()));
+            let numbers = |(file, info): (&TensorsFile, _)| file.numbers(info, range.clone());
             let differs = |(a, b): (&f32, &f32)| a != b && !(a.is_nan() && b.is_nan());
-            if head?.iter().zip(&table?).any(differs) {
+            if numbers(head)?.iter().zip(&numbers(table)?).any(differs) {
                 return Ok(true);
             }
         }
@@ -190,111 +90,163 @@ impl Weights {
     }
 
     /// Checks that every parameter is there in the right shape, and nothing else that would matter.
-    pub fn check(&self, entries: &[Entry], config: &GptConfig) -> Result<()> {
-        let refuse = |reason: String| Err(self.file.refuse(reason));
-        for name in self.file.metadata.offset_keys() {
-            let info = self
-                .file
-                .metadata
-                .info(&name)
-                .expect("it is one of the names");
-            let Some(owner) = self.owner(&name, entries.iter()) else {
-                if self.is_constant(&name) {
-                    continue;
+    pub fn check(&self, entries: &[Entry], n_layers: usize) -> Result<()> {
+        for (_, file) in &self.files {
+            for name in file.metadata.offset_keys() {
+                let info = file.metadata.info(&name).expect("it is one of the names");
+                let Some((entry, part)) = self.owner(&name, entries) else {
+                    let bare = name.strip_prefix(self.prefix).unwrap_or(&name);
+                    if self.names.is_constant(bare) {
+                        continue;
+                    }
+                    return Err(file.refuse(format!(
+                        "tensor `{name}` belongs to no part of the model of {CONFIG}, which has {n_layers} layers"
+                    )));
+                };
+                let needed = entry.shape_of(part);
+                if info.shape != needed {
+                    return Err(file.refuse(format!(
+                        "tensor `{name}` has shape {:?}, the model of {CONFIG} needs {needed:?}",
+                        info.shape
+                    )));
                 }
-                return refuse(format!(
-                    "tensor `{name}` belongs to no part of the model of {CONFIG}, which has {} layers",
-                    config.n_layers
-                ));
-            };
-            if info.shape != owner.shape {
-                return refuse(format!(
-                    "tensor `{name}` has shape {:?}, the model of {CONFIG} needs {:?}",
-                    info.shape, owner.shape
-                ));
-            }
-            if number_size(info.dtype).is_none() {
-                return refuse(format!(
-                    "tensor `{name}` has type {}, expected one of F32, F16, BF16",
-                    info.dtype
-                ));
+                if number_size(info.dtype).is_none() {
+                    return Err(file.refuse(format!(
+                        "tensor `{name}` has type {}, expected one of F32, F16, BF16",
+                        info.dtype
+                    )));
+                }
             }
         }
-        let mut names = entries.iter().map(|entry| entry.name(self.prefix));
-        match names.find(|name| self.file.metadata.info(name).is_none()) {
+        let parts = entries.iter().flat_map(|entry| &entry.parts);
+        let mut names = parts.map(|part| self.name(&part.name));
+        match names.find(|name| self.find(name).is_none()) {
             None => Ok(()),
-            Some(name) => refuse(format!(
+            Some(name) => Err(self.refuse(format!(
                 "tensor `{name}`, which the model of {CONFIG} needs, is missing"
-            )),
-        }
-    }
-
-    /// Whether the tensor is one of the causal masks that old versions of the library saved.
-    fn is_constant(&self, name: &str) -> bool {
-        let name = name.strip_prefix(self.prefix).unwrap_or(name);
-        name.starts_with("h.") && (name.ends_with(".attn.bias") || name.ends_with(".masked_bias"))
-    }
-
-    /// Whose values a tensor of the file holds. A head that is saved although it is tied is the token table.
-    fn owner<'a>(
-        &self,
-        name: &str,
-        entries: impl Iterator<Item = &'a Entry> + Clone,
-    ) -> Option<&'a Entry> {
-        let named = |theirs: &str| entries.clone().find(|entry| entry.theirs == theirs);
-        match name {
-            HEAD => named(HEAD).or_else(|| named(TABLE)),
-            _ => named(name.strip_prefix(self.prefix)?),
-        }
-    }
-
-    /// A parameter's numbers as the file holds them, of which `range` is wanted, to be rounded to a type.
-    pub fn values(&self, entry: &Entry, range: Range<usize>, dtype: DType) -> Result<Vec<f32>> {
-        let name = entry.name(self.prefix);
-        let info = self.file.metadata.info(&name).expect("it has been checked");
-        let first = range.start;
-        let values = self.file.numbers(info, range)?;
-        let fits = dtype.require_range(&values);
-        fits.map_err(|reason| self.file.refuse(format!("tensor `{name}`: {reason}")))?;
-        match values.iter().position(|value| !value.is_finite()) {
-            None => Ok(values),
-            Some(at) => Err(self.file.refuse(format!(
-                "tensor `{name}` holds {} at element {}: the model is damaged or its training has diverged; use an \
-                 older copy",
-                values[at],
-                first + at
             ))),
         }
     }
 
-    /// What a file of the same layout is made of: everything before the tensors' data, and that data, the parameters'
-    /// now in `places`.
-    pub fn layout<'a>(
-        &'a self,
-        places: &'a [(&'a Entry, Vec<Tensor>)],
-    ) -> (&'a [u8], Vec<Content<'a>>) {
-        let names = self.file.metadata.offset_keys();
-        let infos = names
-            .iter()
-            .filter_map(|name| Some((name, self.file.metadata.info(name)?)));
-        let contents = infos.map(|(name, info)| {
-            let owner = self.owner(name, places.iter().map(|(entry, _)| *entry));
-            let owned = places
+    /// Whose values a tensor of a file holds. A head that is saved although it is tied is the token table.
+    pub fn owner<'a>(&self, name: &str, entries: &'a [Entry]) -> Option<(&'a Entry, &'a Part)> {
+        let named = |theirs: &str| {
+            let mut parts = entries
                 .iter()
-                .find(|(entry, _)| owner.is_some_and(|owner| owner.theirs == entry.theirs));
-            match owned {
-                Some((entry, parts)) => Content::Parameter {
-                    name: &entry.ours,
-                    parts,
-                    dtype: info.dtype,
-                    rows_of_transposed: entry.is_transposed.then(|| info.shape[1]),
-                },
-                None => Content::Kept {
-                    file: &self.file,
-                    info,
-                },
+                .flat_map(|entry| entry.parts.iter().map(move |part| (entry, part)));
+            parts.find(|(_, part)| part.name == theirs)
+        };
+        match name {
+            HEAD => named(HEAD).or_else(|| {
+                let table = entries.iter().find(|entry| entry.is_table())?;
+                Some((table, table.parts.first()?))
+            }),
+            _ => named(name.strip_prefix(self.prefix)?),
+        }
+    }
+
+    /// Hands over all numbers of a parameter in its own order, to be rounded to a type, a piece at a time.
+    pub fn read(
+        &self,
+        entry: &Entry,
+        dtype: DType,
+        mut take: impl FnMut(Vec<f32>) -> Result<()>,
+    ) -> Result<()> {
+        let [rows, columns] = entry.extents();
+        if entry.parts.len() == 1 && !entry.is_transposed {
+            let count = rows * columns;
+            for start in (0..count).step_by(PIECE) {
+                let range = start..count.min(start + PIECE);
+                take(self.numbers(entry, &entry.parts[0], range, dtype)?)?;
             }
-        });
-        (&self.file.header, contents.collect())
+            return Ok(());
+        }
+        // Some rows of it at a time are some columns of what files hold transposed.
+        let height = (STRIP / columns).clamp(1, rows);
+        for top in (0..rows).step_by(height) {
+            let height = height.min(rows - top);
+            let mut strip = vec![0.0; height * columns];
+            for part in &entry.parts {
+                self.fill(entry, part, top..top + height, &mut strip, dtype)?;
+            }
+            take(strip)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the columns of a part into rows of its parameter.
+    fn fill(
+        &self,
+        entry: &Entry,
+        part: &Part,
+        rows: Range<usize>,
+        strip: &mut [f32],
+        dtype: DType,
+    ) -> Result<()> {
+        let [all_rows, columns] = entry.extents();
+        let (first, width) = (part.columns.start, part.columns.len());
+        if !entry.is_transposed {
+            for (row, strip) in rows.zip(strip.chunks_mut(columns)) {
+                let range = row * width..(row + 1) * width;
+                let numbers = self.numbers(entry, part, range, dtype)?;
+                strip[first..first + width].copy_from_slice(&numbers);
+            }
+            return Ok(());
+        }
+        // Whole columns lie one behind the other; of parts of them each is read for itself.
+        let at_once = match rows.len() == all_rows {
+            true => (PIECE / all_rows).max(1),
+            false => 1,
+        };
+        for column in (0..width).step_by(at_once) {
+            let end = width.min(column + at_once);
+            let range = column * all_rows + rows.start..(end - 1) * all_rows + rows.end;
+            let numbers = self.numbers(entry, part, range, dtype)?;
+            for (index, number) in numbers.into_iter().enumerate() {
+                let (column, row) = (column + index / rows.len(), index % rows.len());
+                strip[row * columns + first + column] = number;
+            }
+        }
+        Ok(())
+    }
+
+    /// Some numbers of a part in the order of the file, as the parameter has them.
+    fn numbers(
+        &self,
+        entry: &Entry,
+        part: &Part,
+        range: Range<usize>,
+        dtype: DType,
+    ) -> Result<Vec<f32>> {
+        let name = self.name(&part.name);
+        let (file, info) = self.find(&name).expect("it has been checked");
+        let start = range.start;
+        let mut numbers = file.numbers(info, range)?;
+        if entry.offset != 0.0 {
+            numbers
+                .iter_mut()
+                .for_each(|number| *number += entry.offset);
+        }
+        let fits = dtype.require_range(&numbers);
+        fits.map_err(|reason| file.refuse(format!("tensor `{name}`: {reason}")))?;
+        match numbers.iter().position(|number| !number.is_finite()) {
+            None => Ok(numbers),
+            Some(at) => Err(file.refuse(format!(
+                "tensor `{name}` holds {} at element {}: the model is damaged or its training has diverged; use an \
+                 older copy",
+                numbers[at],
+                start + at
+            ))),
+        }
+    }
+
+    /// The files by name.
+    pub fn files(&self) -> &[(String, TensorsFile)] {
+        &self.files
+    }
+
+    /// The index of several files.
+    pub fn index(&self) -> Option<&[u8]> {
+        self.index.as_deref()
     }
 }

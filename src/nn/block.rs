@@ -96,6 +96,14 @@ pub(super) struct Norms {
     pub placement: NormPlacement,
 }
 
+impl Norms {
+    #[track_caller]
+    fn norm(self, builder: &mut ParameterBuilder, name: &str) -> Norm {
+        let scope = &mut builder.enter(name);
+        Norm::new(scope, self.kind, self.d_model, self.bias, self.eps)
+    }
+}
+
 /// The norms of a residual branch.
 #[derive(Clone, Debug)]
 struct BranchNorms {
@@ -107,14 +115,14 @@ struct BranchNorms {
 impl BranchNorms {
     #[track_caller]
     fn new(builder: &mut ParameterBuilder, name: &'static str, norms: Norms) -> BranchNorms {
-        let mut norm = |name: &str| {
-            let scope = &mut builder.enter(name);
-            Norm::new(scope, norms.kind, norms.d_model, norms.bias, norms.eps)
-        };
+        let first = norms.norm(builder, name);
         let (before, after) = match norms.placement {
-            NormPlacement::Before => (Some(norm(name)), None),
-            NormPlacement::After => (None, Some(norm(name))),
-            NormPlacement::Both => (Some(norm(name)), Some(norm(&format!("{name}_after")))),
+            NormPlacement::Before => (Some(first), None),
+            NormPlacement::After => (None, Some(first)),
+            NormPlacement::Both => {
+                let second = norms.norm(builder, &format!("{name}_after"));
+                (Some(first), Some(second))
+            }
         };
         BranchNorms {
             before,

@@ -17,20 +17,17 @@ pub struct Constant {
     inner: Arc<Inner>,
 }
 
+/// What makes the values when they are needed: tables may be large.
+type Values = Box<dyn Fn() -> Vec<f32> + Send + Sync>;
+
 struct Inner {
     shape: Shape,
-    values: Vec<f32>,
+    values: Values,
     tensor: OnceLock<Tensor>,
 }
 
 impl Constant {
-    #[track_caller]
-    pub(super) fn new(shape: Shape, values: Vec<f32>) -> Constant {
-        assert!(
-            values.len() == shape.elements(),
-            "constant: shape {shape} is not filled by {} values",
-            values.len()
-        );
+    pub(super) fn new(shape: Shape, values: Values) -> Constant {
         Constant {
             inner: Arc::new(Inner {
                 shape,
@@ -42,7 +39,7 @@ impl Constant {
 
     /// Puts the values on the device.
     pub(super) fn build(&self, device: &Device) -> Result<()> {
-        let tensor = Tensor::new(device, self.inner.shape, &self.inner.values)?;
+        let tensor = Tensor::new(device, self.inner.shape, &(self.inner.values)())?;
         let fresh = self.inner.tensor.set(tensor).is_ok();
         assert!(fresh, "only a builder fills its constants");
         Ok(())

@@ -261,9 +261,29 @@ impl ParameterBuilder {
     /// If `values` has not as many elements as the shape.
     #[track_caller]
     pub fn constant(&mut self, shape: impl Into<Shape>, values: Vec<f32>) -> Constant {
-        let constant = Constant::new(shape.into(), values);
+        let shape = shape.into();
+        assert!(
+            values.len() == shape.elements(),
+            "constant: shape {shape} is not filled by {} values",
+            values.len()
+        );
+        self.constant_with(shape, move || values.clone())
+    }
+
+    /// [`ParameterBuilder::constant`] of values that are computed when it is built.
+    pub(super) fn constant_with(
+        &mut self,
+        shape: impl Into<Shape>,
+        values: impl Fn() -> Vec<f32> + Send + Sync + 'static,
+    ) -> Constant {
+        let constant = Constant::new(shape.into(), Box::new(values));
         self.constants.push(constant.clone());
         constant
+    }
+
+    /// What has been described so far.
+    pub(crate) fn described(&self) -> &[Parameter] {
+        &self.parameters
     }
 
     /// Allocates the storage and writes the initial values.

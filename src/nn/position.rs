@@ -50,8 +50,8 @@ impl Positions {
         width: usize,
         base: f32,
     ) -> Positions {
-        let table = sinusoidal_table(context, width, f64::from(base));
-        Positions::Sinusoidal(builder.constant([context, width], table))
+        let table = move || sinusoidal_table(context, width, f64::from(base));
+        Positions::Sinusoidal(builder.constant_with([context, width], table))
     }
 
     /// Rotary positions up to `context` for heads of `head_dim`.
@@ -70,8 +70,9 @@ impl Positions {
             head_dim.is_multiple_of(2),
             "rotary positions: a head of {head_dim} has no pairs"
         );
-        let table = rotary_table_of(context, &rotary.frequencies(head_dim));
-        Positions::Rotary(builder.constant([context, head_dim], table))
+        let frequencies = rotary.frequencies(head_dim);
+        let table = move || rotary_table_of(context, &frequencies);
+        Positions::Rotary(builder.constant_with([context, head_dim], table))
     }
 
     /// Token embeddings `[…, T, width]` with the positions `0..T` added, if they are of a kind that is added.

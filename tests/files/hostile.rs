@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use shadegrad::checkpoint::{self, Checkpoint, Metadata};
 use shadegrad::data::{CharTokenizer, NamesDataset, Split, StreamDataset, read_text};
-use shadegrad::hugging_face::Gpt2Files;
+use shadegrad::hugging_face::ModelFiles;
 use shadegrad::nn::{Init, ParameterBuilder, Parameters};
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer};
 
@@ -245,7 +245,7 @@ fn golden(name: &str) -> Vec<u8> {
 }
 
 fn open_model(folder: &Folder) -> Result<(), String> {
-    let opened = Gpt2Files::open(&folder.0).and_then(|files| files.load(device()));
+    let opened = ModelFiles::open(&folder.0).and_then(|files| files.load(device()));
     opened.map(|_| ()).map_err(|error| error.to_string())
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use safetensors::SafeTensors;
-use shadegrad::hugging_face::Gpt2Files;
+use shadegrad::hugging_face::ModelFiles;
 use shadegrad::nn::{
     Encoder, EncoderConfig, FeedForwardKind, Gpt, GptConfig, NormKind, ParameterBuilder,
     Parameters, PositionKind,
@@ -205,7 +205,7 @@ fn gpt2_agrees_with_f32() {
     let tokens: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
     let length = tokens.len() - 1;
     for device in [device(), gpu_device()] {
-        let files = Gpt2Files::open(&directory).unwrap();
+        let files = ModelFiles::open(&directory).unwrap();
         let (gpt, parameters) = files.load_with_dropout(0.0, device).unwrap();
         let loss = of_any_tape(|tape| {
             let ids = [&tokens[..length], &tokens[1..]];

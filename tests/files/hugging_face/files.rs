@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use shadegrad::hugging_face::{Gpt2Files, export};
+use shadegrad::hugging_face::{ModelFiles, export};
 use shadegrad::nn::{FeedForwardKind, Gpt, GptConfig, NormKind, ParameterBuilder, Parameters};
 use shadegrad::{DType, Error};
 
@@ -70,8 +70,8 @@ pub fn write(directory: &Path, tensors: &HashMap<String, Owned>) {
     fs::write(directory.join(WEIGHTS), bytes).unwrap();
 }
 
-fn load(directory: &Path) -> (Gpt2Files, Gpt, Parameters) {
-    let files = Gpt2Files::open(directory).unwrap();
+fn load(directory: &Path) -> (ModelFiles, Gpt, Parameters) {
+    let files = ModelFiles::open(directory).unwrap();
     let (gpt, parameters) = files.load(device()).unwrap();
     (files, gpt, parameters)
 }
@@ -106,7 +106,7 @@ fn saved_back_unchanged_it_is_the_same() {
     export(&saved, &config, &parameters, files.end_of_text()).unwrap();
     let [a, b] = [&golden(), &saved].map(|directory| fs::read(directory.join(WEIGHTS)).unwrap());
     assert!(a == b, "the export differs");
-    let exported = Gpt2Files::open(&saved).unwrap();
+    let exported = ModelFiles::open(&saved).unwrap();
     assert_eq!(exported.config(), &config);
     assert_eq!(exported.end_of_text(), Some(287));
 }
@@ -199,7 +199,7 @@ fn half_precision() {
 #[test]
 fn parameters_in_halves() {
     let exported = scratch("halves");
-    let files = Gpt2Files::open(golden()).unwrap();
+    let files = ModelFiles::open(golden()).unwrap();
     let (_, halves) = files.load_as(DType::F16, device()).unwrap();
     let (_, floats) = files.load(device()).unwrap();
     assert_eq!(2 * halves.bytes(), floats.bytes());
@@ -214,7 +214,7 @@ fn parameters_in_halves() {
         assert_eq!(written.data(), rounded.collect::<Vec<u8>>(), "{name}");
     }
     // The file of halves, back into halves.
-    let again = Gpt2Files::open(&exported).unwrap();
+    let again = ModelFiles::open(&exported).unwrap();
     let (_, same) = again.load_as(DType::F16, device()).unwrap();
     assert_eq!(same.to_host().unwrap(), halves.to_host().unwrap());
     again.save(exported.join("again"), &same).unwrap();
@@ -237,7 +237,7 @@ fn parameters_in_halves() {
     }
     assert_same_files(&exported, &exported.join("again"));
     files.save(exported.join("wide"), &floats).unwrap();
-    let large = Gpt2Files::open(exported.join("wide")).unwrap();
+    let large = ModelFiles::open(exported.join("wide")).unwrap();
     let error = large.load_as(DType::F16, device()).unwrap_err();
     let expected = format!("tensor `transformer.h.1.mlp.c_fc.bias`: {beyond}");
     assert!(error.to_string().contains(&expected), "{error}");
@@ -322,7 +322,7 @@ fn dropouts_may_differ() {
     assert_eq!(gpt.config().attention_dropout(), 0.3);
     let exported = scratch("dropouts_export");
     export(&exported, config, &parameters, None).unwrap();
-    assert_eq!(Gpt2Files::open(&exported).unwrap().config(), config);
+    assert_eq!(ModelFiles::open(&exported).unwrap().config(), config);
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn several_tokens_may_end_a_text() {
         "\"eos_token_id\": 287",
         "\"eos_token_id\": [286, 287]",
     );
-    let files = Gpt2Files::open(directory).unwrap();
+    let files = ModelFiles::open(directory).unwrap();
     assert_eq!(files.end_of_text(), Some(286));
     assert_eq!(files.stop_tokens(), [286, 287]);
 }
@@ -340,7 +340,7 @@ fn several_tokens_may_end_a_text() {
 /// A table in parts is one tensor in the file.
 #[test]
 fn parts_are_joined() {
-    let files = Gpt2Files::open(golden()).unwrap();
+    let files = ModelFiles::open(golden()).unwrap();
     let mut builder = ParameterBuilder::new(0).with_parameter_limit(15_000);
     Gpt::new(files.config(), &mut builder).unwrap();
     let parameters = builder.build_zeroed(device()).unwrap();
@@ -380,7 +380,7 @@ fn another_model_is_neither_saved_nor_exported() {
     Gpt::new(&gpt2, &mut builder).unwrap();
     let parameters = builder.build(device()).unwrap();
     let directory = scratch("another");
-    let saved = Gpt2Files::open(golden())
+    let saved = ModelFiles::open(golden())
         .unwrap()
         .save(&directory, &parameters);
     assert_eq!(

@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use shadegrad::DType;
-use shadegrad::hugging_face::{Gpt2Files, export};
+use shadegrad::hugging_face::{ModelFiles, export};
 use shadegrad::nn::{FeedForwardKind, Gpt, GptConfig, NormKind, ParameterBuilder};
 
 use super::files::scratch;
@@ -60,7 +60,7 @@ fn weights_are_not_copied_on_the_host() {
     export(&directory, &config, &parameters, None).unwrap();
     drop(parameters);
 
-    let files = Gpt2Files::open(&directory).unwrap();
+    let files = ModelFiles::open(&directory).unwrap();
     for dtype in [DType::F32, DType::F16] {
         let before = HELD.get().0;
         HELD.set((before, before));

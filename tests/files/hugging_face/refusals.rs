@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use safetensors::tensor::Dtype;
-use shadegrad::hugging_face::Gpt2Files;
+use shadegrad::hugging_face::ModelFiles;
 
 use super::files::{copy_with, scratch, tensors, write};
 use super::golden;
@@ -12,7 +12,7 @@ use crate::common::device;
 
 #[track_caller]
 fn refuses(directory: &Path, file: &str, reason: &str) {
-    let error = Gpt2Files::open(directory).unwrap_err().to_string();
+    let error = ModelFiles::open(directory).unwrap_err().to_string();
     let path = match file {
         "" => directory.to_owned(),
         file => directory.join(file),
@@ -110,14 +110,14 @@ fn configurations_of_other_weights() {
 #[test]
 fn files() {
     let directory = scratch("missing");
-    let error = Gpt2Files::open(&directory).unwrap_err().to_string();
+    let error = ModelFiles::open(&directory).unwrap_err().to_string();
     assert!(
         error.starts_with("cannot access ") && error.contains("config.json"),
         "{error}"
     );
 
     fs::copy(golden().join("config.json"), directory.join("config.json")).unwrap();
-    let error = Gpt2Files::open(&directory).unwrap_err().to_string();
+    let error = ModelFiles::open(&directory).unwrap_err().to_string();
     assert!(
         error.starts_with("cannot access ") && error.contains("model.safetensors"),
         "{error}"
@@ -214,7 +214,7 @@ fn weights_that_are_no_numbers() {
         let bias = changed.get_mut("transformer.ln_f.bias").unwrap();
         bias.bytes[12..16].copy_from_slice(&value.to_le_bytes());
         write(&directory, &changed);
-        let files = Gpt2Files::open(&directory).unwrap();
+        let files = ModelFiles::open(&directory).unwrap();
         let error = files.load(device()).unwrap_err().to_string();
         let expected = format!("tensor `transformer.ln_f.bias` holds {value} at element 3: ");
         assert!(error.contains(&expected), "{error}");
@@ -225,7 +225,7 @@ fn weights_that_are_no_numbers() {
 #[test]
 fn a_file_that_is_changed_after_it_was_opened() {
     let directory = copy_with("changed_later", "gelu_new", "gelu_new");
-    let files = Gpt2Files::open(&directory).unwrap();
+    let files = ModelFiles::open(&directory).unwrap();
     let (_, parameters) = files.load(device()).unwrap();
     let path = directory.join("model.safetensors");
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();

@@ -1,6 +1,6 @@
 //! The loaded model computes what `transformers` computes.
 
-use shadegrad::hugging_face::Gpt2Files;
+use shadegrad::hugging_face::ModelFiles;
 use shadegrad::nn::{Gpt, ParameterBuilder, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::sampling::{Sampler, SamplingConfig};
@@ -22,7 +22,7 @@ fn compare(expected: &Expected, name: &str, actual: &[f32]) {
 
 /// The model with its table of tokens in three parts.
 fn split(dtype: DType) -> (Gpt, Parameters) {
-    let files = Gpt2Files::open(golden()).unwrap();
+    let files = ModelFiles::open(golden()).unwrap();
     let limit = 3_750 * dtype.bytes() as u64;
     let builder = ParameterBuilder::new(0).with_parameter_limit(limit);
     let mut builder = builder.with_dtype(dtype);
@@ -58,7 +58,7 @@ fn check(gpt: &Gpt) {
 #[test]
 fn logits_and_loss() {
     for device in [device(), portable_device()] {
-        let (gpt, _) = Gpt2Files::open(golden()).unwrap().load(device).unwrap();
+        let (gpt, _) = ModelFiles::open(golden()).unwrap().load(device).unwrap();
         check(&gpt);
     }
 }
@@ -72,7 +72,7 @@ fn a_table_in_parts_gives_the_same() {
 /// The gradients of both, the parts' one after the other.
 #[test]
 fn gradients() {
-    let files = Gpt2Files::open(golden()).unwrap();
+    let files = ModelFiles::open(golden()).unwrap();
     let (gpt, parameters) = files.load_with_dropout(0.0, device()).unwrap();
     let whole = (gpt, parameters);
     let names = [
@@ -112,7 +112,7 @@ fn gradients() {
 #[test]
 fn greedy_tokens() {
     let expected = Expected::load();
-    let (whole, _) = Gpt2Files::open(golden()).unwrap().load(device()).unwrap();
+    let (whole, _) = ModelFiles::open(golden()).unwrap().load(device()).unwrap();
     let greedy = expected.ids("greedy");
     for gpt in [whole, split(DType::F32).0] {
         let mut sampler = Sampler::new(SamplingConfig::GREEDY, 0).unwrap();
@@ -128,7 +128,7 @@ fn halves() {
     let expected = Expected::load();
     let (tokens, greedy) = (expected.ids("tokens"), expected.ids("greedy"));
     let text = [tokens.clone(), greedy.clone()].concat();
-    let files = Gpt2Files::open(golden()).unwrap();
+    let files = ModelFiles::open(golden()).unwrap();
     for device in [device(), portable_device()] {
         let (full, _) = files.load(device).unwrap();
         let (half, _) = files.load_as(DType::F16, device).unwrap();
@@ -163,7 +163,7 @@ fn halves() {
 #[test]
 fn attention_patterns() {
     let expected = Expected::load();
-    let (gpt, _) = Gpt2Files::open(golden()).unwrap().load(device()).unwrap();
+    let (gpt, _) = ModelFiles::open(golden()).unwrap().load(device()).unwrap();
     let tokens = expected.ids("tokens");
     let tape = Tape::inference(device());
     let (_, trace) = tape.trace(|| gpt.hidden(tape.input([1, tokens.len()], &tokens)));

@@ -1,0 +1,271 @@
+//! A model's directory, opened.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::fields::{Fields, Reason};
+use super::files::{CONFIG, read, refuse};
+use super::model_type::{ModelType, TYPES};
+use super::names::Entry;
+use super::save;
+use super::weights::Weights;
+use crate::error::Result;
+use crate::gpu::{DType, Device};
+use crate::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
+
+/// Numbers that are written at a time, and that wgpu may keep on the host until they have arrived.
+const PIECE: usize = 1 << 20;
+const MOST_UNDER_WAY: usize = 1 << 23;
+
+/// An opened directory that holds a model: see the [module documentation](super).
+#[derive(Debug)]
+pub struct ModelFiles {
+    model_type: &'static ModelType,
+    /// `config.json` as it is, and as it is to be.
+    json: Vec<u8>,
+    config: GptConfig,
+    stop_tokens: Vec<u32>,
+    weights: Weights,
+    entries: Vec<Entry>,
+}
+
+/// One token or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TokenIds {
+    One(u32),
+    Several(Vec<u32>),
+}
+
+impl ModelFiles {
+    /// Reads `config.json` and the headers of the weights, `model.safetensors` or the files of
+    /// `model.safetensors.index.json`, and checks that they fit together. Replacing a file of weights by another one does
+    /// no harm to what was opened; if it is changed in place, loading and saving fail.
+    ///
+    /// A stored `lm_head.weight` with other values than the token table is the model's own head, also where
+    /// `tie_word_embeddings` says or means that there is none. [`ModelFiles::save`] then says `false` there, so that it is
+    /// nowhere overwritten by the table.
+    ///
+    /// Weights may be F32, F16 or BF16, their names with or without what stands before those of the transformer
+    /// (`transformer.`, `model.`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if one cannot be read, [`Error::Checkpoint`], with the file, if one is damaged, describes a model
+    /// of another type or one that does what is not implemented, or has tensors that are missing, of another shape, or not of the model.
+    pub fn open(directory: impl AsRef<Path>) -> Result<ModelFiles> {
+        let directory = directory.as_ref();
+        let path = directory.join(CONFIG);
+        let mut json = read(&path)?;
+        let refuse = refuse(path);
+        let (model_type, mut config, stop_tokens) = match parse(&json) {
+            Ok(parsed) => parsed,
+            Err(reason) => return Err(refuse(reason)),
+        };
+        let mut entries = model_type.names.entries(&config)?;
+        let table = entries.iter().find(|entry| entry.is_table());
+        let table = &table.expect("every model has one").parts[0];
+        let weights = Weights::open(directory, model_type.names, table)?;
+        if config.tie_weights && weights.has_own_head(table)? {
+            config.tie_weights = false;
+            json = untied(&json);
+            entries = model_type.names.entries(&config)?;
+        }
+        weights.check(&entries, config.n_layers)?;
+        Ok(ModelFiles {
+            model_type,
+            json,
+            config,
+            stop_tokens,
+            weights,
+            entries,
+        })
+    }
+
+    /// `model_type` of the configuration: `llama`, say.
+    pub fn model_type(&self) -> &'static str {
+        self.model_type.name
+    }
+
+    /// What the model is made of. Its dropouts are what training applies; inference does not change with them.
+    pub fn config(&self) -> &GptConfig {
+        &self.config
+    }
+
+    /// The token that ends texts, `eos_token_id` of the configuration; the first if there are several.
+    pub fn end_of_text(&self) -> Option<u32> {
+        self.stop_tokens.first().copied()
+    }
+
+    /// All tokens that end texts, for [`Gpt::generate`].
+    pub fn stop_tokens(&self) -> &[u32] {
+        &self.stop_tokens
+    }
+
+    /// Makes the model and loads its weights. They go from the file to the device in pieces; the host holds no
+    /// copy, but of a head of its own, which is transposed. A token table larger than the adapter lets a kernel bind is split into parts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Limit`] if a parameter is larger than the adapter lets a kernel bind, [`Error::OutOfMemory`],
+    /// [`Error::DeviceLost`]. [`Error::Checkpoint`] if a weight is NaN or infinite, or the file has been changed since it
+    /// was opened; [`Error::File`] if it cannot be read.
+    pub fn load(&self, device: &Device) -> Result<(Gpt, Parameters)> {
+        self.load_as(DType::F32, device)
+    }
+
+    /// [`ModelFiles::load`] with the parameters [stored as `dtype`](ParameterBuilder::with_dtype), whatever the file has:
+    /// `F16` to generate text in half of the memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelFiles::load`]; [`Error::Checkpoint`] if a number is too large for that type.
+    ///
+    /// # Panics
+    ///
+    /// If it is `U32`.
+    #[track_caller]
+    pub fn load_as(&self, dtype: DType, device: &Device) -> Result<(Gpt, Parameters)> {
+        self.load_model(&self.config, dtype, device)
+    }
+
+    /// [`ModelFiles::load`] with this share of dropout everywhere, for training, instead of the configuration's.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelFiles::load`]; [`Error::InvalidArgument`] if it is not a share.
+    pub fn load_with_dropout(&self, dropout: f32, device: &Device) -> Result<(Gpt, Parameters)> {
+        let config = GptConfig {
+            dropout,
+            embedding_dropout: None,
+            attention_dropout: None,
+            ..self.config.clone()
+        };
+        self.load_model(&config, DType::F32, device)
+    }
+
+    #[track_caller]
+    fn load_model(
+        &self,
+        config: &GptConfig,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<(Gpt, Parameters)> {
+        let limit = ParameterBuilder::parameter_limit_of(device);
+        let builder = ParameterBuilder::new(0).with_parameter_limit(limit);
+        let mut builder = builder.with_dtype(dtype);
+        let gpt = Gpt::new(config, &mut builder)?;
+        let parameters = builder.build_zeroed(device)?;
+        self.restore(&parameters)?;
+        Ok((gpt, parameters))
+    }
+
+    /// Puts the file's weights into the parameters of a model of the same configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`] if the model has other parameters, [`Error::DeviceLost`]; [`Error::Checkpoint`] and
+    /// [`Error::File`] as for [`ModelFiles::load`].
+    pub fn restore(&self, parameters: &Parameters) -> Result<()> {
+        let (device, dtype) = (parameters.device(), parameters.dtype());
+        let mut under_way = 0;
+        for entry in &self.entries {
+            let mut tensors = entry.tensors(parameters)?.into_iter();
+            let (mut tensor, mut start) = (tensors.next(), 0);
+            self.weights.read(entry, dtype, |numbers| {
+                let mut rest = &numbers[..];
+                while let Some(place) = &tensor {
+                    let room = place.shape().elements() - start;
+                    let (piece, behind) = rest.split_at(rest.len().min(room).min(PIECE));
+                    if !piece.is_empty() {
+                        place.part(start, [piece.len()]).write_floats(piece)?;
+                    }
+                    start += piece.len();
+                    under_way += piece.len();
+                    rest = behind;
+                    if under_way >= MOST_UNDER_WAY {
+                        device.flush()?;
+                        under_way = 0;
+                    }
+                    if start == place.shape().elements() {
+                        (tensor, start) = (tensors.next(), 0);
+                    } else if rest.is_empty() {
+                        break;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        device.flush()
+    }
+
+    /// Saves a model of this configuration into a directory, which is made if there is none: `config.json` as it was,
+    /// but for a [head of its own](ModelFiles::open), and the parameters' values in a `model.safetensors` of the same layout. It may be the directory that was opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if something cannot be written, [`Error::Parameter`] if the parameters are another model's, or too
+    /// large for the file's type; [`Error::DeviceLost`], [`Error::Readback`]; [`Error::Checkpoint`] if the opened file has been changed meanwhile.
+    pub fn save(&self, directory: impl AsRef<Path>, parameters: &Parameters) -> Result<()> {
+        let directory = directory.as_ref();
+        let mut files = Vec::new();
+        for (name, file) in self.weights.files() {
+            let mut contents = Vec::new();
+            for tensor in file.metadata.offset_keys() {
+                let info = file.metadata.info(&tensor).expect("it is one of the names");
+                contents.push(match self.weights.owner(&tensor, &self.entries) {
+                    Some((entry, part)) => save::Content::Part {
+                        entry,
+                        part,
+                        tensors: entry.tensors(parameters)?,
+                        dtype: info.dtype,
+                    },
+                    None => save::Content::Kept { file, info },
+                });
+            }
+            files.push((&**name, &file.header[..], contents));
+        }
+        save::write(directory, &self.json, self.weights.index(), &files)
+    }
+}
+
+/// The type of a `config.json`, the model, and the tokens that end its texts.
+fn parse(json: &[u8]) -> Result<(&'static ModelType, GptConfig, Vec<u32>), Reason> {
+    let map: Map<String, Value> = serde_json::from_slice(json)
+        .map_err(|error| format!("it is no configuration of a model: {error}"))?;
+    let fields = Fields::new(&map);
+    let known = || {
+        let names: Vec<&str> = TYPES.iter().map(|known| known.name).collect();
+        names.join(", ")
+    };
+    let name: String = fields.get("model_type")?.unwrap_or_default();
+    if name.is_empty() {
+        return Err(format!(
+            "it names no model_type; expected one of {}",
+            known()
+        ));
+    }
+    let Some(model_type) = ModelType::named(&name) else {
+        return Err(format!(
+            "its model_type is `{name}`; expected one of {}",
+            known()
+        ));
+    };
+    let config = model_type.read(&fields)?;
+    let stop = match fields.get("eos_token_id")? {
+        None if fields.has("eos_token_id") => Vec::new(),
+        None => model_type.end_of_text.into_iter().collect(),
+        Some(TokenIds::One(token)) => vec![token],
+        Some(TokenIds::Several(tokens)) => tokens,
+    };
+    Ok((model_type, config, stop))
+}
+
+/// What a file says, but that the head is no copy of the token table.
+fn untied(json: &[u8]) -> Vec<u8> {
+    let mut value: Value = serde_json::from_slice(json).expect("it has been parsed");
+    value["tie_word_embeddings"] = Value::Bool(false);
+    serde_json::to_vec_pretty(&value).expect("keys are strings")
+}
