@@ -40,10 +40,14 @@ pub struct ModelArgs {
     /// Attention heads; they divide the width
     #[arg(short, long, default_value_t = 4, help_heading = "Model")]
     pub n_heads: usize,
+    /// Heads of keys and values that these share [default: as many]
+    #[arg(long, value_name = "HEADS", help_heading = "Model")]
+    #[serde(default)]
+    pub n_kv_heads: Option<usize>,
     /// Blocks
     #[arg(short = 'l', long, default_value_t = 4, help_heading = "Model")]
     pub n_layers: usize,
-    /// Width of the feed-forward layers [default: 4 × width; 8/3 × width for swiglu, rounded up to a multiple of 4]
+    /// Width of the feed-forward layers [default: 4 × width; 8/3 × width for gated ones, rounded up to a multiple of 4]
     #[arg(long, help_heading = "Model")]
     pub d_ff: Option<usize>,
     /// Normalisation

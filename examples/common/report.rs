@@ -30,6 +30,10 @@ pub fn describe(
         FeedForwardKind::None => "attention only".to_owned(),
         ffn => format!("{ffn} {}", config.d_ff),
     };
+    let shared = match config.n_kv_heads() {
+        all if all == *n_heads => String::new(),
+        kv_heads => format!(" on {kv_heads} of keys and values"),
+    };
     let head = match (config.tie_weights, config.head_bias) {
         (true, false) => "tied head",
         (true, true) => "tied head with a bias",
@@ -43,7 +47,7 @@ pub fn describe(
         (false, false) => "",
     };
     say!(
-        "model: {} parameters · layers {n_layers}, width {d_model}, heads {n_heads}, {ffn}, {norm}, {positions} \
+        "model: {} parameters · layers {n_layers}, width {d_model}, heads {n_heads}{shared}, {ffn}, {norm}, {positions} \
          positions, context {context}, {head}{biases}{}",
         HumanCount(config.parameter_count() as u64),
         if config.final_norm {

@@ -1,11 +1,14 @@
-//! What training programs do with a checkpoint but to go on with it: `sample` and `info`.
+//! What training programs do with a checkpoint but to go on with it: `sample`, `info` and `export`.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use indicatif::HumanCount;
+use shadegrad::Error;
 use shadegrad::checkpoint::Checkpoint;
+use shadegrad::hugging_face;
 use shadegrad::nn::Gpt;
 use shadegrad::sampling::{Sampler, SamplingConfig};
 use shadegrad::tape::Precision;
@@ -28,6 +31,8 @@ pub enum Command {
     Sample(SampleArgs),
     /// Says what is in a checkpoint: its model, its training, its parameters
     Info(InfoArgs),
+    /// Saves the model of a checkpoint as a directory that the transformers library opens
+    Export(ExportArgs),
 }
 
 /// The command line of `sample`.
@@ -61,6 +66,17 @@ pub struct SampleArgs {
 pub struct InfoArgs {
     /// The checkpoint
     checkpoint: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// The command line of `export`.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// The checkpoint
+    checkpoint: PathBuf,
+    /// The directory, which is made if there is none
+    directory: PathBuf,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -108,25 +124,31 @@ impl SampleArgs {
             stop,
         )
     }
-
-    /// Whether the adapters are to be listed instead.
-    fn lists_adapters(&self) -> bool {
-        self.device.list_adapters
-    }
 }
 
 impl Command {
-    /// Does it; `sample` in the manner of the program.
+    /// Does it; `sample` in the manner of the program, whose texts end with `end`.
     ///
     /// # Errors
     ///
     /// Those of the checkpoint and of the device.
-    pub fn run(&self, sample: impl FnOnce(&SampleArgs) -> Result<()>) -> Result<ExitCode> {
+    pub fn run(
+        &self,
+        end: Option<char>,
+        sample: impl FnOnce(&SampleArgs) -> Result<()>,
+    ) -> Result<ExitCode> {
+        let device = match self {
+            Command::Sample(args) => &args.device,
+            Command::Info(args) => &args.device,
+            Command::Export(args) => &args.device,
+        };
+        if device.list_adapters {
+            return program::list_adapters();
+        }
         match self {
-            Command::Sample(args) if args.lists_adapters() => return program::list_adapters(),
-            Command::Info(args) if args.device.list_adapters => return program::list_adapters(),
             Command::Sample(args) => sample(args)?,
             Command::Info(args) => info(args)?,
+            Command::Export(args) => export(args, end)?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -154,6 +176,28 @@ fn info(args: &InfoArgs) -> Result<()> {
         optimizer.map_or("no optimizer", |optimizer| &optimizer.name),
     );
     say!("{}", parameters.summary());
+    Ok(())
+}
+
+fn export(args: &ExportArgs, end: Option<char>) -> Result<()> {
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let device = program::open_device_aside(&args.device)?;
+    let (gpt, parameters) = checkpoint.gpt(&device)?;
+    let directory = &args.directory;
+    let characters = match &checkpoint.metadata.tokenizer {
+        Some(_) => None,
+        None => Some(checkpoint.tokenizer()?),
+    };
+    let token = |character| characters.as_ref()?.token(character);
+    let end = end.and_then(token);
+    hugging_face::export(directory, gpt.config(), &parameters, end)?;
+    if let Some(characters) = &characters {
+        hugging_face::export_characters(directory, characters, end)?;
+    } else if let Some(text) = &checkpoint.metadata.tokenizer {
+        let path = directory.join("tokenizer.json");
+        fs::write(&path, text).map_err(|source| Error::File { path, source })?;
+    }
+    say!("the model: {}", directory.display());
     Ok(())
 }
 

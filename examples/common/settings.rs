@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use shadegrad::Error;
-use shadegrad::nn::{FeedForwardKind, GptConfig};
+use shadegrad::nn::GptConfig;
 use shadegrad::optim::{AdamWConfig, Schedule};
 use shadegrad::sampling::SamplingConfig;
 
@@ -138,10 +138,11 @@ impl ModelArgs {
     pub fn spelled_out(mut self) -> ModelArgs {
         self.norm_eps.get_or_insert(1e-6);
         self.attention_bias.get_or_insert(self.bias);
+        self.n_kv_heads.get_or_insert(self.n_heads);
         self.d_ff.get_or_insert(match self.ffn {
             // Three matrices instead of two: two thirds of the width for the same number of weights. Kernels read rows
             // of a multiple of four elements four at a time.
-            FeedForwardKind::Swiglu => (self.d_model.saturating_mul(8) / 3).next_multiple_of(4),
+            ffn if ffn.is_gated() => (self.d_model.saturating_mul(8) / 3).next_multiple_of(4),
             _ => self.d_model.saturating_mul(4),
         });
         self
@@ -154,6 +155,7 @@ impl ModelArgs {
             context,
             d_model: model.d_model,
             n_heads: model.n_heads,
+            n_kv_heads: model.n_kv_heads,
             n_layers: model.n_layers,
             d_ff: model.d_ff.expect("it is spelled out"),
             norm: model.norm,
@@ -317,10 +319,11 @@ impl SamplingArgs {
 
 /// Names of the shared settings that a checkpoint fixes: they shape the model, its initial values or its batches, or say
 /// what is computed.
-const FIXED: [&str; 18] = [
+const FIXED: [&str; 19] = [
     "context",
     "d_model",
     "n_heads",
+    "n_kv_heads",
     "n_layers",
     "d_ff",
     "norm",

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     program::run(|| {
         let cli = Cli::read()?;
         match &cli.command {
-            Some(command) => command.run(samples::from_checkpoint),
+            Some(command) => command.run(Some('\n'), samples::from_checkpoint),
             None if cli.program.device.list_adapters => program::list_adapters(),
             None => run(cli),
         }

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     program::run(|| {
         let cli = Cli::read();
         match &cli.command {
-            Some(command) => command.run(sample),
+            Some(command) => command.run(None, sample),
             None if cli.program.device.list_adapters => program::list_adapters(),
             None => run(cli),
         }

@@ -46,11 +46,7 @@ pub fn write(folder: &Path, subject: &Subject, pictures: &[Picture]) -> Result<(
 fn page(subject: &Subject, pictures: &[Picture]) -> String {
     let config = &subject.config;
     let text: String = subject.text.concat();
-    let heads = format!(
-        "{} of width {}",
-        config.n_heads,
-        config.d_model / config.n_heads
-    );
+    let heads = format!("{} of width {}", config.n_heads, config.head_dim());
     let facts = [
         (
             "checkpoint",

@@ -8,12 +8,13 @@ use std::path::Path;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::files::{CONFIG, INDEX, WEIGHTS};
 use super::model_type::{ModelType, TYPES};
 use super::names::{Entry, HEAD, Part};
 use crate::checkpoint::{TensorsFile, replace_with};
+use crate::data::CharTokenizer;
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Tensor};
 use crate::nn::{GptConfig, Parameters};
@@ -121,6 +122,58 @@ pub fn export(
         None,
         &[(WEIGHTS, &header, contents)],
     )
+}
+
+/// Saves what belongs to an [exported](export) model whose tokens are characters: `tokenizer.json` and
+/// `tokenizer_config.json`, for `AutoTokenizer` and [`Tokenizer`](super::Tokenizer). As here, a character that is no token
+/// is an error.
+///
+/// # Errors
+///
+/// [`Error::File`].
+pub fn export_characters(
+    directory: impl AsRef<Path>,
+    tokenizer: &CharTokenizer,
+    end_of_text: Option<u32>,
+) -> Result<()> {
+    let characters = tokenizer.vocabulary();
+    let tokens: Map<String, Value> = (0u32..)
+        .zip(characters)
+        .map(|(token, character)| (character.to_string(), token.into()))
+        .collect();
+    let json = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": {
+            "type": "Split", "pattern": { "Regex": "[\\s\\S]" }, "behavior": "Isolated", "invert": false,
+        },
+        "post_processor": null,
+        "decoder": { "type": "Fuse" },
+        // Its name for what is unknown is none that a character has.
+        "model": { "type": "WordLevel", "vocab": tokens, "unk_token": "<unk>" },
+    });
+    let end = end_of_text.and_then(|token| characters.get(token as usize));
+    let mut settings = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": false,
+    });
+    if let Some(end) = end {
+        settings["bos_token"] = json!(end.to_string());
+        settings["eos_token"] = json!(end.to_string());
+    }
+    for (name, json) in [
+        ("tokenizer.json", json),
+        ("tokenizer_config.json", settings),
+    ] {
+        let path = directory.as_ref().join(name);
+        let text = serde_json::to_vec_pretty(&json).expect("keys are strings");
+        replace_with(&path, |file| file.write_all(&text))
+            .map_err(|source| Error::File { path, source })?;
+    }
+    Ok(())
 }
 
 /// The type of models that a configuration is one of, and its keys.

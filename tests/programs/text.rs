@@ -211,3 +211,52 @@ fn a_text_that_only_the_checkpoint_names_is_said_to_be() {
     let (success, errors) = train(&[&go_on[..], &["-f", "text.txt"]].concat());
     assert!(!success && !errors.contains("checkpoint"), "{errors}");
 }
+
+#[test]
+fn a_model_is_exported_as_a_directory_of_the_transformers_library() {
+    let folder = folder();
+    let shared = ["--n-kv-heads", "1", "--steps", "2"];
+    let (success, printed, errors) =
+        run(&folder, &[&shared[..], &["--checkpoint", "text"]].concat());
+    assert!(success, "{errors}");
+    assert!(
+        printed.contains("heads 2 on 1 of keys and values"),
+        "{printed}"
+    );
+    let export = |program: &str, checkpoint: &str, directory: &str| {
+        let arguments = ["export", checkpoint, directory];
+        let output = folder.command_of(program, &arguments).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let path = folder.path(directory);
+        let read = |name: &str| std::fs::read(path.join(name)).unwrap();
+        let json = |name: &str| serde_json::from_slice::<serde_json::Value>(&read(name)).unwrap();
+        (path.clone(), json("config.json"), json("tokenizer.json"))
+    };
+    let (path, config, tokenizer) = export("train_text", "text", "model");
+    assert_eq!(config["model_type"], "llama");
+    assert_eq!(config["num_key_value_heads"], 1);
+    assert_eq!(config["eos_token_id"], serde_json::Value::Null);
+    // Characters in the order of their code points, the line end first.
+    assert_eq!(tokenizer["model"]["vocab"]["\n"], 0);
+    assert_eq!(tokenizer["model"]["vocab"]["a"], 3);
+    let checkpoint = shadegrad::checkpoint::Checkpoint::open(folder.path("text")).unwrap();
+    let files = shadegrad::hugging_face::ModelFiles::open(path).unwrap();
+    assert_eq!(files.config().n_kv_heads(), 1);
+    let trained: shadegrad::nn::GptConfig =
+        serde_json::from_value(checkpoint.metadata.config.clone()).unwrap();
+    assert_eq!(files.config().parameter_count(), trained.parameter_count());
+
+    // What the library has no type for is one line.
+    let odd = ["--steps", "1", "--head-bias", "--checkpoint", "odd"];
+    let (success, _, errors) = run(&folder, &odd);
+    assert!(success, "{errors}");
+    let output = folder
+        .command_of("train_text", &["export", "odd", "none"])
+        .output()
+        .unwrap();
+    let errors = text(&output.stderr);
+    assert!(
+        !output.status.success() && errors.contains("llama has no head_bias = true"),
+        "{errors}"
+    );
+}

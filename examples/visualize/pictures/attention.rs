@@ -33,7 +33,7 @@ pub fn mask(s: &Subject) -> Result<Picture> {
     let scores = of_head(s, layer, "attention.scores", head);
     let weights = of_head(s, layer, "attention.weights", head);
     let masked = visible(&scores);
-    let head_dim = s.config.d_model / s.config.n_heads;
+    let head_dim = s.config.head_dim();
     let mixed: Vec<&[f64]> = s
         .in_focus("attention.heads")
         .rows()

@@ -1,7 +1,7 @@
 //! Tokens and positions as vectors.
 
-use shadegrad::nn::{PositionKind, ROTARY_BASE};
-use shadegrad::ops::rotary_table;
+use shadegrad::nn::PositionKind;
+use shadegrad::ops::rotary_table_of;
 
 use super::{percent, times};
 use crate::chart::{Chart, Mark, Series};
@@ -61,8 +61,9 @@ fn added_positions(s: &Subject, table: &Value) -> Result<Picture> {
 }
 
 fn rotary_positions(s: &Subject) -> Result<Picture> {
-    let (context, head_dim) = (s.config.context, s.config.d_model / s.config.n_heads);
-    let data = rotary_table(context, head_dim, ROTARY_BASE);
+    let (context, head_dim) = (s.config.context, s.config.head_dim());
+    let frequencies = s.config.rotary.frequencies(head_dim);
+    let data = rotary_table_of(context, &frequencies);
     let table = Value {
         shape: vec![context, head_dim],
         data: data.into_iter().map(f64::from).collect(),
@@ -75,10 +76,7 @@ fn rotary_positions(s: &Subject) -> Result<Picture> {
     let caption = format!(
         "This model adds no vectors for positions: it turns each of the {pairs} pairs in a query or key by an angle that \
          grows with the position, by 1 a position in the first pair and by {} in the last.",
-        number(
-            ROTARY_BASE.powf(-2.0 * (pairs - 1) as f64 / head_dim as f64),
-            0.01
-        )
+        number(frequencies[pairs - 1], 0.01)
     );
     let title = "Rotary positions: what queries and keys turn by".to_owned();
     position_map(s, title, &table, Some(&names), caption)

@@ -10,9 +10,9 @@ use crate::common::svg::{BLUE, GREEN, ORANGE};
 use crate::statistics::{deviation, histogram, mean, share};
 use crate::subject::Subject;
 
-/// What the activation gets, `[T, d_ff]`: with SwiGLU the half that SiLU is taken of.
+/// What the activation gets, `[T, d_ff]`: with gates the half that the activation is taken of.
 fn before(s: &Subject) -> Vec<f64> {
-    if s.config.ffn != FeedForwardKind::Swiglu {
+    if !is_gated(s) {
         return s.in_focus("ffn.up").data.clone();
     }
     let rows = s.in_focus("ffn.gate_up").rows();
@@ -21,7 +21,7 @@ fn before(s: &Subject) -> Vec<f64> {
 }
 
 fn is_gated(s: &Subject) -> bool {
-    s.config.ffn == FeedForwardKind::Swiglu
+    s.config.ffn.is_gated()
 }
 
 /// Values before and after the activation.
@@ -36,14 +36,21 @@ pub fn histograms(s: &Subject) -> Result<Picture> {
     let kind = match s.config.ffn {
         FeedForwardKind::Relu => "ReLU",
         FeedForwardKind::Swiglu => "SwiGLU",
+        FeedForwardKind::GegluTanh => "GEGLU",
         _ => "GELU",
     };
     let different = match is_gated(s) {
         true => {
-            " SwiGLU multiplies SiLU of what is on the left by a second projection, so what comes out may be of \
-             either sign, unlike with GELU or ReLU."
+            let inner = match s.config.ffn {
+                FeedForwardKind::Swiglu => "SiLU",
+                _ => "GELU",
+            };
+            format!(
+                " {kind} multiplies {inner} of what is on the left by a second projection, so what comes out may be of \
+                 either sign, unlike with GELU or ReLU."
+            )
         }
-        false => "",
+        false => String::new(),
     };
     let (low, high) = range(after);
     let caption = format!(

@@ -255,6 +255,9 @@ pub fn activations(s: &Subject) -> Result<Picture> {
         FeedForwardKind::Swiglu => {
             "this model uses SwiGLU: SiLU of one projection, multiplied by another"
         }
+        FeedForwardKind::GegluTanh => {
+            "this model uses GEGLU: GELU of one projection, in its approximation by tanh, multiplied by another"
+        }
         _ => "this model uses GELU in its approximation by tanh, which looks the same",
     };
     let caption = format!(
