@@ -4,7 +4,7 @@ use shadegrad::nn::{Gpt, KvCache};
 use shadegrad::{DType, Tape};
 
 use super::table::MODELS;
-use super::{TOLERANCE, expected, load};
+use super::{TOLERANCE, expected, load, logits};
 use crate::common::{assert_close_f32, device, devices};
 
 /// Without the cache, tokens are compared all at once: as they follow from what is before them, they are the same ones by
@@ -15,10 +15,10 @@ fn greedy_tokens() {
         let expected = expected(model.name);
         let [prompt, following] = ["prompt", "greedy"].map(|name| expected.ids(name));
         assert_eq!(following.len(), 64);
-        let (gpt, _) = load(model, DType::F32, device);
+        let (gpt, _) = load(model.name, DType::F32, device);
 
         let text = [&prompt[..], &following].concat();
-        let logits = model.logits(&gpt, &text);
+        let logits = logits(&gpt, 1, &text);
         let rows = logits.chunks(gpt.config().vocab_size);
         let mut sampler = model.greedy();
         let drawn = rows.skip(prompt.len() - 1).take(64);
@@ -58,7 +58,7 @@ fn pieces_of_texts() {
         let (length, vocabulary) = (shape[1], shape[2]);
         let tokens = expected.ids("tokens");
         let texts = [&tokens[..length], &tokens[length..]];
-        let (gpt, _) = load(model, DType::F32, device());
+        let (gpt, _) = load(model.name, DType::F32, device());
         let mut cache = gpt.kv_cache(2, 32).unwrap();
         let mut at = [0, 0];
         for (piece, behind) in [(4, 3), (1, 0), (9, 0), (1, 0), (3, 0)] {

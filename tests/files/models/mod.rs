@@ -1,13 +1,16 @@
 //! Tiny models of every type as the `transformers` library saves them, `golden/models`, made by `golden/make_models.py`.
 
 mod cache;
+mod files;
+mod saved;
 mod table;
 mod tensors;
 mod values;
 
 use std::path::PathBuf;
 
-use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
+use shadegrad::hugging_face::ModelFiles;
+use shadegrad::nn::{Gpt, Parameters};
 use shadegrad::sampling::{Sampler, SamplingConfig};
 use shadegrad::{DType, Device, Tape};
 
@@ -27,22 +30,23 @@ fn expected(name: &str) -> Tensors {
     Tensors::read(&directory(name).join("expected.safetensors"))
 }
 
-/// The model as the table describes it, but that nothing is dropped; its parameters stored as `dtype`.
-fn load(model: &Model, dtype: DType, device: &Device) -> (Gpt, Parameters) {
-    let config = GptConfig {
-        dropout: 0.0,
-        ..(model.config)()
-    };
-    let mut builder = ParameterBuilder::new(0).with_dtype(dtype);
-    let gpt = Gpt::new(&config, &mut builder).unwrap();
-    let parameters = builder.build_zeroed(device).unwrap();
-    let weights = Tensors::of_directory(&directory(model.name));
-    let values = parameters.iter().map(|parameter| {
-        let values = weights.parameter(&config, "", parameter.name(), model.norm_shift);
-        (parameter.name(), parameter.shape(), values)
-    });
-    parameters.load(values).unwrap();
-    (gpt, parameters)
+/// The model of a directory, its parameters stored as `dtype`. Training drops nothing.
+fn load(name: &str, dtype: DType, device: &Device) -> (Gpt, Parameters) {
+    let files = ModelFiles::open(directory(name)).unwrap();
+    match dtype {
+        DType::F32 => files.load_with_dropout(0.0, device).unwrap(),
+        _ => files.load_as(dtype, device).unwrap(),
+    }
+}
+
+/// The logits behind each token of some texts of one length, without a cache.
+fn logits(gpt: &Gpt, texts: usize, tokens: &[u32]) -> Vec<f32> {
+    let tape = Tape::inference(gpt.device());
+    tape.set_precision(gpt.precision());
+    let tokens = tape.input([texts, tokens.len() / texts], tokens);
+    let logits = tape.fetch::<f32>(gpt.logits(tokens).cast(DType::F32));
+    tape.run().unwrap();
+    logits.get().unwrap()
 }
 
 impl Model {
@@ -51,13 +55,5 @@ impl Model {
         let vocab_size = (self.config)().vocab_size as u32;
         let sampler = Sampler::new(SamplingConfig::GREEDY, 0).unwrap();
         sampler.with_suppressed(self.known.unwrap_or(vocab_size)..vocab_size)
-    }
-
-    /// The logits behind each token of a text, without a cache.
-    fn logits(&self, gpt: &Gpt, text: &[u32]) -> Vec<f32> {
-        let tape = Tape::inference(gpt.device());
-        let logits = tape.fetch::<f32>(gpt.logits(tape.input([1, text.len()], text)));
-        tape.run().unwrap();
-        logits.get().unwrap()
     }
 }

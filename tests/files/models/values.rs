@@ -7,7 +7,7 @@ use shadegrad::{DType, Device, Tape};
 
 use super::table::{MODELS, Model};
 use super::tensors::Tensors;
-use super::{TOLERANCE, expected, load};
+use super::{TOLERANCE, expected, load, logits};
 use crate::common::{assert_close_f32, devices};
 
 /// Compares relative to the largest value.
@@ -59,7 +59,7 @@ fn check_batch(model: &Model, gpt: &Gpt, parameters: &Parameters, expected: &Ten
 
 fn check_batches(device: &Device) {
     for model in &MODELS {
-        let (mut gpt, parameters) = load(model, DType::F32, device);
+        let (mut gpt, parameters) = load(model.name, DType::F32, device);
         let expected = expected(model.name);
         check_batch(model, &gpt, &parameters, &expected);
         gpt.set_checkpoint_blocks(true);
@@ -97,25 +97,21 @@ fn root_mean_square(values: impl ExactSizeIterator<Item = f32>) -> f32 {
 fn halves() {
     for (model, device) in MODELS.iter().zip(devices().into_iter().cycle()) {
         let expected = expected(model.name);
-        let (shape, logits) = expected.get("logits");
-        let (gpt, parameters) = load(model, DType::F16, device);
+        let (gpt, parameters) = load(model.name, DType::F16, device);
         assert_eq!(parameters.dtype(), DType::F16);
-        let tape = Tape::inference(device);
-        tape.set_precision(gpt.precision());
-        let tokens = tape.input([shape[0], shape[1]], &expected.ids("tokens"));
-        let actual = tape.fetch::<f32>(gpt.logits(tokens).cast(DType::F32));
-        tape.run().unwrap();
-        let errors = actual.get().unwrap().into_iter().zip(logits);
+        let actual = logits(&gpt, 2, &expected.ids("tokens"));
+        let exact = expected.floats("logits");
+        let errors = actual.into_iter().zip(exact);
         let error = root_mean_square(errors.map(|(a, b)| a - b));
-        let bar = bar_of_halves(gpt.config()) * root_mean_square(logits.iter().copied());
+        let bar = bar_of_halves(gpt.config()) * root_mean_square(exact.iter().copied());
         assert!(error < bar, "{}: {error}, not {bar}", model.name);
 
         let prompt = expected.ids("prompt");
         let mut sampler = model.greedy();
         let drawn = gpt.generate(&prompt, 24, &mut sampler, None).unwrap();
         let text = [&prompt[..], &drawn].concat();
-        let (gpt, _) = load(model, DType::F32, device);
-        let logits = model.logits(&gpt, &text);
+        let (gpt, _) = load(model.name, DType::F32, device);
+        let logits = logits(&gpt, 1, &text);
         let rows = logits.chunks(gpt.config().vocab_size);
         for (row, token) in rows.skip(prompt.len() - 1).zip(drawn) {
             let best = row[sampler.next_token(row).unwrap() as usize];
