@@ -6,6 +6,7 @@ mod checkpoint;
 mod common;
 mod hostile;
 mod hugging_face;
+mod models;
 #[cfg(feature = "tokenizers")]
 mod tokenizer;
 mod trained;

@@ -1,0 +1,186 @@
+//! What is written: models as they were read, after training, and exported. `golden/check_saved.py` opens what these tests
+//! leave behind with `transformers`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensors, tensor::Metadata};
+use serde_json::Value;
+use shadegrad::data::IGNORE_INDEX;
+use shadegrad::hugging_face::{ModelFiles, export};
+use shadegrad::nn::{Gpt, Parameters};
+use shadegrad::ops::CrossEntropy;
+use shadegrad::optim::{AdamW, AdamWConfig, Optimizer};
+use shadegrad::{DType, Tape};
+
+use super::files::{meaning, scratch};
+use super::table::MODELS;
+use super::{directory, expected, load, logits};
+use crate::common::device;
+
+/// The files of a directory that a model consists of.
+fn contents(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(directory).unwrap();
+    let files = entries.map(|entry| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, fs::read(path).unwrap())
+    });
+    let other = ["expected.safetensors", "published.json", "tokenizer.json"];
+    let files = files.filter(|(name, _)| !other.contains(&&**name));
+    files.collect()
+}
+
+/// Everything about the tensors of a file but their values.
+fn header(bytes: &[u8]) -> (BTreeMap<String, (Dtype, Vec<usize>)>, Metadata) {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).unwrap();
+    let tensors = metadata.tensors().into_iter();
+    let tensors = tensors.map(|(name, info)| (name, (info.dtype, info.shape.clone())));
+    (tensors.collect(), metadata)
+}
+
+/// What `check_saved.py` is to find.
+fn leave_logits(directory: &Path, tokens: &[u32], logits: &[f32]) {
+    let tokens: Vec<u8> = tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let length = tokens.len() / 8;
+    let vocabulary = logits.len() / (2 * length);
+    let logits: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let view = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.to_vec(), bytes);
+    let tensors = [
+        ("tokens", view(Dtype::I32, &[2, length], &tokens).unwrap()),
+        (
+            "logits",
+            view(Dtype::F32, &[2, length, vocabulary], &logits).unwrap(),
+        ),
+    ];
+    let path = directory.join("logits.safetensors");
+    fs::write(path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+}
+
+#[test]
+fn unchanged_models_are_the_same_bytes() {
+    for model in &MODELS {
+        let files = ModelFiles::open(directory(model.name)).unwrap();
+        let (_, parameters) = load(model.name, DType::F32, device());
+        let saved = scratch("models_unchanged", model.name);
+        files.save(&saved, &parameters).unwrap();
+        let (mut before, mut after) = (contents(&directory(model.name)), contents(&saved));
+        // A head of its own is said to be one.
+        let [before_json, after_json] = [&mut before, &mut after].map(|files| {
+            let bytes = files.remove("config.json").unwrap();
+            serde_json::from_slice::<Value>(&bytes).unwrap()
+        });
+        let mut expected = before_json.clone();
+        expected["tie_word_embeddings"] = files.config().tie_weights.into();
+        assert_eq!(after_json, expected, "{}", model.name);
+        assert_eq!(before_json == expected, model.name != "llama_biases");
+        assert!(before.keys().eq(after.keys()), "{}", model.name);
+        for (name, bytes) in before {
+            assert!(bytes == after[&name], "{}: {name} differs", model.name);
+        }
+    }
+}
+
+/// A few steps on the batch; gives the losses.
+fn tune(gpt: &Gpt, parameters: &Parameters, tokens: &[u32], targets: &[u32]) -> Vec<f32> {
+    let mut optimizer = AdamW::new(parameters, AdamWConfig::default()).unwrap();
+    let step = |_| {
+        let tape = Tape::training(gpt.device());
+        let [tokens, targets] = [tokens, targets].map(|ids| tape.input([2, ids.len() / 2], ids));
+        let options = CrossEntropy {
+            ignore_index: Some(IGNORE_INDEX),
+            ..CrossEntropy::default()
+        };
+        let loss = gpt.loss(tokens, targets, options);
+        let report = optimizer.step(&tape, loss, 1e-2).fetch();
+        tape.run().unwrap();
+        report.get().unwrap().loss
+    };
+    (0..4).map(step).collect()
+}
+
+/// Same names, types, shapes, metadata and configuration; other values, which are the tuned ones, rounded to the files' type.
+#[test]
+fn tuned_models() {
+    for model in &MODELS {
+        let name = model.name;
+        let expected = expected(name);
+        let [tokens, targets] = ["tokens", "targets"].map(|name| expected.ids(name));
+        let (gpt, parameters) = load(name, DType::F32, device());
+        let losses = tune(&gpt, &parameters, &tokens, &targets);
+        assert!(losses[3] < losses[0] - 0.5, "{name}: {losses:?}");
+        let tuned = logits(&gpt, 2, &tokens);
+
+        let files = ModelFiles::open(directory(name)).unwrap();
+        let saved = scratch("models_saved", name);
+        files.save(&saved, &parameters).unwrap();
+        let again = ModelFiles::open(&saved).unwrap();
+        assert_eq!(again.config(), files.config(), "{name}");
+        let (gpt, reloaded) = again.load_with_dropout(0.0, device()).unwrap();
+        let restored = logits(&gpt, 2, &tokens);
+        let (before, after) = (contents(&directory(name)), contents(&saved));
+        assert!(before.keys().eq(after.keys()), "{name}");
+        let mut is_rounded = false;
+        for (file, bytes) in &before {
+            if file.ends_with(".safetensors") {
+                assert!(*bytes != after[file], "{name}: {file} has changed");
+                let ((theirs, metadata), (ours, kept)) = (header(bytes), header(&after[file]));
+                assert_eq!(theirs, ours, "{name}: {file}");
+                assert_eq!(metadata.metadata(), kept.metadata(), "{name}: {file}");
+                is_rounded |= theirs.values().any(|(dtype, _)| *dtype != Dtype::F32);
+            } else if file != "config.json" {
+                assert!(*bytes == after[file], "{name}: {file} is kept");
+            }
+        }
+        if !is_rounded {
+            assert!(restored == tuned, "{name}: logits differ");
+        }
+        let [tuned, reloaded] = [parameters, reloaded].map(|all| all.to_host().unwrap());
+        for ((ours, _, tuned), (_, _, reloaded)) in tuned.iter().zip(&reloaded) {
+            // BF16 has 8 bits, F16 ends at 2⁻²⁴; Gemma's norms are stored without their 1.
+            let bar = |x: f32| (x.abs().max(model.norm_shift) / 256.0).max(6e-8);
+            let differs = |(a, b): (&f32, &f32)| match is_rounded {
+                true => (a - b).abs() > bar(*a),
+                false => a != b,
+            };
+            let differs = tuned.iter().zip(reloaded).any(differs);
+            assert!(!differs, "{name}: {ours} differs");
+        }
+        leave_logits(&saved, &tokens, &restored);
+    }
+}
+
+/// Models that came from anywhere, as a type that the library has.
+#[test]
+fn exported_models() {
+    for model in &MODELS {
+        let name = model.name;
+        for (dtype, kind) in [(DType::F32, "float32"), (DType::F16, "float16")] {
+            let files = ModelFiles::open(directory(name)).unwrap();
+            let (gpt, parameters) = files.load_as(dtype, device()).unwrap();
+            let exported = scratch("models_exported", &format!("{name}_{kind}"));
+            export(&exported, gpt.config(), &parameters, Some(3)).unwrap();
+            let again = ModelFiles::open(&exported).unwrap();
+            assert_eq!(meaning(again.config()), meaning(gpt.config()), "{name}");
+            assert_eq!(again.stop_tokens(), [3], "{name}");
+            let json: Value =
+                serde_json::from_slice(&fs::read(exported.join("config.json")).unwrap()).unwrap();
+            assert_eq!(json["dtype"], kind);
+            let [(_, widened), (_, halves)] =
+                [DType::F32, dtype].map(|dtype| again.load_as(dtype, device()).unwrap());
+            assert!(
+                halves.to_host().unwrap() == parameters.to_host().unwrap(),
+                "{name}"
+            );
+            assert!(
+                widened.to_host().unwrap() == parameters.to_host().unwrap(),
+                "{name}"
+            );
+            let tokens = expected(name).ids("tokens");
+            let (gpt, _) = again.load(device()).unwrap();
+            leave_logits(&exported, &tokens, &logits(&gpt, 2, &tokens));
+        }
+    }
+}
