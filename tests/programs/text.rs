@@ -223,23 +223,26 @@ fn a_model_is_exported_as_a_directory_of_the_transformers_library() {
         printed.contains("heads 2 on 1 of keys and values"),
         "{printed}"
     );
-    let export = |program: &str, checkpoint: &str, directory: &str| {
+    let export = |checkpoint: &str, directory: &str| {
         let arguments = ["export", checkpoint, directory];
-        let output = folder.command_of(program, &arguments).output().unwrap();
+        let output = folder
+            .command_of("train_text", &arguments)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
-        let path = folder.path(directory);
+        let path = folder.0.join(directory);
         let read = |name: &str| std::fs::read(path.join(name)).unwrap();
         let json = |name: &str| serde_json::from_slice::<serde_json::Value>(&read(name)).unwrap();
         (path.clone(), json("config.json"), json("tokenizer.json"))
     };
-    let (path, config, tokenizer) = export("train_text", "text", "model");
+    let (path, config, tokenizer) = export("text", "model");
     assert_eq!(config["model_type"], "llama");
     assert_eq!(config["num_key_value_heads"], 1);
     assert_eq!(config["eos_token_id"], serde_json::Value::Null);
     // Characters in the order of their code points, the line end first.
     assert_eq!(tokenizer["model"]["vocab"]["\n"], 0);
     assert_eq!(tokenizer["model"]["vocab"]["a"], 3);
-    let checkpoint = shadegrad::checkpoint::Checkpoint::open(folder.path("text")).unwrap();
+    let checkpoint = shadegrad::checkpoint::Checkpoint::open(folder.0.join("text")).unwrap();
     let files = shadegrad::hugging_face::ModelFiles::open(path).unwrap();
     assert_eq!(files.config().n_kv_heads(), 1);
     let trained: shadegrad::nn::GptConfig =
