@@ -28,7 +28,7 @@
 //! | [`data`], [`sampling`] | tokenizers and batches, choosing the next token |
 //! | [`metrics`] | losses and hits over many batches |
 //! | [`checkpoint`] | complete training state in a safetensors file |
-//! | [`hugging_face`] | GPT-2 from and to the directories of the `transformers` library |
+//! | [`hugging_face`] | today's open models from and to the directories of the `transformers` library |
 //! | [`gpu`] | devices, tensors, kernels, results on their way back |
 //! | [`profile`] | where the time of a step goes, as a table and as a trace |
 //! | [`check`](mod@check) | the gradient checker, also for operations of your own |
