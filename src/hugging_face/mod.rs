@@ -37,6 +37,6 @@ mod weights;
 mod windows;
 
 pub use model_files::ModelFiles;
-pub use save::{export, export_characters};
+pub use save::{export, export_characters, export_in_files};
 #[cfg(feature = "tokenizers")]
 pub use tokenizer::Tokenizer;
