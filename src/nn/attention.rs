@@ -135,6 +135,11 @@ impl CausalSelfAttention {
         self.out.forward(attended.reshape([batch, length, q_width]))
     }
 
+    /// Its linear layers.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        [&mut self.qkv, &mut self.out].into_iter()
+    }
+
     /// The extent of keys and values of a token together.
     pub(super) fn cached_width(&self) -> usize {
         2 * self.settings.n_kv_heads * self.head_dim

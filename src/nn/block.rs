@@ -4,7 +4,7 @@ use super::attention::CausalSelfAttention;
 use super::config::GptConfig;
 use super::kinds::{FeedForwardKind, NormKind, NormPlacement};
 use super::kv_cache::Places;
-use super::{FeedForward, Norm, ParameterBuilder, Positions};
+use super::{FeedForward, Linear, Norm, ParameterBuilder, Positions};
 use crate::gpu::Tensor;
 use crate::tape::Var;
 
@@ -61,6 +61,12 @@ impl DecoderBlock {
     pub fn forward<'t>(&self, x: Var<'t>, positions: &Positions) -> Var<'t> {
         let attention = |input| self.attention.forward(input, positions);
         self.branches.forward(x, attention)
+    }
+
+    /// Its linear layers, in the order of computation.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let attention = self.attention.linears_mut();
+        attention.chain(self.branches.linears_mut())
     }
 
     /// The extent of keys and values of a token together.
@@ -180,6 +186,12 @@ impl Branches {
             dropout,
         };
         (attention, branches)
+    }
+
+    /// Linear layers, but for those of attention.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let ffn = self.ffn.iter_mut();
+        ffn.flat_map(|(_, ffn)| ffn.linears_mut())
     }
 
     /// `[B, T, d_model] → [B, T, d_model]`, as `attention` is.

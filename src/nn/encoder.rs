@@ -6,8 +6,8 @@ use super::block::{Branches, Norms};
 use super::config::GptConfig;
 use super::kinds::{FeedForwardKind, NormKind, NormPlacement, PositionKind};
 use super::{
-    Embedding, FeedForward, MultiHeadAttention, MultiHeadAttentionConfig, Norm, ParameterBuilder,
-    Positions,
+    Embedding, FeedForward, Linear, MultiHeadAttention, MultiHeadAttentionConfig, Norm,
+    ParameterBuilder, Positions,
 };
 use crate::error::Result;
 use crate::ops::attention::Mask;
@@ -152,6 +152,12 @@ impl EncoderBlock {
         let attention = |input| self.attention.self_attention(input, mask);
         self.branches.forward(x, attention)
     }
+
+    /// Its linear layers, in the order of computation.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let attention = self.attention.linears_mut();
+        attention.chain(self.branches.linears_mut())
+    }
 }
 
 /// A transformer encoder: token embedding times `√d_model`, sinusoidal positions, [`EncoderBlock`]s and a final norm.
@@ -222,6 +228,11 @@ impl Encoder {
             blocks,
             norm,
         })
+    }
+
+    /// The linear layers of the blocks, in the order of computation.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.blocks.iter_mut().flat_map(EncoderBlock::linears_mut)
     }
 
     /// What the encoder is made of.

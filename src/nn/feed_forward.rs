@@ -56,6 +56,11 @@ impl FeedForward {
         FeedForward { kind, up, down }
     }
 
+    /// Its linear layers.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        [&mut self.up, &mut self.down].into_iter()
+    }
+
     /// `[…, width] → […, width]`
     ///
     /// # Panics

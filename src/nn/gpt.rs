@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use super::config::GptConfig;
 use super::kinds::PositionKind;
-use super::{DecoderBlock, Embedding, KvCache, Norm, Parameter, ParameterBuilder, Positions};
+use super::{
+    DecoderBlock, Embedding, KvCache, Linear, Norm, Parameter, ParameterBuilder, Positions,
+};
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Device};
 use crate::ops::CrossEntropy;
@@ -198,6 +200,12 @@ impl Gpt {
     /// The precision that it generates in.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// The linear layers of the blocks, in the order of computation: to give some of them [adapters](Linear::add_lora), or to
+    /// [merge](Linear::merge_lora) these.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.blocks.iter_mut().flat_map(DecoderBlock::linears_mut)
     }
 
     /// The device that holds the parameters.

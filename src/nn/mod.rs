@@ -43,6 +43,7 @@ mod init;
 mod kinds;
 mod kv_cache;
 mod linear;
+mod lora;
 mod multi_head_attention;
 mod norm;
 mod parameter;
@@ -63,6 +64,7 @@ pub use init::{INIT_STD, Init, InitKind};
 pub use kinds::{FeedForwardKind, NormKind, NormPlacement, PositionKind};
 pub use kv_cache::KvCache;
 pub use linear::Linear;
+pub use lora::{Lora, LoraConfig};
 pub use multi_head_attention::{MultiHeadAttention, MultiHeadAttentionConfig};
 pub use norm::{LayerNorm, Norm, RmsNorm};
 

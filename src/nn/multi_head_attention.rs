@@ -174,6 +174,15 @@ impl MultiHeadAttention {
         }
     }
 
+    /// Its linear layers.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let projections = match &mut self.projections {
+            Projections::Packed(qkv) => std::slice::from_mut(qkv),
+            Projections::Separate(all) => all,
+        };
+        projections.iter_mut().chain([&mut self.out])
+    }
+
     /// What it is made of.
     pub fn config(&self) -> &MultiHeadAttentionConfig {
         &self.config
@@ -246,6 +255,9 @@ impl MultiHeadAttention {
                 let tape = query.tape();
                 let part = |x: Var<'t>, start: usize, columns: usize| {
                     let range = start..start + columns;
+                    if qkv.lora().is_some() {
+                        return qkv.forward(x).slice(x.shape().rank() - 1, range);
+                    }
                     let y = x.matmul(qkv.weight().on(tape).slice(1, range.clone()));
                     match qkv.bias() {
                         Some(bias) => y + bias.on(tape).slice(0, range),

@@ -27,6 +27,7 @@ struct Inner {
     name: String,
     shape: Shape,
     init: Init,
+    is_frozen: bool,
     tensor: OnceLock<Tensor>,
 }
 
@@ -41,14 +42,23 @@ impl Parameter {
         self.inner.shape
     }
 
-    /// Puts the parameter on a tape, as a leaf that gradients flow to. Doing so again gives the same leaf.
+    /// Whether it is a constant on tapes: see [`ParameterBuilder::frozen`].
+    pub fn is_frozen(&self) -> bool {
+        self.inner.is_frozen
+    }
+
+    /// Puts the parameter on a tape, as a leaf that gradients flow to unless it is [frozen](ParameterBuilder::frozen).
+    /// Doing so again gives the same leaf.
     ///
     /// # Panics
     ///
     /// If the parameters have not been built yet.
     #[track_caller]
     pub fn on<'t>(&self, tape: &'t Tape) -> Var<'t> {
-        tape.tensor_variable(self.tensor())
+        match self.inner.is_frozen {
+            true => tape.tensor(self.tensor()),
+            false => tape.tensor_variable(self.tensor()),
+        }
     }
 
     /// The values on the device, a part of the flat storage.
@@ -84,6 +94,7 @@ pub struct ParameterBuilder {
     constants: Vec<Constant>,
     names: HashSet<String>,
     dtype: DType,
+    is_frozen: bool,
     segment_limit: u64,
     parameter_limit: u64,
 }
@@ -99,6 +110,7 @@ impl ParameterBuilder {
             constants: Vec::new(),
             names: HashSet::new(),
             dtype: DType::F32,
+            is_frozen: false,
             segment_limit: u64::MAX,
             parameter_limit: u64::MAX,
         }
@@ -156,6 +168,15 @@ impl ParameterBuilder {
     /// The type that parameters are stored in.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// Makes all parameters that are described from here on constants: no gradient flows to them, nor through what depends
+    /// on nothing else, and optimizers refuse them. So they cost their own bytes and nothing else, with
+    /// [`DType::F16`] half of that, while [adapters](super::Linear::add_lora) of another builder are trained.
+    /// [`ParameterGroups`](crate::optim::ParameterGroups) freeze some parameters of a set that is trained.
+    pub fn frozen(mut self) -> ParameterBuilder {
+        self.is_frozen = true;
+        self
     }
 
     /// Limits the size of the flat buffers, in bytes. The adapter's own limits hold in any case; a parameter that is
@@ -247,6 +268,7 @@ impl ParameterBuilder {
                 name,
                 shape,
                 init,
+                is_frozen: self.is_frozen,
                 tensor: OnceLock::new(),
             }),
         };

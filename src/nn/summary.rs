@@ -77,7 +77,7 @@ impl Parameters {
             name: parameter.name().to_owned(),
             shape: parameter.shape(),
             dtype: parameter.tensor().dtype(),
-            is_frozen: false,
+            is_frozen: parameter.is_frozen(),
         });
         Summary {
             lines: lines.collect(),

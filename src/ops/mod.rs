@@ -3,6 +3,7 @@
 //! [`Operation`] is the one way to add an operation, inside this crate and outside it.
 
 pub mod attention;
+pub(crate) mod blocks;
 mod concat;
 mod cross_entropy;
 pub(crate) mod dropout;

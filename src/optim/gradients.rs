@@ -57,6 +57,14 @@ impl Gradients {
                     .to_owned(),
             });
         }
+        if let Some(frozen) = parameters.iter().find(|parameter| parameter.is_frozen()) {
+            return Err(Error::InvalidArgument {
+                name: format!("`{}`", frozen.name()),
+                value: "frozen by its builder".to_owned(),
+                expected: "parameters to train: describe them to another ParameterBuilder, or freeze some by ParameterGroups"
+                    .to_owned(),
+            });
+        }
         let factors = groups.of(parameters)?;
         for segment in parameters.segments() {
             segment.buffer.want_halves();

@@ -96,7 +96,7 @@ impl ParameterGroups {
     pub fn summary(&self, parameters: &Parameters) -> Summary {
         let mut summary = parameters.summary();
         for line in &mut summary.lines {
-            line.is_frozen = self.factors(&line.name, line.shape).is_frozen();
+            line.is_frozen |= self.factors(&line.name, line.shape).is_frozen();
         }
         summary
     }

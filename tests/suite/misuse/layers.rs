@@ -2,8 +2,9 @@
 
 use shadegrad::nn::{
     CausalSelfAttention, DecoderBlock, Embedding, Encoder, EncoderBlock, EncoderConfig,
-    FeedForward, FeedForwardKind, Gpt, GptConfig, Init, LayerNorm, Linear, MultiHeadAttention,
-    MultiHeadAttentionConfig, Norm, NormKind, ParameterBuilder, PositionKind, Positions, RmsNorm,
+    FeedForward, FeedForwardKind, Gpt, GptConfig, Init, LayerNorm, Linear, LoraConfig,
+    MultiHeadAttention, MultiHeadAttentionConfig, Norm, NormKind, ParameterBuilder, PositionKind,
+    Positions, RmsNorm,
 };
 
 use super::misuse;
@@ -79,4 +80,30 @@ fn two_models_of_one_name_are_found_where_the_second_is_made() {
     // What the message says to do.
     let mut again = b.enter("another");
     assert!(Gpt::new(&config, &mut again).is_ok());
+}
+
+#[test]
+fn adapters_fit_their_layer() {
+    let mut builder = ParameterBuilder::new(1);
+    let mut linear = Linear::new(&mut builder.enter("layer"), 2, 9, true);
+    let config = LoraConfig::new(1);
+    for columns in [
+        &[][..],
+        &[0..10],
+        &[3..3],
+        &[4..6, 0..2],
+        &[0..3, 2..5],
+        &[0..1, 1..2, 2..3, 3..4, 4..5],
+    ] {
+        misuse("are not 1 to 4 ranges of 9 outputs", || {
+            linear.add_lora(&mut ParameterBuilder::new(1), &config, columns)
+        });
+    }
+    misuse("lora: rank = 0", || {
+        linear.add_lora(&mut builder, &LoraConfig::new(0), &[0..9])
+    });
+    linear.add_lora(&mut builder, &config, &[0..9]);
+    misuse("a parameter `layer.lora_a` already", || {
+        linear.add_lora(&mut builder, &config, &[0..9])
+    });
 }

@@ -6,6 +6,7 @@ mod configurations;
 mod generation;
 mod gpt;
 mod inference;
+mod lora;
 
 use shadegrad::Tape;
 use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
