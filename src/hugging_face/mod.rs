@@ -24,6 +24,8 @@
 //!
 //! With the feature `tokenizers`, `Tokenizer` turns text into tokens as the directory says.
 
+#[cfg(feature = "tokenizers")]
+mod decode_stream;
 mod fields;
 mod files;
 mod model_files;
@@ -36,6 +38,8 @@ mod tokenizer;
 mod weights;
 mod windows;
 
+#[cfg(feature = "tokenizers")]
+pub use decode_stream::DecodeStream;
 pub use model_files::ModelFiles;
 pub use save::{export, export_characters, export_in_files};
 #[cfg(feature = "tokenizers")]
