@@ -33,23 +33,23 @@ pub struct DecodeStream<'a> {
     tokenizer: &'a Tokenizer,
     skip_special_tokens: bool,
     bytes: Bytes,
+    /// Bytes of a character that has been begun.
+    begun: Vec<u8>,
     /// The last tokens whose text has been given.
     context: Vec<u32>,
     /// Those whose text hasn't.
     held: Vec<u32>,
-    /// The bytes of a character that the held ones have begun.
-    begun: Vec<u8>,
 }
 
 /// What tokens may be parts of characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bytes {
-    /// None are.
-    Whole,
-    /// All: each of a token's characters stands for a byte.
+    /// All: each of a token's characters stands for a byte, and the text is these bytes.
     Level,
     /// Those that are called `<0x..>`.
     Fallback,
+    /// None are.
+    Whole,
 }
 
 impl Bytes {
@@ -57,12 +57,13 @@ impl Bytes {
         match decoder {
             DecoderWrapper::ByteLevel(_) => Bytes::Level,
             DecoderWrapper::ByteFallback(_) => Bytes::Fallback,
-            DecoderWrapper::Sequence(sequence) => {
-                let mut kinds = sequence.get_decoders().iter().map(Bytes::of);
-                kinds
-                    .find(|&kind| kind != Bytes::Whole)
-                    .unwrap_or(Bytes::Whole)
-            }
+            DecoderWrapper::Sequence(sequence) => match sequence.get_decoders() {
+                [only] => Bytes::of(only),
+                chain if chain.iter().any(|part| Bytes::of(part) == Bytes::Fallback) => {
+                    Bytes::Fallback
+                }
+                _ => Bytes::Whole,
+            },
             _ => Bytes::Whole,
         }
     }
@@ -77,9 +78,9 @@ impl<'a> DecodeStream<'a> {
                 .inner
                 .get_decoder()
                 .map_or(Bytes::Whole, Bytes::of),
+            begun: Vec::new(),
             context: Vec::new(),
             held: Vec::new(),
-            begun: Vec::new(),
         }
     }
 
@@ -99,8 +100,14 @@ impl<'a> DecodeStream<'a> {
         if self.skip_special_tokens && inner.get_added_vocabulary().is_special_token(&text) {
             return Ok(String::new());
         }
+        if self.bytes == Bytes::Level {
+            let bytes: Option<Vec<u8>> = text.chars().map(byte).collect();
+            let bytes = bytes.unwrap_or_else(|| text.into_bytes());
+            self.begun.extend(bytes);
+            return Ok(self.ended());
+        }
         self.held.push(token);
-        match self.is_open(&text) {
+        match self.bytes == Bytes::Fallback && is_byte(&text) {
             true => Ok(String::new()),
             false => self.take(),
         }
@@ -112,39 +119,23 @@ impl<'a> DecodeStream<'a> {
     ///
     /// As [`DecodeStream::push`].
     pub fn finish(&mut self) -> Result<String> {
-        let rest = self.take()?;
+        let mut rest = self.take()?;
+        rest += &String::from_utf8_lossy(&self.begun);
         self.context.clear();
         self.begun.clear();
         Ok(rest)
     }
 
-    /// Whether the held tokens, of which this is the last, may end within a character.
-    fn is_open(&mut self, token: &str) -> bool {
-        match self.bytes {
-            Bytes::Whole => false,
-            Bytes::Fallback => {
-                let digits = token
-                    .strip_prefix("<0x")
-                    .and_then(|rest| rest.strip_suffix('>'));
-                digits.is_some_and(|digits| {
-                    digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok()
-                })
-            }
-            Bytes::Level => {
-                let bytes: Option<Vec<u8>> = token.chars().map(byte).collect();
-                self.begun
-                    .extend(bytes.unwrap_or_else(|| token.as_bytes().to_vec()));
-                while let Err(error) = std::str::from_utf8(&self.begun) {
-                    let Some(wrong) = error.error_len() else {
-                        self.begun.drain(..error.valid_up_to());
-                        return true;
-                    };
-                    self.begun.drain(..error.valid_up_to() + wrong);
-                }
-                self.begun.clear();
-                false
-            }
-        }
+    /// The text of all bytes but those of a character that hasn't ended.
+    fn ended(&mut self) -> String {
+        let last = self.begun.utf8_chunks().last();
+        let open = last.map_or(&[][..], |chunk| chunk.invalid());
+        let is_open = std::str::from_utf8(open).is_err_and(|error| error.error_len().is_none());
+        let open = if is_open { open.to_vec() } else { Vec::new() };
+        self.begun.truncate(self.begun.len() - open.len());
+        let text = String::from_utf8_lossy(&self.begun).into_owned();
+        self.begun = open;
+        text
     }
 
     /// The text of the held tokens.
@@ -162,6 +153,14 @@ impl<'a> DecodeStream<'a> {
             )),
         }
     }
+}
+
+/// Whether a token is one byte, as decoders see it.
+fn is_byte(token: &str) -> bool {
+    let digits = token
+        .strip_prefix("<0x")
+        .and_then(|rest| rest.strip_suffix('>'));
+    digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
 }
 
 /// The byte that a character of byte-level tokens stands for: itself where it can be printed, else the next from U+0100 on.

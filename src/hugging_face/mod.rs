@@ -22,8 +22,11 @@
 //! # }
 //! ```
 //!
-//! With the feature `tokenizers`, `Tokenizer` turns text into tokens as the directory says.
+//! With the feature `tokenizers`, `Tokenizer` turns text into tokens as the directory says, `DecodeStream` tokens into text as
+//! they are drawn, and `ChatTemplate` chats into text.
 
+#[cfg(feature = "tokenizers")]
+mod chat;
 #[cfg(feature = "tokenizers")]
 mod decode_stream;
 mod fields;
@@ -31,6 +34,8 @@ mod files;
 mod model_files;
 mod model_type;
 mod names;
+#[cfg(feature = "tokenizers")]
+mod python;
 mod rope;
 mod save;
 #[cfg(feature = "tokenizers")]
@@ -38,6 +43,8 @@ mod tokenizer;
 mod weights;
 mod windows;
 
+#[cfg(feature = "tokenizers")]
+pub use chat::{ChatTemplate, Message};
 #[cfg(feature = "tokenizers")]
 pub use decode_stream::DecodeStream;
 pub use model_files::ModelFiles;

@@ -6,9 +6,14 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use tokenizers::AddedToken;
-use tokenizers::decoders::byte_level::ByteLevel;
+use tokenizers::decoders::{
+    byte_fallback::ByteFallback, byte_level::ByteLevel, fuse::Fuse, sequence::Sequence,
+    strip::Strip,
+};
 use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::{NormalizerWrapper, Replace};
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::{AddedToken, DecoderWrapper};
 
 use super::DecodeStream;
 use super::files::{CONFIG, read};
@@ -53,8 +58,8 @@ const LISTED: &str = "added_tokens_decoder";
 /// A special token that is spelt out in a text, `<|endoftext|>` say, becomes that token, whoever wrote the text, as in
 /// `transformers`: what must not end a text or begin another's turn has to be kept out of it beforehand.
 ///
-/// What `tokenizer.json` says holds, also where version 5 of `transformers` puts the pipeline of the class in its place that
-/// `tokenizer_config.json` names (`LlamaTokenizer`, `GPT2Tokenizer`); `PreTrainedTokenizerFast.from_pretrained` reads it so, too.
+/// For `LlamaTokenizer` and `GPT2Tokenizer`, which `tokenizer_config.json` may name, `transformers` 5 has ways of its own to
+/// split text, whatever `tokenizer.json` says, and so has this.
 ///
 /// ```no_run
 /// use shadegrad::hugging_face::Tokenizer;
@@ -93,7 +98,9 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(refused)?;
         inner.with_truncation(None).map_err(refused)?;
         inner.with_padding(None);
-        let missing = missing_tokens(directory, &inner)?;
+        let settings = settings(directory)?;
+        set_class(directory, &settings, &mut inner).map_err(refused)?;
+        let missing = missing_tokens(directory, &settings, &inner)?;
         inner.add_tokens(missing).map_err(refused)?;
         Ok(Tokenizer {
             path,
@@ -273,16 +280,63 @@ fn room(directory: &Path) -> Result<Option<u64>> {
     Ok(config.get("vocab_size").and_then(Value::as_u64))
 }
 
+/// Splits and joins text as the classes of `transformers` do that don't read it from `tokenizer.json`.
+fn set_class(
+    directory: &Path,
+    settings: &Map<String, Value>,
+    inner: &mut tokenizers::Tokenizer,
+) -> tokenizers::Result<()> {
+    let config: Map<String, Value> = parse_if_there(directory.join(CONFIG))?;
+    let kind = config.get("model_type").and_then(Value::as_str);
+    let class = settings.get("tokenizer_class").and_then(Value::as_str);
+    let class = class.map(|class| class.strip_suffix("Fast").unwrap_or(class));
+    let prefix = settings.get("add_prefix_space");
+    let are_bytes = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+    match class {
+        // For these types, classes named so are known to be wrong.
+        _ if matches!(kind, None | Some("mistral" | "qwen2")) => {}
+        Some("GPT2Tokenizer") if are_bytes => {
+            let prefix = prefix == Some(&Value::Bool(true));
+            inner.with_normalizer(None::<NormalizerWrapper>)?;
+            inner.with_pre_tokenizer(Some(ByteLevel::new(prefix, true, true)));
+        }
+        Some("LlamaTokenizer") if !are_bytes => {
+            let prefix = prefix != Some(&Value::Bool(false));
+            let scheme = match settings.get("legacy") {
+                _ if !prefix => PrependScheme::Never,
+                Some(Value::Bool(true)) => PrependScheme::Always,
+                _ => PrependScheme::First,
+            };
+            let mut chain: Vec<DecoderWrapper> = vec![
+                Replace::new("\u{2581}", " ")?.into(),
+                ByteFallback::new().into(),
+                Fuse::new().into(),
+            ];
+            if prefix {
+                chain.push(Strip::new(' ', 1, 0).into());
+            }
+            inner.with_normalizer(None::<NormalizerWrapper>)?;
+            inner.with_pre_tokenizer(Some(Metaspace::new('\u{2581}', scheme, false)));
+            inner.with_decoder(Some(Sequence::new(chain)));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 /// The tokens that the settings have and `tokenizer.json` has not, as far as the model has room for them.
-fn missing_tokens(directory: &Path, inner: &tokenizers::Tokenizer) -> Result<Vec<AddedToken>> {
-    let settings = settings(directory)?;
-    let listed = listed_tokens(&directory.join(SETTINGS), &settings)?.unwrap_or_default();
-    let named = ROLES.iter().filter_map(|role| of_role(&settings, role));
+fn missing_tokens(
+    directory: &Path,
+    settings: &Map<String, Value>,
+    inner: &tokenizers::Tokenizer,
+) -> Result<Vec<AddedToken>> {
+    let listed = listed_tokens(&directory.join(SETTINGS), settings)?.unwrap_or_default();
+    let named = ROLES.iter().filter_map(|role| of_role(settings, role));
     let known = inner.get_added_tokens_decoder();
     let room = room(directory)?.unwrap_or(u64::MAX);
     let mut next = inner.get_vocab_size(true) as u64;
     let mut missing: Vec<AddedToken> = Vec::new();
-    for token in listed.into_values().chain(named).chain(others(&settings)) {
+    for token in listed.into_values().chain(named).chain(others(settings)) {
         let is_it = |other: &AddedToken| other.content == token.content;
         let is_new = inner.token_to_id(&token.content).is_none();
         if known.values().any(is_it) || missing.iter().any(is_it) || (is_new && next >= room) {
