@@ -106,6 +106,35 @@ impl KvCache {
         }
     }
 
+    /// Makes room for texts of up to `capacity` tokens, if there is not. What is in the cache is copied on the device.
+    ///
+    /// # Errors
+    ///
+    /// As [`KvCache::new`]; the cache is then what it was.
+    pub fn grow(&mut self, capacity: usize) -> Result<()> {
+        if capacity <= self.capacity || self.layers.is_empty() {
+            return Ok(());
+        }
+        let device = self.layers[0].device();
+        let tape = Tape::inference(device);
+        let starts = tape.input([self.batch()], &vec![0u32; self.batch()]);
+        let larger = |layer: &Tensor| {
+            let shape = layer.shape().with_dim(1, capacity);
+            let larger = Tensor::zeros(device, shape, layer.dtype())?;
+            tape.write_rows(&larger, tape.tensor(layer), starts);
+            Ok(larger)
+        };
+        let layers = self.layers.iter().map(larger).collect::<Result<_>>()?;
+        tape.run()?;
+        (self.layers, self.capacity) = (layers, capacity);
+        Ok(())
+    }
+
+    /// Says how many tokens each text has.
+    pub(super) fn set_lengths(&mut self, lengths: Vec<usize>) {
+        self.lengths = lengths;
+    }
+
     pub(super) fn layers(&self) -> &[Tensor] {
         &self.layers
     }
