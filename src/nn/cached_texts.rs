@@ -90,9 +90,10 @@ impl CachedTexts {
     pub(super) fn reserve(&mut self, tokens: usize, context: usize) -> Result<()> {
         if tokens > self.cache.capacity() {
             let lengths = self.cache.lengths().to_vec();
+            self.whole.set_lengths(&lengths);
             self.whole.grow(rounded_length(tokens, context))?;
             self.cache = self.whole.first(lengths.len());
-            self.cache.set_lengths(lengths);
+            self.cache.set_lengths(&lengths);
         }
         Ok(())
     }

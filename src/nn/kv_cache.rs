@@ -117,22 +117,28 @@ impl KvCache {
         }
         let device = self.layers[0].device();
         let tape = Tape::inference(device);
+        let has_tokens = self.lengths.iter().any(|&length| length > 0);
         let starts = tape.input([self.batch()], &vec![0u32; self.batch()]);
         let larger = |layer: &Tensor| {
             let shape = layer.shape().with_dim(1, capacity);
             let larger = Tensor::zeros(device, shape, layer.dtype())?;
-            tape.write_rows(&larger, tape.tensor(layer), starts);
+            if has_tokens {
+                tape.write_rows(&larger, tape.tensor(layer), starts);
+            }
             Ok(larger)
         };
         let layers = self.layers.iter().map(larger).collect::<Result<_>>()?;
-        tape.run()?;
+        if has_tokens {
+            tape.run()?;
+        }
         (self.layers, self.capacity) = (layers, capacity);
         Ok(())
     }
 
-    /// Says how many tokens each text has.
-    pub(super) fn set_lengths(&mut self, lengths: Vec<usize>) {
-        self.lengths = lengths;
+    /// Says how many tokens each of the first texts has; the others have none.
+    pub(super) fn set_lengths(&mut self, lengths: &[usize]) {
+        self.lengths.fill(0);
+        self.lengths[..lengths.len()].copy_from_slice(lengths);
     }
 
     pub(super) fn layers(&self) -> &[Tensor] {
