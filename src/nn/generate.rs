@@ -122,7 +122,7 @@ impl Gpt {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
         let mut kept = self.texts_for(prompts.len(), longest, most)?;
         kept.restart(prompts.len());
-        let kept = Kept::Model(Some(kept));
+        let kept = Kept::Model(Some(Box::new(kept)));
         Generation::new(
             self,
             kept,

@@ -55,7 +55,7 @@ struct Text {
 /// Where a generation's cache comes from, and goes back to.
 pub(super) enum Kept<'a> {
     /// The model, `None` when it has gone back.
-    Model(Option<CachedTexts>),
+    Model(Option<Box<CachedTexts>>),
     Caller(&'a mut CachedTexts),
 }
 
@@ -314,10 +314,10 @@ impl Drop for Generation<'_> {
             texts.cache.truncate(row, if is_whole { length } else { 0 });
             texts.tokens[row] = text.tokens[..texts.cache.lengths()[row]].to_vec();
         }
-        if let Kept::Model(texts) = &mut self.kept {
-            if let Ok(mut kept) = gpt.cache.lock() {
-                *kept = texts.take();
-            }
+        if let Kept::Model(texts) = &mut self.kept
+            && let Ok(mut kept) = gpt.cache.lock()
+        {
+            *kept = texts.take().map(|texts| *texts);
         }
     }
 }
