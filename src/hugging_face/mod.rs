@@ -22,8 +22,12 @@
 //! # }
 //! ```
 //!
+//! Low-rank adapters are trained on a model that is [loaded frozen](ModelFiles::load_frozen), and go to and from
+//! directories of the `peft` library: [`ModelFiles::add_lora`], [`AdapterFiles`].
+//!
 //! With the feature `tokenizers`, `Tokenizer` turns text into tokens as the directory says.
 
+mod adapter;
 mod fields;
 mod files;
 mod model_files;
@@ -36,6 +40,7 @@ mod tokenizer;
 mod weights;
 mod windows;
 
+pub use adapter::{Adapter, AdapterFiles};
 pub use model_files::ModelFiles;
 pub use save::{export, export_characters};
 #[cfg(feature = "tokenizers")]
