@@ -1,6 +1,7 @@
 //! Tiny models of every type as the `transformers` library saves them, `golden/models`, made by `golden/make_models.py`.
 
 mod cache;
+mod configurations;
 mod files;
 mod lora;
 mod saved;
