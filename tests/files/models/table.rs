@@ -15,7 +15,7 @@ pub struct Model {
     pub known: Option<u32>,
 }
 
-pub const MODELS: [Model; 7] = [
+pub const MODELS: [Model; 8] = [
     model("gpt2", gpt2),
     model("llama", llama),
     model("llama_biases", llama_biases),
@@ -28,6 +28,10 @@ pub const MODELS: [Model; 7] = [
     Model {
         norm_shift: 1.0,
         ..model("gemma3_text", gemma3_text)
+    },
+    Model {
+        norm_shift: 1.0,
+        ..model("gemma3_text_wide", gemma3_text_wide)
     },
 ];
 
@@ -185,5 +189,28 @@ fn gemma3_text() -> GptConfig {
         attention_scale: Some(20f32.sqrt().recip()),
         embedding_scale: 30f32.sqrt(),
         ..GptConfig::new(83)
+    }
+}
+
+fn gemma3_text_wide() -> GptConfig {
+    GptConfig {
+        context: 128,
+        d_model: 14,
+        n_heads: 2,
+        n_kv_heads: Some(1),
+        head_dim: Some(256),
+        n_layers: 2,
+        norm_eps: 1e-6,
+        d_ff: 20,
+        rotary: rotary(1e6, None),
+        local: Some(LocalAttention {
+            window: 6,
+            layers: vec![true, false],
+            rotary: Some(rotary(1e4, None)),
+        }),
+        attention_scale: Some(1.0 / 16.0),
+        embedding_scale: 14f32.sqrt(),
+        vocab_size: 59,
+        ..gemma3_text()
     }
 }
