@@ -4,6 +4,7 @@ mod cache;
 mod configurations;
 mod files;
 mod lora;
+mod layouts;
 mod saved;
 mod table;
 mod tensors;

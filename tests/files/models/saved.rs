@@ -21,7 +21,7 @@ use super::{directory, expected, load, logits};
 use crate::common::device;
 
 /// The files of a directory that a model consists of.
-fn contents(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn contents(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(directory).unwrap();
     let files = entries.map(|entry| {
         let path = entry.unwrap().path();
