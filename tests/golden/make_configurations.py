@@ -166,9 +166,9 @@ TYPES = {
             sliding_window_pattern=2,
         ),
         dict(
+            refused="rope_scaling",
             rope_parameters=dict(full_attention=dict(rope_theta=5.0), sliding_attention=LINEAR),
             rope_scaling=dict(rope_type="linear", factor=8.0),
-            sliding_window_pattern=2,
         ),
         dict(refused="final_logit_softcapping", final_logit_softcapping=30.0),
         dict(refused="attn_logit_softcapping", attn_logit_softcapping=50.0),

@@ -2,6 +2,7 @@
 
 mod cache;
 mod configurations;
+mod exported;
 mod files;
 mod lora;
 mod layouts;
