@@ -31,6 +31,7 @@ mod chat;
 mod decode_stream;
 mod fields;
 mod files;
+mod generation;
 mod model_files;
 mod model_type;
 mod names;
@@ -47,6 +48,7 @@ mod windows;
 pub use chat::{ChatTemplate, Message};
 #[cfg(feature = "tokenizers")]
 pub use decode_stream::DecodeStream;
+pub use generation::GenerationConfig;
 pub use model_files::ModelFiles;
 pub use save::{export, export_characters, export_in_files};
 #[cfg(feature = "tokenizers")]
