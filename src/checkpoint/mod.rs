@@ -51,8 +51,8 @@ use serde_json::Value;
 pub use part::{LoadedPart, load_part};
 pub use replace::check_writable;
 pub(crate) use replace::{Staged, replace_with};
-pub(crate) use tensors::{PIECE, TensorsFile, number_size, open_file};
-use tensors::{stored, widened};
+use tensors::widened;
+pub(crate) use tensors::{PIECE, TensorsFile, number_size, open_file, stored};
 
 use crate::data::CharTokenizer;
 use crate::error::{Error, Result};

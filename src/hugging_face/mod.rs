@@ -22,9 +22,13 @@
 //! # }
 //! ```
 //!
+//! Low-rank adapters are trained on a model that is [loaded frozen](ModelFiles::load_frozen), and go to and from
+//! directories of the `peft` library: [`ModelFiles::add_lora`], [`AdapterFiles`].
+//!
 //! With the feature `tokenizers`, `Tokenizer` turns text into tokens as the directory says, `DecodeStream` tokens into text as
 //! they are drawn, and `ChatTemplate` chats into text.
 
+mod adapter;
 #[cfg(feature = "tokenizers")]
 mod chat;
 #[cfg(feature = "tokenizers")]
@@ -44,6 +48,7 @@ mod tokenizer;
 mod weights;
 mod windows;
 
+pub use adapter::{Adapter, AdapterFiles};
 #[cfg(feature = "tokenizers")]
 pub use chat::{ChatTemplate, Message};
 #[cfg(feature = "tokenizers")]

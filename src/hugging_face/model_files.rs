@@ -9,7 +9,7 @@ use super::fields::{Fields, Reason, Unique};
 use super::files::{CONFIG, read, refuse};
 use super::generation::{GenerationConfig, TokenIds};
 use super::model_type::{ModelType, TYPES};
-use super::names::Entry;
+use super::names::{Entry, Names};
 use super::save;
 use super::weights::Weights;
 use crate::error::Result;
@@ -87,6 +87,16 @@ impl ModelFiles {
         self.model_type.name
     }
 
+    /// What its tensors are called.
+    pub(super) fn names(&self) -> &'static Names {
+        self.model_type.names
+    }
+
+    /// Its parameters and the tensors that hold them.
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     /// What the model is made of. Its dropouts are what training applies; inference does not change with them.
     pub fn config(&self) -> &GptConfig {
         &self.config
@@ -132,7 +142,32 @@ impl ModelFiles {
     /// If it is `U32`.
     #[track_caller]
     pub fn load_as(&self, dtype: DType, device: &Device) -> Result<(Gpt, Parameters)> {
-        self.load_model(&self.config, dtype, device)
+        self.load_model(
+            &self.config,
+            ParameterBuilder::new(0).with_dtype(dtype),
+            device,
+        )
+    }
+
+    /// [`ModelFiles::load_as`] for a model whose weights are to stay [as they are](ParameterBuilder::frozen), while
+    /// [adapters](ModelFiles::add_lora) are trained: with this share of dropout everywhere, if one is given.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelFiles::load_as`] and [`ModelFiles::load_with_dropout`].
+    ///
+    /// # Panics
+    ///
+    /// If the type is `U32`.
+    #[track_caller]
+    pub fn load_frozen(
+        &self,
+        dtype: DType,
+        dropout: Option<f32>,
+        device: &Device,
+    ) -> Result<(Gpt, Parameters)> {
+        let builder = ParameterBuilder::new(0).with_dtype(dtype).frozen();
+        self.load_model(&self.dropping(dropout), builder, device)
     }
 
     /// [`ModelFiles::load`] with this share of dropout everywhere, for training, instead of the configuration's.
@@ -141,25 +176,32 @@ impl ModelFiles {
     ///
     /// As [`ModelFiles::load`]; [`Error::InvalidArgument`] if it is not a share.
     pub fn load_with_dropout(&self, dropout: f32, device: &Device) -> Result<(Gpt, Parameters)> {
-        let config = GptConfig {
+        let config = self.dropping(Some(dropout));
+        self.load_model(&config, ParameterBuilder::new(0), device)
+    }
+
+    /// The configuration with this share of dropout.
+    fn dropping(&self, dropout: Option<f32>) -> GptConfig {
+        let Some(dropout) = dropout else {
+            return self.config.clone();
+        };
+        GptConfig {
             dropout,
             embedding_dropout: None,
             attention_dropout: None,
             ..self.config.clone()
-        };
-        self.load_model(&config, DType::F32, device)
+        }
     }
 
     #[track_caller]
     fn load_model(
         &self,
         config: &GptConfig,
-        dtype: DType,
+        builder: ParameterBuilder,
         device: &Device,
     ) -> Result<(Gpt, Parameters)> {
         let limit = ParameterBuilder::parameter_limit_of(device);
-        let builder = ParameterBuilder::new(0).with_parameter_limit(limit);
-        let mut builder = builder.with_dtype(dtype);
+        let mut builder = builder.with_parameter_limit(limit);
         let gpt = Gpt::new(config, &mut builder)?;
         let parameters = builder.build_zeroed(device)?;
         self.restore(&parameters)?;

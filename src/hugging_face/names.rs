@@ -21,9 +21,11 @@ pub(super) struct Names {
     /// tensors, whose outputs stand side by side here.
     layers: &'static [(&'static str, &'static str)],
     /// Whether files hold the matrices of linear layers as `[outputs, inputs]`. They do so with the head in any case.
-    transposes: bool,
+    pub transposes: bool,
     /// What files leave out of the weights of norms.
     norm_offset: f32,
+    /// What `peft` gives adapters if nothing else is said.
+    pub lora_targets: &'static [&'static str],
     /// How the names of tensors end that no parameter has, and that don't matter.
     constants: &'static [&'static str],
 }
@@ -43,6 +45,7 @@ pub(super) const GPT2: Names = Names {
     ],
     transposes: false,
     norm_offset: 0.0,
+    lora_targets: &["c_attn"],
     // The causal masks that old versions of the library saved.
     constants: &[".attn.bias", ".attn.masked_bias"],
 };
@@ -63,6 +66,7 @@ pub(super) const LLAMA: Names = Names {
     ],
     transposes: true,
     norm_offset: 0.0,
+    lora_targets: &["q_proj", "v_proj"],
     // The angles that old versions saved.
     constants: &[".rotary_emb.inv_freq"],
 };

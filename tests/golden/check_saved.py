@@ -1,11 +1,11 @@
-"""Opens with transformers what the tests of tests/files/models/saved.rs have written, and compares logits.
+"""Opens with transformers and peft what the tests of tests/files/models have written, and compares logits.
 
-    cargo test --test files models::saved
-    pip install torch transformers safetensors
+    cargo test --test files models::
+    pip install torch transformers peft safetensors
     python check_saved.py [../../target/tmp]
 
 Every directory must open without a warning, with no tensor missing or left over, and give the logits that this crate
-computed from it. Saved once more by transformers, it must have the same tensors.
+computed from it. Saved once more by the library, it must have the same tensors.
 """
 
 import logging
@@ -15,13 +15,15 @@ import warnings
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 TOLERANCE = 1e-4
-KINDS = ["models_saved", "models_exported"]
+KINDS = ["models_saved", "models_exported", "models_merged", "lora_saved"]
+MODELS = Path(__file__).parent / "models"
 
 
 class Heard(logging.Handler):
@@ -38,7 +40,7 @@ class Heard(logging.Handler):
 def tensors(folder):
     """Name, type and shape of all tensors, and the files' metadata."""
     found, metadata = {}, []
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in sorted(folder.glob("*model*.safetensors")):
         with safe_open(path, "pt") as file:
             metadata.append(file.metadata())
             for name in file.keys():
@@ -49,12 +51,18 @@ def tensors(folder):
 
 def check(folder, heard):
     heard.said.clear()
+    is_adapter = (folder / "adapter_config.json").exists()
+    whole = MODELS / folder.name if is_adapter else folder
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+            whole, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
         )
+        if is_adapter:
+            model = PeftModel.from_pretrained(model, folder)
     said = heard.said + [str(warning.message) for warning in caught]
+    # Of transformers about peft, not about the files.
+    said = [text for text in said if "is_gradient_checkpointing" not in text]
     assert not said, said
     assert not any(report.values()), report
     expected = load_file(folder / "logits.safetensors")
@@ -65,7 +73,8 @@ def check(folder, heard):
     ours, metadata = tensors(folder)
     assert all(one == {"format": "pt"} for one in metadata), metadata
     with tempfile.TemporaryDirectory() as again:
-        stored = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        stored = AutoModelForCausalLM.from_pretrained(whole, dtype="auto")
+        stored = PeftModel.from_pretrained(stored, folder) if is_adapter else stored
         stored.save_pretrained(again)
         theirs, _ = tensors(Path(again))
     assert ours == theirs, ours.items() ^ theirs.items()

@@ -2,6 +2,7 @@
 
 mod cache;
 mod files;
+mod lora;
 mod saved;
 mod table;
 mod tensors;

@@ -42,7 +42,7 @@ fn header(bytes: &[u8]) -> (BTreeMap<String, (Dtype, Vec<usize>)>, Metadata) {
 }
 
 /// What `check_saved.py` is to find.
-fn leave_logits(directory: &Path, tokens: &[u32], logits: &[f32]) {
+pub fn leave_logits(directory: &Path, tokens: &[u32], logits: &[f32]) {
     let tokens: Vec<u8> = tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
     let length = tokens.len() / 8;
     let vocabulary = logits.len() / (2 * length);
