@@ -28,7 +28,7 @@ const DEFAULT: &str = "default";
 
 /// The steps that a template may take, and how long. 64 bytes that it makes are a step. A message takes tens or hundreds.
 const FUEL: u64 = 500_000;
-const LONGEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// Room for values that are nested as deeply as so many steps can.
 const STACK: usize = 256 << 20;

@@ -35,6 +35,7 @@ mod chat;
 mod decode_stream;
 mod fields;
 mod files;
+mod generation;
 mod model_files;
 mod model_type;
 mod names;
@@ -52,6 +53,7 @@ pub use adapter::{Adapter, AdapterFiles};
 pub use chat::{ChatTemplate, Message};
 #[cfg(feature = "tokenizers")]
 pub use decode_stream::DecodeStream;
+pub use generation::GenerationConfig;
 pub use model_files::ModelFiles;
 pub use save::{export, export_characters, export_in_files};
 #[cfg(feature = "tokenizers")]
