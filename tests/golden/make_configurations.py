@@ -197,7 +197,7 @@ def meaning(config):
     def frequencies(layer):
         kind = f"{layer.self_attn.layer_type}_" if config.model_type == "gemma3_text" else ""
         assert getattr(rotary, f"{kind}attention_scaling") == 1.0
-        return getattr(rotary, f"{kind}inv_freq").tolist()
+        return [float(f"{frequency:.8g}") for frequency in getattr(rotary, f"{kind}inv_freq").tolist()]
 
     x = torch.linspace(-4, 4, 41)
     activations = {

@@ -190,8 +190,8 @@ MODELS = {
         config=dict(
             model_type="gemma3_text",
             vocab_size=83,
-            hidden_size=30,
-            intermediate_size=28,
+            hidden_size=18,
+            intermediate_size=20,
             num_hidden_layers=7,
             num_attention_heads=6,
             num_key_value_heads=3,
@@ -208,7 +208,7 @@ MODELS = {
             ),
         ),
         dtype=torch.bfloat16,
-        seed=6,
+        seed=14,
         changes=[
             dict(query_pre_attn_scalar=12),
             dict(sliding_window=5),
@@ -245,8 +245,8 @@ MODELS = {
         config=dict(
             model_type="gemma3_text",
             vocab_size=59,
-            hidden_size=14,
-            intermediate_size=20,
+            hidden_size=10,
+            intermediate_size=16,
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=1,
@@ -257,7 +257,7 @@ MODELS = {
             pad_token_id=None,
         ),
         dtype=torch.bfloat16,
-        seed=30,
+        seed=56,
         changes=[dict(query_pre_attn_scalar=128), dict(sliding_window=5), dict(sliding_window=7)],
     ),
 }

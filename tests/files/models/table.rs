@@ -169,7 +169,7 @@ fn qwen3() -> GptConfig {
 fn gemma3_text() -> GptConfig {
     GptConfig {
         context: 256,
-        d_model: 30,
+        d_model: 18,
         n_heads: 6,
         n_kv_heads: Some(3),
         head_dim: Some(12),
@@ -177,7 +177,7 @@ fn gemma3_text() -> GptConfig {
         norm_eps: 3e-3,
         norm_placement: NormPlacement::Both,
         ffn: FeedForwardKind::GegluTanh,
-        d_ff: 28,
+        d_ff: 20,
         positions: PositionKind::Rotary,
         rotary: rotary(20_000.0, Some(RotaryScaling::Linear { factor: 4.0 })),
         local: Some(LocalAttention {
@@ -187,7 +187,7 @@ fn gemma3_text() -> GptConfig {
         }),
         qk_norm: true,
         attention_scale: Some(20f32.sqrt().recip()),
-        embedding_scale: 30f32.sqrt(),
+        embedding_scale: 18f32.sqrt(),
         ..GptConfig::new(83)
     }
 }
@@ -195,13 +195,13 @@ fn gemma3_text() -> GptConfig {
 fn gemma3_text_wide() -> GptConfig {
     GptConfig {
         context: 128,
-        d_model: 14,
+        d_model: 10,
         n_heads: 2,
         n_kv_heads: Some(1),
         head_dim: Some(256),
         n_layers: 2,
         norm_eps: 1e-6,
-        d_ff: 20,
+        d_ff: 16,
         rotary: rotary(1e6, None),
         local: Some(LocalAttention {
             window: 6,
@@ -209,7 +209,7 @@ fn gemma3_text_wide() -> GptConfig {
             rotary: Some(rotary(1e4, None)),
         }),
         attention_scale: Some(1.0 / 16.0),
-        embedding_scale: 14f32.sqrt(),
+        embedding_scale: 10f32.sqrt(),
         vocab_size: 59,
         ..gemma3_text()
     }

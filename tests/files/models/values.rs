@@ -155,7 +155,7 @@ fn halves() {
     }
 }
 
-/// Gradients by products in halves, on the way there and back, which is three times as long.
+/// Gradients by products in halves, on the way there and back: off by four times what logits are at most.
 #[test]
 fn mixed_precision() {
     for model in &MODELS {
@@ -167,7 +167,7 @@ fn mixed_precision() {
         for (ours, gradient) in batch.gradients {
             let theirs = expected.parameter(gpt.config(), "grad.", &ours, 0.0);
             let error = root_mean_square(gradient.iter().zip(&theirs).map(|(a, b)| a - b));
-            let bar = root_mean_square(theirs.iter().copied()) * bar_of_halves(gpt.config()) * 3.0;
+            let bar = root_mean_square(theirs.iter().copied()) * bar_of_halves(gpt.config()) * 4.0;
             assert!(error < bar, "{}: {ours}: {error}, not {bar}", model.name);
         }
     }
