@@ -39,6 +39,7 @@ mod generation;
 mod model_files;
 mod model_type;
 mod names;
+mod needs;
 #[cfg(feature = "tokenizers")]
 mod python;
 mod rope;
@@ -55,6 +56,7 @@ pub use chat::{ChatTemplate, Message};
 pub use decode_stream::DecodeStream;
 pub use generation::GenerationConfig;
 pub use model_files::ModelFiles;
+pub use needs::MemoryNeeds;
 pub use save::{export, export_characters, export_in_files};
 #[cfg(feature = "tokenizers")]
 pub use tokenizer::Tokenizer;
