@@ -195,7 +195,7 @@ impl ModelFiles {
     }
 
     /// Makes the model and loads its weights. They go from the files to the device in pieces: the host holds at most an eighth
-    /// of a matrix that files have transposed, and a megabyte of others. A token table larger than the adapter lets a kernel
+    /// of a matrix that files have transposed (or 8 MB, if that is more), and 2 MB of others. A token table larger than the adapter lets a kernel
     /// bind is split into parts.
     ///
     /// # Errors

@@ -529,7 +529,7 @@ const FILES: &[Bad] = &[
             });
         },
         INDEX,
-        "tensor `model.norm.weight` of model-00004-of-00004.safetensors is not in the index",
+        "tensor `model.norm.weight` of model-00003-of-00004.safetensors is not in the index",
     ),
     (
         "llama",

@@ -80,7 +80,7 @@ fn weights_are_not_copied_on_the_host() {
         ..GptConfig::new(100_000)
     };
     let (most, largest) = most_held("memory", &config);
-    assert!(largest > 25_000_000 && most < 1_000_000, "{most}");
+    assert!(largest > 25_000_000 && most < 2_000_000, "{most}");
 }
 
 /// Matrices that files have transposed, alone and packed with others, pass by in strips of 4 MiB.
