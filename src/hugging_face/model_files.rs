@@ -281,7 +281,8 @@ impl ModelFiles {
         let limit = ParameterBuilder::parameter_limit_of(device);
         let mut builder = builder.with_parameter_limit(limit);
         let gpt = Gpt::new(config, &mut builder)?;
-        self.needs().check(builder.dtype(), device.memory(), device)?;
+        self.needs()
+            .check(builder.dtype(), device.memory(), device)?;
         let parameters = builder.build_zeroed(device)?;
         self.restore(&parameters)?;
         Ok((gpt, parameters))

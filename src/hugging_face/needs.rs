@@ -28,6 +28,8 @@ pub struct MemoryNeeds {
     parameters: u64,
     /// With the padding between them.
     stored: u64,
+    /// Numbers of the largest parameter that is never split.
+    largest: u64,
     /// Of one of the tables, and how many there are.
     table: u64,
     tables: u64,
@@ -49,6 +51,7 @@ impl MemoryNeeds {
         let mut needs = MemoryNeeds {
             parameters: 0,
             stored: 0,
+            largest: 0,
             table: 0,
             tables: 1,
             cached: (2 * config.n_layers * config.n_kv_heads() * config.head_dim()) as u64,
@@ -58,6 +61,9 @@ impl MemoryNeeds {
             let shape = parameter.shape();
             needs.parameters += shape.elements() as u64;
             needs.stored += shape.elements().next_multiple_of(4) as u64;
+            if parameter.name() != "token_embedding.weight" {
+                needs.largest = needs.largest.max(shape.elements() as u64);
+            }
             if shape.rank() == 2 && parameter.name().starts_with("blocks.") {
                 needs.linear += (shape.dim(0) + shape.dim(1)) as u64;
             }
@@ -78,6 +84,12 @@ impl MemoryNeeds {
     /// How many numbers the model has. Tied weights count once.
     pub fn parameters(&self) -> u64 {
         self.parameters
+    }
+
+    /// The largest parameter, stored as `dtype`, which an adapter must let kernels [bind](ParameterBuilder::parameter_limit_of).
+    /// The token table doesn't count: it is split.
+    pub fn largest(&self, dtype: DType) -> u64 {
+        self.largest * dtype.bytes() as u64
     }
 
     /// The parameters, stored as `dtype`.

@@ -580,7 +580,7 @@ const FILES: &[Bad] = &[
         "mistral",
         |c| {
             c.tensors(WEIGHTS, |all| {
-                all.get_mut("model.norm.weight").unwrap().dtype = Dtype::I32;
+                all.get_mut("model.norm.weight").unwrap().dtype = Dtype::I16;
             });
         },
         WEIGHTS,

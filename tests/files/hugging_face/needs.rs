@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use shadegrad::gpu::AdapterClass;
-use shadegrad::hugging_face::ModelFiles;
-use shadegrad::nn::{ParameterBuilder, PositionKind};
+use shadegrad::hugging_face::{MemoryNeeds, ModelFiles};
+use shadegrad::nn::{
+    FeedForwardKind, GptConfig, LocalAttention, NormKind, NormPlacement, ParameterBuilder,
+    PositionKind, Rotary,
+};
 use shadegrad::tape::Precision;
 use shadegrad::{DType, Tape};
 
@@ -169,4 +173,107 @@ fn a_parameter_that_no_kernel_can_bind() {
 fn memory_is_known_of_gpus_only() {
     let is_software = device().class() == AdapterClass::Software;
     assert!(!is_software || device().memory().is_none());
+}
+
+/// Published models: name, and what says how large they are.
+const PUBLISHED: [(&str, fn() -> GptConfig); 16] = [
+    ("GPT-2", || GptConfig {
+        positions: PositionKind::Learned,
+        ffn: FeedForwardKind::GeluTanh,
+        norm: NormKind::LayerNorm,
+        bias: true,
+        context: 1024,
+        ..decoder([768, 3072, 12, 12, 12, 50_257])
+    }),
+    ("SmolLM2 135M", || decoder([576, 1536, 30, 9, 3, 49_152])),
+    ("SmolLM2 360M", || decoder([960, 2560, 32, 15, 5, 49_152])),
+    ("SmolLM2 1.7B", || decoder([2048, 8192, 24, 32, 32, 49_152])),
+    ("TinyLlama 1.1B", || GptConfig {
+        tie_weights: false,
+        context: 2048,
+        ..decoder([2048, 5632, 22, 32, 4, 32_000])
+    }),
+    ("Llama 3.2 1B", || decoder([2048, 8192, 16, 32, 8, 128_256])),
+    ("Llama 3.2 3B", || decoder([3072, 8192, 28, 24, 8, 128_256])),
+    ("Mistral 7B", || GptConfig {
+        tie_weights: false,
+        ..decoder([4096, 14_336, 32, 32, 8, 32_768])
+    }),
+    ("Qwen2.5 0.5B", || qwen2([896, 4864, 24, 14, 2, 151_936])),
+    ("Qwen2.5 1.5B", || qwen2([1536, 8960, 28, 12, 2, 151_936])),
+    ("Qwen2.5 3B", || qwen2([2048, 11_008, 36, 16, 2, 151_936])),
+    ("Qwen3 0.6B", || qwen3([1024, 3072, 28, 16, 8, 151_936])),
+    ("Qwen3 1.7B", || qwen3([2048, 6144, 28, 16, 8, 151_936])),
+    ("Qwen3 4B", || qwen3([2560, 9728, 36, 32, 8, 151_936])),
+    ("Gemma 3 270M", || gemma([640, 2048, 18, 4, 1, 262_144])),
+    ("Gemma 3 1B", || gemma([1152, 6912, 26, 4, 1, 262_144])),
+];
+
+fn decoder([d_model, d_ff, n_layers, n_heads, kv_heads, vocab_size]: [usize; 6]) -> GptConfig {
+    GptConfig {
+        context: 4096,
+        d_model,
+        d_ff,
+        n_layers,
+        n_heads,
+        n_kv_heads: Some(kv_heads),
+        positions: PositionKind::Rotary,
+        ..GptConfig::new(vocab_size)
+    }
+}
+
+fn qwen2(sizes: [usize; 6]) -> GptConfig {
+    GptConfig {
+        qkv_bias: Some(true),
+        ..decoder(sizes)
+    }
+}
+
+fn qwen3(sizes: [usize; 6]) -> GptConfig {
+    GptConfig {
+        head_dim: Some(128),
+        qk_norm: true,
+        ..decoder(sizes)
+    }
+}
+
+fn gemma(sizes: [usize; 6]) -> GptConfig {
+    GptConfig {
+        head_dim: Some(256),
+        qk_norm: true,
+        norm_placement: NormPlacement::Both,
+        local: Some(LocalAttention {
+            window: 512,
+            layers: vec![true; sizes[2]],
+            rotary: Some(Rotary::default()),
+        }),
+        ..decoder(sizes)
+    }
+}
+
+/// `docs/models.md` has what this computes.
+#[test]
+fn the_table_of_published_models() {
+    let table: String = PUBLISHED
+        .iter()
+        .map(|(name, config)| {
+            let config = config();
+            let needs = MemoryNeeds::of(&config).unwrap();
+            let gib = |bytes: u64| format!("{:.2}", bytes as f64 / (1u64 << 30) as f64);
+            let cells = [
+                format!("{:.1}", needs.parameters() as f64 / 1e6),
+                format!("{:.0}", needs.largest(DType::F32) as f64 / (1 << 20) as f64),
+                gib(needs.inference(DType::F32, config.context)),
+                gib(needs.inference(DType::F16, config.context)),
+                gib(needs.training(Precision::F32)),
+                gib(needs.training(Precision::Mixed)),
+                gib(needs.lora(Precision::F32, 8)),
+                gib(needs.lora(Precision::Mixed, 8)),
+            ];
+            format!("| {name} | {} |\n", cells.join(" | "))
+        })
+        .collect();
+    let path = [env!("CARGO_MANIFEST_DIR"), "docs/models.md"];
+    let page = fs::read_to_string(path.iter().collect::<PathBuf>()).unwrap();
+    assert!(page.contains(&table), "docs/models.md should have\n{table}");
 }
