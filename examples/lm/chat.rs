@@ -67,6 +67,7 @@ impl Chat {
         let model = Model::open(
             &self.model,
             self.generation.precision,
+            self.generation.context,
             &self.generation.device,
         )?;
         let mut conversation = Conversation {

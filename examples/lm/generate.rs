@@ -6,7 +6,7 @@ use shadegrad::nn::CachedTexts;
 use shadegrad::sampling::{Sampler, SamplingConfig};
 use shadegrad::tape::Precision;
 
-use super::{Input, Model};
+use super::{ContextArgs, Input, Model};
 use crate::common::args::DeviceArgs;
 use crate::common::{Result, terminal};
 
@@ -42,6 +42,8 @@ pub struct GenerationArgs {
     /// What the model computes with: f32, or mixed (weights, products and cache in f16)
     #[arg(long, default_value_t = Precision::F32)]
     pub precision: Precision,
+    #[command(flatten)]
+    pub context: ContextArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
 }
@@ -131,7 +133,7 @@ impl<'a> Speaker<'a> {
 /// One line about the flags or the model's directory; what the device reports.
 pub fn run(input: &Input, args: &GenerationArgs) -> Result<()> {
     args.validate()?;
-    let model = Model::open(&input.model, args.precision, &args.device)?;
+    let model = Model::open(&input.model, args.precision, args.context, &args.device)?;
     let prompt = model.prompt(&input.text)?;
     let mut speaker = Speaker::new(&model, args)?;
     let mut stream = model.tokenizer.decode_stream(true);

@@ -3,6 +3,7 @@
 //!
 //! ```sh
 //! cargo run --release --example lm --features tokenizers,download -- download gpt2 models/gpt2
+//! cargo run --release --example lm --features tokenizers -- info models/gpt2
 //! cargo run --release --example lm --features tokenizers -- tokenize models/gpt2 " Ralph"
 //! cargo run --release --example lm --features tokenizers -- generate models/gpt2 "I am an amazing" --temperature 0
 //! cargo run --release --example lm --features tokenizers -- chat models/SmolLM2-135M-Instruct --system "Be brief."
@@ -21,6 +22,7 @@ mod chat;
 #[cfg(feature = "download")]
 mod download;
 mod generate;
+mod info;
 mod measure;
 mod tune;
 
@@ -31,7 +33,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use common::args::DeviceArgs;
 use common::settings::require;
 use common::{Result, program};
-use indicatif::HumanCount;
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use shadegrad::data::read_text;
 use shadegrad::hugging_face::{ModelFiles, Tokenizer};
 use shadegrad::nn::Gpt;
@@ -61,6 +63,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Print what a model is, what it needs of the device, and whether that fits
+    Info {
+        /// The model's directory
+        model: PathBuf,
+        #[command(flatten)]
+        context: ContextArgs,
+        #[command(flatten)]
+        device: DeviceArgs,
+    },
     /// Print the tokens of a text and their ids
     Tokenize {
         #[command(flatten)]
@@ -82,6 +93,8 @@ enum Command {
         /// How many tokens at each position
         #[arg(long, default_value_t = 5)]
         count: usize,
+        #[command(flatten)]
+        context: ContextArgs,
         #[command(flatten)]
         device: DeviceArgs,
     },
@@ -106,6 +119,8 @@ enum Command {
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
         #[command(flatten)]
+        context: ContextArgs,
+        #[command(flatten)]
         device: DeviceArgs,
     },
     /// Measure how well the model predicts a text file, in windows that overlap
@@ -121,10 +136,20 @@ enum Command {
         #[arg(long, default_value_t = Precision::F32)]
         precision: Precision,
         #[command(flatten)]
+        context: ContextArgs,
+        #[command(flatten)]
         device: DeviceArgs,
     },
     /// Train it further on a text file and save it in the same layout
     Tune(Box<Tune>),
+}
+
+/// How far the model is to see.
+#[derive(Clone, Copy, Debug, Args)]
+struct ContextArgs {
+    /// Tokens that the model sees at most, to take less memory [default: what it was trained for]
+    #[arg(long)]
+    context: Option<usize>,
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +196,11 @@ fn command_line() -> clap::Command {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Info {
+            model,
+            context,
+            device,
+        } => info::run(&model, context.context, &device)?,
         Command::Tokenize { input } => {
             let tokenizer = Tokenizer::open(&input.model)?;
             let ids = tokenizer.encode_with_special_tokens(&input.text)?;
@@ -182,10 +212,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Top {
             input,
             count,
+            context,
             device,
         } => {
             require(count >= 1, "count", &count, "at least 1")?;
-            let model = Model::open(&input.model, Precision::F32, &device)?;
+            let model = Model::open(&input.model, Precision::F32, context, &device)?;
             let tokens = model.prompt(&input.text)?;
             measure::top(&model, &tokens, count)?;
         }
@@ -212,9 +243,10 @@ fn run(command: Command) -> Result<ExitCode> {
             input,
             layer,
             out,
+            context,
             device,
         } => {
-            let model = Model::open(&input.model, Precision::F32, &device)?;
+            let model = Model::open(&input.model, Precision::F32, context, &device)?;
             let last = model.gpt.config().n_layers - 1;
             require(layer <= last, "layer", &layer, &format!("0 to {last}"))?;
             let tokens = model.prompt(&input.text)?;
@@ -225,10 +257,11 @@ fn run(command: Command) -> Result<ExitCode> {
             file,
             stride,
             precision,
+            context,
             device,
         } => {
             let text = read_text(&file)?;
-            let model = Model::open(&model, precision, &device)?;
+            let model = Model::open(&model, precision, context, &device)?;
             let context = model.gpt.config().context;
             let stride = stride.unwrap_or(context.div_ceil(2));
             let expected = format!("1 to {}, one less than the model's context", context - 1);
@@ -252,9 +285,23 @@ fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A model's files with its tokenizer.
+/// Weights of fewer bytes are loaded without a bar.
+const LARGE: u64 = 200_000_000;
+
+/// A model's files with its tokenizer. Loading them shows a bar if they are large and standard error is a terminal.
 fn open(directory: &Path) -> Result<(ModelFiles, Tokenizer)> {
-    let files = ModelFiles::open(directory)?;
+    let mut files = ModelFiles::open(directory)?;
+    if files.bytes() >= LARGE {
+        let style = "loading {wide_bar} {bytes}/{total_bytes} · {bytes_per_sec} · {eta}";
+        let bar = ProgressBar::new(files.bytes()).with_style(ProgressStyle::with_template(style)?);
+        files = files.with_progress(move |done, all| {
+            bar.set_length(all);
+            bar.set_position(done);
+            if done == all {
+                bar.finish_and_clear();
+            }
+        });
+    }
     let tokenizer = Tokenizer::open(directory)?;
     let has = files.config().vocab_size;
     match tokenizer.last() {
@@ -302,8 +349,16 @@ struct Model {
 }
 
 impl Model {
-    fn open(directory: &Path, precision: Precision, device: &DeviceArgs) -> Result<Model> {
-        let (files, tokenizer) = open(directory)?;
+    fn open(
+        directory: &Path,
+        precision: Precision,
+        ContextArgs { context }: ContextArgs,
+        device: &DeviceArgs,
+    ) -> Result<Model> {
+        let (mut files, tokenizer) = open(directory)?;
+        if let Some(context) = context {
+            files = files.with_context(context)?;
+        }
         let device = program::open_device_aside(device)?;
         let (gpt, _) = files.load_as(precision.dtype(), &device)?;
         Ok(Model {

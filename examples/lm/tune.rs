@@ -115,6 +115,7 @@ impl Tune {
             .map(|&(what, path)| (what, Some(path)))
             .collect();
         files.check(&self.training, &given)?;
+        model.check_output(&self.out)?;
         let written = [("--metrics", &self.metrics), ("--plot", &self.plot)];
         let written = written
             .into_iter()
