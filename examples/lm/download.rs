@@ -1,15 +1,21 @@
 //! Fetching a model's directory.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use serde_json::Value;
 use shadegrad::Error;
 use ureq::Agent;
 
+use super::FILES;
 use crate::common::{Result, outputs};
+
+/// What names the files of weights where there are several.
+const INDEX: &str = "model.safetensors.index.json";
 
 /// All that a model needs but for its tokenizer.
 const MODEL: [&str; 2] = ["config.json", "model.safetensors"];
@@ -51,10 +57,33 @@ pub fn fetch(name: &str, site: &str, directory: &Path) -> Result<()> {
             }
         }
     }
-    match source.file(weights, directory)? {
-        true => Ok(()),
-        false => Err(missing(weights).into()),
+    let needed = [&MODEL[..], &TOKENIZER, &MERGES].concat();
+    for (_, file) in FILES.iter().filter(|(_, file)| !needed.contains(file)) {
+        source.file(file, directory)?;
     }
+    if source.file(weights, directory)? {
+        return Ok(());
+    }
+    if !source.file(INDEX, directory)? {
+        return Err(missing(weights).into());
+    }
+    for part in parts(&directory.join(INDEX))? {
+        if !source.file(&part, directory)? {
+            return Err(missing(&part).into());
+        }
+    }
+    Ok(())
+}
+
+/// The files that an index names.
+fn parts(index: &Path) -> Result<BTreeSet<String>> {
+    let damaged = || format!("{} names no files of weights", index.display());
+    let json: Value = serde_json::from_slice(&fs::read(index)?).map_err(|_| damaged())?;
+    let files = json["weight_map"].as_object().ok_or_else(damaged)?.values();
+    let is_plain =
+        |name: &&str| name.ends_with(".safetensors") && !name.contains(['/', '\\', '?', '#']);
+    let files = files.map(|file| Some(file.as_str().filter(is_plain)?.to_owned()));
+    Ok(files.collect::<Option<_>>().ok_or_else(damaged)?)
 }
 
 struct Source<'a> {

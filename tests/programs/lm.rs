@@ -441,7 +441,8 @@ fn a_program_without_downloads_says_how_to_get_one() {
     assert!(error.contains("--features tokenizers,download"), "{error}");
 }
 
-/// A site for as long as the test lasts: the small model under `tiny`, the same with its weights cut off under `cut`.
+/// A site for as long as the test lasts: the small model under `tiny`, the same with its weights cut off under `cut`, with an
+/// index and a `generation_config.json` under `parts`, and with an index that leads elsewhere under `outside`.
 #[cfg(feature = "download")]
 fn site() -> String {
     use std::io::{BufRead, BufReader, Write};
@@ -457,12 +458,21 @@ fn site() -> String {
             let path = request.split(' ').nth(1).unwrap_or_default();
             let found = path.strip_prefix('/').and_then(|path| {
                 let (name, file) = path.split_once("/resolve/main/")?;
-                let bytes = std::fs::read(format!("{MODEL}/{file}")).ok();
-                Some((
-                    name,
-                    file,
-                    bytes.filter(|_| ["tiny", "cut"].contains(&name))?,
-                ))
+                let file = match (name, file) {
+                    ("parts" | "outside", "model.safetensors") => return None,
+                    ("parts", "model-1.safetensors") => "model.safetensors",
+                    _ => file,
+                };
+                let bytes = match (name, file) {
+                    ("parts", "generation_config.json") => Some(b"{}".to_vec()),
+                    ("parts", "model.safetensors.index.json") => Some(index("model-1.safetensors")),
+                    ("outside", "model.safetensors.index.json") => {
+                        Some(index("../model.safetensors"))
+                    }
+                    _ => std::fs::read(format!("{MODEL}/{file}")).ok(),
+                };
+                let known = ["tiny", "cut", "parts", "outside"];
+                Some((name, file, bytes.filter(|_| known.contains(&name))?))
             });
             let _ = match found {
                 None => write!(
@@ -485,6 +495,18 @@ fn site() -> String {
         }
     });
     format!("http://{address}")
+}
+
+/// An index by which all tensors of the small model are in one file.
+#[cfg(feature = "download")]
+fn index(file: &str) -> Vec<u8> {
+    let bytes = std::fs::read(format!("{MODEL}/model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let names = tensors.names().into_iter();
+    let map: serde_json::Map<_, _> = names.map(|name| (name.to_string(), file.into())).collect();
+    serde_json::json!({ "metadata": {}, "weight_map": map })
+        .to_string()
+        .into_bytes()
 }
 
 #[cfg(feature = "download")]
@@ -512,6 +534,23 @@ fn a_model_is_fetched_whole_or_not_at_all() {
             "{name}"
         );
     }
+
+    // In several files, and what not every model has.
+    let printed = fetch("parts", "parts", &site).unwrap();
+    assert!(
+        printed.contains("36,736 parameters, 288 tokens: parts\n"),
+        "{printed}"
+    );
+    assert_eq!(folder.read("parts/generation_config.json"), b"{}");
+    assert!(!folder.0.join("parts/model.safetensors").exists());
+    let original = std::fs::read(format!("{MODEL}/model.safetensors")).unwrap();
+    assert!(folder.read("parts/model-1.safetensors") == original);
+    let error = fetch("outside", "inside/outside", &site).unwrap_err();
+    assert!(
+        error.contains("index.json names no files of weights"),
+        "{error}"
+    );
+    assert!(!folder.0.join("inside/model.safetensors").exists());
 
     // A broken connection leaves no half of a file, also none beside.
     let error = fetch("cut", "cut", &site).unwrap_err();
