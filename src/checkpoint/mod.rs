@@ -50,7 +50,7 @@ use serde_json::Value;
 
 pub use part::{LoadedPart, load_part};
 pub use replace::check_writable;
-pub(crate) use replace::replace_with;
+pub(crate) use replace::{Staged, replace_with};
 use tensors::widened;
 pub(crate) use tensors::{PIECE, TensorsFile, number_size, open_file, stored};
 

@@ -99,25 +99,49 @@ pub(crate) fn replace_with(
     path: &Path,
     contents: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
-    let target = target(path)?;
-    let temporary = temporary(&target)?;
-    let write = || {
-        let mut file = create(&temporary, &target)?;
+    Staged::write(path, contents)?.place()
+}
+
+/// What is to replace a file's contents: whole and on the disk, beside it. Dropped, it goes.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    target: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Staged {
+    /// Writes the new contents.
+    pub fn write(
+        path: &Path,
+        contents: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> io::Result<Staged> {
+        let target = target(path)?;
+        let temporary = temporary(&target)?;
+        let staged = Staged { target, temporary };
+        let mut file = create(&staged.temporary, &staged.target)?;
         contents(&mut file)?;
         file.sync_all()?;
-        drop(file);
-        fs::rename(&temporary, &target)
-    };
-    write().inspect_err(|_| {
-        // The error that matters is the one that is being returned.
-        let _ = fs::remove_file(&temporary);
-    })?;
-    // Makes the renaming itself last. Not every system can do this, and the file is whole either way.
-    #[cfg(unix)]
-    {
-        let directory = target.parent().filter(|parent| *parent != Path::new(""));
-        let directory = File::open(directory.unwrap_or(Path::new(".")));
-        let _ = directory.and_then(|directory| directory.sync_all());
+        Ok(staged)
     }
-    Ok(())
+
+    /// Puts them into the file's place.
+    pub fn place(self) -> io::Result<()> {
+        fs::rename(&self.temporary, &self.target)?;
+        // Makes the renaming itself last. Not every system can do this, and the file is whole either way.
+        #[cfg(unix)]
+        {
+            let directory = self.target.parent();
+            let directory = directory.filter(|parent| *parent != Path::new(""));
+            let directory = File::open(directory.unwrap_or(Path::new(".")));
+            let _ = directory.and_then(|directory| directory.sync_all());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // There is none any more where it has been put into its place.
+        let _ = fs::remove_file(&self.temporary);
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::fields::Unique;
 use crate::checkpoint::{TensorsFile, open_file};
 use crate::error::{Error, Result};
 
@@ -13,14 +14,22 @@ pub(super) const CONFIG: &str = "config.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
+/// No text of a directory is longer than this, in bytes.
+const LONGEST: u64 = 100_000_000;
+
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = open_file(path)?.read_to_end(&mut bytes);
+    let read = open_file(path)?.take(LONGEST + 1).read_to_end(&mut bytes);
     read.map_err(|source| Error::File {
         path: path.to_owned(),
         source,
     })?;
-    Ok(bytes)
+    match bytes.len() as u64 > LONGEST {
+        true => Err(refuse(path.to_owned())(
+            "it has more than 100 MB: that is something else".to_owned(),
+        )),
+        false => Ok(bytes),
+    }
 }
 
 /// The files that hold the weights.
@@ -59,8 +68,16 @@ impl WeightFiles {
         }
         let path = directory.join(INDEX);
         let json = read(&path)?;
-        let index = Index::parse(&json).map_err(|reason| Error::Checkpoint { path, reason })?;
+        let index = match Index::parse(&json) {
+            Ok(index) => index,
+            Err(reason) => return Err(refuse(path)(reason)),
+        };
         let names: BTreeSet<&String> = index.values().collect();
+        if let Some(missing) = names.iter().find(|name| !has(name)) {
+            return Err(refuse(path)(format!(
+                "it names {missing}, which is not there: get that file, too"
+            )));
+        }
         Ok(WeightFiles {
             names: names.into_iter().cloned().collect(),
             index: Some(Index { files: index, json }),
@@ -72,31 +89,27 @@ impl Index {
     fn parse(json: &[u8]) -> Result<BTreeMap<String, String>, String> {
         #[derive(Deserialize)]
         struct File {
-            weight_map: BTreeMap<String, String>,
+            weight_map: Unique<String>,
         }
         let file: File = serde_json::from_slice(json)
             .map_err(|error| format!("it is no index of weights: {error}"))?;
-        if file.weight_map.is_empty() {
+        let weight_map = file.weight_map.0;
+        if weight_map.is_empty() {
             return Err("its weight_map is empty".to_owned());
         }
         // A name leads to this directory and nowhere else.
         let is_plain = |name: &str| Path::new(name).file_name().is_some_and(|own| own == name);
-        match file.weight_map.values().find(|name| !is_plain(name)) {
+        match weight_map.values().find(|name| !is_plain(name)) {
             Some(name) => Err(format!(
                 "its weight_map names `{name}`, which is no file's name"
             )),
-            None => Ok(file.weight_map),
+            None => Ok(weight_map),
         }
     }
 
     /// Checks that the files hold what the index says, each tensor once.
     pub fn check(&self, directory: &Path, files: &[(String, TensorsFile)]) -> Result<()> {
-        let refuse = |reason: String| {
-            Err(Error::Checkpoint {
-                path: directory.join(INDEX),
-                reason,
-            })
-        };
+        let refuse = |reason: String| Err(refuse(directory.join(INDEX))(reason));
         for (name, file) in files {
             for tensor in file.metadata.offset_keys() {
                 match self.files.get(&tensor) {

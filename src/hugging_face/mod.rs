@@ -42,6 +42,6 @@ mod windows;
 
 pub use adapter::{Adapter, AdapterFiles};
 pub use model_files::ModelFiles;
-pub use save::{export, export_characters};
+pub use save::{export, export_characters, export_in_files};
 #[cfg(feature = "tokenizers")]
 pub use tokenizer::Tokenizer;

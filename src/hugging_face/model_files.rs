@@ -1,11 +1,12 @@
 //! A model's directory, opened.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::fields::{Fields, Reason};
+use super::fields::{Fields, Reason, Unique};
 use super::files::{CONFIG, read, refuse};
 use super::model_type::{ModelType, TYPES};
 use super::names::{Entry, Names};
@@ -33,7 +34,7 @@ pub struct ModelFiles {
 
 /// One token or several.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a token's number or a list of such")]
 enum TokenIds {
     One(u32),
     Several(Vec<u32>),
@@ -54,7 +55,8 @@ impl ModelFiles {
     /// # Errors
     ///
     /// [`Error::File`] if one cannot be read, [`Error::Checkpoint`], with the file, if one is damaged, describes a model
-    /// of another type or one that does what is not implemented, or has tensors that are missing, of another shape, or not of the model.
+    /// of another type or one that does what is not implemented, or has tensors that are missing, of another shape, or not
+    /// of the model.
     pub fn open(directory: impl AsRef<Path>) -> Result<ModelFiles> {
         let directory = directory.as_ref();
         let path = directory.join(CONFIG);
@@ -67,7 +69,7 @@ impl ModelFiles {
         let mut entries = model_type.names.entries(&config)?;
         let table = entries.iter().find(|entry| entry.is_table());
         let table = &table.expect("every model has one").parts[0];
-        let weights = Weights::open(directory, model_type.names, table)?;
+        let weights = Weights::open(directory, model_type.names)?;
         if config.tie_weights && weights.has_own_head(table)? {
             config.tie_weights = false;
             json = untied(&json);
@@ -244,12 +246,15 @@ impl ModelFiles {
     }
 
     /// Saves a model of this configuration into a directory, which is made if there is none: `config.json` as it was,
-    /// but for a [head of its own](ModelFiles::open), and the parameters' values in a `model.safetensors` of the same layout. It may be the directory that was opened.
+    /// but for a [head of its own](ModelFiles::open), and the parameters' values in files of the same names and layout. It
+    /// may be the directory that was opened. All files are complete before the first takes the place of what was there;
+    /// nothing else is touched.
     ///
     /// # Errors
     ///
     /// [`Error::File`] if something cannot be written, [`Error::Parameter`] if the parameters are another model's, or too
-    /// large for the file's type; [`Error::DeviceLost`], [`Error::Readback`]; [`Error::Checkpoint`] if the opened file has been changed meanwhile.
+    /// large for the file's type; [`Error::DeviceLost`], [`Error::Readback`]; [`Error::Checkpoint`] if the opened file has
+    /// been changed meanwhile, or [`ModelFiles::check_output`] refuses the directory. Nothing has been replaced then.
     pub fn save(&self, directory: impl AsRef<Path>, parameters: &Parameters) -> Result<()> {
         let directory = directory.as_ref();
         let mut files = Vec::new();
@@ -267,16 +272,29 @@ impl ModelFiles {
                     None => save::Content::Kept { file, info },
                 });
             }
-            files.push((&**name, &file.header[..], contents));
+            files.push((name.clone(), Cow::from(&file.header[..]), contents));
         }
         save::write(directory, &self.json, self.weights.index(), &files)
     }
 }
 
+impl ModelFiles {
+    /// Refuses a directory that cannot be [saved](ModelFiles::save) into: before the training, not after it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`] if the directory holds weights of the other layout, one file or several with an index, which
+    /// readers would take instead of those to be saved.
+    pub fn check_output(&self, directory: impl AsRef<Path>) -> Result<()> {
+        save::check(directory.as_ref(), self.weights.index().is_some())
+    }
+}
+
 /// The type of a `config.json`, the model, and the tokens that end its texts.
 fn parse(json: &[u8]) -> Result<(&'static ModelType, GptConfig, Vec<u32>), Reason> {
-    let map: Map<String, Value> = serde_json::from_slice(json)
+    let map: Unique<Value> = serde_json::from_slice(json)
         .map_err(|error| format!("it is no configuration of a model: {error}"))?;
+    let map = Map::from_iter(map.0);
     let fields = Fields::new(&map);
     let known = || {
         let names: Vec<&str> = TYPES.iter().map(|known| known.name).collect();

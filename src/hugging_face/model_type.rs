@@ -24,6 +24,8 @@ pub(super) struct ModelType {
     keys: &'static [&'static [Key]],
     rope: Rope,
     windows: Windows,
+    /// Whether the extent of the model must be a multiple of the number of heads, even where these say their own.
+    whole_heads: bool,
     /// Keys with one value that is followed; `null` or no value is as good.
     only: &'static [(&'static str, Only)],
     /// What follows from other sizes.
@@ -72,6 +74,7 @@ pub(super) const TYPES: &[ModelType] = &[
         ]],
         rope: Rope::None,
         windows: Windows::None,
+        whole_heads: true,
         only: &[
             ("scale_attn_weights", Only::True),
             ("scale_attn_by_inverse_layer_idx", Only::False),
@@ -103,6 +106,7 @@ pub(super) const TYPES: &[ModelType] = &[
         ],
         rope: Rope::Flat,
         windows: Windows::None,
+        whole_heads: true,
         only: &[],
         finish: |_| (),
         names: &LLAMA,
@@ -121,6 +125,7 @@ pub(super) const TYPES: &[ModelType] = &[
         keys: &[DECODER, &[Key("hidden_act", Says::Activation(&GATED))]],
         rope: Rope::Flat,
         windows: Windows::AllLayers,
+        whole_heads: false,
         only: &[],
         finish: |_| (),
         names: &LLAMA,
@@ -136,6 +141,7 @@ pub(super) const TYPES: &[ModelType] = &[
         keys: &[DECODER, &[Key("hidden_act", Says::Activation(&GATED))]],
         rope: Rope::Flat,
         windows: Windows::LaterLayers,
+        whole_heads: false,
         only: &[],
         finish: |_| (),
         names: &LLAMA,
@@ -158,6 +164,7 @@ pub(super) const TYPES: &[ModelType] = &[
         ],
         rope: Rope::Flat,
         windows: Windows::LaterLayers,
+        whole_heads: false,
         only: &[],
         finish: |_| (),
         names: &LLAMA,
@@ -192,11 +199,8 @@ pub(super) const TYPES: &[ModelType] = &[
         ],
         rope: Rope::ByKindOfLayer,
         windows: Windows::MostLayers,
-        only: &[
-            ("attn_logit_softcapping", Only::Null),
-            ("final_logit_softcapping", Only::Null),
-            ("use_bidirectional_attention", Only::False),
-        ],
+        whole_heads: true,
+        only: &[],
         finish: |c| c.embedding_scale = (c.d_model as f32).sqrt(),
         names: &GEMMA,
     },
@@ -251,6 +255,24 @@ const ANY_TYPE: &[(&str, Only)] = &[
     ("rope_interleaved", Only::False),
     ("per_layer_config", Only::Null),
     ("quantization_config", Only::Null),
+    ("attn_logit_softcapping", Only::Null),
+    ("final_logit_softcapping", Only::Null),
+    ("use_bidirectional_attention", Only::False),
+];
+
+/// What files call the settings that [`GptConfig::validate`] names.
+const SETTINGS: [(&str, &[&str]); 11] = [
+    ("context", &["max_position_embeddings"]),
+    ("d_model", &["hidden_size"]),
+    ("d_ff", &["intermediate_size", "n_inner"]),
+    ("n_layers", &["num_hidden_layers"]),
+    ("n_heads", &["num_attention_heads"]),
+    ("n_kv_heads", &["num_key_value_heads"]),
+    ("norm_eps", &["rms_norm_eps", "layer_norm_epsilon"]),
+    ("dropout", &["resid_pdrop"]),
+    ("embedding_dropout", &["embd_pdrop"]),
+    ("attention_dropout", &["attention_dropout", "attn_pdrop"]),
+    ("attention_scale", &["query_pre_attn_scalar"]),
 ];
 
 /// The activations of plain layers by the library's names. Those that several names have are written by the first.
@@ -405,15 +427,46 @@ impl ModelType {
             fields.only(key, &only.into())?;
         }
         (self.finish)(&mut config);
+        let (d_model, n_heads) = (config.d_model, config.n_heads);
+        if !self.whole_heads && config.head_dim.is_none() {
+            config.head_dim = d_model.checked_div(n_heads);
+        }
         // What follows makes a list of so many layers.
-        config.validate().map_err(|error| error.to_string())?;
+        let validate = |config: &GptConfig| match config.validate() {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.in_its_words(&error.to_string(), fields)),
+        };
+        validate(&config)?;
+        if self.whole_heads && !d_model.is_multiple_of(n_heads) {
+            let reason = format!("d_model = {d_model} is no multiple of n_heads = {n_heads}");
+            return Err(self.in_its_words(&reason, fields));
+        }
         let local_rotary = self.rope.read(fields, &mut config)?;
         config.local = self.windows.read(fields, &config, local_rotary)?;
         for share in [&mut config.embedding_dropout, &mut config.attention_dropout] {
             *share = share.filter(|share| *share != config.dropout);
         }
-        config.validate().map_err(|error| error.to_string())?;
+        validate(&config)?;
         Ok(config)
+    }
+
+    /// A message with the names of settings as files have them.
+    fn in_its_words(&self, message: &str, fields: &Fields<'_>) -> String {
+        let is_name = |c: char| c.is_alphanumeric() || "_.".contains(c);
+        let theirs = |word: &str| {
+            let (_, names) = SETTINGS.iter().find(|(ours, _)| *ours == word)?;
+            let mut keys = self.keys.iter().copied().flatten();
+            let Key(key, _) =
+                keys.find(|Key(key, _)| key.split('|').any(|k| names.contains(&k)))?;
+            let mut said = key.split('|').filter(|key| fields.has(key));
+            said.next().or(key.split('|').next())
+        };
+        let ends = message.split_inclusive(|c| !is_name(c)).map(|piece| {
+            let word = piece.trim_end_matches(|c| !is_name(c));
+            let rest = &piece[word.len()..];
+            format!("{}{rest}", theirs(word).unwrap_or(word))
+        });
+        ends.collect()
     }
 
     /// What a file of this type says of a model; else in what such files differ from it.

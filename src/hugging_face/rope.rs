@@ -56,6 +56,11 @@ impl Rope {
                     return Err(format!("{PARAMETERS} has neither {FULL} nor {SLIDING}"));
                 }
                 let scaling = fields.object("rope_scaling")?;
+                if scaling.is_some() && parameters.is_some() {
+                    return Err(format!(
+                        "rope_scaling stands beside {PARAMETERS}: leave out the one that doesn't hold"
+                    ));
+                }
                 let base = match &full {
                     Some(full) => full.get("rope_theta")?,
                     None => None,

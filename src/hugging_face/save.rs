@@ -1,5 +1,6 @@
 //! Writing directories.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, BufWriter, Write};
@@ -13,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::files::{CONFIG, INDEX, WEIGHTS};
 use super::model_type::{ModelType, TYPES};
 use super::names::{Entry, HEAD, Part};
-use crate::checkpoint::{TensorsFile, replace_with};
+use crate::checkpoint::{Staged, TensorsFile, replace_with};
 use crate::data::CharTokenizer;
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Tensor};
@@ -22,8 +23,12 @@ use crate::nn::{GptConfig, Parameters};
 /// Numbers that are read back from the device at a time.
 const PIECE: usize = 1 << 20;
 
+/// The most bytes of a file of weights that [`export`] writes, but for a single tensor that is larger.
+const LARGEST_FILE: u64 = 5_000_000_000;
+
 /// Saves a model of this crate as one of the `transformers` library: `config.json` and `model.safetensors` in a
-/// directory, which is made if there is none. `AutoModelForCausalLM.from_pretrained` reads it.
+/// directory, which is made if there is none. `AutoModelForCausalLM.from_pretrained` reads it. Weights of more than 5 GB
+/// are spread over several files, as by [`export_in_files`].
 ///
 /// The model must be what one of the [types](super) is: GPT-2 has layer norms, learned positions, biases but for the head,
 /// and no gates; `llama` has RMS norms, rotary positions, SwiGLU and no biases.
@@ -57,12 +62,29 @@ const PIECE: usize = 1 << 20;
 /// # Errors
 ///
 /// [`Error::InvalidArgument`] if no type has such a thing, [`Error::Parameter`] if the parameters are another model's,
-/// [`Error::File`], [`Error::DeviceLost`], [`Error::Readback`].
+/// [`Error::Checkpoint`] if the directory holds weights that readers would take instead; [`Error::File`],
+/// [`Error::DeviceLost`], [`Error::Readback`]. Nothing has been replaced then.
 pub fn export(
     directory: impl AsRef<Path>,
     config: &GptConfig,
     parameters: &Parameters,
     end_of_text: Option<u32>,
+) -> Result<()> {
+    export_in_files(directory, config, parameters, end_of_text, LARGEST_FILE)
+}
+
+/// [`export`] with at most so many bytes of weights in a file, but for a single tensor that is larger:
+/// `model-00001-of-00002.safetensors` and so on, and `model.safetensors.index.json`, if one file does not hold all.
+///
+/// # Errors
+///
+/// As [`export`].
+pub fn export_in_files(
+    directory: impl AsRef<Path>,
+    config: &GptConfig,
+    parameters: &Parameters,
+    end_of_text: Option<u32>,
+    largest: u64,
 ) -> Result<()> {
     let (model_type, mut json) = describe(config)?;
     let names = model_type.names;
@@ -93,35 +115,66 @@ pub fn export(
     }
     // The order in which safetensors writes tensors of one type.
     parts.sort_by(|a, b| a.0.cmp(&b.0));
-    let (mut end, mut infos, mut contents) = (0, Vec::new(), Vec::new());
-    for (name, entry, part) in parts {
-        let (start, shape) = (end, entry.shape_of(part));
-        end += size * shape.iter().product::<usize>();
-        let info = TensorInfo {
-            dtype,
-            shape,
-            data_offsets: (start, end),
-        };
-        infos.push((name, info));
-        contents.push(Content::Part {
-            entry,
-            part,
-            tensors: entry.tensors(parameters)?,
-            dtype,
+    let bytes_of = |(_, entry, part): &(String, &Entry, &Part)| {
+        size * entry.shape_of(part).iter().product::<usize>()
+    };
+    let mut shards = Vec::new();
+    while !parts.is_empty() {
+        let mut bytes = 0;
+        let fits = parts.iter().take_while(|part| {
+            bytes += bytes_of(part) as u64;
+            bytes <= largest
         });
+        let rest = parts.split_off(fits.count().max(1));
+        shards.push(std::mem::replace(&mut parts, rest));
     }
+    let count = shards.len();
+    let name_of = |number: usize| match count {
+        1 => WEIGHTS.to_owned(),
+        _ => format!("model-{number:05}-of-{count:05}.safetensors"),
+    };
+    let (mut files, mut total, mut weight_map) = (Vec::new(), 0, Map::new());
+    for (number, parts) in (1..).zip(shards) {
+        let (mut end, mut infos, mut contents) = (0, Vec::new(), Vec::new());
+        for part in parts {
+            let start = end;
+            end += bytes_of(&part);
+            let (name, entry, part) = part;
+            weight_map.insert(name.clone(), Value::from(name_of(number)));
+            let info = TensorInfo {
+                dtype,
+                shape: entry.shape_of(part),
+                data_offsets: (start, end),
+            };
+            infos.push((name, info));
+            contents.push(Content::Part {
+                entry,
+                part,
+                tensors: entry.tensors(parameters)?,
+                dtype,
+            });
+        }
+        total += end;
+        files.push((name_of(number), header_of(infos), contents));
+    }
+    let index = json!({
+        "metadata": { "total_parameters": total / size, "total_size": total },
+        "weight_map": weight_map,
+    });
+    let [json, index] = [Value::Object(json), index]
+        .map(|value| serde_json::to_vec_pretty(&value).expect("keys are strings"));
+    let index = Some(&index[..]).filter(|_| count > 1);
+    write(directory.as_ref(), &json, index, &files)
+}
+
+/// Everything of a file before the tensors' data.
+fn header_of(infos: Vec<(String, TensorInfo)>) -> Cow<'static, [u8]> {
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let metadata = Metadata::new(Some(format), infos).expect("the offsets fit the shapes");
     let mut header = serde_json::to_vec(&metadata).expect("names are strings");
     header.resize(header.len().next_multiple_of(8), b' ');
     header.splice(..0, (header.len() as u64).to_le_bytes());
-    let json = serde_json::to_vec_pretty(&json).expect("keys are strings");
-    write(
-        directory.as_ref(),
-        &json,
-        None,
-        &[(WEIGHTS, &header, contents)],
-    )
+    header.into()
 }
 
 /// Saves what belongs to an [exported](export) model whose tokens are characters: `tokenizer.json` and
@@ -194,15 +247,32 @@ fn describe(config: &GptConfig) -> Result<(&'static ModelType, Map<String, Value
 }
 
 /// A file of weights: its name, everything before the tensors' data, and that data.
-pub(super) type WeightsFile<'a> = (&'a str, &'a [u8], Vec<Content<'a>>);
+pub(super) type WeightsFile<'a> = (String, Cow<'a, [u8]>, Vec<Content<'a>>);
 
-/// Writes the configuration and the weights. What another layout has left behind would be read instead: it goes.
+/// Refuses a directory in which readers would find other weights than those that are to be written, with or without an
+/// index. What a program hasn't written it doesn't remove.
+pub(super) fn check(directory: &Path, has_index: bool) -> Result<()> {
+    let other = if has_index { WEIGHTS } else { INDEX };
+    match directory.join(other).exists() {
+        false => Ok(()),
+        true => Err(Error::Checkpoint {
+            path: directory.to_owned(),
+            reason: format!(
+                "it holds a {other}, by which readers would find other weights than those to be saved: name another \
+                 directory, or remove that file"
+            ),
+        }),
+    }
+}
+
+/// Writes the configuration and the weights. All are complete before the first takes the place of what was there.
 pub(super) fn write(
     directory: &Path,
     json: &[u8],
     index: Option<&[u8]>,
     files: &[WeightsFile<'_>],
 ) -> Result<()> {
+    check(directory, index.is_some())?;
     let refuse = |path: &Path, source: io::Error| match source.downcast::<Error>() {
         Ok(error) => error,
         Err(source) => Error::File {
@@ -211,39 +281,28 @@ pub(super) fn write(
         },
     };
     fs::create_dir_all(directory).map_err(|source| refuse(directory, source))?;
+    let mut staged = Vec::new();
     for (name, header, contents) in files {
         let path = directory.join(name);
-        replace_with(&path, |file| {
+        let file = Staged::write(&path, |file| {
             let mut file = BufWriter::new(file);
             file.write_all(header)?;
             for content in contents {
                 content.write(&mut file)?;
             }
             file.flush()
-        })
-        .map_err(|source| refuse(&path, source))?;
+        });
+        staged.push(file.map_err(|source| refuse(&path, source))?);
     }
-    let texts = [(CONFIG, Some(json)), (INDEX, index)];
-    for (name, text) in texts {
+    for (name, text) in [(INDEX, index), (CONFIG, Some(json))] {
         let path = directory.join(name);
-        match text {
-            Some(text) => replace_with(&path, |file| file.write_all(text)),
-            None => remove(&path),
+        if let Some(text) = text {
+            let file = Staged::write(&path, |file| file.write_all(text));
+            staged.push(file.map_err(|source| refuse(&path, source))?);
         }
-        .map_err(|source| refuse(&path, source))?;
     }
-    let path = directory.join(WEIGHTS);
-    match files.iter().any(|(name, ..)| *name == WEIGHTS) {
-        true => Ok(()),
-        false => remove(&path).map_err(|source| refuse(&path, source)),
-    }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    let mut placed = staged.into_iter().map(Staged::place);
+    placed.try_for_each(|placed| placed.map_err(|source| refuse(directory, source)))
 }
 
 /// The data of one tensor of a file.
@@ -291,19 +350,35 @@ impl Content<'_> {
             }
             return Ok(());
         }
-        let mut values = Vec::new();
+        // One copy of the parameter, of which the file gets columns.
+        let mut values = Vec::with_capacity(entry.elements());
         for tensor in tensors {
-            values.extend(tensor.to_floats().map_err(io::Error::other)?);
+            let count = tensor.shape().elements();
+            for start in (0..count).step_by(PIECE) {
+                let piece = tensor.part(start, [count.min(start + PIECE) - start]);
+                values.extend(piece.to_floats().map_err(io::Error::other)?);
+            }
         }
         let [rows, columns] = entry.extents();
-        let width = part.columns.len();
-        let chosen = (0..rows * width).map(|i| match entry.is_transposed {
-            true => (i % rows, i / rows),
-            false => (i / width, i % width),
-        });
-        let chosen =
-            chosen.map(|(row, column)| values[row * columns + part.columns.start + column]);
-        write(chosen.collect())
+        let (first, width) = (part.columns.start, part.columns.len());
+        if !entry.is_transposed {
+            let mut rows = values.chunks(columns);
+            return rows.try_for_each(|row| write(row[first..first + width].to_vec()));
+        }
+        let at_once = (PIECE / rows).max(1);
+        for column in (0..width).step_by(at_once) {
+            let some = at_once.min(width - column);
+            let mut turned = vec![0.0; some * rows];
+            for (row, values) in values.chunks(columns).enumerate() {
+                let values = &values[first + column..][..some];
+                let places = turned[row..].iter_mut().step_by(rows);
+                places
+                    .zip(values)
+                    .for_each(|(place, value)| *place = *value);
+            }
+            write(turned)?;
+        }
+        Ok(())
     }
 }
 

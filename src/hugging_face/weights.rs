@@ -27,26 +27,25 @@ pub(super) struct Weights {
 
 impl Weights {
     /// Opens the files and reads their headers.
-    pub fn open(directory: &Path, names: &'static Names, table: &Part) -> Result<Weights> {
+    pub fn open(directory: &Path, names: &'static Names) -> Result<Weights> {
         let found = WeightFiles::find(directory)?;
         let mut files = Vec::new();
         for name in &found.names {
             files.push((name.clone(), TensorsFile::open(&directory.join(name))?));
         }
-        let mut weights = Weights {
+        if let Some(index) = &found.index {
+            index.check(directory, &files)?;
+        }
+        let has_prefix = files.iter().any(|(_, file)| {
+            let mut tensors = file.metadata.offset_keys().into_iter();
+            tensors.any(|tensor| tensor.starts_with(names.prefix))
+        });
+        Ok(Weights {
             files,
-            index: found.index.as_ref().map(|index| index.json.clone()),
+            index: found.index.map(|index| index.json),
             names,
-            prefix: names.prefix,
-        };
-        if weights.find(&weights.name(&table.name)).is_none() {
-            weights.prefix = "";
-        }
-        match found.index {
-            Some(index) => index.check(directory, &weights.files)?,
-            None => (),
-        }
-        Ok(weights)
+            prefix: if has_prefix { names.prefix } else { "" },
+        })
     }
 
     /// The name of a tensor in the files.
@@ -60,6 +59,16 @@ impl Weights {
     fn find(&self, name: &str) -> Option<(&TensorsFile, &TensorInfo)> {
         let mut files = self.files.iter();
         files.find_map(|(_, file)| Some((file, file.metadata.info(name)?)))
+    }
+
+    /// The name of the tensor that holds a part: that of the part, but where files hold a token table as the head only
+    /// that it is tied to.
+    fn stored(&self, entry: &Entry, part: &Part) -> String {
+        let name = self.name(&part.name);
+        match entry.is_table() && self.find(&name).is_none() && self.find(HEAD).is_some() {
+            true => HEAD.to_owned(),
+            false => name,
+        }
     }
 
     /// The first file, for what is wrong with all of them.
@@ -118,13 +127,25 @@ impl Weights {
                 }
             }
         }
-        let parts = entries.iter().flat_map(|entry| &entry.parts);
-        let mut names = parts.map(|part| self.name(&part.name));
-        match names.find(|name| self.find(name).is_none()) {
+        let has_head = entries.iter().any(|entry| entry.parts[0].name == HEAD);
+        let names = entries.iter().flat_map(|entry| {
+            entry.parts.iter().map(move |part| match has_head {
+                true => self.name(&part.name),
+                false => self.stored(entry, part),
+            })
+        });
+        let mut missing = names.filter(|name| self.find(name).is_none());
+        match missing.next() {
             None => Ok(()),
-            Some(name) => Err(self.refuse(format!(
-                "tensor `{name}`, which the model of {CONFIG} needs, is missing"
-            ))),
+            Some(name) => {
+                let remedy = match name == HEAD {
+                    true => ": if it is tied to the token table, set tie_word_embeddings to true",
+                    false => "",
+                };
+                Err(self.refuse(format!(
+                    "tensor `{name}`, which the model of {CONFIG} needs, is missing{remedy}"
+                )))
+            }
         }
     }
 
@@ -218,7 +239,7 @@ impl Weights {
         range: Range<usize>,
         dtype: DType,
     ) -> Result<Vec<f32>> {
-        let name = self.name(&part.name);
+        let name = self.stored(entry, part);
         let (file, info) = self.find(&name).expect("it has been checked");
         let start = range.start;
         let mut numbers = file.numbers(info, range)?;

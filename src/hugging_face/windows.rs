@@ -72,6 +72,7 @@ impl Windows {
             }
         };
         match window {
+            Some(0) => Err(format!("{WINDOW} is 0: expected 1 or more, or null")),
             _ if !layers.contains(&true) => Ok(None),
             Some(window) => Ok(Some(LocalAttention {
                 window,
