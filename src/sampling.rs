@@ -5,7 +5,10 @@ use std::cmp::Ordering;
 use rand::Rng;
 
 use crate::error::{Error, Result};
+use crate::gpu::Fetch;
+use crate::ops::sample::{Draw, NO_FAULT};
 use crate::rng;
+use crate::tape::Var;
 
 /// How the next token is chosen. The restrictions apply in the order of the fields, each to what the one before left.
 ///
@@ -269,6 +272,81 @@ impl Sampler {
         &self.config
     }
 
+    /// [`Sampler::next_token`] on the device, when the tape runs: from each row of `logits` `[B, V]` a token for one of the
+    /// samplers. The generators' numbers are the same; weights are computed in `f32`, so that another token than on the host
+    /// comes out where a sum is so near to a threshold that rounding decides.
+    ///
+    /// Logits that are not finite are an error, as with [`check_logits`].
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::sampling::{Sampler, SamplingConfig};
+    /// use shadegrad::{Device, Tape};
+    ///
+    /// let device = Device::new()?;
+    /// let mut samplers = [Sampler::new(SamplingConfig::GREEDY, 42)?];
+    /// let tape = Tape::inference(&device);
+    /// let logits = tape.input([1, 4], &[0.1, 2.0, -1.0, 1.5]);
+    /// let drawn = Sampler::draw(&mut samplers, logits).fetch();
+    /// tape.run()?;
+    /// assert_eq!(drawn.get()?.remove(0)?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the logits are no matrix with a row for each sampler.
+    #[track_caller]
+    pub fn draw<'t>(samplers: &mut [Sampler], logits: Var<'t>) -> Drawn<'t> {
+        let (shape, tape) = (logits.shape(), logits.tape());
+        assert!(
+            shape.rank() == 2 && shape.dim(0) == samplers.len(),
+            "sample: logits {shape} are not [{}, V], a row for each sampler",
+            samplers.len()
+        );
+        let words = Sampler::suppressed_bits(samplers, shape.dim(1));
+        let suppressed = tape.input([samplers.len(), shape.dim(1).div_ceil(32)], &words);
+        let draws = samplers.iter_mut().map(|sampler| {
+            let draw = sampler.ahead(0);
+            sampler.advance();
+            draw
+        });
+        Drawn::from(logits, &draws.collect::<Vec<_>>(), suppressed)
+    }
+
+    /// What the device needs for the draw that comes after so many others.
+    pub(crate) fn ahead(&self, draws: u64) -> Draw {
+        let mut rng = rng::keyed(self.seed, "sampler", self.drawn.wrapping_add(draws));
+        Draw {
+            temperature: self.config.temperature,
+            top_k: self.config.top_k,
+            top_p: self.config.top_p,
+            suppresses: !self.suppressed.is_empty(),
+            // The bits of `rng::unit`.
+            chance: rng.next_u64() >> 11 << 11,
+        }
+    }
+
+    /// Counts a draw.
+    pub(crate) fn advance(&mut self) {
+        self.drawn = self.drawn.wrapping_add(1);
+    }
+
+    /// A row of bits for each sampler: the tokens that it never draws.
+    pub(crate) fn suppressed_bits(samplers: &[Sampler], vocab_size: usize) -> Vec<u32> {
+        let row = vocab_size.div_ceil(32);
+        let mut words = vec![0; samplers.len() * row];
+        for (sampler, words) in samplers.iter().zip(words.chunks_mut(row.max(1))) {
+            for &token in &sampler.suppressed {
+                if let Some(word) = words.get_mut(token as usize / 32) {
+                    *word |= 1 << (token % 32);
+                }
+            }
+        }
+        words
+    }
+
     /// Draws the next token from the logits of the last position, as [`SamplingConfig::sample`] does.
     ///
     /// # Errors
@@ -281,7 +359,7 @@ impl Sampler {
     #[track_caller]
     pub fn next_token(&mut self, logits: &[f32]) -> Result<u32> {
         let mut rng = rng::keyed(self.seed, "sampler", self.drawn);
-        self.drawn = self.drawn.wrapping_add(1);
+        self.advance();
         if self.suppressed.is_empty() {
             return self.config.sample(logits, &mut rng);
         }
@@ -292,5 +370,69 @@ impl Sampler {
             }
         }
         self.config.sample(&allowed, &mut rng)
+    }
+}
+
+/// Tokens that are drawn on the device: see [`Sampler::draw`].
+#[derive(Clone, Copy, Debug)]
+pub struct Drawn<'t> {
+    /// `U32 [B]`; 0 where no token can be drawn.
+    pub tokens: Var<'t>,
+    faults: Var<'t>,
+}
+
+impl<'t> Drawn<'t> {
+    /// From rows of logits, a draw each, and the bits of suppressed tokens.
+    #[track_caller]
+    pub(crate) fn from(logits: Var<'t>, draws: &[Draw], suppressed: Var<'t>) -> Drawn<'t> {
+        let words: Vec<u32> = draws.iter().flat_map(Draw::words).collect();
+        let draws = logits.tape().input([draws.len(), Draw::WORDS], &words);
+        let [tokens, faults] = logits.sample(draws, suppressed);
+        Drawn { tokens, faults }
+    }
+
+    /// Asks for the tokens.
+    pub fn fetch(self) -> DrawnTokens {
+        let tape = self.tokens.tape();
+        DrawnTokens {
+            tokens: tape.fetch(self.tokens),
+            faults: tape.fetch(self.faults),
+        }
+    }
+}
+
+/// Tokens on their way to the host.
+pub struct DrawnTokens {
+    tokens: Fetch<u32>,
+    faults: Fetch<u32>,
+}
+
+impl DrawnTokens {
+    /// Whether they have arrived. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fetch::is_ready`].
+    pub fn is_ready(&self) -> Result<bool> {
+        self.tokens.is_ready()
+    }
+
+    /// The token of each row, or [`Error::NonFiniteLogit`] where a logit is not finite or all tokens are suppressed. Waits
+    /// for them if need be.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fetch::get`].
+    pub fn get(&self) -> Result<Vec<Result<u32>>> {
+        let (tokens, faults) = (self.tokens.get()?, self.faults.get()?);
+        let rows = tokens.into_iter().zip(faults.chunks_exact(2));
+        let row = |(token, fault): (u32, &[u32])| match fault[0] {
+            NO_FAULT => Ok(token),
+            fault_token => Err(Error::NonFiniteLogit {
+                token: fault_token as usize,
+                value: f32::from_bits(fault[1]),
+            }),
+        };
+        Ok(rows.map(row).collect())
     }
 }

@@ -25,14 +25,22 @@
 //! Low-rank adapters are trained on a model that is [loaded frozen](ModelFiles::load_frozen), and go to and from
 //! directories of the `peft` library: [`ModelFiles::add_lora`], [`AdapterFiles`].
 //!
-//! With the feature `tokenizers`, `Tokenizer` turns text into tokens as the directory says.
+//! With the feature `tokenizers`, `Tokenizer` turns text into tokens as the directory says, `DecodeStream` tokens into text as
+//! they are drawn, and `ChatTemplate` chats into text.
 
 mod adapter;
+#[cfg(feature = "tokenizers")]
+mod chat;
+#[cfg(feature = "tokenizers")]
+mod decode_stream;
 mod fields;
 mod files;
+mod generation;
 mod model_files;
 mod model_type;
 mod names;
+#[cfg(feature = "tokenizers")]
+mod python;
 mod rope;
 mod save;
 #[cfg(feature = "tokenizers")]
@@ -41,6 +49,11 @@ mod weights;
 mod windows;
 
 pub use adapter::{Adapter, AdapterFiles};
+#[cfg(feature = "tokenizers")]
+pub use chat::{ChatTemplate, Message};
+#[cfg(feature = "tokenizers")]
+pub use decode_stream::DecodeStream;
+pub use generation::GenerationConfig;
 pub use model_files::ModelFiles;
 pub use save::{export, export_characters, export_in_files};
 #[cfg(feature = "tokenizers")]

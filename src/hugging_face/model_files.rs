@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::fields::{Fields, Reason, Unique};
 use super::files::{CONFIG, read, refuse};
+use super::generation::{GenerationConfig, TokenIds};
 use super::model_type::{ModelType, TYPES};
 use super::names::{Entry, Names};
 use super::save;
@@ -28,16 +28,9 @@ pub struct ModelFiles {
     json: Vec<u8>,
     config: GptConfig,
     stop_tokens: Vec<u32>,
+    generation: GenerationConfig,
     weights: Weights,
     entries: Vec<Entry>,
-}
-
-/// One token or several.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a token's number or a list of such")]
-enum TokenIds {
-    One(u32),
-    Several(Vec<u32>),
 }
 
 impl ModelFiles {
@@ -66,6 +59,8 @@ impl ModelFiles {
             Ok(parsed) => parsed,
             Err(reason) => return Err(refuse(reason)),
         };
+        let generation = GenerationConfig::open(directory)?;
+        let stop_tokens = generation.stop_tokens.clone().unwrap_or(stop_tokens);
         let mut entries = model_type.names.entries(&config)?;
         let table = entries.iter().find(|entry| entry.is_table());
         let table = &table.expect("every model has one").parts[0];
@@ -81,6 +76,7 @@ impl ModelFiles {
             json,
             config,
             stop_tokens,
+            generation,
             weights,
             entries,
         })
@@ -106,12 +102,18 @@ impl ModelFiles {
         &self.config
     }
 
-    /// The token that ends texts, `eos_token_id` of the configuration; the first if there are several.
+    /// How the directory wants text to be generated: its `generation_config.json`.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
+    /// The token that ends texts; the first if there are [several](ModelFiles::stop_tokens).
     pub fn end_of_text(&self) -> Option<u32> {
         self.stop_tokens.first().copied()
     }
 
-    /// All tokens that end texts, for [`Gpt::generate`].
+    /// All tokens that end texts, for [`Gpt::generate`]: `eos_token_id` of `generation_config.json`, or, if that says nothing of
+    /// it, of `config.json`.
     pub fn stop_tokens(&self) -> &[u32] {
         &self.stop_tokens
     }
@@ -314,12 +316,8 @@ fn parse(json: &[u8]) -> Result<(&'static ModelType, GptConfig, Vec<u32>), Reaso
         ));
     };
     let config = model_type.read(&fields)?;
-    let stop = match fields.get("eos_token_id")? {
-        None if fields.has("eos_token_id") => Vec::new(),
-        None => model_type.end_of_text.into_iter().collect(),
-        Some(TokenIds::One(token)) => vec![token],
-        Some(TokenIds::Several(tokens)) => tokens,
-    };
+    let ends = TokenIds::of_end(&fields)?;
+    let stop = ends.unwrap_or_else(|| model_type.end_of_text.into_iter().collect());
     Ok((model_type, config, stop))
 }
 

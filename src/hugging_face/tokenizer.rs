@@ -6,10 +6,16 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use tokenizers::AddedToken;
-use tokenizers::decoders::byte_level::ByteLevel;
+use tokenizers::decoders::{
+    byte_fallback::ByteFallback, byte_level::ByteLevel, fuse::Fuse, sequence::Sequence,
+    strip::Strip,
+};
 use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::{NormalizerWrapper, Replace};
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::{AddedToken, DecoderWrapper};
 
+use super::DecodeStream;
 use super::files::{CONFIG, read};
 use crate::error::{Error, Result};
 
@@ -20,11 +26,11 @@ const VOCABULARY: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
 const ADDED: &str = "added_tokens.json";
 const SPECIAL: &str = "special_tokens_map.json";
-const SETTINGS: &str = "tokenizer_config.json";
+pub(super) const SETTINGS: &str = "tokenizer_config.json";
 const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// What the tokens with a meaning of their own are called where they are listed.
-const ROLES: [&str; 7] = [
+pub(super) const ROLES: [&str; 7] = [
     "bos_token",
     "eos_token",
     "unk_token",
@@ -37,14 +43,23 @@ const ROLES: [&str; 7] = [
 /// Those of them that GPT-2 always has.
 const FILLED: [&str; 3] = ["bos_token", "eos_token", "unk_token"];
 
-/// Those that have no role.
-const OTHERS: &str = "additional_special_tokens";
+/// Those that have no role, by their older and by their newer name.
+const OTHERS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+
+/// Where added tokens are listed by their ids.
+const LISTED: &str = "added_tokens_decoder";
 
 /// Turns text into tokens and back, as a model's directory says: `tokenizer.json`, or GPT-2's `vocab.json` and
-/// `merges.txt` with the added tokens of `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`.
+/// `merges.txt`, with the added tokens of `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`.
 /// Truncation and padding that are stored there are off: a text is as long as it is. GPT-2 splits text into words with the
 /// space before them, their UTF-8 bytes into characters of an alphabet of 256, and joins those by the pairs that were most
 /// frequent in its training text. Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units".
+///
+/// A special token that is spelt out in a text, `<|endoftext|>` say, becomes that token, whoever wrote the text, as in
+/// `transformers`: what must not end a text or begin another's turn has to be kept out of it beforehand.
+///
+/// For `LlamaTokenizer` and `GPT2Tokenizer`, which `tokenizer_config.json` may name, `transformers` 5 has ways of its own to
+/// split text, whatever `tokenizer.json` says, and so has this.
 ///
 /// ```no_run
 /// use shadegrad::hugging_face::Tokenizer;
@@ -58,7 +73,9 @@ const OTHERS: &str = "additional_special_tokens";
 #[derive(Clone)]
 pub struct Tokenizer {
     path: PathBuf,
-    inner: tokenizers::Tokenizer,
+    pub(super) inner: tokenizers::Tokenizer,
+    /// What special tokens a text begins and ends with beside those that `inner` adds.
+    ends: [Option<u32>; 2],
 }
 
 impl Tokenizer {
@@ -77,22 +94,25 @@ impl Tokenizer {
         // The library panics on some texts that are no JSON.
         serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
             .map_err(|error| refuse(&path, error))?;
-        match tokenizers::Tokenizer::from_bytes(bytes) {
-            Ok(mut inner) => {
-                let off = inner.with_truncation(None).map(|inner| {
-                    inner.with_padding(None);
-                });
-                off.map_err(|error| refuse(&path, error))?;
-                Ok(Tokenizer { path, inner })
-            }
-            Err(error) => Err(refuse(&path, error)),
-        }
+        let refused = |error| refuse(&path, error);
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(refused)?;
+        inner.with_truncation(None).map_err(refused)?;
+        inner.with_padding(None);
+        let settings = settings(directory)?;
+        set_class(directory, &settings, &mut inner).map_err(refused)?;
+        let missing = missing_tokens(directory, &settings, &inner)?;
+        inner.add_tokens(missing).map_err(refused)?;
+        Ok(Tokenizer {
+            path,
+            inner,
+            ends: [None; 2],
+        })
     }
 
     fn from_merges(directory: &Path) -> Result<Tokenizer> {
         let path = directory.join(VOCABULARY);
         let mut vocabulary: BTreeMap<String, u32> = parse(&path)?;
-        let settings: Map<String, Value> = parse_if_there(directory.join(SETTINGS))?;
+        let settings = settings(directory)?;
         let added = added_tokens(directory, &settings, &mut vocabulary)?;
         let merges = merges(&directory.join(MERGES))?;
         let vocabulary: Vocab = vocabulary.into_iter().collect();
@@ -108,7 +128,17 @@ impl Tokenizer {
         inner
             .add_tokens(added)
             .map_err(|error| refuse(&path, error))?;
-        Ok(Tokenizer { path, inner })
+        // `tokenizer.json` would say this itself.
+        let ends = [
+            ("add_bos_token", "bos_token"),
+            ("add_eos_token", "eos_token"),
+        ];
+        let ends = ends.map(|(flag, role)| {
+            let is_added = settings.get(flag) == Some(&Value::Bool(true));
+            let token = is_added.then(|| of_role(&settings, role)).flatten()?;
+            inner.token_to_id(&token.content)
+        });
+        Ok(Tokenizer { path, inner, ends })
     }
 
     /// How many tokens there are.
@@ -138,17 +168,32 @@ impl Tokenizer {
         self.inner.token_to_id(text)
     }
 
-    /// The tokens of a text.
+    /// The tokens of a text, and no others: those of a part of a text, or of a [chat](super::ChatTemplate), whose template
+    /// writes special tokens itself.
     ///
     /// # Errors
     ///
     /// [`Error::Checkpoint`] if the tokenizer has no tokens for it; GPT-2's has for every text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
-        match encoding {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(error) => Err(refuse(&self.path, error)),
-        }
+        let encoding = encoding.map_err(|error| refuse(&self.path, error))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The tokens of a whole text as the model expects it: with those around it that the tokenizer adds, `<s>` or
+    /// `<|begin_of_text|>` in front, say; none for GPT-2. This is `tokenizer(text)` of `transformers`: the post-processor
+    /// of `tokenizer.json` decides, and `add_bos_token` and `add_eos_token` of `tokenizer_config.json` where there is no
+    /// such file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokenizer::encode`].
+    pub fn encode_with_special_tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, true);
+        let encoding = encoding.map_err(|error| refuse(&self.path, error))?;
+        let [first, last] = self.ends;
+        let tokens = first.into_iter().chain(encoding.get_ids().iter().copied());
+        Ok(tokens.chain(last).collect())
     }
 
     /// The text of tokens. Bytes that are no UTF-8 become `U+FFFD`: a character may take several tokens. So does a token
@@ -158,11 +203,33 @@ impl Tokenizer {
     ///
     /// [`Error::Checkpoint`] if the tokenizer's decoder refuses them; GPT-2's does not.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.decoded(tokens, false)
+    }
+
+    /// [`Tokenizer::decode`] without the special tokens among them: what a reader is to see of an answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokenizer::decode`].
+    pub fn decode_without_special_tokens(&self, tokens: &[u32]) -> Result<String> {
+        self.decoded(tokens, true)
+    }
+
+    /// Decodes tokens one by one, with or without the special ones, as they are drawn.
+    pub fn decode_stream(&self, skip_special_tokens: bool) -> DecodeStream<'_> {
+        DecodeStream::new(self, skip_special_tokens)
+    }
+
+    pub(super) fn decoded(&self, tokens: &[u32], skip_special_tokens: bool) -> Result<String> {
         let known = tokens.split(|&token| !self.has(token));
-        let texts = known.map(|tokens| self.inner.decode(tokens, false));
+        let texts = known.map(|tokens| self.inner.decode(tokens, skip_special_tokens));
         let texts = texts.collect::<tokenizers::Result<Vec<_>>>();
         let texts = texts.map_err(|error| refuse(&self.path, error))?;
         Ok(texts.join("\u{fffd}"))
+    }
+
+    pub(super) fn refuse(&self, reason: impl fmt::Display) -> Error {
+        refuse(&self.path, reason)
     }
 
     /// The text of each token by itself.
@@ -181,6 +248,106 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
+/// What `tokenizer_config.json` says. Where it doesn't list the added tokens, `special_tokens_map.json` says what the
+/// special ones are.
+pub(super) fn settings(directory: &Path) -> Result<Map<String, Value>> {
+    let mut settings: Map<String, Value> = parse_if_there(directory.join(SETTINGS))?;
+    if !settings.contains_key(LISTED) {
+        let special: Map<String, Value> = parse_if_there(directory.join(SPECIAL))?;
+        settings.extend(special);
+    }
+    Ok(settings)
+}
+
+/// The tokens that the settings list, by their ids.
+fn listed_tokens(
+    path: &Path,
+    settings: &Map<String, Value>,
+) -> Result<Option<BTreeMap<u32, AddedToken>>> {
+    let Some(listed) = settings.get(LISTED).and_then(Value::as_object) else {
+        return Ok(None);
+    };
+    let tokens = listed.iter().map(|(id, token)| {
+        let pair = id.parse().ok().zip(added_token(token, false));
+        pair.ok_or_else(|| refuse(path, format!("`{id}` of its {LISTED} is no token")))
+    });
+    tokens.collect::<Result<_>>().map(Some)
+}
+
+/// How many tokens the model has room for, if the directory says so.
+fn room(directory: &Path) -> Result<Option<u64>> {
+    let config: Map<String, Value> = parse_if_there(directory.join(CONFIG))?;
+    Ok(config.get("vocab_size").and_then(Value::as_u64))
+}
+
+/// Splits and joins text as the classes of `transformers` do that don't read it from `tokenizer.json`.
+fn set_class(
+    directory: &Path,
+    settings: &Map<String, Value>,
+    inner: &mut tokenizers::Tokenizer,
+) -> tokenizers::Result<()> {
+    let config: Map<String, Value> = parse_if_there(directory.join(CONFIG))?;
+    let kind = config.get("model_type").and_then(Value::as_str);
+    let class = settings.get("tokenizer_class").and_then(Value::as_str);
+    let class = class.map(|class| class.strip_suffix("Fast").unwrap_or(class));
+    let prefix = settings.get("add_prefix_space");
+    let are_bytes = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+    match class {
+        // For these types, classes named so are known to be wrong.
+        _ if matches!(kind, None | Some("mistral" | "qwen2")) => {}
+        Some("GPT2Tokenizer") if are_bytes => {
+            let prefix = prefix == Some(&Value::Bool(true));
+            inner.with_normalizer(None::<NormalizerWrapper>)?;
+            inner.with_pre_tokenizer(Some(ByteLevel::new(prefix, true, true)));
+        }
+        Some("LlamaTokenizer") if !are_bytes => {
+            let prefix = prefix != Some(&Value::Bool(false));
+            let scheme = match settings.get("legacy") {
+                _ if !prefix => PrependScheme::Never,
+                Some(Value::Bool(true)) => PrependScheme::Always,
+                _ => PrependScheme::First,
+            };
+            let mut chain: Vec<DecoderWrapper> = vec![
+                Replace::new("\u{2581}", " ")?.into(),
+                ByteFallback::new().into(),
+                Fuse::new().into(),
+            ];
+            if prefix {
+                chain.push(Strip::new(' ', 1, 0).into());
+            }
+            inner.with_normalizer(None::<NormalizerWrapper>)?;
+            inner.with_pre_tokenizer(Some(Metaspace::new('\u{2581}', scheme, false)));
+            inner.with_decoder(Some(Sequence::new(chain)));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The tokens that the settings have and `tokenizer.json` has not, as far as the model has room for them.
+fn missing_tokens(
+    directory: &Path,
+    settings: &Map<String, Value>,
+    inner: &tokenizers::Tokenizer,
+) -> Result<Vec<AddedToken>> {
+    let listed = listed_tokens(&directory.join(SETTINGS), settings)?.unwrap_or_default();
+    let named = ROLES.iter().filter_map(|role| of_role(settings, role));
+    let known = inner.get_added_tokens_decoder();
+    let room = room(directory)?.unwrap_or(u64::MAX);
+    let mut next = inner.get_vocab_size(true) as u64;
+    let mut missing: Vec<AddedToken> = Vec::new();
+    for token in listed.into_values().chain(named).chain(others(settings)) {
+        let is_it = |other: &AddedToken| other.content == token.content;
+        let is_new = inner.token_to_id(&token.content).is_none();
+        if known.values().any(is_it) || missing.iter().any(is_it) || (is_new && next >= room) {
+            continue;
+        }
+        next += u64::from(is_new);
+        missing.push(token);
+    }
+    Ok(missing)
+}
+
 /// The added tokens in the order of their ids, as `transformers` finds them: by `added_tokens_decoder` of the settings,
 /// else by the two older files. Those with an id of their own, which need not come right behind the vocabulary, are put
 /// into it.
@@ -189,34 +356,20 @@ fn added_tokens(
     settings: &Map<String, Value>,
     vocabulary: &mut BTreeMap<String, u32>,
 ) -> Result<Vec<AddedToken>> {
-    let mut roles = settings.clone();
-    let mut numbered = BTreeMap::new();
     let mut source = directory.join(SETTINGS);
-    if let Some(decoder) = settings
-        .get("added_tokens_decoder")
-        .and_then(Value::as_object)
-    {
-        for (id, token) in decoder {
-            match (id.parse::<u32>(), added_token(token, false)) {
-                (Ok(id), Some(token)) => numbered.insert(id, token),
-                _ => {
-                    let what = format!("`{id}` of its added_tokens_decoder is no token");
-                    return Err(refuse(&source, what));
-                }
-            };
+    let numbered = match listed_tokens(&source, settings)? {
+        Some(listed) => listed,
+        None => {
+            source = directory.join(ADDED);
+            let added: BTreeMap<String, u32> = parse_if_there(source.clone())?;
+            let special = special_tokens(settings);
+            let tokens = added.into_iter().map(|(content, id)| {
+                let is_special = special.iter().any(|token| token.content == content);
+                (id, AddedToken::from(content, is_special))
+            });
+            tokens.collect()
         }
-    } else {
-        roles.extend(parse_if_there::<Map<String, Value>>(
-            directory.join(SPECIAL),
-        )?);
-        source = directory.join(ADDED);
-        let added: BTreeMap<String, u32> = parse_if_there(source.clone())?;
-        let special = special_tokens(&roles);
-        for (content, id) in added {
-            let is_special = special.iter().any(|token| token.content == content);
-            numbered.insert(id, AddedToken::from(content, is_special));
-        }
-    }
+    };
     for (&id, token) in &numbered {
         let content = &token.content;
         let known = vocabulary.get(content).copied();
@@ -229,17 +382,16 @@ fn added_tokens(
         }
         vocabulary.insert(content.clone(), id);
     }
-    let config: Map<String, Value> = parse_if_there(directory.join(CONFIG))?;
-    let room = config.get("vocab_size").and_then(Value::as_u64);
+    let room = room(directory)?;
     let mut added: Vec<AddedToken> = numbered.into_values().collect();
-    for token in special_tokens(&roles) {
+    for token in special_tokens(settings) {
         let next = vocabulary
             .values()
             .max()
             .map_or(0, |last| last.saturating_add(1));
         let is_new = !vocabulary.contains_key(&token.content);
         // Models that end their texts otherwise have no room for what no file names.
-        let is_named = names(&roles, &token.content);
+        let is_named = names(settings, &token.content);
         if is_new && !is_named && room.is_some_and(|room| u64::from(next) >= room) {
             continue;
         }
@@ -256,28 +408,30 @@ fn added_tokens(
 }
 
 /// The tokens with a meaning of their own, [`END_OF_TEXT`] where GPT-2 has it for want of another.
-fn special_tokens(roles: &Map<String, Value>) -> Vec<AddedToken> {
-    let end = Value::from(END_OF_TEXT);
-    let of_role = |role: &&str| match roles.get(*role) {
-        None if FILLED.contains(role) => added_token(&end, true),
-        token => added_token(token?, true),
-    };
-    let others = roles.get(OTHERS).and_then(Value::as_array);
-    let others = others.into_iter().flatten();
-    let tokens = ROLES.iter().filter_map(of_role);
-    tokens
-        .chain(others.filter_map(|token| added_token(token, true)))
-        .collect()
+fn special_tokens(settings: &Map<String, Value>) -> Vec<AddedToken> {
+    let tokens = ROLES.iter().filter_map(|role| match settings.get(*role) {
+        None if FILLED.contains(role) => Some(AddedToken::from(END_OF_TEXT, true)),
+        _ => of_role(settings, role),
+    });
+    tokens.chain(others(settings)).collect()
 }
 
 /// Whether a file says that there is such a token.
-fn names(roles: &Map<String, Value>, content: &str) -> bool {
-    let others = roles.get(OTHERS).and_then(Value::as_array);
-    let tokens = ROLES.iter().filter_map(|role| roles.get(*role));
-    tokens
-        .chain(others.into_iter().flatten())
-        .filter_map(|token| added_token(token, true))
-        .any(|token| token.content == content)
+fn names(settings: &Map<String, Value>, content: &str) -> bool {
+    let mut tokens = ROLES.iter().filter_map(|role| of_role(settings, role));
+    tokens.any(|token| token.content == content)
+        || others(settings).any(|token| token.content == content)
+}
+
+pub(super) fn of_role(settings: &Map<String, Value>, role: &str) -> Option<AddedToken> {
+    added_token(settings.get(role)?, true)
+}
+
+fn others(settings: &Map<String, Value>) -> impl Iterator<Item = AddedToken> {
+    let lists = OTHERS
+        .iter()
+        .filter_map(|name| settings.get(*name)?.as_array());
+    lists.flatten().filter_map(|token| added_token(token, true))
 }
 
 /// A token by its text alone or with how it is to be found.

@@ -1,11 +1,9 @@
 //! Text from a trained model.
 
-use super::kv_cache::rounded_length;
-use super::{Gpt, KvCache};
+use super::generation::Kept;
+use super::{CachedTexts, Generation, Gpt};
 use crate::error::{Error, Result};
-use crate::gpu::DType;
-use crate::sampling::{Sampler, check_logits, check_tokens};
-use crate::tape::Tape;
+use crate::sampling::{Sampler, check_tokens};
 
 impl Gpt {
     /// Continues `prompt` by up to `most` tokens, each drawn by `sampler` from the model's logits. A token of `stop`
@@ -71,13 +69,157 @@ impl Gpt {
         samplers: &mut [Sampler],
         stop: impl IntoIterator<Item = u32>,
     ) -> Result<Vec<Vec<u32>>> {
-        let stop: Vec<u32> = stop.into_iter().collect();
+        let mut texts = vec![Vec::new(); prompts.len()];
+        if texts.is_empty() || most == 0 {
+            self.checked(prompts, samplers)?;
+            return Ok(texts);
+        }
+        for next in self.generation(prompts, most, samplers, stop)? {
+            let next = next?;
+            texts[next.text].push(next.token);
+        }
+        Ok(texts)
+    }
+
+    /// What [`Gpt::generate_batch`] does, token by token: an iterator over the tokens of all texts as they come. It may be
+    /// dropped at any time; the samplers have then drawn what has come, and nothing else.
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::Device;
+    /// use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
+    /// use shadegrad::sampling::{Sampler, SamplingConfig};
+    ///
+    /// let mut builder = ParameterBuilder::new(42);
+    /// let gpt = Gpt::new(&GptConfig { n_layers: 1, ..GptConfig::new(27) }, &mut builder)?;
+    /// builder.build(&Device::new()?)?;
+    ///
+    /// let mut samplers = [Sampler::new(SamplingConfig::default(), 42)?];
+    /// for next in gpt.generation(&[[0]], 10, &mut samplers, None)? {
+    ///     print!("{} ", next?.token);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Gpt::generate`] for prompts, of which there must be one at least; what else there is comes from the iterator,
+    /// which ends with it.
+    ///
+    /// # Panics
+    ///
+    /// As [`Gpt::generate_batch`].
+    #[track_caller]
+    pub fn generation<'a>(
+        &'a self,
+        prompts: &[impl AsRef<[u32]>],
+        most: usize,
+        samplers: &'a mut [Sampler],
+        stop: impl IntoIterator<Item = u32>,
+    ) -> Result<Generation<'a>> {
+        let prompts = self.checked(prompts, samplers)?;
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
+        let mut kept = self.texts_for(prompts.len(), longest, most)?;
+        kept.restart(prompts.len());
+        let kept = Kept::Model(Some(Box::new(kept)));
+        Generation::new(
+            self,
+            kept,
+            prompts,
+            most,
+            samplers,
+            stop.into_iter().collect(),
+        )
+    }
+
+    /// [`Gpt::generation`] for texts that go on: of each prompt, the beginning that `texts` has already is not computed
+    /// again, and what is computed stays there.
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// # use shadegrad::Device;
+    /// # use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
+    /// # use shadegrad::sampling::{Sampler, SamplingConfig};
+    /// # let mut builder = ParameterBuilder::new(42);
+    /// # let gpt = Gpt::new(&GptConfig { n_layers: 1, ..GptConfig::new(27) }, &mut builder)?;
+    /// # builder.build(&Device::new()?)?;
+    /// let mut samplers = [Sampler::new(SamplingConfig::default(), 42)?];
+    /// let mut texts = gpt.cached_texts(1)?;
+    /// let mut conversation = Vec::new();
+    /// for question in [[5, 13], [1, 7]] {
+    ///     conversation.extend(question);
+    ///     let prompt = [conversation.clone()];
+    ///     for next in gpt.generation_with(&mut texts, &prompt, 3, &mut samplers, None)? {
+    ///         conversation.push(next?.token);
+    ///     }
+    /// }
+    /// // All but the last, which nothing followed.
+    /// assert_eq!(texts.tokens(0), &conversation[..9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Gpt::generation`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Gpt::generate_batch`], and if there are not as many prompts as texts.
+    #[track_caller]
+    pub fn generation_with<'a>(
+        &'a self,
+        texts: &'a mut CachedTexts,
+        prompts: &[impl AsRef<[u32]>],
+        most: usize,
+        samplers: &'a mut [Sampler],
+        stop: impl IntoIterator<Item = u32>,
+    ) -> Result<Generation<'a>> {
+        assert_eq!(
+            prompts.len(),
+            texts.batch(),
+            "generate: every text needs a prompt"
+        );
+        let prompts = self.checked(prompts, samplers)?;
+        let kept = Kept::Caller(texts);
+        Generation::new(
+            self,
+            kept,
+            prompts,
+            most,
+            samplers,
+            stop.into_iter().collect(),
+        )
+    }
+
+    /// So many empty texts for [`Gpt::generation_with`], which makes more room as they grow.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gpt::kv_cache`].
+    ///
+    /// # Panics
+    ///
+    /// If the parameters have not been built yet.
+    pub fn cached_texts(&self, batch: usize) -> Result<CachedTexts> {
+        let capacity = CachedTexts::first_capacity(1, 0, self.config().context);
+        let cache = self.kv_cache(batch, capacity)?;
+        CachedTexts::new(self.device(), cache, self.config().vocab_size)
+    }
+
+    /// The prompts, if they make sense.
+    #[track_caller]
+    fn checked(
+        &self,
+        prompts: &[impl AsRef<[u32]>],
+        samplers: &[Sampler],
+    ) -> Result<Vec<Vec<u32>>> {
         assert_eq!(
             prompts.len(),
             samplers.len(),
             "generate: every prompt needs a sampler"
         );
-        let mut texts = Vec::with_capacity(prompts.len());
         for prompt in prompts.iter().map(AsRef::as_ref) {
             if prompt.is_empty() {
                 return Err(Error::InvalidArgument {
@@ -87,120 +229,26 @@ impl Gpt {
                 });
             }
             check_tokens(prompt, self.config().vocab_size)?;
-            texts.push(prompt.to_vec());
         }
-        if texts.is_empty() || most == 0 {
-            return Ok(vec![Vec::new(); texts.len()]);
-        }
-        let context = self.config().context;
-        let longest = texts.iter().map(Vec::len).max().unwrap_or(1);
-        let capacity = rounded_length(longest.saturating_add(most).min(context), context);
-        let kept = self.generation_cache(texts.len(), capacity)?;
-        let mut cache = kept.first(texts.len());
-        self.continue_texts(&mut texts, most, samplers, &stop, &mut cache)?;
-        if let Ok(mut cache) = self.cache.lock() {
-            *cache = Some(kept);
-        }
-        let prompts = prompts.iter().map(|prompt| prompt.as_ref().len());
-        Ok(texts
+        Ok(prompts
             .iter()
-            .zip(prompts)
-            .map(|(text, prompt)| text[prompt..].to_vec())
+            .map(|prompt| prompt.as_ref().to_vec())
             .collect())
     }
 
-    /// Adds up to `most` tokens to each text. `cache` is an empty one with a place for each.
-    fn continue_texts(
-        &self,
-        texts: &mut [Vec<u32>],
-        most: usize,
-        samplers: &mut [Sampler],
-        stop: &[u32],
-        cache: &mut KvCache,
-    ) -> Result<()> {
-        let context = self.config().context;
-        let mut open = vec![true; texts.len()];
-        for _ in 0..most {
-            if !open.contains(&true) {
-                break;
-            }
-            let mut windows: Vec<&[u32]> = Vec::with_capacity(texts.len());
-            for (text, &open) in texts.iter().zip(&open) {
-                // What follows a text that has ended is of no interest: its last token is enough.
-                let length = if open { context } else { 1 };
-                windows.push(&text[text.len().saturating_sub(length)..]);
-                if open && text.len() > context {
-                    // The window moves, all positions in it change, and what is cached is of no use.
-                    cache.clear();
-                }
-            }
-            let logits = self.next_logits(&windows, cache)?;
-            for (row, logits) in logits.chunks(self.config().vocab_size).enumerate() {
-                if !open[row] {
-                    continue;
-                }
-                check_logits(logits)?;
-                let token = samplers[row].next_token(logits)?;
-                if stop.contains(&token) {
-                    open[row] = false;
-                } else {
-                    texts[row].push(token);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A cache with room for so much: the last generation's, if it will do.
-    fn generation_cache(&self, batch: usize, capacity: usize) -> Result<KvCache> {
-        // While it is out, another generation makes its own.
+    /// Texts with room for so much: the last generation's, if they will do.
+    fn texts_for(&self, batch: usize, longest: usize, most: usize) -> Result<CachedTexts> {
+        // While they are out, another generation makes its own.
         let kept = self.cache.lock().ok().and_then(|mut kept| kept.take());
-        match kept {
-            Some(cache)
-                if cache.batch() >= batch
-                    && cache.capacity() >= capacity
-                    && cache.dtype() == self.precision().dtype() =>
-            {
-                Ok(cache)
-            }
-            _ => self.kv_cache(batch, capacity),
-        }
-    }
-
-    /// The logits for the token after each window, `[windows, vocab_size]` in row-major order. Tokens that `cache` does
-    /// not hold are added to it.
-    fn next_logits(&self, windows: &[&[u32]], cache: &mut KvCache) -> Result<Vec<f32>> {
-        let longest = windows.iter().map(|window| window.len()).max().unwrap_or(1);
-        let mut rows = windows.iter().zip(cache.lengths());
-        let is_next = rows.all(|(window, &cached)| window.len() <= cached + 1);
-        let length = if is_next {
-            for (row, window) in windows.iter().enumerate() {
-                cache.truncate(row, window.len() - 1);
-            }
-            1
-        } else {
-            cache.clear();
-            rounded_length(longest, self.config().context)
+        let will_do = |texts: &CachedTexts| {
+            texts.has_room_for(batch) && texts.dtype() == self.precision().dtype()
         };
-        // What pads a window behind its last token does not reach that token.
-        let mut tokens = vec![0; windows.len() * length];
-        let mut last = Vec::with_capacity(windows.len());
-        for (row, window) in windows.iter().enumerate() {
-            let new = &window[cache.lengths()[row]..];
-            let start = row * length;
-            tokens[start..start + new.len()].copy_from_slice(new);
-            last.push((start + new.len() - 1) as u32);
+        if let Some(texts) = kept.filter(will_do) {
+            return Ok(texts);
         }
-        let tape = Tape::inference(self.device());
-        tape.set_precision(self.precision());
-        let hidden = self.cached_hidden(tape.input([windows.len(), length], &tokens), cache);
-        for (row, window) in windows.iter().enumerate() {
-            cache.truncate(row, window.len());
-        }
-        let rows = hidden.reshape([windows.len() * length, self.config().d_model]);
-        let logits = self.head(rows.embedding(tape.input([windows.len()], &last)));
-        let logits = tape.fetch::<f32>(logits.cast(DType::F32));
-        tape.run()?;
-        logits.get()
+        let context = self.config().context;
+        let capacity = CachedTexts::first_capacity(longest, most, context);
+        let cache = self.kv_cache(batch, capacity)?;
+        CachedTexts::new(self.device(), cache, self.config().vocab_size)
     }
 }

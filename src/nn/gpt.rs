@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use super::config::GptConfig;
 use super::kinds::PositionKind;
 use super::{
-    DecoderBlock, Embedding, KvCache, Linear, Norm, Parameter, ParameterBuilder, Positions,
+    CachedTexts, DecoderBlock, Embedding, KvCache, Linear, Norm, Parameter, ParameterBuilder,
+    Positions,
 };
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Device};
@@ -96,7 +97,7 @@ pub struct Gpt {
     head: Option<Parameter>,
     head_bias: Option<Parameter>,
     /// Of the last generation, if none is under way: a new one would mean new plans.
-    pub(super) cache: Arc<Mutex<Option<KvCache>>>,
+    pub(super) cache: Arc<Mutex<Option<CachedTexts>>>,
     checkpoint_blocks: bool,
     precision: Precision,
 }

@@ -106,6 +106,41 @@ impl KvCache {
         }
     }
 
+    /// Makes room for texts of up to `capacity` tokens, if there is not. What is in the cache is copied on the device.
+    ///
+    /// # Errors
+    ///
+    /// As [`KvCache::new`]; the cache is then what it was.
+    pub fn grow(&mut self, capacity: usize) -> Result<()> {
+        if capacity <= self.capacity || self.layers.is_empty() {
+            return Ok(());
+        }
+        let device = self.layers[0].device();
+        let tape = Tape::inference(device);
+        let has_tokens = self.lengths.iter().any(|&length| length > 0);
+        let starts = tape.input([self.batch()], &vec![0u32; self.batch()]);
+        let larger = |layer: &Tensor| {
+            let shape = layer.shape().with_dim(1, capacity);
+            let larger = Tensor::zeros(device, shape, layer.dtype())?;
+            if has_tokens {
+                tape.write_rows(&larger, tape.tensor(layer), starts);
+            }
+            Ok(larger)
+        };
+        let layers = self.layers.iter().map(larger).collect::<Result<_>>()?;
+        if has_tokens {
+            tape.run()?;
+        }
+        (self.layers, self.capacity) = (layers, capacity);
+        Ok(())
+    }
+
+    /// Says how many tokens each of the first texts has; the others have none.
+    pub(super) fn set_lengths(&mut self, lengths: &[usize]) {
+        self.lengths.fill(0);
+        self.lengths[..lengths.len()].copy_from_slice(lengths);
+    }
+
     pub(super) fn layers(&self) -> &[Tensor] {
         &self.layers
     }

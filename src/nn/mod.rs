@@ -31,6 +31,7 @@
 
 mod attention;
 mod block;
+mod cached_texts;
 mod config;
 mod constant;
 mod embedding;
@@ -38,6 +39,7 @@ mod encoder;
 mod feed_forward;
 mod flat;
 mod generate;
+mod generation;
 mod gpt;
 mod init;
 mod kinds;
@@ -53,12 +55,14 @@ mod summary;
 
 pub use attention::CausalSelfAttention;
 pub use block::DecoderBlock;
+pub use cached_texts::CachedTexts;
 pub use config::{GptConfig, SINUSOIDAL_BASE};
 pub use constant::Constant;
 pub use embedding::Embedding;
 pub use encoder::{Encoder, EncoderBlock, EncoderConfig};
 pub use feed_forward::FeedForward;
 pub use flat::FlatTensors;
+pub use generation::{Generation, NextToken};
 pub use gpt::Gpt;
 pub use init::{INIT_STD, Init, InitKind};
 pub use kinds::{FeedForwardKind, NormKind, NormPlacement, PositionKind};

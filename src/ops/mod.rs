@@ -22,6 +22,7 @@ mod random;
 pub(crate) mod reduce;
 pub(crate) mod rotary;
 mod rows;
+pub(crate) mod sample;
 pub(crate) mod softmax;
 pub(crate) mod swiglu;
 mod write_rows;

@@ -228,3 +228,60 @@ fn mixed_precision_takes_six_tenths_of_the_memory() {
     println!("{full} B, mixed {mixed} B of which {halves} B are weights: {share:.3}");
     assert!(share <= 0.6, "{share}");
 }
+
+/// A token is a submission, makes nothing from the third of its length class on, and waits for nothing but the token before.
+#[test]
+fn a_token_is_one_submission() {
+    for device in [device(), gpu_device()] {
+        let mut builder = ParameterBuilder::new(1);
+        let config = GptConfig {
+            context: 128,
+            ..GptConfig::new(27)
+        };
+        let gpt = Gpt::new(&config, &mut builder).unwrap();
+        builder.build(device).unwrap();
+        let made = || {
+            let stats = device.stats();
+            [
+                stats.pipelines,
+                stats.bind_groups,
+                stats.buffers,
+                stats.plans,
+            ]
+        };
+        for sampling in [SamplingConfig::default(), SamplingConfig::GREEDY] {
+            let mut samplers = [
+                Sampler::new(sampling, 3).unwrap(),
+                Sampler::new(sampling, 4).unwrap(),
+            ];
+            let prompts = [&[0u32][..], &[5, 13, 1]];
+            let mut generation = gpt.generation(&prompts, 100, &mut samplers, None).unwrap();
+            // The first brings two submissions with it, the last none.
+            let mut submits = device.stats().submits;
+            for step in 0..100 {
+                let (waits, all_made) = (device.stats().waits, made());
+                assert_eq!(generation.next().unwrap().unwrap().text, 0);
+                assert_eq!(generation.next().unwrap().unwrap().text, 1);
+                let after = device.stats();
+                let expected = match step {
+                    0 => 2,
+                    99 => 0,
+                    _ => 1,
+                };
+                assert_eq!(after.submits - submits, expected, "token {step}");
+                assert!(after.waits - waits <= 1, "token {step}");
+                submits = after.submits;
+                // The texts have 3 + step tokens and two more are under way: what is new comes with 17, 33 and 65.
+                let is_new = step < 2
+                    || [14, 30, 62]
+                        .iter()
+                        .any(|&first| (first - 2..first).contains(&step));
+                if !is_new {
+                    assert_eq!(made(), all_made, "token {step}");
+                }
+            }
+            assert!(generation.next().is_none());
+            assert_eq!(device.stats().submits, submits);
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! What is read and written: checkpoints, directories of other libraries, and files that are not what they should be. A
 //! part needs the feature `tokenizers`.
 
+#[cfg(feature = "tokenizers")]
+mod chat;
 mod checkpoint;
 #[path = "../common/mod.rs"]
 mod common;

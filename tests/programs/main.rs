@@ -1,5 +1,5 @@
 //! The example programs, from outside: what they refuse, what they write, and that a run is the same run whenever and
-//! however often it is interrupted. All but `echo`, `gpt2`, `masked`, `reference` and `text` are about `train_names`.
+//! however often it is interrupted. All but `echo`, `lm`, `masked`, `reference` and `text` are about `train_names`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -7,11 +7,11 @@ mod echo;
 #[path = "../common/example.rs"]
 mod example;
 mod files;
-#[cfg(feature = "tokenizers")]
-mod gpt2;
 mod hostile;
 #[cfg(unix)]
 mod interrupts;
+#[cfg(feature = "tokenizers")]
+mod lm;
 mod masked;
 #[path = "../common/pictures.rs"]
 mod pictures;

@@ -28,7 +28,7 @@ const FILES: &[(&str, &str)] = files! {
     attention_subgroup8 attention_subgroup8_backward attention_tiled attention_tiled_backward attention_units attention_weights
     attention_wide8 attention_wide8_backward blocks ceiling cross_entropy dropout embedding embedding_gradient epilogue gather grid
     load_cost matmul matmul_subgroup8 matmul_sum matmul_units matrix_units matrix_units_test norm norm_subgroup8 optim pad philox random reduce rotary
-    rows softmax swiglu swiglu_rows team team_shuffles team_subgroup8 team_subgroups write_rows
+    rows sample softmax swiglu swiglu_rows team team_shuffles team_subgroup8 team_subgroups write_rows
 };
 
 /// What must be enabled where one of the words is used.

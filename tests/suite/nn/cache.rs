@@ -104,6 +104,34 @@ fn caches_hold_what_they_have_room_for() {
 }
 
 #[test]
+fn caches_grow_with_what_is_in_them() {
+    for positions in [PositionKind::Learned, PositionKind::Rotary] {
+        let (gpt, parameters) = model(&GptConfig {
+            context: 40,
+            positions,
+            ..small()
+        });
+        widen(&parameters);
+        let tokens = Random::new(9).indices(2 * 20, 11);
+        let mut cache = gpt.kv_cache(2, 16).unwrap();
+        let mut expected = gpt.kv_cache(2, 40).unwrap();
+        for cache in [&mut cache, &mut expected] {
+            continued(&gpt, &tokens[..26], cache);
+            cache.truncate(1, 4);
+        }
+        cache.grow(40).unwrap();
+        // There is room already.
+        cache.grow(5).unwrap();
+        assert_eq!((cache.capacity(), cache.lengths()), (40, &[13, 4][..]));
+        assert_eq!(cache.bytes(), expected.bytes());
+        assert_eq!(
+            continued(&gpt, &tokens[26..], &mut cache),
+            continued(&gpt, &tokens[26..], &mut expected)
+        );
+    }
+}
+
+#[test]
 fn rows_are_written_where_the_data_says() {
     let cache = Tensor::new(device(), [2, 4, 3], &[-1f32; 24]).unwrap();
     let values: Vec<f32> = (0..20).map(|n| n as f32).collect();

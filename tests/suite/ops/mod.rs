@@ -17,5 +17,6 @@ mod norm;
 mod pointwise;
 mod pointwise_values;
 mod reduce;
+mod sample;
 mod softmax;
 mod views;

@@ -25,7 +25,7 @@ use crate::common::{Result, interrupt, plot, program, report};
 /// Those of [`FILES`] that the model itself is; a tuned one keeps the others.
 const MODEL: [&str; 2] = ["config.json", "model.safetensors"];
 
-/// The command line of `gpt2 tune`. A model that knows much already wants small steps.
+/// The command line of `lm tune`. A model that knows much already wants small steps.
 #[derive(Debug, Args)]
 #[command(
     mut_arg("context", |arg| arg.default_value("128")),
@@ -165,7 +165,7 @@ impl Tune {
         let summary = training.run()?;
         if let Some(path) = &files.plot {
             let parameters = count(gpt.config().parameter_count());
-            let title = format!("gpt2 tune: {parameters} parameters, {source}");
+            let title = format!("lm tune: {parameters} parameters, {source}");
             plot::write(path, &title, metrics.records())?;
         }
         report::interruption(&summary, self.training.steps);

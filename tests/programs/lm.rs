@@ -1,4 +1,4 @@
-//! The example `gpt2` on the small model that the `transformers` library saved, against what that library computes.
+//! The example `lm` on the small model that the `transformers` library saved, against what that library computes.
 
 #[cfg(feature = "download")]
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gpt2_tiny
 
 /// What the program prints; if it fails, its error.
 fn run(folder: &Folder, arguments: &[&str]) -> Result<String, String> {
-    let output = folder.command_of("gpt2", arguments).output().unwrap();
+    let output = folder.command_of("lm", arguments).output().unwrap();
     match output.status.success() {
         true => Ok(text(&output.stdout)),
         false => Err(text(&output.stderr)),
@@ -102,7 +102,7 @@ fn model_with(folder: &Folder, name: &str, file: &str, from: &str, to: &str) {
 fn the_answer_alone_is_on_standard_output() {
     let folder = Folder::new();
     let output = folder
-        .command_of("gpt2", &["generate", MODEL, "The world", "--tokens", "1"])
+        .command_of("lm", &["generate", MODEL, "The world", "--tokens", "1"])
         .output()
         .unwrap();
     assert!(text(&output.stdout).starts_with("The world"));
@@ -493,7 +493,7 @@ fn a_model_is_fetched_whole_or_not_at_all() {
     let folder = Folder::new();
     let site = site();
     let fetch = |name: &str, directory: &str, site: &str| {
-        let mut command = folder.command_of("gpt2", &["download", name, directory, "--from", site]);
+        let mut command = folder.command_of("lm", &["download", name, directory, "--from", site]);
         let output = command.env("NO_PROXY", "127.0.0.1").output().unwrap();
         match output.status.success() {
             true => Ok(text(&output.stdout)),

@@ -1,14 +1,14 @@
-//! Reads, continues, measures and learns text with a GPT-2 from a directory of Hugging Face's `transformers` library:
-//! `config.json`, `model.safetensors`, and `tokenizer.json` or `vocab.json` with `merges.txt`.
+//! Reads, continues, measures and learns text with a language model from a directory of Hugging Face's `transformers`
+//! library: `config.json`, weights in safetensors files, and `tokenizer.json` or `vocab.json` with `merges.txt`.
 //!
 //! ```sh
-//! cargo run --release --example gpt2 --features tokenizers,download -- download gpt2 models/gpt2
-//! cargo run --release --example gpt2 --features tokenizers -- tokenize models/gpt2 " Ralph"
-//! cargo run --release --example gpt2 --features tokenizers -- generate models/gpt2 "I am an amazing" --temperature 0
-//! cargo run --release --example gpt2 --features tokenizers -- top models/gpt2 "take over the world"
-//! cargo run --release --example gpt2 --features tokenizers -- attention models/gpt2 "A cat sat." --layer 5 --out maps
-//! cargo run --release --example gpt2 --features tokenizers -- perplexity models/gpt2 book.txt
-//! cargo run --release --example gpt2 --features tokenizers -- tune models/gpt2 book.txt --out models/tuned
+//! cargo run --release --example lm --features tokenizers,download -- download gpt2 models/gpt2
+//! cargo run --release --example lm --features tokenizers -- tokenize models/gpt2 " Ralph"
+//! cargo run --release --example lm --features tokenizers -- generate models/gpt2 "I am an amazing" --temperature 0
+//! cargo run --release --example lm --features tokenizers -- top models/gpt2 "take over the world"
+//! cargo run --release --example lm --features tokenizers -- attention models/gpt2 "A cat sat." --layer 5 --out maps
+//! cargo run --release --example lm --features tokenizers -- perplexity models/gpt2 book.txt
+//! cargo run --release --example lm --features tokenizers -- tune models/gpt2 book.txt --out models/tuned
 //! ```
 
 #[macro_use]
@@ -47,9 +47,9 @@ mod download {
     }
 }
 
-/// Reads, continues, measures and learns text with a GPT-2 from a directory of the transformers library.
+/// Reads, continues, measures and learns text with a language model from a directory of the transformers library.
 #[derive(Debug, Parser)]
-#[command(name = "gpt2", version)]
+#[command(name = "lm", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -1,0 +1,252 @@
+//! Values as Python writes them, which is how templates print them.
+
+use std::fmt::Write;
+
+use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::{Error, ErrorKind, State};
+
+/// Values within values, at most.
+const DEPTH: usize = 100;
+
+/// `str(value)`.
+pub(super) fn text(state: &State, value: &Value) -> Result<String, Error> {
+    if let Some(text) = value.as_str() {
+        return Ok(text.to_owned());
+    }
+    let mut out = String::new();
+    match value.kind() {
+        ValueKind::Undefined => {}
+        _ => represent(state, value, 0, &mut out)?,
+    }
+    Ok(out)
+}
+
+/// `repr(value)`.
+fn represent(state: &State, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+    check(state, depth)?;
+    match value.kind() {
+        ValueKind::None => out.push_str("None"),
+        ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
+        ValueKind::Number => number(value, out),
+        ValueKind::String => quote(value.as_str().unwrap_or_default(), out),
+        ValueKind::Seq | ValueKind::Iterable => {
+            let is_tuple = value.is_tuple();
+            out.push(if is_tuple { '(' } else { '[' });
+            let mut count = 0;
+            for item in value.try_iter()? {
+                out.push_str(if count > 0 { ", " } else { "" });
+                represent(state, &item, depth + 1, out)?;
+                count += 1;
+            }
+            out.push_str(match (is_tuple, count) {
+                (true, 1) => ",)",
+                (true, _) => ")",
+                (false, _) => "]",
+            });
+        }
+        ValueKind::Map => {
+            out.push('{');
+            for (index, key) in value.try_iter()?.enumerate() {
+                out.push_str(if index > 0 { ", " } else { "" });
+                represent(state, &key, depth + 1, out)?;
+                out.push_str(": ");
+                represent(state, &value.get_item(&key)?, depth + 1, out)?;
+            }
+            out.push('}');
+        }
+        _ => {
+            let _ = write!(out, "{value}");
+        }
+    }
+    Ok(())
+}
+
+/// A text in quotation marks, as Python chooses them.
+fn quote(text: &str, out: &mut String) {
+    let mark = match text.contains('\'') && !text.contains('"') {
+        true => '"',
+        false => '\'',
+    };
+    out.push(mark);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\\' => out.push_str("\\\\"),
+            c if c == mark => out.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(out, "\\x{:02x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push(mark);
+}
+
+fn number(value: &Value, out: &mut String) {
+    let float = match value.is_integer() {
+        true => None,
+        false => f64::try_from(value.clone()).ok(),
+    };
+    let Some(float) = float else {
+        let _ = write!(out, "{value}");
+        return;
+    };
+    let digits = format!("{float:?}").to_lowercase();
+    match digits.split_once('e') {
+        // Python gives exponents a sign and two digits.
+        Some((digits, exponent)) => {
+            let (sign, exponent) = match exponent.strip_prefix('-') {
+                Some(exponent) => ('-', exponent),
+                None => ('+', exponent),
+            };
+            let _ = write!(out, "{digits}e{sign}{exponent:0>2}");
+        }
+        None => out.push_str(&digits),
+    }
+}
+
+/// How JSON is to be written.
+struct Style<'a> {
+    state: &'a State<'a, 'a>,
+    ensure_ascii: bool,
+    sort_keys: bool,
+    /// What a level is indented by, if lines are to be broken.
+    indent: Option<String>,
+    /// Between items, and between a key and its value.
+    separators: [String; 2],
+}
+
+/// `json.dumps(value, ensure_ascii=False, …)`, as `transformers` has it for `tojson`.
+pub(super) fn json(state: &State, value: &Value, options: &Kwargs) -> Result<String, Error> {
+    let indent = match options.get::<Option<Value>>("indent")? {
+        None => None,
+        Some(indent) if indent.is_none() => None,
+        Some(indent) => Some(match indent.as_str() {
+            Some(text) => text.to_owned(),
+            None => " ".repeat(usize::try_from(indent)?.min(64)),
+        }),
+    };
+    let separators = match options.get::<Option<Vec<String>>>("separators")? {
+        None => {
+            let between = if indent.is_some() { "," } else { ", " };
+            [between, ": "].map(str::to_owned)
+        }
+        Some(given) => given
+            .try_into()
+            .map_err(|_| refuse("tojson: separators are two"))?,
+    };
+    let style = Style {
+        state,
+        ensure_ascii: options
+            .get::<Option<bool>>("ensure_ascii")?
+            .unwrap_or(false),
+        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        indent,
+        separators,
+    };
+    options.assert_all_used()?;
+    let mut out = String::new();
+    style.write(value, 0, &mut out)?;
+    Ok(out)
+}
+
+impl Style<'_> {
+    fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+        check(self.state, depth)?;
+        match value.kind() {
+            ValueKind::None => out.push_str("null"),
+            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => match f64::try_from(value.clone()) {
+                Ok(float) if float.is_nan() => out.push_str("NaN"),
+                Ok(f64::INFINITY) => out.push_str("Infinity"),
+                Ok(f64::NEG_INFINITY) => out.push_str("-Infinity"),
+                _ => number(value, out),
+            },
+            ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items = value.try_iter()?;
+                self.items(['[', ']'], items, depth, out, |item, out| {
+                    self.write(&item, depth + 1, out)
+                })?;
+            }
+            ValueKind::Map => {
+                let mut keys: Vec<Value> = value.try_iter()?.collect();
+                if self.sort_keys {
+                    keys.sort();
+                }
+                self.items(['{', '}'], keys, depth, out, |key, out| {
+                    self.string(&text(self.state, &key)?, out);
+                    out.push_str(&self.separators[1]);
+                    self.write(&value.get_item(&key)?, depth + 1, out)
+                })?;
+            }
+            kind => return Err(refuse(&format!("tojson: {kind} has no JSON"))),
+        }
+        Ok(())
+    }
+
+    fn items(
+        &self,
+        [open, close]: [char; 2],
+        items: impl IntoIterator<Item = Value>,
+        depth: usize,
+        out: &mut String,
+        mut write: impl FnMut(Value, &mut String) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let line = |depth: usize, out: &mut String| {
+            if let Some(indent) = &self.indent {
+                out.push('\n');
+                out.push_str(&indent.repeat(depth));
+            }
+        };
+        out.push(open);
+        let mut is_empty = true;
+        for item in items {
+            out.push_str(if is_empty { "" } else { &self.separators[0] });
+            is_empty = false;
+            line(depth + 1, out);
+            write(item, out)?;
+        }
+        if !is_empty {
+            line(depth, out);
+        }
+        out.push(close);
+        Ok(())
+    }
+
+    fn string(&self, text: &str, out: &mut String) {
+        out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => out.push_str("\\\""),
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\u{8}' => out.push_str("\\b"),
+                '\u{c}' => out.push_str("\\f"),
+                c if c < ' ' || (self.ensure_ascii && c > '~') => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        let _ = write!(out, "\\u{unit:04x}");
+                    }
+                }
+                c => out.push(c),
+            }
+        }
+        out.push('"');
+    }
+}
+
+/// Each value that is written is a step.
+fn check(state: &State, depth: usize) -> Result<(), Error> {
+    match depth > DEPTH {
+        true => Err(refuse("values are nested too deeply to be printed")),
+        false => state.consume_fuel(1),
+    }
+}
+
+fn refuse(reason: &str) -> Error {
+    Error::new(ErrorKind::InvalidOperation, reason.to_owned())
+}
