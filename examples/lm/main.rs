@@ -9,6 +9,8 @@
 //! cargo run --release --example lm --features tokenizers -- attention models/gpt2 "A cat sat." --layer 5 --out maps
 //! cargo run --release --example lm --features tokenizers -- perplexity models/gpt2 book.txt
 //! cargo run --release --example lm --features tokenizers -- tune models/gpt2 book.txt --out models/tuned
+//! cargo run --release --example lm --features tokenizers -- tune models/gpt2 book.txt --lora 8 --out adapters/book
+//! cargo run --release --example lm --features tokenizers -- merge models/gpt2 adapters/book --out models/merged
 //! ```
 
 #[macro_use]
@@ -19,13 +21,14 @@ mod attention;
 #[cfg(feature = "download")]
 mod download;
 mod measure;
+mod merge;
 mod tune;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use common::args::{DeviceArgs, SamplingArgs};
+use common::args::{self, DeviceArgs, SamplingArgs};
 use common::settings::require;
 use common::{Result, program};
 use indicatif::HumanCount;
@@ -35,6 +38,7 @@ use shadegrad::nn::Gpt;
 use shadegrad::sampling::Sampler;
 use shadegrad::tape::Precision;
 
+use merge::Merge;
 use tune::Tune;
 
 #[cfg(not(feature = "download"))]
@@ -78,6 +82,8 @@ enum Command {
         #[arg(long, default_value_t = Precision::F32)]
         precision: Precision,
         #[command(flatten)]
+        adapters: AdapterArgs,
+        #[command(flatten)]
         device: DeviceArgs,
     },
     /// Print the most likely next tokens at every position of a text, with their probabilities
@@ -87,6 +93,8 @@ enum Command {
         /// How many tokens at each position
         #[arg(long, default_value_t = 5)]
         count: usize,
+        #[command(flatten)]
+        adapters: AdapterArgs,
         #[command(flatten)]
         device: DeviceArgs,
     },
@@ -111,6 +119,8 @@ enum Command {
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
         #[command(flatten)]
+        adapters: AdapterArgs,
+        #[command(flatten)]
         device: DeviceArgs,
     },
     /// Measure how well the model predicts a text file, in windows that overlap
@@ -126,10 +136,14 @@ enum Command {
         #[arg(long, default_value_t = Precision::F32)]
         precision: Precision,
         #[command(flatten)]
+        adapters: AdapterArgs,
+        #[command(flatten)]
         device: DeviceArgs,
     },
-    /// Train it further on a text file and save it in the same layout
+    /// Train it further on a text file, whole or by adapters, and save it in the same layout
     Tune(Box<Tune>),
+    /// Add adapters to a model's weights
+    Merge(Merge),
 }
 
 #[derive(Debug, Args)]
@@ -139,6 +153,14 @@ struct Input {
     /// The text; behind `--`, also one that is a flag's name
     #[arg(allow_hyphen_values = true)]
     text: String,
+}
+
+/// What is added to a model.
+#[derive(Debug, Args)]
+struct AdapterArgs {
+    /// Directory of adapters to add to it, of `lm tune --lora` or of the peft library
+    #[arg(long, value_name = "DIR")]
+    lora: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -151,7 +173,11 @@ fn main() -> ExitCode {
         if matches.subcommand().is_some_and(lists) {
             return program::list_adapters();
         }
-        run(Cli::from_arg_matches(&matches)?.command)
+        let mut command = Cli::from_arg_matches(&matches)?.command;
+        if let (Command::Tune(tune), Some((_, matches))) = (&mut command, matches.subcommand()) {
+            tune.given = args::given(matches);
+        }
+        run(command)
     })
 }
 
@@ -188,10 +214,11 @@ fn run(command: Command) -> Result<ExitCode> {
             seed,
             sampling,
             precision,
+            adapters,
             device,
         } => {
             let sampler = Sampler::new(sampling.config(), seed)?;
-            let model = Model::open(&input.model, precision, &device)?;
+            let model = Model::open(&input.model, &adapters, precision, &device)?;
             let prompt = model.prompt(&input.text)?;
             let vocab_size = model.gpt.config().vocab_size;
             let mut sampler = sampler.with_suppressed(model.tokenizer.without_text(vocab_size));
@@ -202,10 +229,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Top {
             input,
             count,
+            adapters,
             device,
         } => {
             require(count >= 1, "count", &count, "at least 1")?;
-            let model = Model::open(&input.model, Precision::F32, &device)?;
+            let model = Model::open(&input.model, &adapters, Precision::F32, &device)?;
             let tokens = model.prompt(&input.text)?;
             measure::top(&model, &tokens, count)?;
         }
@@ -232,9 +260,10 @@ fn run(command: Command) -> Result<ExitCode> {
             input,
             layer,
             out,
+            adapters,
             device,
         } => {
-            let model = Model::open(&input.model, Precision::F32, &device)?;
+            let model = Model::open(&input.model, &adapters, Precision::F32, &device)?;
             let last = model.gpt.config().n_layers - 1;
             require(layer <= last, "layer", &layer, &format!("0 to {last}"))?;
             let tokens = model.prompt(&input.text)?;
@@ -245,10 +274,11 @@ fn run(command: Command) -> Result<ExitCode> {
             file,
             stride,
             precision,
+            adapters,
             device,
         } => {
             let text = read_text(&file)?;
-            let model = Model::open(&model, precision, &device)?;
+            let model = Model::open(&model, &adapters, precision, &device)?;
             let context = model.gpt.config().context;
             let stride = stride.unwrap_or(context.div_ceil(2));
             let expected = format!("1 to {}, one less than the model's context", context - 1);
@@ -268,6 +298,7 @@ fn run(command: Command) -> Result<ExitCode> {
             );
         }
         Command::Tune(tune) => return tune.run(),
+        Command::Merge(merge) => merge.run()?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -321,10 +352,18 @@ struct Model {
 }
 
 impl Model {
-    fn open(directory: &Path, precision: Precision, device: &DeviceArgs) -> Result<Model> {
+    fn open(
+        directory: &Path,
+        adapters: &AdapterArgs,
+        precision: Precision,
+        device: &DeviceArgs,
+    ) -> Result<Model> {
         let (files, tokenizer) = open(directory)?;
         let device = program::open_device_aside(device)?;
-        let (gpt, _) = files.load_as(precision.dtype(), &device)?;
+        let (mut gpt, _) = files.load_as(precision.dtype(), &device)?;
+        if let Some(adapter) = &adapters.lora {
+            merge::into(&mut gpt, &files, adapter, &device)?;
+        }
         Ok(Model {
             files,
             tokenizer,
