@@ -20,6 +20,7 @@ fn largest_of_quad(n: vec4<f32>) -> vec4<f32> {
     if (ACROSS > 2u) { most = max(most, subgroupShuffleXor(most, 2u)); }
     if (ACROSS > 4u) { most = max(most, subgroupShuffleXor(most, 4u)); }
     if (ACROSS > 8u) { most = max(most, subgroupShuffleXor(most, 8u)); }
+    if (ACROSS > 16u) { most = max(most, subgroupShuffleXor(most, 16u)); }
     return most;
 }
 
@@ -29,6 +30,7 @@ fn sum_of_quad(n: vec4<f32>) -> vec4<f32> {
     if (ACROSS > 2u) { sum += subgroupShuffleXor(sum, 2u); }
     if (ACROSS > 4u) { sum += subgroupShuffleXor(sum, 4u); }
     if (ACROSS > 8u) { sum += subgroupShuffleXor(sum, 8u); }
+    if (ACROSS > 16u) { sum += subgroupShuffleXor(sum, 16u); }
     return sum;
 }
 

@@ -32,7 +32,7 @@ const OWN: u32 = DOWN * ROW_QUADS;       // quads of own rows
 const OTHER: u32 = ACROSS * SCORE_QUADS; // quads of other rows
 const WIDTH: u32 = ACROSS * RESULT_QUADS;
 const DEPTH: u32 = min(4u, CHUNKS);
-const LINES: u32 = min(4u, OTHER);
+const LINES: u32 = min(min(4u, OTHER), 128u / WIDTH);
 
 // vec4s of a team
 const FIRST: u32 = 4u * max(DEPTH, LINES) * OWN;

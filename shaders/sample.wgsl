@@ -31,6 +31,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> faults: array<u32>;
 
 const LANES: u32 = 256u;  // a multiple of 8
+const AT_ONCE: u32 = 4u;  // logits under way: 1 or 4
 const BINS: u32 = 256u;   // a digit has so many values
 const FEW: u32 = 64u;     // tokens that are compared with one another
 const NONE: u32 = 0xffffffffu;
@@ -70,8 +71,9 @@ fn is_allowed(token: u32) -> bool {
     return (suppressed[suppressed_at + token / 32u] >> (token % 32u) & 1u) == 0u;
 }
 
-// Four logits, LANES apart. Those past the end repeat the last one.
+// Four logits, LANES apart, or one. Those past the end repeat the last one.
 fn four(token: u32) -> vec4<f32> {
+    if (AT_ONCE == 1u) { return vec4<f32>(logits[logits_at + token]); }
     let at = vec4<u32>(logits_at) + min(vec4<u32>(token) + vec4<u32>(0u, 1u, 2u, 3u) * LANES, vec4<u32>(p.n - 1u));
     return vec4<f32>(logits[at.x], logits[at.y], logits[at.z], logits[at.w]);
 }
@@ -201,9 +203,10 @@ fn fill(at: u32, level: u32, path: Path, lane: u32) {
         atomicStore(&high_words[b], 0u);
     }
     workgroupBarrier();
-    for (var token = lane; token < p.n; token += 4u * LANES) {
+    for (var token = lane; token < p.n; token += AT_ONCE * LANES) {
         let x = four(token);
         note_in_histogram(at, level, path, x.x, token);
+        if (AT_ONCE == 1u) { continue; }
         note_in_histogram(at, level, path, x.y, token + LANES);
         note_in_histogram(at, level, path, x.z, token + 2u * LANES);
         note_in_histogram(at, level, path, x.w, token + 3u * LANES);
@@ -270,9 +273,10 @@ var<workgroup> found: Found;
 fn find_in(path: Path, goal: Target, before: Sum, lane: u32) -> Found {
     if (lane == 0u) { atomicStore(&gathered, 0u); }
     workgroupBarrier();
-    for (var token = lane; token < p.n; token += 4u * LANES) {
+    for (var token = lane; token < p.n; token += AT_ONCE * LANES) {
         let x = four(token);
         gather_token(path, x.x, token);
+        if (AT_ONCE == 1u) { continue; }
         gather_token(path, x.y, token + LANES);
         gather_token(path, x.z, token + 2u * LANES);
         gather_token(path, x.w, token + 3u * LANES);
@@ -319,17 +323,23 @@ fn drawn(settings: Draw, lane: u32) -> u32 {
         whole = sum;
     }
     var kept = workgroupUniformLoad(&whole);
-    if (settings.top_k < kept.count) {
-        kept = find(Target(true, Sum(settings.top_k, vec2<u32>(0u))), lane).sum;
+    var token = 0u;
+    // Where top-k ends, where top-p ends, and what is drawn: in a loop, so that there is one text of the search.
+    for (var search = 0u; search < 3u; search++) {
+        var goal = Target(search == 0u, Sum(settings.top_k, vec2<u32>(0u)));
+        if (search == 0u && settings.top_k >= kept.count) { continue; }
+        if (search == 1u) {
+            if (!settings.has_top_p) { continue; }
+            goal.sum.weight = part_of(kept.weight, settings.top_p);
+            // At least one token.
+            if (goal.sum.weight.y == 0u) { goal.sum.weight.x = max(goal.sum.weight.x, 1u); }
+        }
+        if (search == 2u) { goal.sum.weight = plus(part_of(kept.weight, settings.chance), vec2<u32>(1u, 0u)); }
+        let up_to = find(goal, lane);
+        kept = up_to.sum;
+        token = up_to.token;
     }
-    if (settings.has_top_p) {
-        var least = part_of(kept.weight, settings.top_p);
-        // At least one token.
-        if (least.y == 0u) { least.x = max(least.x, 1u); }
-        kept = find(Target(false, Sum(0u, least)), lane).sum;
-    }
-    let passed = plus(part_of(kept.weight, settings.chance), vec2<u32>(1u, 0u));
-    return find(Target(false, Sum(0u, passed)), lane).token;
+    return token;
 }
 
 // What a row is made of: the keys of its greatest and its least logit, the first token that has the greatest, and the first
@@ -368,9 +378,10 @@ fn extremes_of_row(lane: u32) -> Extremes {
     }
     workgroupBarrier();
     var mine = Extremes(0u, NONE, NONE, NONE);
-    for (var token = lane; token < p.n; token += 4u * LANES) {
+    for (var token = lane; token < p.n; token += AT_ONCE * LANES) {
         let x = four(token);
         mine = with_token(mine, x.x, token);
+        if (AT_ONCE == 1u) { continue; }
         mine = with_token(mine, x.y, token + LANES);
         mine = with_token(mine, x.z, token + 2u * LANES);
         mine = with_token(mine, x.w, token + 3u * LANES);

@@ -12,8 +12,17 @@ static FAILURE: Mutex<Option<io::Error>> = Mutex::new(None);
 /// Prints a line. Unlike `println!` it survives a reader that has gone away (`train_names | head`): losing a run over a
 /// line that nobody reads would be a bad trade. Of a full disk the program tells in the end: see [`failure`].
 pub fn line(text: fmt::Arguments<'_>) {
+    print(format_args!("{text}\n"));
+}
+
+/// Prints a part of a line in the same way.
+pub fn text(text: &str) {
+    print(format_args!("{text}"));
+}
+
+fn print(text: fmt::Arguments<'_>) {
     let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match write!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             *FAILURE.lock().unwrap() = Some(error);
         }

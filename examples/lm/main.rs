@@ -5,6 +5,7 @@
 //! cargo run --release --example lm --features tokenizers,download -- download gpt2 models/gpt2
 //! cargo run --release --example lm --features tokenizers -- tokenize models/gpt2 " Ralph"
 //! cargo run --release --example lm --features tokenizers -- generate models/gpt2 "I am an amazing" --temperature 0
+//! cargo run --release --example lm --features tokenizers -- chat models/SmolLM2-135M-Instruct --system "Be brief."
 //! cargo run --release --example lm --features tokenizers -- top models/gpt2 "take over the world"
 //! cargo run --release --example lm --features tokenizers -- attention models/gpt2 "A cat sat." --layer 5 --out maps
 //! cargo run --release --example lm --features tokenizers -- perplexity models/gpt2 book.txt
@@ -18,8 +19,10 @@
 mod common;
 
 mod attention;
+mod chat;
 #[cfg(feature = "download")]
 mod download;
+mod generate;
 mod measure;
 mod merge;
 mod tune;
@@ -28,16 +31,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use common::args::{self, DeviceArgs, SamplingArgs};
+use common::args::{self, DeviceArgs};
 use common::settings::require;
 use common::{Result, program};
 use indicatif::HumanCount;
 use shadegrad::data::read_text;
 use shadegrad::hugging_face::{ModelFiles, Tokenizer};
 use shadegrad::nn::Gpt;
-use shadegrad::sampling::Sampler;
 use shadegrad::tape::Precision;
 
+use chat::Chat;
+use generate::GenerationArgs;
 use merge::Merge;
 use tune::Tune;
 
@@ -70,22 +74,11 @@ enum Command {
     Generate {
         #[command(flatten)]
         input: Input,
-        /// Tokens to add at most; the end-of-text token ends the text earlier
-        #[arg(long, default_value_t = 50)]
-        tokens: usize,
-        /// Decides what is drawn
-        #[arg(long, default_value_t = 42)]
-        seed: u64,
         #[command(flatten)]
-        sampling: SamplingArgs,
-        /// What the model computes with: f32, or mixed (weights, products and cache in f16)
-        #[arg(long, default_value_t = Precision::F32)]
-        precision: Precision,
-        #[command(flatten)]
-        adapters: AdapterArgs,
-        #[command(flatten)]
-        device: DeviceArgs,
+        generation: GenerationArgs,
     },
+    /// Talk with a model that was trained on chats: lines of standard input are answered, until /exit or their end
+    Chat(Box<Chat>),
     /// Print the most likely next tokens at every position of a text, with their probabilities
     Top {
         #[command(flatten)]
@@ -204,28 +197,12 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Tokenize { input } => {
             let tokenizer = Tokenizer::open(&input.model)?;
-            let ids = tokenizer.encode(&input.text)?;
+            let ids = tokenizer.encode_with_special_tokens(&input.text)?;
             say!("{:?}", tokenizer.strings(&ids)?);
             say!("{ids:?}");
         }
-        Command::Generate {
-            input,
-            tokens,
-            seed,
-            sampling,
-            precision,
-            adapters,
-            device,
-        } => {
-            let sampler = Sampler::new(sampling.config(), seed)?;
-            let model = Model::open(&input.model, &adapters, precision, &device)?;
-            let prompt = model.prompt(&input.text)?;
-            let vocab_size = model.gpt.config().vocab_size;
-            let mut sampler = sampler.with_suppressed(model.tokenizer.without_text(vocab_size));
-            let stop = model.files.stop_tokens().iter().copied();
-            let next = model.gpt.generate(&prompt, tokens, &mut sampler, stop)?;
-            say!("{}", model.tokenizer.decode(&[prompt, next].concat())?);
-        }
+        Command::Generate { input, generation } => generate::run(&input, &generation)?,
+        Command::Chat(chat) => chat.run()?,
         Command::Top {
             input,
             count,
@@ -283,7 +260,7 @@ fn run(command: Command) -> Result<ExitCode> {
             let stride = stride.unwrap_or(context.div_ceil(2));
             let expected = format!("1 to {}, one less than the model's context", context - 1);
             require((1..context).contains(&stride), "stride", &stride, &expected)?;
-            let tokens = model.tokenizer.encode(&text)?;
+            let tokens = model.tokenizer.encode_with_special_tokens(&text)?;
             if tokens.len() < 2 {
                 return Err(format!("{}: two tokens at least are needed", file.display()).into());
             }
@@ -319,7 +296,7 @@ fn open(directory: &Path) -> Result<(ModelFiles, Tokenizer)> {
 }
 
 /// Every file of a model's directory that is read, with what it is called in messages.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     ("the model's config.json", "config.json"),
     ("the model's model.safetensors", "model.safetensors"),
     ("the model's tokenizer.json", "tokenizer.json"),
@@ -335,6 +312,7 @@ const FILES: [(&str, &str); 9] = [
         "the model's generation_config.json",
         "generation_config.json",
     ),
+    ("the model's chat_template.jinja", "chat_template.jinja"),
 ];
 
 /// [`FILES`] of a directory.
@@ -372,7 +350,7 @@ impl Model {
     }
 
     fn prompt(&self, text: &str) -> Result<Vec<u32>> {
-        let tokens = self.tokenizer.encode(text)?;
+        let tokens = self.tokenizer.encode_with_special_tokens(text)?;
         match tokens.is_empty() {
             true => Err("the text is empty, at least one token is needed".into()),
             false => Ok(tokens),

@@ -89,11 +89,9 @@ impl CachedTexts {
     /// Makes room for texts of so many tokens.
     pub(super) fn reserve(&mut self, tokens: usize, context: usize) -> Result<()> {
         if tokens > self.cache.capacity() {
-            let lengths = self.cache.lengths().to_vec();
-            self.whole.set_lengths(&lengths);
-            self.whole.grow(rounded_length(tokens, context))?;
-            self.cache = self.whole.first(lengths.len());
-            self.cache.set_lengths(&lengths);
+            // Without those that there are not at present.
+            self.cache.grow(rounded_length(tokens, context))?;
+            self.whole = self.cache.first(self.batch());
         }
         Ok(())
     }

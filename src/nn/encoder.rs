@@ -31,7 +31,7 @@ pub struct EncoderConfig {
     pub context: usize,
     /// The extent of the vectors between the layers.
     pub d_model: usize,
-    /// How many heads attention has; divides `d_model`, into heads of at most 128.
+    /// How many heads attention has; divides `d_model`, into heads of at most 256.
     pub n_heads: usize,
     /// How many encoder blocks.
     pub n_layers: usize,

@@ -10,8 +10,11 @@ impl Gpt {
     /// ends the text when it is drawn. The answer is what was drawn, without the prompt and without that token.
     ///
     /// The model sees the last [`context`](super::GptConfig::context) tokens at most. Within them a token costs one
-    /// position, by a [`KvCache`] that the model keeps for the next call; beyond them, where every position changes with
-    /// each token, the whole window. [`Gpt::set_precision`] chooses the precision of both.
+    /// position, by a cache whose memory the model keeps for the next call, and a long prompt is computed in pieces. Beyond
+    /// them, where every position changes with each token, it costs the whole window: stay within `context` less the
+    /// prompt's length where that matters. [`Gpt::set_precision`] chooses the precision of both.
+    ///
+    /// Tokens are drawn on the device, as [`Sampler::draw`] does.
     ///
     /// # Errors
     ///

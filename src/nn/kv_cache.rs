@@ -15,8 +15,8 @@ pub(super) fn rounded_length(length: usize, most: usize) -> usize {
 /// Keys and values of the tokens that a [`Gpt`](super::Gpt) has seen, for several texts side by side. With them, the
 /// next token costs one position of every layer and a look at what went before, instead of the whole text again.
 ///
-/// The tensors are made once and filled in place. Which tokens each text has is data: one plan serves all lengths up to a
-/// power of two. [`Gpt::cached_logits`](super::Gpt::cached_logits) shows the use;
+/// The tensors are filled in place, and made anew only to [`grow`](KvCache::grow). Which tokens each text has is data: one plan
+/// serves all lengths up to a power of two. [`Gpt::cached_logits`](super::Gpt::cached_logits) shows the use;
 /// [`Gpt::generate`](super::Gpt::generate) does it all.
 #[derive(Debug)]
 pub struct KvCache {
@@ -133,12 +133,6 @@ impl KvCache {
         }
         (self.layers, self.capacity) = (layers, capacity);
         Ok(())
-    }
-
-    /// Says how many tokens each of the first texts has; the others have none.
-    pub(super) fn set_lengths(&mut self, lengths: &[usize]) {
-        self.lengths.fill(0);
-        self.lengths[..lengths.len()].copy_from_slice(lengths);
     }
 
     pub(super) fn layers(&self) -> &[Tensor] {

@@ -116,24 +116,28 @@ impl Operation for Sample {
             32 - 8 * digits,
             DIGITS_BEFORE + digits,
         ];
-        let iterations = |lanes: usize| iterations(n, lanes, DIGITS_BEFORE + digits);
-        let lanes = match cx.class() {
+        let iterations =
+            |lanes: usize, at_once| iterations(n, lanes * at_once, lanes, DIGITS_BEFORE + digits);
+        let (lanes, at_once) = match cx.class() {
             AdapterClass::Software => {
                 let mut sizes = [8, 16, 32, 64, 128].into_iter();
-                let fits = |&lanes: &usize| iterations(lanes) <= cx.most_iterations();
-                sizes.find(fits).unwrap_or(256)
+                let fits = |&lanes: &usize| iterations(lanes, 1) <= cx.most_iterations();
+                (sizes.find(fits).unwrap_or(256), 1)
             }
-            AdapterClass::Gpu => 256,
+            AdapterClass::Gpu => (256, 4),
         };
+        let kernel = Kernel::builtin("sample", "sample", "sample")
+            .constant("LANES", lanes)
+            .constant("AT_ONCE", at_once);
         cx.dispatch(
-            Dispatch::new(Kernel::builtin("sample", "sample", "sample").constant("LANES", lanes))
+            Dispatch::new(kernel)
                 .read(&logits)
                 .read(&draws)
                 .read(&suppressed)
                 .write(&tokens)
                 .write(&faults)
                 .params(&params.map(|word| word as u32))
-                .iterations(iterations(lanes))
+                .iterations(iterations(lanes, at_once))
                 .groups(rows)
                 .cost(4 * logits.elements() as u64, logits.bytes()),
         );
@@ -141,14 +145,14 @@ impl Operation for Sample {
 }
 
 /// Of an invocation's loops, where all logits are equal and three tokens are searched for to the last digit.
-fn iterations(n: usize, lanes: usize, levels: usize) -> usize {
-    let pass = n.div_ceil(4 * lanes) + 1;
+fn iterations(n: usize, at_once: usize, lanes: usize, levels: usize) -> usize {
+    let pass = n.div_ceil(at_once) + 1;
     // Clearing a histogram and adding it up, and choosing from it.
     let fill = pass + (256 / lanes + 1) + 18 * 16usize.div_ceil(lanes) + 1;
     let choose = 16 + 16 + 2;
     let compare = pass + 66 * 64usize.div_ceil(lanes) + 1;
     let find = (levels - 1) * (fill + 2) + levels * choose + compare + 1;
-    pass + fill + 17 + 3 * find
+    pass + fill + 17 + 3 * (find + 2)
 }
 
 impl<'t> Var<'t> {

@@ -6,6 +6,7 @@ mod chat;
 mod checkpoint;
 #[path = "../common/mod.rs"]
 mod common;
+mod generation;
 mod hostile;
 mod hugging_face;
 mod models;

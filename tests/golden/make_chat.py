@@ -1,7 +1,7 @@
 """Makes the directories in chat/: small tokenizers and chat templates of the kinds that models have, with what the
 `transformers` library makes of texts and chats by them.
 
-    python make_chat.py  # transformers 5.24
+    python make_chat.py  # transformers 5.24, behind make_models.py
 
 The templates are written for this, in the manner of those that models come with. The directories hold
 tokenizer.json, tokenizer_config.json, the model's type and, where it isn't in there, chat_template.jinja; expected.json
@@ -14,7 +14,7 @@ import os
 import shutil
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "chat")
 logging.disable(logging.WARNING)
@@ -505,6 +505,41 @@ SNIPPETS = [
 ]
 
 
+# What generation_config.json may say.
+GENERATION = [
+    {},
+    dict(do_sample=True, temperature=0.6, top_p=0.9, eos_token_id=[5, 6], bos_token_id=1, pad_token_id=0),
+    dict(do_sample=True, top_k=20, top_p=1.0, max_new_tokens=7, eos_token_id=2),
+    dict(do_sample=True, top_k=0, temperature=None, max_length=99),
+    dict(do_sample=False, temperature=0.6, suppress_tokens=[3, 4], eos_token_id=None),
+]
+
+# Lines of a conversation with models/qwen3 and the tokenizer and the template of chat/qwen3.
+LINES = ["Who was Ralph?", "Is he   here?", "12 and 30?"]
+
+
+def drawn(settings):
+    """What the library makes of a generation_config.json."""
+    config = GenerationConfig(**settings)
+    config.update(**GenerationConfig._get_default_generation_params(), defaults_only=True)
+    known = ["do_sample", "temperature", "top_k", "top_p", "max_new_tokens", "eos_token_id", "suppress_tokens"]
+    return {name: getattr(config, name) for name in known}
+
+
+def conversation():
+    tokenizer = AutoTokenizer.from_pretrained(os.path.join(HERE, "qwen3"))
+    model = AutoModelForCausalLM.from_pretrained(os.path.join(HERE, "..", "models", "qwen3"))
+    without_text = list(range(len(tokenizer), model.config.vocab_size))
+    messages = [dict(role="system", content="Be brief.")]
+    for line in LINES:
+        messages.append(dict(role="user", content=line))
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+        tokens = model.generate(prompt, max_new_tokens=12, do_sample=False, suppress_tokens=without_text)
+        answer = tokenizer.decode(tokens[0, prompt.shape[1] :], skip_special_tokens=True)
+        messages.append(dict(role="assistant", content=answer))
+    return messages
+
+
 def rendered(tokenizer, messages, prompt, variables, template=None):
     try:
         text = tokenizer.apply_chat_template(
@@ -564,6 +599,8 @@ def main():
         chat = CHATS[2]
         result = rendered(tokenizer, chat, True, {}, snippet)
         expected["snippets"].append(dict(template=snippet, **result))
+    expected["generation"] = [dict(file=settings, drawn=drawn(settings)) for settings in GENERATION]
+    expected["conversation"] = conversation()
     with open(os.path.join(HERE, "expected.json"), "w", encoding="utf-8") as file:
         json.dump(expected, file, ensure_ascii=False, separators=(",", ":"))
         file.write("\n")

@@ -42,7 +42,7 @@ SEEN = 1e-2
 # The lead of every greedy token over the next one.
 LEAD = 3e-3
 # Greedy texts of random models fall into loops. How many different tokens there must be.
-DIFFERENT = 20
+DIFFERENT = 16
 
 LLAMA3 = dict(
     rope_type="llama3",
@@ -190,8 +190,8 @@ MODELS = {
         config=dict(
             model_type="gemma3_text",
             vocab_size=83,
-            hidden_size=30,
-            intermediate_size=28,
+            hidden_size=18,
+            intermediate_size=20,
             num_hidden_layers=7,
             num_attention_heads=6,
             num_key_value_heads=3,
@@ -208,7 +208,7 @@ MODELS = {
             ),
         ),
         dtype=torch.bfloat16,
-        seed=6,
+        seed=14,
         changes=[
             dict(query_pre_attn_scalar=12),
             dict(sliding_window=5),
@@ -240,6 +240,26 @@ MODELS = {
             ),
         ],
     ),
+    # Heads as large as those of the published models.
+    "gemma3_text_wide": dict(
+        config=dict(
+            model_type="gemma3_text",
+            vocab_size=59,
+            hidden_size=10,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=256,
+            max_position_embeddings=128,
+            sliding_window=6,
+            sliding_window_pattern=2,
+            pad_token_id=None,
+        ),
+        dtype=torch.bfloat16,
+        seed=56,
+        changes=[dict(query_pre_attn_scalar=128), dict(sliding_window=5), dict(sliding_window=7)],
+    ),
 }
 
 
@@ -254,9 +274,8 @@ def published(config):
     if config["model_type"] == "gemma3_text":
         config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
         rope = rope["full_attention"]
-        config.pop("layer_types")
+        config["sliding_window_pattern"] = config.pop("layer_types").index("full_attention") + 1
         config.pop("_sliding_window_pattern")
-        config["sliding_window_pattern"] = 3
     if config["model_type"].startswith("qwen"):
         config.pop("layer_types")
     config["rope_theta"] = rope.pop("rope_theta")

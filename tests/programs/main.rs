@@ -1,6 +1,8 @@
 //! The example programs, from outside: what they refuse, what they write, and that a run is the same run whenever and
-//! however often it is interrupted. All but `echo`, `lm`, `masked`, `reference` and `text` are about `train_names`.
+//! however often it is interrupted. All but `chat`, `echo`, `lm`, `masked`, `reference` and `text` are about `train_names`.
 
+#[cfg(feature = "tokenizers")]
+mod chat;
 #[path = "../common/mod.rs"]
 mod common;
 mod echo;

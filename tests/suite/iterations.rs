@@ -4,6 +4,7 @@
 use std::hash::Hash;
 
 use shadegrad::ops::{CrossEntropy, Operation, TensorType};
+use shadegrad::sampling::{Sampler, SamplingConfig};
 use shadegrad::tape::{Backward, Dispatch, Lowering, Signature};
 use shadegrad::{Device, Error, Kernel, Shape, Tape, Var};
 
@@ -418,6 +419,39 @@ fn count(rounds: usize, stated: bool) -> Result<f32, Error> {
     let result = tape.fetch::<f32>(result);
     tape.run()?;
     result.item()
+}
+
+/// A row has one workgroup, which goes through it again for each digit that equal logits agree in.
+#[test]
+fn draws_from_long_rows() {
+    let draw = |device: &Device, n: usize, config| {
+        let mut samplers = [Sampler::new(config, 1).unwrap()];
+        let tape = Tape::inference(device);
+        let logits = tape.full([1, n], 0.5);
+        let drawn = Sampler::draw(&mut samplers, logits).fetch();
+        tape.run()?;
+        drawn.get()?.remove(0)
+    };
+    let config = SamplingConfig {
+        top_k: Some(400_000),
+        top_p: Some(0.5),
+        ..SamplingConfig::default()
+    };
+    let n = 500_000;
+    // Of the first 200,000, as many as the host.
+    let expected = Sampler::new(config, 1).unwrap().next_token(&vec![0.5; n]);
+    let expected = expected.unwrap();
+    assert!(expected < 200_000);
+    for device in [device(), portable_device()] {
+        assert_eq!(draw(device, n, config).unwrap(), expected);
+    }
+    match draw(device(), 3_000_000, config) {
+        Err(Error::Limit { what, .. }) => assert!(what.starts_with("kernel `sample`"), "{what}"),
+        // Other adapters have no such limit.
+        other => {
+            other.unwrap();
+        }
+    }
 }
 
 #[test]

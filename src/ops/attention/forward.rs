@@ -23,12 +23,16 @@ pub(super) enum Family {
 /// More rows than this are taken in blocks.
 const FEW_ROWS: usize = 32;
 
+/// Longer rows take too long to compile for lanes that hold a whole one of each side.
+const LONGEST_ROW: usize = 128;
+
 /// For a problem and how many rows the workgroups own together.
 pub(super) fn family(cx: &Lowering<'_>, launch: &Launch<'_>, job: Job, rows: usize) -> Family {
     if let Some(units) = Units::serve(cx, launch, job) {
         return Family::Units(units);
     }
-    match (cx.device().has_subgroups_of(8), rows > FEW_ROWS) {
+    let is_wide = rows > FEW_ROWS || launch.problem.head_dim > LONGEST_ROW;
+    match (cx.device().has_subgroups_of(8), is_wide) {
         (true, false) => Family::Subgroup8,
         (true, true) => Family::Wide8,
         (false, _) => Family::Tiled,

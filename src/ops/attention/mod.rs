@@ -32,7 +32,7 @@ use fused::{Fused, Weights};
 use problem::{Dropout, LONGEST, MaskKind, Problem};
 
 /// The largest head size: a row of one head is held in registers.
-pub const MAX_HEAD_DIM: usize = 128;
+pub const MAX_HEAD_DIM: usize = 256;
 
 /// Which keys queries may attend to, beside causality. The tensor broadcasts to `[batch, heads, queries, keys]`. No
 /// gradient flows into it. A query that may attend to nothing gives zeros, and zero gradients.

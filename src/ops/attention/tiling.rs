@@ -49,7 +49,8 @@ impl Tiling {
             Job::Keys => (2, 2),
         };
         let chunks = head_dim.div_ceil(4);
-        let across = chunks.next_power_of_two().min(16);
+        let most_across = if chunks > 32 { 32 } else { 16 };
+        let across = chunks.next_power_of_two().min(most_across);
         let result_quads = chunks.div_ceil(across);
         // A tile has 64 rows; more, if rows are so short that few invocations would share each.
         let most = 16.max(64 / across);
@@ -102,7 +103,7 @@ impl Tiling {
     /// How an invocation visits `others` rows of the other side, with everything counted that a compiler may leave a loop.
     pub fn visits(&self, job: Job, others: usize) -> Visits {
         let [own, other] = [self.down * self.row_quads, self.across * self.score_quads];
-        let (team, depth, lines) = (self.down * self.across, self.chunks.min(4), other.min(4));
+        let (team, depth, lines) = (self.down * self.across, self.chunks.min(4), self.lines());
         let slice = (depth * (own + other)).div_ceil(team);
         let along = 1 + self.chunks.div_ceil(depth) * (3 + slice + depth);
         let line_chunks = (4 * lines * self.across * self.result_quads).div_ceil(team);
@@ -134,11 +135,17 @@ impl Tiling {
         own[0].max(others[0]) + own[1].max(others[1]) <= MOST_BYTES
     }
 
+    /// Quads of other rows in a slice across the rows: fewer, if rows are long.
+    fn lines(&self) -> usize {
+        let other = self.across * self.score_quads;
+        (128 / (self.across * self.result_quads)).min(other).min(4)
+    }
+
     /// Bytes of the two tiles.
     fn tiles(&self) -> [usize; 2] {
         let own = self.down * self.row_quads;
         let other = self.across * self.score_quads;
-        let (depth, lines) = (self.chunks.min(4), other.min(4));
+        let (depth, lines) = (self.chunks.min(4), self.lines());
         let first = 4 * depth.max(lines) * own;
         let second = 4 * (depth * other).max(lines * self.across * self.result_quads);
         [first, second].map(|vectors| 16 * self.heads * vectors)
@@ -198,7 +205,7 @@ mod tests {
     const JOBS: [Job; 3] = [Job::Forward, Job::Queries, Job::Keys];
 
     fn all() -> impl Iterator<Item = (Job, [usize; 3], Tiling)> {
-        let sizes = (1..=128).flat_map(|head_dim| {
+        let sizes = (1..=256).flat_map(|head_dim| {
             let own = [1, 4, 5, 16, 17, 32, 64, 65, 128, 129, 257, 2048];
             own.map(|own| (head_dim, own))
         });

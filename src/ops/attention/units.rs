@@ -13,6 +13,9 @@ use crate::tape::Lowering;
 /// memory for, and as many subgroups as share them.
 const TILES: [[usize; 2]; 3] = [[64, 32], [32, 32], [32, 16]];
 
+/// The longest rows of heads: for longer ones, few devices have the workgroup memory.
+const LONGEST_ROW: usize = 128;
+
 /// How a workgroup shares out its tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Units {
@@ -36,7 +39,9 @@ impl Units {
         let are_halves = dtypes.all(|dtype| dtype == DType::F16);
         let configuration = are_halves.then(|| device.matrix_configuration())??;
         let size = configuration.size;
-        if problem.queries.min(problem.keys) < 2 * size || problem.head_dim < size {
+        if problem.queries.min(problem.keys) < 2 * size
+            || !(size..=LONGEST_ROW).contains(&problem.head_dim)
+        {
             return None;
         }
         let memory = device.limits().max_compute_workgroup_storage_size as usize;

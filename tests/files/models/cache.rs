@@ -30,11 +30,11 @@ fn greedy_tokens() {
         // Prompts of different lengths, one within the windows.
         let prompts = [&text[..5], &text[..prompt.len() + 24], &prompt];
         let mut samplers = [0; 3].map(|_| model.greedy());
-        let drawn = gpt.generate_batch(&prompts, 40, &mut samplers, None);
+        let drawn = gpt.generate_batch(&prompts, 24, &mut samplers, None);
         let drawn = drawn.unwrap();
-        assert_eq!(drawn[1], following[24..], "{} side by side", model.name);
-        assert_eq!(drawn[2], following[..40], "{} side by side", model.name);
-        let alone = gpt.generate(prompts[0], 40, &mut sampler, None).unwrap();
+        assert_eq!(drawn[1], following[24..48], "{} side by side", model.name);
+        assert_eq!(drawn[2], following[..24], "{} side by side", model.name);
+        let alone = gpt.generate(prompts[0], 24, &mut sampler, None).unwrap();
         assert_eq!(drawn[0], alone, "{} side by side", model.name);
     }
 }

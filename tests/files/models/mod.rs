@@ -1,7 +1,10 @@
 //! Tiny models of every type as the `transformers` library saves them, `golden/models`, made by `golden/make_models.py`.
 
 mod cache;
+mod configurations;
+mod exported;
 mod files;
+mod layouts;
 mod lora;
 mod saved;
 mod table;

@@ -9,19 +9,19 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, tensor::Metadata};
 use serde_json::Value;
 use shadegrad::data::IGNORE_INDEX;
-use shadegrad::hugging_face::{ModelFiles, export};
+use shadegrad::hugging_face::ModelFiles;
 use shadegrad::nn::{Gpt, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer};
 use shadegrad::{DType, Tape};
 
-use super::files::{meaning, scratch};
+use super::files::scratch;
 use super::table::MODELS;
 use super::{directory, expected, load, logits};
 use crate::common::device;
 
 /// The files of a directory that a model consists of.
-fn contents(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn contents(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(directory).unwrap();
     let files = entries.map(|entry| {
         let path = entry.unwrap().path();
@@ -149,38 +149,5 @@ fn tuned_models() {
             assert!(!differs, "{name}: {ours} differs");
         }
         leave_logits(&saved, &tokens, &restored);
-    }
-}
-
-/// Models that came from anywhere, as a type that the library has.
-#[test]
-fn exported_models() {
-    for model in &MODELS {
-        let name = model.name;
-        for (dtype, kind) in [(DType::F32, "float32"), (DType::F16, "float16")] {
-            let files = ModelFiles::open(directory(name)).unwrap();
-            let (gpt, parameters) = files.load_as(dtype, device()).unwrap();
-            let exported = scratch("models_exported", &format!("{name}_{kind}"));
-            export(&exported, gpt.config(), &parameters, Some(3)).unwrap();
-            let again = ModelFiles::open(&exported).unwrap();
-            assert_eq!(meaning(again.config()), meaning(gpt.config()), "{name}");
-            assert_eq!(again.stop_tokens(), [3], "{name}");
-            let json: Value =
-                serde_json::from_slice(&fs::read(exported.join("config.json")).unwrap()).unwrap();
-            assert_eq!(json["dtype"], kind);
-            let [(_, widened), (_, halves)] =
-                [DType::F32, dtype].map(|dtype| again.load_as(dtype, device()).unwrap());
-            assert!(
-                halves.to_host().unwrap() == parameters.to_host().unwrap(),
-                "{name}"
-            );
-            assert!(
-                widened.to_host().unwrap() == parameters.to_host().unwrap(),
-                "{name}"
-            );
-            let tokens = expected(name).ids("tokens");
-            let (gpt, _) = again.load(device()).unwrap();
-            leave_logits(&exported, &tokens, &logits(&gpt, 2, &tokens));
-        }
     }
 }

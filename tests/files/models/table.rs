@@ -15,7 +15,7 @@ pub struct Model {
     pub known: Option<u32>,
 }
 
-pub const MODELS: [Model; 7] = [
+pub const MODELS: [Model; 8] = [
     model("gpt2", gpt2),
     model("llama", llama),
     model("llama_biases", llama_biases),
@@ -28,6 +28,10 @@ pub const MODELS: [Model; 7] = [
     Model {
         norm_shift: 1.0,
         ..model("gemma3_text", gemma3_text)
+    },
+    Model {
+        norm_shift: 1.0,
+        ..model("gemma3_text_wide", gemma3_text_wide)
     },
 ];
 
@@ -165,7 +169,7 @@ fn qwen3() -> GptConfig {
 fn gemma3_text() -> GptConfig {
     GptConfig {
         context: 256,
-        d_model: 30,
+        d_model: 18,
         n_heads: 6,
         n_kv_heads: Some(3),
         head_dim: Some(12),
@@ -173,7 +177,7 @@ fn gemma3_text() -> GptConfig {
         norm_eps: 3e-3,
         norm_placement: NormPlacement::Both,
         ffn: FeedForwardKind::GegluTanh,
-        d_ff: 28,
+        d_ff: 20,
         positions: PositionKind::Rotary,
         rotary: rotary(20_000.0, Some(RotaryScaling::Linear { factor: 4.0 })),
         local: Some(LocalAttention {
@@ -183,7 +187,30 @@ fn gemma3_text() -> GptConfig {
         }),
         qk_norm: true,
         attention_scale: Some(20f32.sqrt().recip()),
-        embedding_scale: 30f32.sqrt(),
+        embedding_scale: 18f32.sqrt(),
         ..GptConfig::new(83)
+    }
+}
+
+fn gemma3_text_wide() -> GptConfig {
+    GptConfig {
+        context: 128,
+        d_model: 10,
+        n_heads: 2,
+        n_kv_heads: Some(1),
+        head_dim: Some(256),
+        n_layers: 2,
+        norm_eps: 1e-6,
+        d_ff: 16,
+        rotary: rotary(1e6, None),
+        local: Some(LocalAttention {
+            window: 6,
+            layers: vec![true, false],
+            rotary: Some(rotary(1e4, None)),
+        }),
+        attention_scale: Some(1.0 / 16.0),
+        embedding_scale: 10f32.sqrt(),
+        vocab_size: 59,
+        ..gemma3_text()
     }
 }

@@ -41,10 +41,10 @@ fn mask_shape() {
 }
 
 #[test]
-#[should_panic(expected = "attention: head size 129 is larger than 128")]
+#[should_panic(expected = "attention: head size 257 is larger than 256")]
 fn head_size() {
     let tape = Tape::training(device());
-    tape.full([2, 5, 3 * 129], 0.0)
+    tape.full([2, 5, 3 * 257], 0.0)
         .packed_attention(&Attention::causal(1));
 }
 

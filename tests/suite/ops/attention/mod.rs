@@ -3,6 +3,7 @@
 pub mod case;
 mod edges;
 mod forms;
+mod large_heads;
 mod masks;
 mod misuse;
 pub mod reference;
