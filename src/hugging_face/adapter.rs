@@ -192,7 +192,7 @@ impl ModelFiles {
             if columns.is_empty() {
                 continue;
             }
-            linear.add_lora(builder, config, &columns);
+            linear.add_lora_to(builder, config, &columns);
             let lora = linear.lora().expect("it has been added").clone();
             layers.push(Layer { lora, modules });
         }

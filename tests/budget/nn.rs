@@ -315,7 +315,7 @@ fn adapters_take_little_more_than_the_frozen_weights() {
         let projections = gpt.linears_mut().filter(|it| it.name().ends_with("qkv"));
         for qkv in projections {
             let values = 576 + 192..576 + 2 * 192;
-            qkv.add_lora(&mut builder, &LoraConfig::new(8), &[0..576, values]);
+            qkv.add_lora_to(&mut builder, &LoraConfig::new(8), &[0..576, values]);
         }
         let adapters = builder.build(device).unwrap();
         assert_eq!(adapters.element_count(), 30 * 8 * (2 * 576 + 576 + 192));
