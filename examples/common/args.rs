@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Serialize};
 use shadegrad::data::excerpt;
 use shadegrad::nn::{FeedForwardKind, InitKind, NormKind, PositionKind};
@@ -311,11 +311,16 @@ where
     let names = command.get_arguments().map(|arg| arg.get_id().to_string());
     let _ = FLAGS.set(names.collect());
     let matches = command.try_get_matches_from(words.map(dashed))?;
+    let given = given(&matches);
+    Ok((C::from_arg_matches(&matches)?, given))
+}
+
+/// The names of the settings that were given on a command line.
+pub fn given(matches: &ArgMatches) -> Vec<String> {
     let explicit =
         |id: &clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
     let given = matches.ids().filter(|id| explicit(id));
-    let given = given.map(|id| id.to_string()).collect();
-    Ok((C::from_arg_matches(&matches)?, given))
+    given.map(|id| id.to_string()).collect()
 }
 
 /// A parser for the kinds that the library has, which lists them in the help.

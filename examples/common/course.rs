@@ -47,6 +47,8 @@ impl Model for NextToken<'_> {
 pub struct Options {
     /// The number of steps at the end of the run, those before a resumed checkpoint included.
     pub total: u64,
+    /// Batches whose gradients make a step.
+    pub accumulate: u64,
     /// The base learning rate.
     pub lr: f32,
     /// What becomes of it.
@@ -85,6 +87,7 @@ impl Options {
     pub fn plain(training: &TrainingArgs) -> Options {
         Options {
             total: training.steps,
+            accumulate: 1,
             lr: training.lr,
             schedule: training.schedule(),
             precision: training.precision,

@@ -1,10 +1,12 @@
 //! The training loop. The host never waits for the device but to read losses that are several steps old, so it can
 //! record the next steps while the device computes.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Instant;
 
 use shadegrad::data::{Batch, Split};
+use shadegrad::gpu::Fetch;
 use shadegrad::optim::{AdamW, Optimizer, Reports};
 use shadegrad::{Device, Error, Tape, metrics};
 
@@ -48,9 +50,11 @@ pub struct Training<'a> {
 struct State {
     /// Of steps that the device is working on.
     reports: Reports,
+    /// For each of them, the losses of the batches before its last.
+    earlier: VecDeque<Vec<Fetch<f32>>>,
     /// Steps whose results have arrived, but not their time.
     landed: Vec<shadegrad::optim::Metrics>,
-    /// In a batch.
+    /// In a step.
     tokens: usize,
     progress: Progress,
     watch: Stopwatch,
@@ -65,7 +69,10 @@ struct State {
 impl State {
     /// Takes in the results that have arrived, and waits until no more than `most` are outstanding.
     fn land(&mut self, most: usize) -> Result<()> {
-        while let Some(results) = self.reports.take(most)? {
+        while let Some(mut results) = self.reports.take(most)? {
+            for loss in self.earlier.pop_front().unwrap_or_default() {
+                results.loss += loss.item()?;
+            }
             self.first_landed.get_or_insert_with(Instant::now);
             self.landed.push(results);
         }
@@ -85,6 +92,7 @@ impl Training<'_> {
         let start = self.optimizer.steps();
         let mut state = State {
             reports: Reports::default(),
+            earlier: VecDeque::new(),
             landed: Vec::new(),
             tokens: 0,
             progress: Progress::new(start, self.options.total, self.options.log_interval),
@@ -218,21 +226,42 @@ impl Training<'_> {
 
     /// Records one step and submits it.
     fn launch(&mut self, state: &mut State, step: u64) -> Result<()> {
-        let batch = self.data.train_batch(step);
-        let tape = Tape::training(self.device);
-        tape.set_precision(self.options.precision);
-        tape.set_seed(self.options.seed, step);
-        let loss = self.model.loss(&tape, &batch);
-        let report = self.optimizer.step(&tape, loss, self.options.lr(step));
-        let report = report.fetch();
-        let [flags, _] = self.options.size_flags;
-        if let Err(error) = tape.run() {
-            // The step has been recorded, but is none to go on from.
-            self.optimizer.resume(step);
-            return Err(lower(error, "a training step", flags));
+        let first = step * self.options.accumulate;
+        let numbers = first..first + self.options.accumulate;
+        let batches = numbers.map(|number| (number, self.data.train_batch(number)));
+        let batches: Vec<(u64, Batch)> = batches.collect();
+        let targets = |batch: &Batch| batch.target_count().max(1) as f32;
+        let all: f32 = batches.iter().map(|(_, batch)| targets(batch)).sum();
+        let (mut earlier, mut report) = (Vec::new(), None);
+        state.tokens = 0;
+        for (left, (number, batch)) in (0..batches.len()).rev().zip(&batches) {
+            let tape = Tape::training(self.device);
+            tape.set_precision(self.options.precision);
+            tape.set_seed(self.options.seed, *number);
+            let mut loss = self.model.loss(&tape, batch);
+            if batches.len() > 1 {
+                // Its share of the mean over all targets.
+                loss = loss * tape.scalar(targets(batch) / all);
+            }
+            if left > 0 {
+                earlier.push(tape.fetch(loss));
+                self.optimizer.accumulate(&tape, loss)?;
+            } else {
+                let update = self.optimizer.step(&tape, loss, self.options.lr(step));
+                report = Some(update.fetch());
+            }
+            if let Err(error) = tape.run() {
+                // The step has been recorded, but is none to go on from.
+                self.optimizer.resume(step);
+                let [flags, _] = self.options.size_flags;
+                return Err(lower(error, "a training step", flags));
+            }
+            state.tokens += batch.inputs.len();
         }
-        state.tokens = batch.inputs.len();
-        state.reports.push(report);
+        state.earlier.push_back(earlier);
+        state
+            .reports
+            .push(report.expect("a step has a batch at least"));
         Ok(())
     }
 

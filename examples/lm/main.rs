@@ -11,6 +11,8 @@
 //! cargo run --release --example lm --features tokenizers -- attention models/gpt2 "A cat sat." --layer 5 --out maps
 //! cargo run --release --example lm --features tokenizers -- perplexity models/gpt2 book.txt
 //! cargo run --release --example lm --features tokenizers -- tune models/gpt2 book.txt --out models/tuned
+//! cargo run --release --example lm --features tokenizers -- tune models/gpt2 book.txt --lora 8 --out adapters/book
+//! cargo run --release --example lm --features tokenizers -- merge models/gpt2 adapters/book --out models/merged
 //! ```
 
 #[macro_use]
@@ -24,13 +26,14 @@ mod download;
 mod generate;
 mod info;
 mod measure;
+mod merge;
 mod tune;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use common::args::DeviceArgs;
+use common::args::{self, DeviceArgs};
 use common::settings::require;
 use common::{Result, program};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
@@ -41,6 +44,7 @@ use shadegrad::tape::Precision;
 
 use chat::Chat;
 use generate::GenerationArgs;
+use merge::Merge;
 use tune::Tune;
 
 #[cfg(not(feature = "download"))]
@@ -94,7 +98,7 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         count: usize,
         #[command(flatten)]
-        context: ContextArgs,
+        load: LoadArgs,
         #[command(flatten)]
         device: DeviceArgs,
     },
@@ -119,7 +123,7 @@ enum Command {
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
         #[command(flatten)]
-        context: ContextArgs,
+        load: LoadArgs,
         #[command(flatten)]
         device: DeviceArgs,
     },
@@ -136,20 +140,14 @@ enum Command {
         #[arg(long, default_value_t = Precision::F32)]
         precision: Precision,
         #[command(flatten)]
-        context: ContextArgs,
+        load: LoadArgs,
         #[command(flatten)]
         device: DeviceArgs,
     },
-    /// Train it further on a text file and save it in the same layout
+    /// Train it further on a text file, whole or by adapters, and save it in the same layout
     Tune(Box<Tune>),
-}
-
-/// How far the model is to see.
-#[derive(Clone, Copy, Debug, Args)]
-struct ContextArgs {
-    /// Tokens that the model sees at most, to take less memory [default: what it was trained for]
-    #[arg(long)]
-    context: Option<usize>,
+    /// Add adapters to a model's weights
+    Merge(Merge),
 }
 
 #[derive(Debug, Args)]
@@ -159,6 +157,24 @@ struct Input {
     /// The text; behind `--`, also one that is a flag's name
     #[arg(allow_hyphen_values = true)]
     text: String,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Args)]
+struct LoadArgs {
+    /// Directory of adapters to add to it, of `lm tune --lora` or of the peft library
+    #[arg(long, value_name = "DIR")]
+    lora: Option<PathBuf>,
+    #[command(flatten)]
+    context: ContextArgs,
+}
+
+/// How far it is to see.
+#[derive(Clone, Copy, Debug, Args)]
+struct ContextArgs {
+    /// Tokens that the model sees at most, to take less memory [default: what it was trained for]
+    #[arg(long)]
+    context: Option<usize>,
 }
 
 fn main() -> ExitCode {
@@ -171,7 +187,11 @@ fn main() -> ExitCode {
         if matches.subcommand().is_some_and(lists) {
             return program::list_adapters();
         }
-        run(Cli::from_arg_matches(&matches)?.command)
+        let mut command = Cli::from_arg_matches(&matches)?.command;
+        if let (Command::Tune(tune), Some((_, matches))) = (&mut command, matches.subcommand()) {
+            tune.given = args::given(matches);
+        }
+        run(command)
     })
 }
 
@@ -212,11 +232,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Top {
             input,
             count,
-            context,
+            load,
             device,
         } => {
             require(count >= 1, "count", &count, "at least 1")?;
-            let model = Model::open(&input.model, Precision::F32, context, &device)?;
+            let model = Model::open(&input.model, &load, Precision::F32, &device)?;
             let tokens = model.prompt(&input.text)?;
             measure::top(&model, &tokens, count)?;
         }
@@ -243,10 +263,10 @@ fn run(command: Command) -> Result<ExitCode> {
             input,
             layer,
             out,
-            context,
+            load,
             device,
         } => {
-            let model = Model::open(&input.model, Precision::F32, context, &device)?;
+            let model = Model::open(&input.model, &load, Precision::F32, &device)?;
             let last = model.gpt.config().n_layers - 1;
             require(layer <= last, "layer", &layer, &format!("0 to {last}"))?;
             let tokens = model.prompt(&input.text)?;
@@ -257,11 +277,11 @@ fn run(command: Command) -> Result<ExitCode> {
             file,
             stride,
             precision,
-            context,
+            load,
             device,
         } => {
             let text = read_text(&file)?;
-            let model = Model::open(&model, precision, context, &device)?;
+            let model = Model::open(&model, &load, precision, &device)?;
             let context = model.gpt.config().context;
             let stride = stride.unwrap_or(context.div_ceil(2));
             let expected = format!("1 to {}, one less than the model's context", context - 1);
@@ -281,6 +301,7 @@ fn run(command: Command) -> Result<ExitCode> {
             );
         }
         Command::Tune(tune) => return tune.run(),
+        Command::Merge(merge) => merge.run()?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -351,16 +372,19 @@ struct Model {
 impl Model {
     fn open(
         directory: &Path,
+        args: &LoadArgs,
         precision: Precision,
-        ContextArgs { context }: ContextArgs,
         device: &DeviceArgs,
     ) -> Result<Model> {
         let (mut files, tokenizer) = open(directory)?;
-        if let Some(context) = context {
+        if let Some(context) = args.context.context {
             files = files.with_context(context)?;
         }
         let device = program::open_device_aside(device)?;
-        let (gpt, _) = files.load_as(precision.dtype(), &device)?;
+        let (mut gpt, _) = files.load_as(precision.dtype(), &device)?;
+        if let Some(adapter) = &args.lora {
+            merge::into(&mut gpt, &files, adapter, &device)?;
+        }
         Ok(Model {
             files,
             tokenizer,

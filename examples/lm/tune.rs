@@ -6,21 +6,31 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
-use indicatif::HumanCount;
-use shadegrad::Error;
+use clap::builder::ArgPredicate;
+use indicatif::{BinaryBytes, HumanCount};
+use serde::{Deserialize, Serialize};
 use shadegrad::data::{IGNORE_INDEX, read_text};
+use shadegrad::hugging_face::{Adapter, ModelFiles};
+use shadegrad::nn::{Gpt, LoraConfig, ParameterBuilder, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, Optimizer};
+use shadegrad::{Device, Error};
 
 use super::{FILES, files_of, open};
 use crate::common::args::{BatchArgs, EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
+use crate::common::checkpoint::{Checkpoint, Contents, digest};
 use crate::common::course::{NextToken, Options};
 use crate::common::metrics::Metrics;
 use crate::common::outputs::{self, Mode, Output};
-use crate::common::settings::require;
+use crate::common::settings::{self, Settings as _, require};
 use crate::common::stream::Stream;
 use crate::common::training::Training;
 use crate::common::{Result, interrupt, plot, program, report};
+
+const PROGRAM: &str = "lm tune";
+
+/// More batches in a step than this are a slip of the keyboard.
+const MOST_BATCHES: u64 = 1 << 20;
 
 /// Those of [`FILES`] that the model itself is; a tuned one keeps the others.
 const MODEL: [&str; 2] = ["config.json", "model.safetensors"];
@@ -31,7 +41,10 @@ const MODEL: [&str; 2] = ["config.json", "model.safetensors"];
     mut_arg("context", |arg| arg.default_value("128")),
     mut_arg("batch_size", |arg| arg.default_value("4")),
     mut_arg("steps", |arg| arg.default_value("200")),
-    mut_arg("lr", |arg| arg.default_value("3e-5")),
+    mut_arg("lr", |arg| {
+        let arg = arg.default_value("3e-5");
+        arg.default_value_if("lora", ArgPredicate::IsPresent, "2e-4")
+    }),
     mut_arg("weight_decay", |arg| arg.default_value("0.01")),
     mut_arg("eval_interval", |arg| arg.default_value("50")),
     mut_arg("eval_iters", |arg| arg.default_value("10")),
@@ -43,7 +56,7 @@ pub struct Tune {
     model: PathBuf,
     /// Text to train on, in UTF-8: the first 90 % of it, the rest is for the test
     file: PathBuf,
-    /// Directory for the tuned model, in the same layout; may be the model's own
+    /// Directory for the tuned model, in the same layout, which may be the model's own; or for the adapters
     #[arg(long, value_name = "DIR", help_heading = "Files")]
     out: PathBuf,
     /// Steps between two times that it is saved; 0 saves at the end and on Ctrl-C only
@@ -54,23 +67,170 @@ pub struct Tune {
         help_heading = "Files"
     )]
     save_interval: u64,
+    /// With it, write what a run goes on from: what is trained, the optimizer and the settings
+    #[arg(long, value_name = "PATH", help_heading = "Files")]
+    checkpoint: Option<PathBuf>,
+    /// Go on from such a checkpoint, with its settings where no flag says otherwise
+    #[arg(long, value_name = "PATH", help_heading = "Files")]
+    resume: Option<PathBuf>,
     /// Write one JSON object per step to this file
     #[arg(long, value_name = "FILE", help_heading = "Files")]
     metrics: Option<PathBuf>,
     /// Draw the loss curves into this file, .svg or .png
     #[arg(long, value_name = "FILE", help_heading = "Files")]
     plot: Option<PathBuf>,
-    /// Probability of dropping an activation in training [default: the model's]
-    #[arg(long, help_heading = "Training")]
-    dropout: Option<f32>,
     #[command(flatten)]
-    batch: BatchArgs,
-    #[command(flatten)]
-    training: TrainingArgs,
+    settings: Settings,
     #[command(flatten)]
     evaluation: EvaluationArgs,
     #[command(flatten)]
     program: ProgramArgs,
+
+    /// The names of the settings that were given on the command line.
+    #[arg(skip)]
+    pub given: Vec<String>,
+}
+
+/// What decides the course of a run, to the last bit; kept in checkpoints.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+struct Settings {
+    /// Train low-rank adapters of this rank, and leave the model's weights as they are (Hu et al. 2021)
+    #[arg(long, value_name = "RANK", help_heading = "Adapters")]
+    lora: Option<usize>,
+    /// What adapters add is scaled by this, divided by the rank [default: twice the rank]
+    #[arg(
+        long,
+        requires = "lora",
+        value_name = "ALPHA",
+        help_heading = "Adapters"
+    )]
+    lora_alpha: Option<f32>,
+    /// Probability of dropping an input of an adapter in training [default: 0]
+    #[arg(
+        long,
+        requires = "lora",
+        value_name = "SHARE",
+        help_heading = "Adapters"
+    )]
+    lora_dropout: Option<f32>,
+    /// Modules that get adapters, or all-linear [default: those of peft for the model's type]
+    #[arg(
+        long,
+        requires = "lora",
+        value_delimiter = ',',
+        value_name = "NAMES",
+        help_heading = "Adapters"
+    )]
+    lora_targets: Option<Vec<String>>,
+    /// Probability of dropping an activation in training [default: the model's]
+    #[arg(long, help_heading = "Training")]
+    dropout: Option<f32>,
+    /// Batches whose gradients make a step
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "BATCHES",
+        help_heading = "Training"
+    )]
+    accumulate: u64,
+    /// Compute blocks again in the backward pass rather than keeping what they computed: less memory, more time
+    #[arg(long, help_heading = "Training")]
+    checkpoint_blocks: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    batch: BatchArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    training: TrainingArgs,
+}
+
+impl settings::Settings for Settings {
+    const FIXED: &'static [&'static str] = &["lora", "lora_alpha", "lora_targets"];
+}
+
+impl Settings {
+    fn validate(&self, evaluation: &EvaluationArgs) -> Result<()> {
+        self.batch.validate(evaluation)?;
+        self.training.validate()?;
+        let shares = [
+            ("dropout", self.dropout),
+            ("lora-dropout", self.lora_dropout),
+        ];
+        for (name, share) in shares {
+            let share = share.unwrap_or(0.0);
+            let sound = (0.0..1.0).contains(&share);
+            require(sound, name, &share, "0 or more, below 1")?;
+        }
+        let alpha = self.lora_alpha.unwrap_or(1.0);
+        require(alpha.is_finite(), "lora-alpha", &alpha, "a finite number")?;
+        require(self.lora != Some(0), "lora", &0, "at least 1")?;
+        let batches = self.accumulate;
+        let sound = (1..=MOST_BATCHES).contains(&batches);
+        let expected = format!("1 to {MOST_BATCHES}");
+        require(sound, "accumulate", &batches, &expected)
+    }
+
+    /// The adapters, if there are to be some.
+    fn lora(&self) -> Option<LoraConfig> {
+        let config = LoraConfig::new(self.lora?);
+        Some(LoraConfig {
+            alpha: self.lora_alpha.unwrap_or(config.alpha),
+            dropout: self.lora_dropout.unwrap_or(config.dropout),
+            ..config
+        })
+    }
+}
+
+/// What is trained.
+struct Trained {
+    gpt: Gpt,
+    /// Of these, an optimizer's.
+    parameters: Parameters,
+    adapter: Option<Adapter>,
+    /// Bytes of the weights that stay.
+    frozen: u64,
+}
+
+impl Trained {
+    fn load(model: &ModelFiles, settings: &Settings, device: &Device) -> Result<Trained> {
+        let Some(config) = settings.lora() else {
+            let (gpt, parameters) = match settings.dropout {
+                Some(dropout) => model.load_with_dropout(dropout, device)?,
+                None => model.load(device)?,
+            };
+            return Ok(Trained {
+                gpt,
+                parameters,
+                adapter: None,
+                frozen: 0,
+            });
+        };
+        // Nothing but products reads them.
+        let dtype = settings.training.precision.dtype();
+        let (mut gpt, frozen) = model.load_frozen(dtype, settings.dropout, device)?;
+        let targets = settings.lora_targets.clone();
+        let targets = targets.unwrap_or_else(|| model.lora_targets());
+        let mut builder = ParameterBuilder::new(settings.training.seed);
+        let adapter = model.add_lora(&mut gpt, &mut builder, &config, &targets)?;
+        say!("adapters: rank {} on {}", config.rank, targets.join(", "));
+        Ok(Trained {
+            gpt,
+            parameters: builder.build(device)?,
+            adapter: Some(adapter),
+            frozen: frozen.bytes(),
+        })
+    }
+
+    /// Prints what the run takes from step to step, beside activations.
+    fn describe(&self, optimizer: &AdamW) {
+        let trained = BinaryBytes(optimizer.memory());
+        let count = HumanCount(self.parameters.element_count() as u64);
+        let stays = match self.frozen {
+            0 => String::new(),
+            bytes => format!("{} of weights that stay, ", BinaryBytes(bytes)),
+        };
+        say!("memory: {stays}{trained} of {count} trained parameters, their gradient and moments");
+    }
 }
 
 impl Tune {
@@ -79,59 +239,77 @@ impl Tune {
     /// # Errors
     ///
     /// One line about a flag or a file before anything is begun; those of the training.
-    pub fn run(self) -> Result<ExitCode> {
+    pub fn run(mut self) -> Result<ExitCode> {
         let began = Instant::now();
-        self.batch.validate(&self.evaluation)?;
-        self.training.validate()?;
-        if let Some(dropout) = self.dropout {
-            let sound = (0.0..1.0).contains(&dropout);
-            require(sound, "dropout", &dropout, "0 or more, below 1")?;
+        self.settings.validate(&self.evaluation)?;
+        let resume = self.resume.as_deref();
+        let checkpoint = resume.map(|path| Checkpoint::<Settings>::open(path, PROGRAM));
+        let checkpoint = checkpoint.transpose()?;
+        if let Some(checkpoint) = &checkpoint {
+            let stored = checkpoint.settings();
+            self.settings
+                .adopt(stored, &self.given, checkpoint.path())?;
+            self.settings.validate(&self.evaluation)?;
         }
+        let settings = &self.settings;
+        let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
+        settings.training.check_start(start)?;
         let text = read_text(&self.file)?;
         let (model, tokenizer) = open(&self.model)?;
         let most = model.config().context;
-        let context = self.batch.context;
+        let context = settings.batch.context;
         let expected = format!("at most {most}, what the model sees");
         require(context <= most, "context", &context, &expected)?;
         let tokens = tokenizer.encode(&text)?;
-        let rows = (self.batch.batch_size, self.evaluation.eval_batch_size);
+        let rows = (settings.batch.batch_size, self.evaluation.eval_batch_size);
         let source = self.file.display();
-        let stream = Stream::new(tokens, context, rows, self.training.seed)
+        let stream = Stream::new(tokens, context, rows, settings.training.seed)
             .map_err(|error| format!("{source}: {error}"))?;
         let files = FileArgs {
-            checkpoint: None,
+            checkpoint: self.checkpoint.clone(),
             checkpoint_interval: self.save_interval,
-            resume: None,
+            resume: self.resume.clone(),
             metrics: self.metrics.clone(),
             plot: self.plot.clone(),
             profile: None,
         };
         let of_model: Vec<_> = files_of(&self.model).collect();
-        let text = ("the text", &*self.file);
         let of_model = of_model.iter().map(|(what, path)| (*what, &**path));
-        let read: Vec<(&str, &Path)> = of_model.chain([text]).collect();
+        let read: Vec<(&str, &Path)> = of_model.chain([("the text", &*self.file)]).collect();
         let given: Vec<_> = read
             .iter()
             .map(|&(what, path)| (what, Some(path)))
             .collect();
-        files.check(&self.training, &given)?;
-        model.check_output(&self.out)?;
-        let written = [("--metrics", &self.metrics), ("--plot", &self.plot)];
+        files.check(settings, &given)?;
+        let written = [
+            ("--checkpoint", &self.checkpoint),
+            ("--metrics", &self.metrics),
+            ("--plot", &self.plot),
+        ];
         let written = written
             .into_iter()
             .filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
-        prepare(
-            &self.out,
-            &read.into_iter().chain(written).collect::<Vec<_>>(),
-        )?;
-        let mut metrics = Metrics::start(files.metrics.as_deref(), 0)?;
+        let others: Vec<_> = read.into_iter().chain(written).collect();
+        match settings.lora {
+            Some(_) => prepare_files(&self.out, &ADAPTER, &others)?,
+            None => {
+                model.check_output(&self.out)?;
+                prepare(&self.out, &others)?;
+            }
+        }
+        let mut metrics = Metrics::start(files.metrics.as_deref(), start)?;
 
         let device = program::open_device(&self.program.device)?;
-        let (gpt, parameters) = match self.dropout {
-            Some(dropout) => model.load_with_dropout(dropout, &device)?,
-            None => model.load(&device)?,
-        };
-        let mut optimizer = AdamW::new(&parameters, self.training.optimizer())?;
+        let mut trained = Trained::load(&model, settings, &device)?;
+        trained
+            .gpt
+            .set_checkpoint_blocks(settings.checkpoint_blocks);
+        let mut optimizer = AdamW::new(&trained.parameters, settings.training.optimizer())?;
+        let digest = digest(&text);
+        if let Some(checkpoint) = &checkpoint {
+            checkpoint.restore(&mut optimizer)?;
+            checkpoint.note_other_text(&digest, &source.to_string());
+        }
         let count = |n: usize| HumanCount(n as u64);
         let [train, test] = stream.sizes();
         say!(
@@ -140,50 +318,91 @@ impl Tune {
             count(train),
             count(test)
         );
-        let shape = [self.batch.batch_size, context];
-        report::describe(gpt.config(), &self.training, shape, 0);
+        let shape = [
+            settings.batch.batch_size * settings.accumulate as usize,
+            context,
+        ];
+        report::describe(trained.gpt.config(), &settings.training, shape, start);
+        trained.describe(&optimizer);
 
         interrupt::install()?;
+        let contents = Contents {
+            program: PROGRAM,
+            settings,
+            seed: settings.training.seed,
+            config: trained.gpt.config(),
+            vocabulary: &[],
+            tokenizer: None,
+            text_digest: &digest,
+        };
         let training = Training {
             device: &device,
             model: &NextToken {
-                gpt: &gpt,
+                gpt: &trained.gpt,
                 criterion: CrossEntropy::ignoring(IGNORE_INDEX),
             },
             optimizer: &mut optimizer,
             data: &stream,
             options: Options {
+                accumulate: settings.accumulate,
                 perplexity: true,
-                ..Options::new(&self.training, &self.evaluation, &files, &self.program)
+                ..Options::new(&settings.training, &self.evaluation, &files, &self.program)
             },
             metrics: &mut metrics,
             save: Some(&mut |optimizer| {
-                model.save(&self.out, optimizer.parameters())?;
-                keep(&self.model, &self.out)
+                if let Some(path) = &self.checkpoint {
+                    contents.save(path, optimizer)?;
+                }
+                match &trained.adapter {
+                    Some(adapter) => Ok(adapter.save(&self.out, self.model.to_str())?),
+                    None => {
+                        model.save(&self.out, optimizer.parameters())?;
+                        keep(&self.model, &self.out)
+                    }
+                }
             }),
             sample: &mut || Ok(String::new()),
         };
         let summary = training.run()?;
         if let Some(path) = &files.plot {
-            let parameters = count(gpt.config().parameter_count());
-            let title = format!("lm tune: {parameters} parameters, {source}");
+            let parameters = count(trained.parameters.element_count());
+            let title = format!("{PROGRAM}: {parameters} parameters, {source}");
             plot::write(path, &title, metrics.records())?;
         }
-        report::interruption(&summary, self.training.steps);
-        report::finish(&summary, true, &files, 0, began);
-        say!("the tuned model: {}", self.out.display());
+        report::interruption(&summary, settings.training.steps);
+        report::finish(&summary, true, &files, start, began);
+        let what = match trained.adapter {
+            Some(_) => "adapters",
+            None => "tuned model",
+        };
+        say!("the {what}: {}", self.out.display());
         Ok(program::exit_code(&summary))
     }
 }
 
+/// The files of adapters, with what they are called in messages.
+const ADAPTER: [(&str, &str); 2] = [
+    ("the adapter_config.json", "adapter_config.json"),
+    ("the adapter_model.safetensors", "adapter_model.safetensors"),
+];
+
 /// Makes the directory, and finds out whether the model's files can be written there: each where the same file of the
 /// model may be, but no `other` one.
-fn prepare(out: &Path, others: &[(&str, &Path)]) -> Result<()> {
+pub fn prepare(out: &Path, others: &[(&str, &Path)]) -> Result<()> {
+    prepare_files(out, &FILES, others)
+}
+
+fn prepare_files(
+    out: &Path,
+    files: &[(&'static str, &str)],
+    others: &[(&str, &Path)],
+) -> Result<()> {
     fs::create_dir_all(out).map_err(|source| Error::File {
         path: out.to_owned(),
         source,
     })?;
-    let paths: Vec<_> = files_of(out).collect();
+    let paths = files.iter().map(|(what, name)| (*what, out.join(name)));
+    let paths: Vec<_> = paths.collect();
     let written = paths.iter().map(|(what, path)| Output {
         flag: "--out",
         path,
@@ -194,7 +413,7 @@ fn prepare(out: &Path, others: &[(&str, &Path)]) -> Result<()> {
 }
 
 /// Copies what belongs to a model and does not change with its weights.
-fn keep(from: &Path, to: &Path) -> Result<()> {
+pub fn keep(from: &Path, to: &Path) -> Result<()> {
     let fail = |path: PathBuf| move |source| Error::File { path, source };
     let [here, there] = [from, to].map(|path| path.canonicalize().map_err(fail(path.to_owned())));
     if here? == there? {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::files::{read, refuse};
 use super::model_files::ModelFiles;
 use super::model_type::shortest;
-use crate::checkpoint::{TensorsFile, number_size, replace_with, stored};
+use crate::checkpoint::{Staged, TensorsFile, number_size, stored};
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Device};
 use crate::nn::{Gpt, Lora, LoraConfig, ParameterBuilder, Parameters};
@@ -192,7 +192,7 @@ impl ModelFiles {
             if columns.is_empty() {
                 continue;
             }
-            linear.add_lora(builder, config, &columns);
+            linear.add_lora_to(builder, config, &columns);
             let lora = linear.lora().expect("it has been added").clone();
             layers.push(Layer { lora, modules });
         }
@@ -249,11 +249,14 @@ impl Adapter {
         let json = serde_json::to_vec_pretty(&json).expect("keys are strings");
         let fail = |path: PathBuf| move |source| Error::File { path, source };
         std::fs::create_dir_all(directory).map_err(fail(directory.to_owned()))?;
+        let mut staged = Vec::new();
         for (name, bytes) in [(WEIGHTS, weights), (CONFIG, json)] {
             let path = directory.join(name);
-            replace_with(&path, |file| file.write_all(&bytes)).map_err(fail(path))?;
+            let file = Staged::write(&path, |file| file.write_all(&bytes));
+            staged.push(file.map_err(fail(path))?);
         }
-        Ok(())
+        let mut placed = staged.into_iter().map(Staged::place);
+        placed.try_for_each(|placed| placed.map_err(fail(directory.to_owned())))
     }
 }
 

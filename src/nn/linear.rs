@@ -79,10 +79,9 @@ impl Linear {
         }
     }
 
-    /// Gives the layer a low-rank [adapter](Lora), or several that each add to a range of its outputs; an earlier one goes.
-    /// They are described to a builder of their own, under the layer's name: so that the layer's parameters, made by a
-    /// builder that is [frozen](ParameterBuilder::frozen), cost nothing but their own bytes, and an optimizer is given the
-    /// adapters alone.
+    /// Gives the layer a low-rank [adapter](Lora); an earlier one goes. It is described to a builder of its own, under the
+    /// layer's name: so that the layer's parameters, made by a builder that is [frozen](ParameterBuilder::frozen), cost nothing
+    /// but their own bytes, and an optimizer is given the adapters alone.
     ///
     /// ```
     /// # fn main() -> shadegrad::Result<()> {
@@ -95,15 +94,14 @@ impl Linear {
     /// let mut gpt = Gpt::new(&GptConfig { n_layers: 1, ..GptConfig::new(27) }, &mut builder)?;
     /// builder.build(&device)?; // … and load what has been learnt
     ///
-    /// // Queries and values, the first and the last third.
     /// let mut builder = ParameterBuilder::new(43);
     /// for linear in gpt.linears_mut() {
-    ///     if linear.name().ends_with("qkv") {
-    ///         linear.add_lora(&mut builder, &LoraConfig::new(4), &[0..32, 64..96]);
+    ///     if linear.name().ends_with("out") {
+    ///         linear.add_lora(&mut builder, &LoraConfig::new(4));
     ///     }
     /// }
     /// let adapters = builder.build(&device)?;
-    /// assert_eq!(adapters.element_count(), 4 * (32 + 32 + 32 + 32));
+    /// assert_eq!(adapters.element_count(), 4 * (32 + 32));
     /// let optimizer = AdamW::new(&adapters, AdamWConfig::default())?;
     /// # Ok(())
     /// # }
@@ -111,10 +109,22 @@ impl Linear {
     ///
     /// # Panics
     ///
-    /// If `columns` are not one to four ranges of the outputs, in order and apart; if the configuration is [not
-    /// possible](LoraConfig::validate), or the builder has adapters of a layer of this name already.
+    /// If the configuration is [not possible](LoraConfig::validate), or the builder has adapters of a layer of this name
+    /// already.
     #[track_caller]
-    pub fn add_lora(
+    pub fn add_lora(&mut self, builder: &mut ParameterBuilder, config: &LoraConfig) {
+        let outputs = self.weight.shape().dim(1);
+        self.add_lora_to(builder, config, std::slice::from_ref(&(0..outputs)));
+    }
+
+    /// [`Linear::add_lora`] for a layer that packs several: an adapter for each of some ranges of its outputs, such as
+    /// `&[0..32, 64..96]` for queries and values of 32 elements each.
+    ///
+    /// # Panics
+    ///
+    /// As [`Linear::add_lora`]; if `columns` are not one to four ranges of the outputs, in order and apart.
+    #[track_caller]
+    pub fn add_lora_to(
         &mut self,
         builder: &mut ParameterBuilder,
         config: &LoraConfig,

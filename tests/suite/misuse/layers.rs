@@ -89,21 +89,21 @@ fn adapters_fit_their_layer() {
     let config = LoraConfig::new(1);
     for columns in [
         &[][..],
-        &[0..10],
-        &[3..3],
+        &[0..4, 4..10],
+        &[0..3, 3..3],
         &[4..6, 0..2],
         &[0..3, 2..5],
         &[0..1, 1..2, 2..3, 3..4, 4..5],
     ] {
         misuse("are not 1 to 4 ranges of 9 outputs", || {
-            linear.add_lora(&mut ParameterBuilder::new(1), &config, columns)
+            linear.add_lora_to(&mut ParameterBuilder::new(1), &config, columns)
         });
     }
     misuse("lora: rank = 0", || {
-        linear.add_lora(&mut builder, &LoraConfig::new(0), &[0..9])
+        linear.add_lora(&mut builder, &LoraConfig::new(0))
     });
-    linear.add_lora(&mut builder, &config, &[0..9]);
+    linear.add_lora(&mut builder, &config);
     misuse("a parameter `layer.lora_a` already", || {
-        linear.add_lora(&mut builder, &config, &[0..9])
+        linear.add_lora(&mut builder, &config)
     });
 }

@@ -25,6 +25,11 @@ fn fill(adapters: &Parameters, seed: u64) {
     adapters.load(values.collect::<Vec<_>>()).unwrap();
 }
 
+/// One range, as a list.
+fn only(range: Range<usize>) -> [Range<usize>; 1] {
+    std::array::from_fn(|_| range.clone())
+}
+
 /// `[m, k]·[k, n]`, either factor transposed on request.
 fn product(
     a: &[f64],
@@ -76,7 +81,7 @@ fn check(device: &Device, precision: Precision, columns: &[Range<usize>], config
     let mut linear = Linear::new(&mut builder.enter("layer"), inputs, outputs, true);
     builder.build(device).unwrap();
     let mut builder = ParameterBuilder::new(2);
-    linear.add_lora(&mut builder, config, columns);
+    linear.add_lora_to(&mut builder, config, columns);
     let adapters = builder.build(device).unwrap();
     let names: Vec<_> = adapters.iter().map(|parameter| parameter.name()).collect();
     assert_eq!(names, ["layer.lora_a", "layer.lora_b"]);
@@ -146,25 +151,20 @@ fn adapters_add_the_product_of_their_factors_to_their_outputs() {
     };
     for device in devices() {
         for precision in [Precision::F32, Precision::Mixed] {
-            check(device, precision, &[0..21], &LoraConfig::new(2));
+            check(device, precision, &only(0..21), &LoraConfig::new(2));
             check(device, precision, &[0..12, 15..21], &LoraConfig::new(3));
         }
     }
     let columns = [1..2, 2..9, 12..13, 19..20];
     check(device(), Precision::F32, &columns, &LoraConfig::new(1));
-    check(
-        device(),
-        Precision::F32,
-        std::slice::from_ref(&(5..8)),
-        &stabilized,
-    );
+    check(device(), Precision::F32, &only(5..8), &stabilized);
 }
 
 /// The ranges of queries and values, or everything.
 fn targets(linear: &Linear) -> Vec<Range<usize>> {
     match linear.name().ends_with("qkv") {
         true => vec![0..16, 32..48],
-        false => std::iter::once(0..linear.weight().shape().dim(1)).collect(),
+        false => only(0..linear.weight().shape().dim(1)).to_vec(),
     }
 }
 
@@ -180,7 +180,7 @@ fn adapted(
     widen(&frozen);
     let mut builder = ParameterBuilder::new(8);
     for linear in gpt.linears_mut().filter(|linear| wanted(linear.name())) {
-        linear.add_lora(&mut builder, config, &targets(linear));
+        linear.add_lora_to(&mut builder, config, &targets(linear));
     }
     let adapters = builder.build(device()).unwrap();
     (gpt, [frozen, adapters])
@@ -327,7 +327,7 @@ fn other_models_get_adapters_too() {
     let mut builder = ParameterBuilder::new(2);
     for linear in attention.linears_mut() {
         let outputs = linear.weight().shape().dim(1);
-        linear.add_lora(&mut builder, &LoraConfig::new(2), &[1..5, 6..outputs]);
+        linear.add_lora_to(&mut builder, &LoraConfig::new(2), &[1..5, 6..outputs]);
     }
     fill(&builder.build(device()).unwrap(), 3);
     let tape = Tape::inference(device());
