@@ -9,6 +9,7 @@ mod cross_entropy;
 pub(crate) mod dropout;
 mod embedding;
 mod gather;
+mod heads;
 mod indices;
 pub(crate) mod layout;
 mod losses;
@@ -28,6 +29,7 @@ pub(crate) mod swiglu;
 mod write_rows;
 
 pub use cross_entropy::CrossEntropy;
+pub use heads::Heads;
 pub use rotary::{rotary_table, rotary_table_of};
 
 use crate::gpu::DType;

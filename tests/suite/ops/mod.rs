@@ -9,6 +9,7 @@ mod dropout;
 mod embedding;
 mod gates;
 mod half;
+mod heads;
 mod indices;
 mod losses;
 mod matmul;
