@@ -136,7 +136,7 @@ impl Attributes {
     fn kernel(&self, entry: &'static str, mut binding: usize, vector: bool) -> Kernel {
         let mut kernel = Kernel::builtin(self.name, "heads", entry);
         if vector {
-            kernel = kernel.declare(VECTORS);
+            kernel = kernel.declare(super::VECTORS);
         }
         let has_weights = self.epsilon.is_some() && entry != "weight_gradients";
         let pieces = [
@@ -153,11 +153,6 @@ impl Attributes {
         kernel
     }
 }
-
-const VECTORS: &str = "\
-alias T = vec4<f32>;
-fn total(v: T) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-";
 
 const CACHE: &str = "\
 @group(0) @binding(FIRST) var<storage, read_write> cache: array<T>;

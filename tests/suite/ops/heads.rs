@@ -240,3 +240,21 @@ fn a_cache_that_is_too_small() {
     tape.full([1, 3, 12], 0.0)
         .cached_heads(&heads, &cache, tape.input([1], &[0u32]));
 }
+
+/// Normalised queries and keys, unturned.
+pub fn heads64(
+    x: [&[f64]; 3],
+    [heads, kv_heads]: [usize; 2],
+    width: usize,
+    epsilon: f64,
+) -> Vec<f64> {
+    assert_eq!(epsilon as f32, EPSILON);
+    let case = Case {
+        heads,
+        kv_heads,
+        width,
+        is_normed: true,
+        is_turned: false,
+    };
+    case.oracle(x, |_| 0)
+}

@@ -7,7 +7,7 @@ mod concat;
 mod cross_entropy;
 mod dropout;
 mod embedding;
-mod gates;
+pub mod gates;
 mod half;
 mod heads;
 mod indices;
