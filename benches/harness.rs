@@ -6,7 +6,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use criterion::{Bencher, Criterion, SamplingMode};
-use shadegrad::optim::Report;
 use shadegrad::tape::{Fusion, KernelTime, Precision};
 use shadegrad::{AdapterClass, Device, Error, Result, Shape, Tape, Tensor, Var, f16};
 
@@ -206,8 +205,8 @@ impl Session {
     }
 
     /// Times training steps as a program runs them: recorded and submitted one after the other, and not waited for.
-    /// `record` puts a whole step on the tape.
-    pub fn steps<F: FnMut(&Tape) -> Report>(
+    /// `record` puts a whole step on the tape, and gives what waits for its result.
+    pub fn steps<W: FnOnce() -> Result<()>, F: FnMut(&Tape) -> W>(
         &mut self,
         size: Size,
         id: &str,
@@ -221,18 +220,18 @@ impl Session {
             record(&tape);
             let kernels = tape.profile()?;
             let time = move |times: u64| {
-                let mut late: VecDeque<Report> = VecDeque::new();
+                let mut late: VecDeque<W> = VecDeque::new();
                 let start = Instant::now();
                 for _ in 0..times {
                     let tape = new_tape(&device);
                     late.push_back(record(&tape));
                     tape.run()?;
                     if late.len() > 3 {
-                        late.pop_front().expect("it is longer").get()?;
+                        late.pop_front().expect("it is longer")()?;
                     }
                 }
-                for report in late {
-                    report.get()?;
+                for wait in late {
+                    wait()?;
                 }
                 Ok(start.elapsed())
             };

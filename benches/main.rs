@@ -7,6 +7,7 @@ mod harness;
 mod matmul;
 mod pointwise;
 mod rows;
+mod smollm;
 mod steps;
 mod table;
 
@@ -21,5 +22,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     attention::benches(&mut session);
     adamw::benches(&mut session);
     steps::benches(&mut session);
+    smollm::benches(&mut session);
     Ok(session.finish()?)
 }

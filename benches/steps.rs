@@ -91,7 +91,8 @@ fn steps(session: &mut Session, size: Size, name: &str, batch: usize, config: &G
             };
             let [inputs, targets] = [31, 17].map(|shift| tape.input(shape, &data(shift)));
             let loss = gpt.loss(inputs, targets, CrossEntropy::default());
-            optimizer.step(tape, loss, 1e-4).fetch()
+            let report = optimizer.step(tape, loss, 1e-4).fetch();
+            move || report.get().map(drop)
         })
     });
 }

@@ -329,8 +329,22 @@ const QUADS: u32 = 8u;      // squares of C in a workgroup
 const SHARERS: u32 = 32u;   // invocations that share the depth of each
 const TALL: bool = false;   // the squares lie below each other rather than side by side
 const SINGLE: bool = false; // C is one row, and A along the depth
+const SPAN: u32 = 1u;       // of one row, squares of C that an invocation has: 1, 2 or 4
 
 var<workgroup> exchange: array<vec4<f32>, QUADS * SHARERS>;
+
+// The sum over the invocations that share the depth. For uniform control flow only.
+fn over_sharers(value: vec4<f32>, local: u32, sharer: u32, stride: u32) -> vec4<f32> {
+    if (SHARERS == 1u) { return value; }
+    workgroupBarrier();  // the sums before have been read
+    exchange[local] = value;
+    workgroupBarrier();
+    for (var half = SHARERS / 2u; half > 0u; half /= 2u) {
+        if (sharer < half) { exchange[local] += exchange[local + half * stride]; }
+        workgroupBarrier();
+    }
+    return exchange[local];
+}
 
 @compute @workgroup_size(QUADS * SHARERS)
 fn rows(group: Group, @builtin(local_invocation_index) local: u32) {
@@ -341,34 +355,49 @@ fn rows(group: Group, @builtin(local_invocation_index) local: u32) {
     let sharer = select(local / QUADS, local % SHARERS, along_depth);
     let quad = select(local % QUADS, local / SHARERS, along_depth);
     let stride = select(QUADS, 1u, along_depth);
-    let first = 4u * (work.tile * QUADS + quad);
+    let first = 4u * (work.tile * QUADS * SPAN + quad);
     let row = select(0u, first, TALL);
     let column = select(first, 0u, TALL);
+    // With a gate, an invocation also has the columns that lie half a row further.
+    let half = p.n / 2u;
+    let end_column = select(p.n, half, GATED);
+    let apart = 4u * QUADS;
     var c = mat4x4<f32>();
+    var d = mat4x4<f32>();
     for (var k = work.begin + 4u * sharer; k < work.end; k += 4u * SHARERS) {
         let y = b_square(work.b, column, k, work.end);
         if (SINGLE) {
-            c[0] += y * a_line(work.a, 0u, k, vec2<u32>(1u, work.end));
+            let x = a_line(work.a, 0u, k, vec2<u32>(1u, work.end));
+            c[0] += y * x;
+            if (SPAN > 1u) { c[1] += b_square(work.b, column + apart, k, work.end) * x; }
+            if (SPAN > 2u) { c[2] += b_square(work.b, column + 2u * apart, k, work.end) * x; }
+            if (SPAN > 2u) { c[3] += b_square(work.b, column + 3u * apart, k, work.end) * x; }
+            if (GATED) { d[0] += b_square(work.b, column + half, k, work.end) * x; }
+            if (GATED && SPAN > 1u) { d[1] += b_square(work.b, column + half + apart, k, work.end) * x; }
+            if (GATED && SPAN > 2u) { d[2] += b_square(work.b, column + half + 2u * apart, k, work.end) * x; }
+            if (GATED && SPAN > 2u) { d[3] += b_square(work.b, column + half + 3u * apart, k, work.end) * x; }
         } else {
             let x = a_square(work.a, row, k, work.end);
             c = multiplied(multiplied(multiplied(multiplied(c, x[0], y[0]), x[1], y[1]), x[2], y[2]), x[3], y[3]);
+            if (GATED) {
+                let z = b_square(work.b, column + half, k, work.end);
+                d = multiplied(multiplied(multiplied(multiplied(d, x[0], z[0]), x[1], z[1]), x[2], z[2]), x[3], z[3]);
+            }
         }
     }
-    for (var i = 0u; i < min(p.m, 4u); i++) {
-        var value = c[0];
-        if (SHARERS > 1u) {
-            workgroupBarrier();  // the sums before have been read
-            exchange[local] = value;
-            workgroupBarrier();
-            for (var half = SHARERS / 2u; half > 0u; half /= 2u) {
-                if (sharer < half) { exchange[local] += exchange[local + half * stride]; }
-                workgroupBarrier();
+    for (var i = 0u; i < select(min(p.m, 4u), SPAN, SINGLE); i++) {
+        let at = vec2<u32>(select(row + i, 0u, SINGLE), select(column, column + i * apart, SINGLE));
+        let value = over_sharers(c[0], local, sharer, stride);
+        var other = vec4<f32>();
+        if (GATED) { other = over_sharers(d[0], local, sharer, stride); }
+        if (index < p.count && sharer == 0u && at.x < p.m && at.y < end_column) {
+            store4(work.slice, at.x, at.y, value);
+            if (GATED) {
+                store4(work.slice, at.x, at.y + half, other);
+                store_gate(work.slice, at.x, at.y, value, other);
             }
-            value = exchange[local];
         }
-        if (index < p.count && sharer == 0u && row + i < p.m && column < p.n) {
-            store4(work.slice, row + i, column, value);
-        }
-        c = mat4x4<f32>(c[1], c[2], c[3], c[0]);
+        c = shifted(c);
+        d = shifted(d);
     }
 }

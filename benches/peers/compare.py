@@ -3,6 +3,7 @@
     python compare.py                                  # the CPU, three turns
     python compare.py --device cuda --compile --turns 5
     python compare.py --only step/series step/d64
+    python compare.py --only smollm                    # a model of today's size, by transformers
     python compare.py --binary device                  # what `cargo bench --no-run` made, where there is no cargo
 
 A ratio above 1 means that PyTorch is faster. Ratios are taken turn by turn, so that a machine whose speed drifts does
@@ -27,7 +28,9 @@ def ours(only, binary):
         pattern = "|".join(only) if only else "step|matmul/square|attention/fused"
         command = [binary, "--bench"] if binary else ["cargo", "bench", "--bench", "device", "--"]
         command += [pattern]
-        subprocess.run(command, cwd=HERE.parents[1], env={**os.environ, "SHADEGRAD_BENCH_JSON": path}, check=True,
+        # Who names a benchmark wants it, whatever its size.
+        sizes = {"SHADEGRAD_BENCH": "all"} if only else {}
+        subprocess.run(command, cwd=HERE.parents[1], env={**os.environ, **sizes, "SHADEGRAD_BENCH_JSON": path}, check=True,
                        stdout=subprocess.DEVNULL)
         with open(path) as file:
             report = json.load(file)

@@ -111,6 +111,36 @@ def attention(device, dtype, batch, positions, heads, head_dim):
     return forward, gradient
 
 
+def smollm(device):
+    """SmolLM2-135M by `transformers`, with random weights: `benches/smollm.rs` has the same."""
+    from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, max_position_embeddings=8192, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 100000.0})
+    model = LlamaForCausalLM(config).to(device).eval()
+    tokens = torch.arange(1, 129, device=device)[None] * 7919 % 49152
+    cache = DynamicCache(config=config)
+    with torch.no_grad():
+        model(tokens[:, :127], past_key_values=cache)
+
+    def forward():
+        with torch.no_grad():
+            model(tokens, labels=tokens, use_cache=False)
+
+    def forward_backward():
+        model.zero_grad(set_to_none=True)
+        model(tokens, labels=tokens, use_cache=False).loss.backward()
+
+    def token():
+        with torch.no_grad():
+            model(tokens[:, 127:], past_key_values=cache)
+        cache.crop(127)
+
+    return {"smollm/forward": forward, "smollm/forward_backward": forward_backward, "smollm/token": token}
+
+
 def median_time(function, device, seconds):
     sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     for _ in range(3):
@@ -157,6 +187,10 @@ def main():
         for name, shape in STEPS.items():
             if wanted(prefix + name):
                 found[prefix + name] = timed(step(a.device, a.compile, mixed, *shape))
+    if a.only and any(only.startswith("smollm") for only in a.only):
+        for name, function in smollm(a.device).items():
+            if wanted(name):
+                found[name] = timed(function)
     json.dump(found, sys.stdout, indent=1)
     print()
 

@@ -2,10 +2,12 @@
 
 use super::config::GptConfig;
 use super::kv_cache::Places;
+use super::position::first_rows;
 use super::{Linear, ParameterBuilder, Positions, RmsNorm};
 use crate::gpu::Tensor;
+use crate::ops::Heads;
 use crate::ops::attention::{Attention, Mask, attention};
-use crate::tape::Var;
+use crate::tape::{Tape, Var};
 
 /// Causal self-attention in several heads, of which groups may share keys and values. Vaswani et al. 2017, "Attention Is
 /// All You Need"; Ainslie et al. 2023, "GQA".
@@ -90,7 +92,11 @@ impl CausalSelfAttention {
     /// If `x` is not of that shape.
     #[track_caller]
     pub fn forward<'t>(&self, x: Var<'t>, positions: &Positions) -> Var<'t> {
-        let qkv = positions.turn(self.project(x), self.turned());
+        let length = x.shape().dim(x.shape().rank() - 2);
+        let qkv = self
+            .qkv
+            .forward(x)
+            .heads(&self.heads(x.tape(), positions, Some(length)));
         self.out.forward(qkv.packed_attention(&self.settings))
     }
 
@@ -106,14 +112,17 @@ impl CausalSelfAttention {
     ) -> Var<'t> {
         let tape = x.tape();
         let [batch, length] = [0, 1].map(|axis| x.shape().dim(axis));
-        let qkv = positions.turn_at(self.project(x), self.turned(), places.ids);
-        let [q_width, kv_width] =
-            [self.settings.n_heads, self.settings.n_kv_heads].map(|heads| heads * self.head_dim);
-        let new = qkv.slice(2, q_width..q_width + 2 * kv_width);
-        tape.write_rows(cache, new, places.starts);
+        let kv_width = self.settings.n_kv_heads * self.head_dim;
+        let q_width = self.settings.n_heads * self.head_dim;
+        let qkv = self.qkv.forward(x);
         let Some(seen) = places.seen(self.settings.window) else {
+            // New texts, from position 0 on.
+            let qkv = qkv.heads(&self.heads(tape, positions, Some(length)));
+            let new = qkv.slice(2, q_width..q_width + 2 * kv_width);
+            tape.write_rows(cache, new, places.starts);
             return self.out.forward(qkv.packed_attention(&self.settings));
         };
+        let q = qkv.cached_heads(&self.heads(tape, positions, None), cache, places.starts);
         let heads = |x: Var<'t>, start: usize, width: usize, length: usize| {
             let x = x.slice(2, start..start + width);
             let x = x.reshape([batch, length, width / self.head_dim, self.head_dim]);
@@ -121,7 +130,7 @@ impl CausalSelfAttention {
         };
         // Only the places that may hold something: what a token costs grows with its text, not with the capacity.
         let cached = tape.tensor(cache).slice(1, 0..seen.keys);
-        let q = heads(qkv, 0, q_width, length);
+        let q = heads(q, 0, q_width, length);
         let k = heads(cached, 0, kv_width, seen.keys);
         let v = heads(cached, kv_width, kv_width, seen.keys);
         // The mask says what causality and the window say of texts of different lengths.
@@ -145,26 +154,22 @@ impl CausalSelfAttention {
         2 * self.settings.n_kv_heads * self.head_dim
     }
 
-    /// How many heads of the packed projection positions turn: queries and keys.
-    fn turned(&self) -> usize {
-        self.settings.n_heads + self.settings.n_kv_heads
-    }
-
-    /// The packed projection, queries and keys normalised.
+    /// What queries and keys go through: with the angles of so many positions, or of all.
     #[track_caller]
-    fn project<'t>(&self, x: Var<'t>) -> Var<'t> {
-        let qkv = self.qkv.forward(x);
-        let Some([q_norm, k_norm]) = &self.qk_norm else {
-            return qkv;
-        };
-        let [batch, length, columns] = [0, 1, 2].map(|axis| qkv.shape().dim(axis));
-        let slots = qkv.reshape([batch, length, columns / self.head_dim, self.head_dim]);
-        let (q, turned) = (self.settings.n_heads, self.turned());
-        let parts = [
-            q_norm.forward(slots.slice(2, 0..q)),
-            k_norm.forward(slots.slice(2, q..turned)),
-            slots.slice(2, turned..slots.shape().dim(2)),
-        ];
-        Var::concat(&parts, 2).reshape(qkv.shape())
+    fn heads<'t>(&self, tape: &'t Tape, positions: &Positions, length: Option<usize>) -> Heads<'t> {
+        let angles = positions.angles(tape);
+        let norms = self.qk_norm.as_ref();
+        Heads {
+            n_heads: self.settings.n_heads,
+            n_kv_heads: self.settings.n_kv_heads,
+            norms: norms.map(|norms| {
+                let [(q, epsilon), (k, _)] = norms.each_ref().map(|norm| norm.on(tape));
+                ([q, k], epsilon)
+            }),
+            angles: angles.map(|table| match length {
+                Some(length) => first_rows(table, length),
+                None => table,
+            }),
+        }
     }
 }

@@ -75,20 +75,36 @@ impl DecoderBlock {
     }
 
     /// Like [`DecoderBlock::forward`] for tokens that stand at `places` and see what `cache`, a layer of a
-    /// [`KvCache`](super::KvCache), holds; their keys and values are added to it.
+    /// [`KvCache`](super::KvCache), holds; their keys and values are added to it. `next` is the block behind.
     #[track_caller]
     pub(super) fn forward_cached<'t>(
         &self,
-        x: Var<'t>,
+        stream: Stream<'t>,
         positions: &Positions,
         places: &Places<'t>,
         cache: &Tensor,
-    ) -> Var<'t> {
+        next: Option<&DecoderBlock>,
+    ) -> Stream<'t> {
         let attention = |input| {
             self.attention
                 .forward_cached(input, positions, places, cache)
         };
-        self.branches.forward(x, attention)
+        let next = next.and_then(|next| next.branches.norm1.before.as_ref());
+        self.branches.pass(stream, attention, next)
+    }
+}
+
+/// What goes from branch to branch.
+#[derive(Clone, Copy)]
+pub(super) struct Stream<'t> {
+    pub x: Var<'t>,
+    /// `x` normalised for the next branch, if that has been computed along with it.
+    pub normed: Option<Var<'t>>,
+}
+
+impl<'t> From<Var<'t>> for Stream<'t> {
+    fn from(x: Var<'t>) -> Stream<'t> {
+        Stream { x, normed: None }
     }
 }
 
@@ -138,20 +154,35 @@ impl BranchNorms {
     }
 
     #[track_caller]
-    fn before<'t>(&self, x: Var<'t>) -> Var<'t> {
-        match &self.before {
-            Some(norm) => norm.forward(x).tap(self.name),
-            None => x,
+    fn before<'t>(&self, stream: Stream<'t>) -> Var<'t> {
+        match (stream.normed, &self.before) {
+            (Some(normed), _) => normed,
+            (None, Some(norm)) => norm.forward(stream.x).tap(self.name),
+            (None, None) => stream.x,
         }
     }
 
+    /// The sum of `x` and what its branch has made, which goes on to the norm `next`.
     #[track_caller]
-    fn after<'t>(&self, x: Var<'t>) -> Var<'t> {
-        match (&self.before, &self.after) {
-            (_, None) => x,
-            (None, Some(norm)) => norm.forward(x).tap(self.name),
-            (Some(_), Some(norm)) => norm.forward(x).tap(format_args!("{}_after", self.name)),
+    fn after<'t>(&self, x: Var<'t>, branch: Var<'t>, next: Option<&Norm>) -> Stream<'t> {
+        let tape = x.tape();
+        let Some(norm) = &self.after else {
+            return (x + branch).into();
+        };
+        // Nothing but inference, where dispatches count, needs no name and no gradient of what is between the norms.
+        if let (Norm::RmsNorm(norm), Some(Norm::RmsNorm(next)), false, false) =
+            (norm, next, tape.is_training(), tape.is_tracing())
+        {
+            let [x, normed] = branch.residual_norms(x, norm.on(tape), next.on(tape));
+            let normed = Some(normed);
+            return Stream { x, normed };
         }
+        let after = norm.forward(branch);
+        let after = match self.before {
+            None => after.tap(self.name),
+            Some(_) => after.tap(format_args!("{}_after", self.name)),
+        };
+        (x + after).into()
     }
 }
 
@@ -197,16 +228,32 @@ impl Branches {
     /// `[B, T, d_model] → [B, T, d_model]`, as `attention` is.
     #[track_caller]
     pub fn forward<'t>(&self, x: Var<'t>, attention: impl FnOnce(Var<'t>) -> Var<'t>) -> Var<'t> {
-        let tape = x.tape();
+        self.pass(x.into(), attention, None).x
+    }
+
+    /// [`Branches::forward`] towards a block that begins with the norm `next`.
+    #[track_caller]
+    fn pass<'t>(
+        &self,
+        stream: Stream<'t>,
+        attention: impl FnOnce(Var<'t>) -> Var<'t>,
+        next: Option<&Norm>,
+    ) -> Stream<'t> {
+        let tape = stream.x.tape();
         // Each sum, being the only reader of a product, runs in that product's epilogue.
-        let input = self.norm1.before(x);
+        let input = self.norm1.before(stream);
         let attended = tape.scope("attention", || attention(input).dropout(self.dropout));
-        let x = (x + self.norm1.after(attended)).tap("attended");
-        let Some((norms, ffn)) = &self.ffn else {
-            return x;
+        let between = match &self.ffn {
+            Some((norms, _)) => norms.before.as_ref(),
+            None => next,
         };
-        let input = norms.before(x);
+        let attended = self.norm1.after(stream.x, attended, between);
+        attended.x.tap("attended");
+        let Some((norms, ffn)) = &self.ffn else {
+            return attended;
+        };
+        let input = norms.before(attended);
         let fed = tape.scope("ffn", || ffn.forward(input).dropout(self.dropout));
-        x + norms.after(fed)
+        norms.after(attended.x, fed, next)
     }
 }

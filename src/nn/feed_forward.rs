@@ -74,10 +74,7 @@ impl FeedForward {
             FeedForwardKind::Gelu => up.gelu(),
             FeedForwardKind::GeluTanh => up.gelu_tanh(),
             FeedForwardKind::Swiglu => up.swiglu(),
-            FeedForwardKind::GegluTanh => {
-                let (axis, hidden) = (up.shape().rank() - 1, up.shape().last() / 2);
-                up.slice(axis, 0..hidden).gelu_tanh() * up.slice(axis, hidden..2 * hidden)
-            }
+            FeedForwardKind::GegluTanh => up.geglu_tanh(),
             FeedForwardKind::None => unreachable!("it was refused"),
         };
         self.down.forward(hidden.tap("hidden"))

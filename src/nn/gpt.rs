@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::block::Stream;
 use super::config::GptConfig;
 use super::kinds::PositionKind;
 use super::{
@@ -329,10 +330,18 @@ impl Gpt {
         let places = cache.extend(tape, shape.dim(1), local.map(|local| local.window));
         let x = self.embedded(self.positions.add_at(self.tokens(tokens), places.ids));
         let layers = self.blocks.iter().zip(cache.layers()).enumerate();
-        layers.fold(x, |x, (i, (block, layer))| {
-            let forward = || block.forward_cached(x, self.positions_of(i), &places, layer);
-            tape.scope(format_args!("blocks.{i}"), forward)
-        })
+        let stream = layers.fold(Stream::from(x), |stream, (i, (block, layer))| {
+            let (positions, next) = (self.positions_of(i), self.blocks.get(i + 1));
+            let mut normed = None;
+            let forward = || {
+                let stream = block.forward_cached(stream, positions, &places, layer, next);
+                normed = stream.normed;
+                stream.x
+            };
+            let x = tape.scope(format_args!("blocks.{i}"), forward);
+            Stream { x, normed }
+        });
+        stream.x
     }
 
     /// [`Gpt::logits`] for the next tokens of the texts in a cache: see [`Gpt::cached_hidden`].

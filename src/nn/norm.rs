@@ -2,7 +2,7 @@
 
 use super::kinds::NormKind;
 use super::{Init, Parameter, ParameterBuilder};
-use crate::tape::Var;
+use crate::tape::{Tape, Var};
 
 /// `(x − mean)/√(variance + ε)·weight + bias`. Ba et al. 2016, "Layer Normalization".
 ///
@@ -69,6 +69,12 @@ impl RmsNorm {
     #[track_caller]
     pub fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {
         x.rms_norm(self.weight.on(x.tape()), self.epsilon)
+    }
+
+    /// The weight, for what is computed along with others, and ε.
+    #[track_caller]
+    pub(super) fn on<'t>(&self, tape: &'t Tape) -> (Var<'t>, f32) {
+        (self.weight.on(tape), self.epsilon)
     }
 }
 

@@ -4,7 +4,7 @@ use super::config::SINUSOIDAL_BASE;
 use super::kinds::PositionKind;
 use super::{Constant, Embedding, ParameterBuilder, Rotary};
 use crate::ops::rotary_table_of;
-use crate::tape::Var;
+use crate::tape::{Tape, Var};
 
 /// The base of the rotary angles, as published.
 pub const ROTARY_BASE: f64 = 10_000.0;
@@ -103,37 +103,20 @@ impl Positions {
         x + rows.tap("position_embedding")
     }
 
-    /// Rows of heads `[…, T, heads·head_dim + rest]`, the first `heads` turned by the positions `0..T`, if they are of a
-    /// kind that turns. In a packed projection these are the queries and keys.
-    ///
-    /// # Panics
-    ///
-    /// If there are fewer positions than `T`, or heads of another extent.
+    /// The angles of all positions, `[context, head_dim]`, if they are of a kind that turns: see
+    /// [`Heads`](crate::ops::Heads).
     #[track_caller]
-    pub fn turn<'t>(&self, qkv: Var<'t>, heads: usize) -> Var<'t> {
-        let Positions::Rotary(table) = self else {
-            return qkv;
-        };
-        let length = qkv.shape().dim(qkv.shape().rank() - 2);
-        qkv.rotary(first_rows(table.on(qkv.tape()), length), heads)
-    }
-
-    /// Like [`Positions::turn`], the tokens `[B, T, …]` standing at the positions `ids` (`U32 [B·T]`).
-    #[track_caller]
-    pub(super) fn turn_at<'t>(&self, qkv: Var<'t>, heads: usize, ids: Var<'t>) -> Var<'t> {
-        let Positions::Rotary(table) = self else {
-            return qkv;
-        };
-        // Each token is a row with angles of its own.
-        let (shape, rows) = (qkv.shape(), ids.shape().elements());
-        let angles = table.on(qkv.tape()).embedding(ids);
-        let turned = qkv.reshape([rows, shape.last()]).rotary(angles, heads);
-        turned.reshape(shape)
+    pub fn angles<'t>(&self, tape: &'t Tape) -> Option<Var<'t>> {
+        match self {
+            Positions::Rotary(table) => Some(table.on(tape)),
+            _ => None,
+        }
     }
 }
 
+/// The first rows of a table.
 #[track_caller]
-fn first_rows(table: Var<'_>, rows: usize) -> Var<'_> {
+pub(super) fn first_rows(table: Var<'_>, rows: usize) -> Var<'_> {
     if table.shape().dim(0) == rows {
         return table;
     }

@@ -8,7 +8,9 @@ mod concat;
 mod cross_entropy;
 pub(crate) mod dropout;
 mod embedding;
+pub(crate) mod gates;
 mod gather;
+mod heads;
 mod indices;
 pub(crate) mod layout;
 mod losses;
@@ -20,19 +22,26 @@ pub(crate) mod pad;
 pub mod pointwise;
 mod random;
 pub(crate) mod reduce;
+mod residual_norms;
 pub(crate) mod rotary;
 mod rows;
 pub(crate) mod sample;
 pub(crate) mod softmax;
-pub(crate) mod swiglu;
 mod write_rows;
 
 pub use cross_entropy::CrossEntropy;
+pub use heads::Heads;
 pub use rotary::{rotary_table, rotary_table_of};
 
 use crate::gpu::DType;
 use crate::shape::Shape;
 pub use crate::tape::{Operation, PointwiseFunction, Role, Takes, TensorType};
+
+/// Declares that kernels which go by elements of type `T` take four at once.
+const VECTORS: &str = "\
+alias T = vec4<f32>;
+fn total(v: T) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+";
 
 /// Checks that all inputs are floating point, for operations that take nothing else: kernels would read other bits as if
 /// they were.

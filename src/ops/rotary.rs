@@ -6,109 +6,8 @@
 //! Cosines and sines come from a [table](rotary_table) that the host computes in `f64`: on GPUs, neither `t·base^(−i/h)`
 //! nor the sine of a large angle is good enough in `f32`.
 
-use std::hash::Hash;
-
-use super::{Operation, Takes, TensorType, require_floats};
-use crate::gpu::Kernel;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
-
-/// `[…, T, heads·D]` and a table `[T, D]` → `[…, T, heads·D]`
-#[derive(Clone, Debug, Hash)]
-struct Rotary {
-    /// How many heads are turned, from the row's start. The others pass unchanged.
-    turned: usize,
-    /// Whether angles count backwards, which undoes the turn: the gradient.
-    inverse: bool,
-}
-
-impl Operation for Rotary {
-    fn name(&self) -> &'static str {
-        "rotary"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
-    }
-
-    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        require_floats("rotary", inputs);
-        let (shape, table) = (inputs[0].shape, inputs[1].shape);
-        let fits = shape.rank() >= 2
-            && table.rank() == 2
-            && table.dim(0) == shape.dim(shape.rank() - 2)
-            && table.last().is_multiple_of(2)
-            && shape.last().is_multiple_of(table.last())
-            && self.turned * table.last() <= shape.last();
-        assert!(
-            fits,
-            "rotary: {} heads in {shape} do not go with a table {table} of [positions, even head extent]",
-            self.turned
-        );
-        vec![TensorType { shape, ..inputs[0] }]
-    }
-
-    fn takes(&self, _index: usize) -> Takes {
-        Takes::Either
-    }
-
-    /// Rotations are orthogonal: the gradient turns back. None flows to the table.
-    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        let back = Rotary {
-            turned: self.turned,
-            inverse: !self.inverse,
-        };
-        let inputs = [node.gradient(0), node.input(1)];
-        vec![Some(node.tape().record(back, &inputs)), None]
-    }
-
-    fn lower(&self, cx: &mut Lowering<'_>) {
-        let input = cx.contiguous(&cx.input(0));
-        let mut table = cx.input(1);
-        if table.layout.strides()[1] != 1 {
-            table = cx.contiguous(&table);
-        }
-        let output = cx.output(0);
-        let half = table.shape().last() / 2;
-        let stride = table.layout.strides()[0];
-        let places = [input, table, output].map(|operand| operand.layout.offset);
-        let vector = [half, stride]
-            .iter()
-            .chain(&places)
-            .all(|extent| extent.is_multiple_of(4));
-        let kernel = Kernel::builtin("rotary", "rotary", "rotary");
-        let (kernel, width) = match vector {
-            true => (kernel.declare("alias T = vec4<f32>;\n"), 4),
-            false => (kernel, 1),
-        };
-        let count = input.elements() / 2 / width;
-        let sizes = [
-            count,
-            input.shape().last() / 2 / width,
-            half / width,
-            self.turned,
-            table.shape().dim(0),
-            places[0] / width,
-            places[1] / width,
-            stride / width,
-            places[2] / width,
-        ];
-        let sign = if self.inverse { -1f32 } else { 1.0 };
-        cx.dispatch(
-            Dispatch::new(kernel)
-                .iterations(0)
-                .read(&input)
-                .read(&table)
-                .write(&output)
-                .params(&sizes.map(|size| size as u32))
-                .params(&[sign.to_bits()])
-                .groups(count.div_ceil(64))
-                .cost(
-                    3 * input.elements() as u64,
-                    input.bytes() + table.bytes() + output.bytes(),
-                ),
-        );
-    }
-}
+use super::heads::Attributes;
+use crate::tape::Var;
 
 /// The table that [`Var::rotary`] takes, `[positions, head_dim]` in row-major order: for each position `t` the cosines
 /// of `t·base^(−2i/head_dim)` for `i` up to half of `head_dim`, then the sines. Computed in `f64`.
@@ -152,10 +51,16 @@ impl<'t> Var<'t> {
     /// If the table's rows are not as many as the positions, or the row is not made of heads of the table's extent.
     #[track_caller]
     pub fn rotary(self, table: Var<'t>, heads: usize) -> Var<'t> {
-        let operation = Rotary {
+        let operation = Attributes {
+            name: "rotary",
+            queries: 0,
             turned: heads,
-            inverse: false,
+            slots: None,
+            is_turned: true,
+            is_inverse: false,
+            epsilon: None,
+            is_cached: false,
         };
-        self.tape.record(operation, &[self, table])
+        self.tape.record_all(operation, &[self, table])[0]
     }
 }

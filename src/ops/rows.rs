@@ -62,6 +62,14 @@ pub(super) struct Team {
 const WORKGROUP: usize = 128;
 
 impl Team {
+    /// For `units` of each row, of which a lane may have several.
+    pub fn of(cx: &Lowering<'_>, units: usize) -> Team {
+        match cx.class() {
+            AdapterClass::Software => Team::software(cx.device()),
+            AdapterClass::Gpu => Team::gpu(cx.device(), units, 4, MOST_KEPT),
+        }
+    }
+
     /// For software adapters: a vector register.
     fn software(device: &Device) -> Team {
         Team {

@@ -24,7 +24,7 @@ pub use backward::Gradients;
 pub use fusion::Fusion;
 pub use plan::{Cost, Dispatch, KernelTime, Lowering, MemoryUse, Operand};
 pub(crate) use plan::{
-    Epilogue, Intervals, Phase, Plan, Recorder, Run, Span, kernel_times, length,
+    Epilogue, Intervals, Phase, Plan, Recorder, Run, Span, declare_functions, kernel_times, length,
 };
 pub use precision::{Precision, Takes};
 pub use record::{Backward, Operation, Tape, Var};

@@ -183,6 +183,13 @@ impl Tape {
         look(&self.graph.borrow().values[id.index()])
     }
 
+    /// The name of the operation that made a value, if one did.
+    pub(crate) fn made_by(&self, var: Var<'_>) -> Option<&'static str> {
+        let graph = self.graph.borrow();
+        let node = graph.values[var.id.index()].node;
+        graph.operation(node).map(|operation| operation.name())
+    }
+
     /// The value that a node holds if it is a constant made by [`Tape::full`].
     pub(crate) fn constant_of(&self, var: Var<'_>) -> Option<f32> {
         let graph = self.graph.borrow();

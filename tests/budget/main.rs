@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod decoding;
 mod nn;
 mod optim;
 mod tape;

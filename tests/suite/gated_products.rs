@@ -5,6 +5,7 @@ use shadegrad::tape::Fusion;
 use shadegrad::{Tape, Var};
 
 use crate::common::{Random, assert_close, assert_close_f32, devices, run_counted};
+use crate::ops::gates::gelu_tanh64;
 
 /// Everything but gates.
 const APART: Fusion = Fusion {
@@ -65,7 +66,7 @@ impl Case {
         (leaves, rows)
     }
 
-    fn expected(&self) -> Vec<f64> {
+    fn expected(&self, kind: Kind) -> Vec<f64> {
         let &Case {
             depth, half, rows, ..
         } = self;
@@ -88,11 +89,33 @@ impl Case {
                     0.0
                 }
         };
-        let silu = |x: f64| x / (1.0 + (-x).exp());
         let places = (0..rows).flat_map(|row| (0..half).map(move |i| (row, i)));
         places
-            .map(|(row, i)| silu(column(row, i)) * column(row, half + i))
+            .map(|(row, i)| kind.oracle(column(row, i)) * column(row, half + i))
             .collect()
+    }
+}
+
+/// What a gate goes through.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Swiglu,
+    GegluTanh,
+}
+
+impl Kind {
+    fn on(self, rows: Var<'_>) -> Var<'_> {
+        match self {
+            Kind::Swiglu => rows.swiglu(),
+            Kind::GegluTanh => rows.geglu_tanh(),
+        }
+    }
+
+    fn oracle(self, x: f64) -> f64 {
+        match self {
+            Kind::Swiglu => x / (1.0 + (-x).exp()),
+            Kind::GegluTanh => gelu_tanh64(x),
+        }
     }
 }
 
@@ -108,11 +131,15 @@ fn assert_same_bits(what: &str, fused: &[Vec<f32>], apart: &[Vec<f32>]) {
 
 /// The values, on all devices, and that fusing takes a dispatch off and changes no bit.
 fn check(case: Case) {
-    let expected = case.expected();
+    check_kind(case, Kind::Swiglu);
+}
+
+fn check_kind(case: Case, kind: Kind) {
+    let expected = case.expected(kind);
     for (index, device) in devices().into_iter().enumerate() {
         let what = format!("{case:?}, device {index}");
         let hidden =
-            |fusion| run_counted(device, fusion, |tape| vec![case.record(tape).1.swiglu()]);
+            |fusion| run_counted(device, fusion, |tape| vec![kind.on(case.record(tape).1)]);
         let (fused, dispatches) = hidden(Fusion::ON);
         let (apart, more) = hidden(APART);
         assert_eq!(dispatches + 1, more, "{what}");
@@ -126,6 +153,27 @@ fn halves_of_any_width() {
     for (rows, half) in [(5, 3), (33, 85), (70, 88), (9, 46)] {
         check(Case::new(rows, 24, half));
     }
+}
+
+/// As in decoding; the depth is shared on GPUs.
+#[test]
+fn few_rows() {
+    for (rows, depth, half) in [(1, 200, 40), (1, 30, 21), (3, 70, 13), (4, 16, 8)] {
+        for kind in [Kind::Swiglu, Kind::GegluTanh] {
+            check_kind(Case::new(rows, depth, half), kind);
+        }
+    }
+    check(Case {
+        is_transposed: true,
+        has_bias: true,
+        ..Case::new(1, 72, 19)
+    });
+}
+
+#[test]
+fn geglu() {
+    check_kind(Case::new(33, 24, 40), Kind::GegluTanh);
+    check_kind(Case::new(9, 24, 21), Kind::GegluTanh);
 }
 
 #[test]
@@ -217,13 +265,14 @@ fn gradients_are_those_of_more_kernels() {
             has_bias,
             ..Case::new(rows, 16, half)
         };
+        let kind = [Kind::GegluTanh, Kind::Swiglu][rows % 2];
         let down = Random::new(4).values(half * 20, -0.5, 0.5);
         for device in devices() {
             let gradients = |fusion| {
                 run_counted(device, fusion, |tape| {
                     let (mut leaves, rows) = case.record(tape);
                     leaves.push(tape.variable([half, 20], &down));
-                    let hidden = rows.swiglu();
+                    let hidden = kind.on(rows);
                     let result = hidden.matmul(leaves[leaves.len() - 1]);
                     let gradients = tape.backward((result * result).sum_all());
                     let of = |leaf| gradients.of(leaf).expect("it depends on all");
@@ -234,23 +283,28 @@ fn gradients_are_those_of_more_kernels() {
             };
             let (fused, dispatches) = gradients(Fusion::ON);
             let (apart, more) = gradients(APART);
-            let saved = 1 + u64::from(rows > 4);
-            assert_eq!(dispatches + saved, more, "{case:?}");
+            assert_eq!(dispatches + 2, more, "{case:?}");
             assert_same_bits(&format!("{case:?}"), &fused, &apart);
         }
     }
 }
 
-/// What cannot be one kernel is still right: few rows, rows that are a view, a second gate.
+/// What cannot be one kernel is still right: few columns, rows that are a view, a second gate.
 #[test]
 fn gates_of_their_own() {
-    let few = Case::new(3, 16, 12);
+    let few = Case::new(9, 16, 2);
     let case = Case::new(24, 16, 12);
     for device in devices() {
         let (hidden, dispatches) =
             run_counted(device, Fusion::ON, |tape| vec![few.record(tape).1.swiglu()]);
         assert_eq!(dispatches, 2);
-        assert_close("few rows", &hidden[0], &few.expected(), 1e-5, 1e-5);
+        assert_close(
+            "few columns",
+            &hidden[0],
+            &few.expected(Kind::Swiglu),
+            1e-5,
+            1e-5,
+        );
 
         let (hidden, dispatches) = run_counted(device, Fusion::ON, |tape| {
             let rows = case.record(tape).1;
@@ -259,7 +313,7 @@ fn gates_of_their_own() {
         });
         // The product with the first gate; the second; a copy of a part of the rows, and the third.
         assert_eq!(dispatches, 4);
-        let expected = case.expected();
+        let expected = case.expected(Kind::Swiglu);
         assert_close("rows", &hidden[0], &expected, 1e-5, 1e-5);
         assert_close("reshaped", &hidden[1], &expected, 1e-5, 1e-5);
         let (narrow, _) = run_counted(device, Fusion::OFF, |tape| {

@@ -92,8 +92,9 @@ impl Cut {
     /// The same for a product that ends in a gate; `None` where that would take much longer. Sums are added up in the same
     /// order as without the gate, so that both have the same bits.
     fn gated(grid: [usize; 3], depth: usize) -> Option<Cut> {
-        let Cut::Tiles(best, splits) = Cut::of(grid, depth) else {
-            return None;
+        let (best, splits) = match Cut::of(grid, depth) {
+            Cut::Tiles(best, splits) => (best, splits),
+            cut @ Cut::Rows { tall } => return (!tall).then_some(cut),
         };
         if splits > 1 {
             // Partial sums are stored in quads from the beginning of the row, not of its halves.
@@ -160,6 +161,7 @@ impl Product<'_> {
     /// At most four rows or columns.
     fn rows(&self, cx: &mut Lowering<'_>, tall: bool) {
         let [_, rows, columns] = self.grid;
+        let columns = if self.gated { columns / 2 } else { columns };
         let quads = rows.max(columns).div_ceil(4);
         let (per_group, sharers) = match cx.class() {
             // A vector register, without anything to exchange.
@@ -172,13 +174,22 @@ impl Product<'_> {
             true => (1, 256),
             false => (per_group, sharers),
         };
+        let is_single = rows == 1 && self.a.is_row_major();
+        // On software adapters, a row's line through `B` is read in longer pieces: memory is what such products wait for.
+        let is_read_by_rows = is_single && sharers == 1 && self.b.is_row_major();
+        let span = match quads {
+            128.. if is_read_by_rows => 4,
+            64.. if is_read_by_rows => 2,
+            _ => 1,
+        };
         let kernel = self
             .kernel("rows")
+            .constant("SPAN", span)
             .constant("QUADS", per_group)
             .constant("SHARERS", sharers)
             .flag("TALL", tall)
-            .flag("SINGLE", rows == 1 && self.a.is_row_major());
-        let tiles = [quads.div_ceil(per_group), 1];
+            .flag("SINGLE", is_single);
+        let tiles = [quads.div_ceil(per_group * span), 1];
         let dispatch = self.whole(cx, kernel, tiles, loops(sharers));
         cx.dispatch(dispatch);
     }
@@ -361,14 +372,16 @@ mod tests {
             ([1, 512, 170], 32, Some((small, 1))),
             ([1, 27, 65_536], 128, Some((wide, 1))),
             ([1, 32, 96], 16_384, Some((small, 32))),
-            // Halves that are no quads, where the depth is better cut; half of each tile empty; no tiles.
+            // Halves that are no quads, where the depth is better cut; half of each tile empty.
             ([1, 32, 90], 16_384, None),
             ([1, 65_536, 32], 128, None),
-            ([1, 1, 2048], 384, None),
         ];
         for (grid, depth, expected) in table {
             let expected = expected.map(|(tile, splits)| Cut::Tiles(tile, splits));
             assert_eq!(Cut::gated(grid, depth), expected, "{grid:?}, depth {depth}");
         }
+        let token = Cut::gated([1, 1, 2048], 384);
+        assert_eq!(token, Some(Cut::Rows { tall: false }));
+        assert_eq!(Cut::gated([1, 9, 2], 384), None);
     }
 }

@@ -59,6 +59,11 @@ impl Operation for Matmul {
                 // One product over all rows of the batch.
                 let [_, rows, columns] = self.grid;
                 let a = a.reshape([rows, a.shape().last()]);
+                if b.dtype() == DType::F32 && node.tape().made_by(b) == Some("permute") {
+                    // Laid out as what `b` is a view of, so that what else arrives there is added as it is stored.
+                    let gradient = gradient.reshape([rows, columns]);
+                    return gradient.transpose().matmul(a).transpose();
+                }
                 return a.transpose().matmul(gradient.reshape([rows, columns]));
             }
             sum_to(a.transpose().matmul(gradient), b.shape())

@@ -49,6 +49,7 @@ pub use dispatch::{Cost, Dispatch, Operand};
 pub use emit::Lowering;
 pub(crate) use epilogue::Epilogue;
 pub use memory::MemoryUse;
+pub(crate) use pointwise::declare_functions;
 pub use profile::KernelTime;
 pub(crate) use profile::kernel_times;
 pub(crate) use recorder::{Phase, Recorder, Run, Span};

@@ -47,6 +47,43 @@ pub(super) enum Step {
     },
 }
 
+/// Declares functions and what they call, over the type `T`.
+pub(crate) fn declare_functions<'a>(
+    functions: impl IntoIterator<Item = &'a PointwiseFunction>,
+    out: &mut String,
+) {
+    let functions: BTreeMap<&str, &PointwiseFunction> = functions
+        .into_iter()
+        .map(|function| (function.name, function))
+        .collect();
+    let mut helpers = Vec::new();
+    for function in functions.values() {
+        if !function.helpers.is_empty() && !helpers.contains(&function.helpers) {
+            helpers.push(function.helpers);
+        }
+    }
+    for helper in helpers {
+        out.push_str(helper);
+        out.push('\n');
+    }
+    if functions
+        .values()
+        .any(|function| function.wgsl.contains("keep_nan("))
+    {
+        out.push_str(KEEP_NAN);
+    }
+    for function in functions.values() {
+        let parameters: Vec<String> = function
+            .inputs
+            .iter()
+            .chain(function.attributes)
+            .map(|name| format!("{name}: T"))
+            .collect();
+        let (name, parameters, body) = (function.name, parameters.join(", "), function.wgsl);
+        writeln!(out, "fn pw_{name}({parameters}) -> T {{ return {body}; }}").unwrap();
+    }
+}
+
 impl Expression {
     pub fn of(lowerer: &mut Lowerer<'_>, group: &FusionGroup) -> Expression {
         let graph = lowerer.graph;
@@ -164,36 +201,7 @@ impl Expression {
             _ => None,
         });
         let called = self.end.iter().flat_map(|end| end.called);
-        let functions: BTreeMap<&str, &PointwiseFunction> = steps
-            .chain(called)
-            .map(|function| (function.name, function))
-            .collect();
-        let mut helpers = Vec::new();
-        for function in functions.values() {
-            if !function.helpers.is_empty() && !helpers.contains(&function.helpers) {
-                helpers.push(function.helpers);
-            }
-        }
-        for helper in helpers {
-            out.push_str(helper);
-            out.push('\n');
-        }
-        if functions
-            .values()
-            .any(|function| function.wgsl.contains("keep_nan("))
-        {
-            out.push_str(KEEP_NAN);
-        }
-        for function in functions.values() {
-            let parameters: Vec<String> = function
-                .inputs
-                .iter()
-                .chain(function.attributes)
-                .map(|name| format!("{name}: T"))
-                .collect();
-            let (name, parameters, body) = (function.name, parameters.join(", "), function.wgsl);
-            writeln!(out, "fn pw_{name}({parameters}) -> T {{ return {body}; }}").unwrap();
-        }
+        declare_functions(steps.chain(called), out);
     }
 
     /// `let` statements that compute every step; `load` gives the expression that loads a leaf.

@@ -118,7 +118,7 @@ fn impossible_configurations_are_refused_by_name() {
         ("d_model", change(|c| c.d_model = 17)),
         ("d_model", change(|c| c.d_model = 1 << 40)),
         ("n_heads", change(|c| c.n_heads = 0)),
-        ("n_heads", change(|c| c.d_model = 258)),
+        ("n_heads", change(|c| c.d_model = 514)),
         ("n_layers", change(|c| c.n_layers = 0)),
         ("n_layers", change(|c| c.n_layers = 1_000_000)),
         ("d_ff", change(|c| c.d_ff = 0)),

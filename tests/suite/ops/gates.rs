@@ -17,14 +17,26 @@ fn pass(what: impl std::fmt::Display, checked: Result<check::Report>) {
 }
 
 pub fn swiglu64(packed: &[f64], half: usize) -> Vec<f64> {
-    let silu = |x: f64| x / (1.0 + (-x).exp());
+    gated64(packed, half, |x| x / (1.0 + (-x).exp()))
+}
+
+pub fn gelu_tanh64(x: f64) -> f64 {
+    let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+    0.5 * x * (1.0 + inner.tanh())
+}
+
+fn gated64(packed: &[f64], half: usize, activation: impl Fn(f64) -> f64) -> Vec<f64> {
     let rows = packed.chunks(2 * half);
-    rows.flat_map(|row| (0..half).map(move |i| silu(row[i]) * row[half + i]))
-        .collect()
+    rows.flat_map(|row| {
+        (0..half)
+            .map(|i| activation(row[i]) * row[half + i])
+            .collect::<Vec<_>>()
+    })
+    .collect()
 }
 
 #[test]
-fn swiglu_and_its_gradients() {
+fn gates_and_their_gradients() {
     let mut random = Random::new(1);
     // A packed extent of a multiple of eight takes the kernels with vectors, a multiple of four elements those with
     // quads, the rest goes one by one.
@@ -38,16 +50,23 @@ fn swiglu_and_its_gradients() {
     ] {
         let shape = Shape::from(dims);
         let inputs = [draw(&mut random, shape)];
-        let oracle = |x: &[Vec<f64>]| swiglu64(&x[0], shape.last() / 2);
-        let checked = check::gradient(device(), &inputs, |x| x[0].swiglu(), oracle);
-        pass(shape, checked);
-    }
-    for dims in [[3, 8], [2, 10]] {
-        let shape = Shape::from(dims);
-        let inputs = [draw(&mut random, shape)];
-        let oracle = |x: &[Vec<f64>]| swiglu64(&x[0], shape.last() / 2);
-        let checked = check::second_gradient(device(), &inputs, |x| x[0].swiglu(), oracle);
-        pass(shape, checked);
+        let half = shape.last() / 2;
+        let swiglu = |x: &[Vec<f64>]| swiglu64(&x[0], half);
+        let geglu = |x: &[Vec<f64>]| gated64(&x[0], half, gelu_tanh64);
+        pass(
+            shape,
+            check::gradient(device(), &inputs, |x| x[0].swiglu(), swiglu),
+        );
+        pass(
+            shape,
+            check::gradient(device(), &inputs, |x| x[0].geglu_tanh(), geglu),
+        );
+        if [16, 10].contains(&shape.last()) {
+            let checked = check::second_gradient(device(), &inputs, |x| x[0].swiglu(), swiglu);
+            pass(shape, checked);
+            let checked = check::second_gradient(device(), &inputs, |x| x[0].geglu_tanh(), geglu);
+            pass(shape, checked);
+        }
     }
 }
 

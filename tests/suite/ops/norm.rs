@@ -1,8 +1,9 @@
 //! LayerNorm and RMSNorm against their formulas in `f64`, in every kernel variant.
 
-use shadegrad::{Device, Shape, Tape, Var, check};
+use shadegrad::tape::Precision;
+use shadegrad::{DType, Device, Shape, Tape, Var, check};
 
-use crate::common::{Random, assert_close, device, gpu_device, portable_device, wide};
+use crate::common::{Random, assert_close, device, devices, gpu_device, portable_device, wide};
 
 const EPSILON: f64 = 1e-2;
 
@@ -377,4 +378,56 @@ fn the_weight_must_fit() {
     let tape = Tape::inference(device());
     let x = tape.input([2, 3], &[0.0; 6]);
     x.layer_norm(tape.full([2], 1.0), None, 1e-5);
+}
+
+/// A residual sum between two RMS norms is what they are apart.
+#[test]
+fn norms_around_a_residual_sum() {
+    let mut random = Random::new(31);
+    for (rows, width) in [(1, 576), (3, 40), (5, 7), (40, 33)] {
+        let values = [0, 1].map(|_| random.values(rows * width, -2.0, 2.0));
+        let weights = [0, 1].map(|_| random.values(width, 0.5, 2.0));
+        let rms_norm = |row: &[f64], weight: &[f32], epsilon: f64| -> Vec<f64> {
+            let squares: f64 = row.iter().map(|x| x * x).sum();
+            let rms = (squares / width as f64 + epsilon).sqrt();
+            let each = row.iter().zip(weight);
+            each.map(|(x, &w)| x / rms * f64::from(w)).collect()
+        };
+        let [x64, residual64] = values.each_ref().map(|values| wide(values));
+        let (mut sums, mut normed) = (Vec::new(), Vec::new());
+        for (x, residual) in x64.chunks(width).zip(residual64.chunks(width)) {
+            let branch = rms_norm(x, &weights[0], 1e-2);
+            let sum: Vec<f64> = residual.iter().zip(branch).map(|(r, b)| r + b).collect();
+            normed.extend(rms_norm(&sum, &weights[1], 1e-3));
+            sums.extend(sum);
+        }
+        for device in devices() {
+            for precision in [Precision::F32, Precision::Mixed] {
+                let tape = Tape::inference(device);
+                tape.set_precision(precision);
+                let [x, residual] = values.each_ref().map(|x| tape.input([rows, width], x));
+                let [v, w] = weights.each_ref().map(|w| tape.input([width], w));
+                let results = x.residual_norms(residual, (v, 1e-2), (w, 1e-3));
+                assert_eq!(results[1].dtype(), precision.dtype());
+                let [sum, y] = results.map(|it| tape.fetch::<f32>(it.cast(DType::F32)));
+                tape.run().unwrap();
+                let name = format!("{rows} × {width} in {precision:?}");
+                assert_close(&name, &sum.get().unwrap(), &sums, 1e-5, 1e-5);
+                let tolerance = if precision == Precision::F32 {
+                    1e-5
+                } else {
+                    1e-3
+                };
+                assert_close(&name, &y.get().unwrap(), &normed, tolerance, tolerance);
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "residual_norms: [2, 3] and [2, 3] do not go with weights [3] and [2]")]
+fn norms_around_a_residual_sum_have_its_width() {
+    let tape = Tape::inference(device());
+    let [x, v, w] = [[2, 3].into(), Shape::from([3]), Shape::from([2])].map(|s| tape.full(s, 1.0));
+    x.residual_norms(x, (v, 0.1), (w, 0.1));
 }

@@ -1,7 +1,7 @@
 //! The operations that take floats, each with the same in `f64`. Rows of the pointwise table are in `pointwise`.
 
 use shadegrad::ops::attention::{Attention, Mask, attention};
-use shadegrad::ops::rotary_table;
+use shadegrad::ops::{Heads, rotary_table};
 use shadegrad::{Shape, Tape, Var, f16};
 
 use super::super::attention::reference::{Size, by_position, config_bias, reference, repeat_heads};
@@ -9,6 +9,7 @@ use super::super::concat::concatenated;
 use super::super::cross_entropy::{self, OPTIONS};
 use super::super::embedding::{part_rows, rows};
 use super::super::gates::{product64, rotary64, swiglu64};
+use super::super::heads::heads64;
 use super::super::norm::Norm;
 use super::super::reduce::places;
 use super::super::softmax::{by_row, log_softmax, softmax};
@@ -412,6 +413,22 @@ impl Cases {
                     x[0].rotary(table, turned)
                 },
                 move |x| rotary64(&x[0], positions, columns, head, turned),
+            );
+        }
+        for width in [8, 5] {
+            self.push(
+                format!("heads of {width}"),
+                &[&[2, 3, 4 * width], &[width], &[width]],
+                |x| {
+                    let heads = Heads {
+                        n_heads: 2,
+                        n_kv_heads: 1,
+                        norms: Some(([x[1], x[2]], 1e-2)),
+                        angles: None,
+                    };
+                    x[0].heads(&heads)
+                },
+                move |x| heads64([&x[0], &x[1], &x[2]], [2, 1], width, 1e-2),
             );
         }
     }

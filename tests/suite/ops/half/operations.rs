@@ -71,6 +71,9 @@ fn record_others(tape: &Tape) {
     let [q, k, v] = operands;
     let (_, weights) = attention_with_weights(q, k, v, None, &Attention::full(1));
     let _weights = tape.fetch::<f32>(weights);
+    let weight = (halves(&[4]), 0.1);
+    let normed = halves(&[2, 4]).residual_norms(halves(&[2, 4]), weight, weight);
+    let _normed = normed.map(|x| tape.fetch::<f16>(x.cast(DType::F16)));
 }
 
 /// Adds the names of the operations whose kernels read halves or write them: a cast of a result is done as it is stored.

@@ -1,6 +1,6 @@
-// The gated unit h = silu(gate)·up of a packed row [gate, up], and its gradient. Neighbouring invocations work on
+// The gated unit h = f(gate)·up of a packed row [gate, up], and its gradient. Neighbouring invocations work on
 // neighbouring elements of h: one each, or four (T = vec4) where all extents and offsets are multiples of four.
-// swiglu_rows.wgsl is the twin for software adapters.
+// gates_rows.wgsl is the twin for software adapters.
 
 import shadegrad::grid;
 
@@ -13,6 +13,7 @@ struct Params {
 }
 
 alias T = f32;
+alias Bits = u32;
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> packed: array<T>;
@@ -20,27 +21,27 @@ alias T = f32;
 @group(0) @binding(2) var<storage, read> hidden_gradient: array<T>;
 @group(0) @binding(3) var<storage, read_write> packed_gradient: array<T>;
 
-// Beyond ±80 the exponential would overflow; the value is 0 or 1 to f32 precision long before.
-fn sigmoid(x: T) -> T {
-    return T(1.0) / (T(1.0) + exp(-clamp(x, T(-80.0), T(80.0))));
-}
+// What is computed: declared again for each kind of gate.
+fn gated(gate: T, up: T) -> T { return gate * up; }
+fn gate_gradient(gate: T, up: T, gradient: T) -> T { return gradient * up; }
+fn up_gradient(gate: T, up: T, gradient: T) -> T { return gradient * gate; }
 
 fn index(group: Group, lane: u32) -> u32 {
     return index_of(group) * 64u + lane;
 }
 
 @compute @workgroup_size(64)
-fn swiglu(group: Group, @builtin(local_invocation_index) lane: u32) {
+fn forward(group: Group, @builtin(local_invocation_index) lane: u32) {
     let i = index(group, lane);
     if (i >= p.count) { return; }
     // Row r of h starts at r·half, of the packed rows at 2·r·half.
     let place = p.packed_offset + i + i / p.half * p.half;
     let gate = packed[place];
-    hidden[p.hidden_offset + i] = gate * sigmoid(gate) * packed[place + p.half];
+    hidden[p.hidden_offset + i] = gated(gate, packed[place + p.half]);
 }
 
 @compute @workgroup_size(64)
-fn swiglu_backward(group: Group, @builtin(local_invocation_index) lane: u32) {
+fn backward(group: Group, @builtin(local_invocation_index) lane: u32) {
     let i = index(group, lane);
     if (i >= p.count) { return; }
     let row_start = i / p.half * p.half;
@@ -48,8 +49,7 @@ fn swiglu_backward(group: Group, @builtin(local_invocation_index) lane: u32) {
     let gate = packed[place];
     let up = packed[place + p.half];
     let gradient = hidden_gradient[p.hidden_offset + i];
-    let s = sigmoid(gate);
     let to = p.gradient_offset + i + row_start;
-    packed_gradient[to] = gradient * up * s * (T(1.0) + gate * (T(1.0) - s));
-    packed_gradient[to + p.half] = gradient * gate * s;
+    packed_gradient[to] = gate_gradient(gate, up, gradient);
+    packed_gradient[to + p.half] = up_gradient(gate, up, gradient);
 }

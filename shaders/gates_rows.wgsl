@@ -1,5 +1,5 @@
-// The gated unit h = silu(gate)·up of a packed row [gate, up], and its gradient, for software adapters: a vector register
-// of invocations goes through rows of its own. swiglu.wgsl is the form for GPUs and says what is computed.
+// The gated unit h = f(gate)·up of a packed row [gate, up], and its gradient, for software adapters: a vector register
+// of invocations goes through rows of its own. gates.wgsl is the form for GPUs and says what is computed.
 //
 // Parameters are read before the loops, and places are carried from iteration to iteration: llvmpipe gathers a parameter
 // lane by lane wherever one is read, and takes sums in an address apart to gather each term. Nothing is divided.
@@ -18,6 +18,7 @@ struct Params {
 const LANES: u32 = 8u;
 
 alias T = f32;
+alias Bits = u32;
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> packed: array<T>;
@@ -25,13 +26,13 @@ alias T = f32;
 @group(0) @binding(2) var<storage, read> hidden_gradient: array<T>;
 @group(0) @binding(3) var<storage, read_write> packed_gradient: array<T>;
 
-// Beyond ±80 the exponential would overflow; the value is 0 or 1 to f32 precision long before.
-fn sigmoid(x: T) -> T {
-    return T(1.0) / (T(1.0) + exp(-clamp(x, T(-80.0), T(80.0))));
-}
+// What is computed: declared again for each kind of gate.
+fn gated(gate: T, up: T) -> T { return gate * up; }
+fn gate_gradient(gate: T, up: T, gradient: T) -> T { return gradient * up; }
+fn up_gradient(gate: T, up: T, gradient: T) -> T { return gradient * gate; }
 
 @compute @workgroup_size(8)
-fn swiglu(group: Group, @builtin(local_invocation_index) lane: u32) {
+fn forward(group: Group, @builtin(local_invocation_index) lane: u32) {
     let first = index_of(group) * p.rows_per_team;
     let end = min(first + p.rows_per_team, p.rows);
     let half = p.half;
@@ -43,7 +44,7 @@ fn swiglu(group: Group, @builtin(local_invocation_index) lane: u32) {
         var hidden_at = hidden_row + lane;
         for (var column = lane; column < half; column += LANES) {
             let gate = packed[gate_at];
-            hidden[hidden_at] = gate * sigmoid(gate) * packed[up_at];
+            hidden[hidden_at] = gated(gate, packed[up_at]);
             gate_at += LANES;
             up_at += LANES;
             hidden_at += LANES;
@@ -54,7 +55,7 @@ fn swiglu(group: Group, @builtin(local_invocation_index) lane: u32) {
 }
 
 @compute @workgroup_size(8)
-fn swiglu_backward(group: Group, @builtin(local_invocation_index) lane: u32) {
+fn backward(group: Group, @builtin(local_invocation_index) lane: u32) {
     let first = index_of(group) * p.rows_per_team;
     let end = min(first + p.rows_per_team, p.rows);
     let half = p.half;
@@ -70,9 +71,9 @@ fn swiglu_backward(group: Group, @builtin(local_invocation_index) lane: u32) {
         for (var column = lane; column < half; column += LANES) {
             let gate = packed[gate_at];
             let gradient = hidden_gradient[hidden_at];
-            let s = sigmoid(gate);
-            packed_gradient[to_gate] = gradient * packed[up_at] * s * (T(1.0) + gate * (T(1.0) - s));
-            packed_gradient[to_up] = gradient * gate * s;
+            let up = packed[up_at];
+            packed_gradient[to_gate] = gate_gradient(gate, up, gradient);
+            packed_gradient[to_up] = up_gradient(gate, up, gradient);
             gate_at += LANES;
             up_at += LANES;
             hidden_at += LANES;
