@@ -280,7 +280,7 @@ fn beyond(what: &str, needed: u64, limit: u64) -> String {
 }
 
 /// A number of bytes in the unit that suits it.
-fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     let mut size = (count as f64, "bytes");
     for unit in units {

@@ -33,7 +33,8 @@
 //! | [`profile`] | where the time of a step goes, as a table and as a trace |
 //! | [`check`](mod@check) | the gradient checker, also for operations of your own |
 //!
-//! The repository's `docs/architecture.md` tells how it works, `docs/adding-an-op.md` how to extend it.
+//! The repository's `docs/architecture.md` tells how it works, `docs/adding-an-op.md` how to extend it, `docs/models.md` which
+//! published models it opens.
 
 pub mod check;
 pub mod checkpoint;

@@ -66,8 +66,8 @@ impl Chat {
         let system = self.system.map(|text| Message::new("system", text));
         let model = Model::open(
             &self.model,
-            &self.generation.adapters,
             self.generation.precision,
+            &self.generation.load,
             &self.generation.device,
         )?;
         let mut conversation = Conversation {

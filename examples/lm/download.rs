@@ -1,22 +1,36 @@
 //! Fetching a model's directory.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use serde_json::Value;
 use shadegrad::Error;
+use shadegrad::data::read_text;
 use ureq::Agent;
 
 use crate::common::{Result, outputs};
 
-/// All that a model needs but for its tokenizer.
-const MODEL: [&str; 2] = ["config.json", "model.safetensors"];
+/// What the model is, and its weights: all in a file, or in several that an index tells of.
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
 
 /// The tokenizer, else what stands for it in older directories.
-const TOKENIZER: [&str; 1] = ["tokenizer.json"];
+const TOKENIZER: &str = "tokenizer.json";
 const MERGES: [&str; 2] = ["vocab.json", "merges.txt"];
+
+/// What not every model has.
+const OTHERS: [&str; 5] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+];
 
 /// A site that has not answered by then will not.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,22 +53,59 @@ pub fn fetch(name: &str, site: &str, directory: &Path) -> Result<()> {
         source,
     })?;
     // The small files are first to tell what is wrong.
-    let [config, weights] = MODEL;
-    if !source.file(config, directory)? {
+    if !source.file(CONFIG, directory)? {
         return Err(format!("{site} has no model `{name}`, or shows it to nobody").into());
     }
     let missing = |file: &str| format!("the model `{name}` of {site} has no {file}");
-    if !source.file(TOKENIZER[0], directory)? {
+    if !source.file(TOKENIZER, directory)? {
         for file in MERGES {
             if !source.file(file, directory)? {
                 return Err(missing(file).into());
             }
         }
     }
-    match source.file(weights, directory)? {
-        true => Ok(()),
-        false => Err(missing(weights).into()),
+    for file in OTHERS {
+        source.file(file, directory)?;
     }
+    let in_the_way = |file: &str| match directory.join(file).exists() {
+        false => Ok(()),
+        true => Err(format!(
+            "{} holds another model's {file}: name another directory, or remove that file",
+            directory.display()
+        )),
+    };
+    if source.file(WEIGHTS, directory)? {
+        return Ok(in_the_way(INDEX)?);
+    }
+    in_the_way(WEIGHTS)?;
+    if !source.file(INDEX, directory)? {
+        return Err(missing(WEIGHTS).into());
+    }
+    for file in shards(&directory.join(INDEX))? {
+        if !source.file(&file, directory)? {
+            return Err(missing(&file).into());
+        }
+    }
+    Ok(())
+}
+
+/// The files that an index names, each of which is to lie beside it.
+fn shards(index: &Path) -> Result<BTreeSet<String>> {
+    let refuse = |reason: &str| format!("{}: {reason}", index.display());
+    let text = read_text(index)?;
+    let json: Value = serde_json::from_str(&text).map_err(|error| refuse(&error.to_string()))?;
+    let map = json["weight_map"].as_object();
+    let map = map.ok_or_else(|| refuse("it has no weight_map"))?;
+    let names = map.values().map(|name| match name.as_str() {
+        Some(name) if Path::new(name).file_name().is_some_and(|own| own == name) => {
+            Ok(name.to_owned())
+        }
+        _ => Err(refuse(&format!(
+            "its weight_map names {name}, which is no file's name"
+        ))
+        .into()),
+    });
+    names.collect()
 }
 
 struct Source<'a> {
@@ -77,8 +128,8 @@ impl Source<'_> {
             Err(error) => {
                 return Err(format!(
                     "cannot reach {url}: {error}. Without a network, get {} and {} elsewhere and name their directory",
-                    MODEL.join(", "),
-                    TOKENIZER[0]
+                    [CONFIG, WEIGHTS].join(", "),
+                    TOKENIZER
                 )
                 .into());
             }

@@ -6,7 +6,7 @@ use shadegrad::nn::CachedTexts;
 use shadegrad::sampling::{Sampler, SamplingConfig};
 use shadegrad::tape::Precision;
 
-use super::{AdapterArgs, Input, Model};
+use super::{Input, LoadArgs, Model};
 use crate::common::args::DeviceArgs;
 use crate::common::{Result, terminal};
 
@@ -43,7 +43,7 @@ pub struct GenerationArgs {
     #[arg(long, default_value_t = Precision::F32)]
     pub precision: Precision,
     #[command(flatten)]
-    pub adapters: AdapterArgs,
+    pub load: LoadArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
 }
@@ -133,7 +133,7 @@ impl<'a> Speaker<'a> {
 /// One line about the flags or the model's directory; what the device reports.
 pub fn run(input: &Input, args: &GenerationArgs) -> Result<()> {
     args.validate()?;
-    let model = Model::open(&input.model, &args.adapters, args.precision, &args.device)?;
+    let model = Model::open(&input.model, args.precision, &args.load, &args.device)?;
     let prompt = model.prompt(&input.text)?;
     let mut speaker = Speaker::new(&model, args)?;
     let mut stream = model.tokenizer.decode_stream(true);

@@ -3,6 +3,7 @@
 //!
 //! ```sh
 //! cargo run --release --example lm --features tokenizers,download -- download gpt2 models/gpt2
+//! cargo run --release --example lm --features tokenizers -- info models/gpt2
 //! cargo run --release --example lm --features tokenizers -- tokenize models/gpt2 " Ralph"
 //! cargo run --release --example lm --features tokenizers -- generate models/gpt2 "I am an amazing" --temperature 0
 //! cargo run --release --example lm --features tokenizers -- chat models/SmolLM2-135M-Instruct --system "Be brief."
@@ -23,6 +24,7 @@ mod chat;
 #[cfg(feature = "download")]
 mod download;
 mod generate;
+mod info;
 mod measure;
 mod merge;
 mod tune;
@@ -34,7 +36,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use common::args::{self, DeviceArgs};
 use common::settings::require;
 use common::{Result, program};
-use indicatif::HumanCount;
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use shadegrad::data::read_text;
 use shadegrad::hugging_face::{ModelFiles, Tokenizer};
 use shadegrad::nn::Gpt;
@@ -65,6 +67,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Print what a model is, what it needs of the device, and whether that fits
+    Info {
+        /// The model's directory
+        model: PathBuf,
+        #[command(flatten)]
+        context: ContextArgs,
+        #[command(flatten)]
+        device: DeviceArgs,
+    },
     /// Print the tokens of a text and their ids
     Tokenize {
         #[command(flatten)]
@@ -87,7 +98,7 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         count: usize,
         #[command(flatten)]
-        adapters: AdapterArgs,
+        load: LoadArgs,
         #[command(flatten)]
         device: DeviceArgs,
     },
@@ -112,7 +123,7 @@ enum Command {
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
         #[command(flatten)]
-        adapters: AdapterArgs,
+        load: LoadArgs,
         #[command(flatten)]
         device: DeviceArgs,
     },
@@ -129,7 +140,7 @@ enum Command {
         #[arg(long, default_value_t = Precision::F32)]
         precision: Precision,
         #[command(flatten)]
-        adapters: AdapterArgs,
+        load: LoadArgs,
         #[command(flatten)]
         device: DeviceArgs,
     },
@@ -139,6 +150,24 @@ enum Command {
     Merge(Merge),
 }
 
+/// How far the model is to see.
+#[derive(Clone, Copy, Debug, Args)]
+struct ContextArgs {
+    /// Tokens that the model sees at most, to take less memory [default: what it was trained for]
+    #[arg(long)]
+    context: Option<usize>,
+}
+
+/// What is made of a model's files.
+#[derive(Debug, Args)]
+struct LoadArgs {
+    #[command(flatten)]
+    context: ContextArgs,
+    /// Directory of adapters to add to it, of `lm tune --lora` or of the peft library
+    #[arg(long, value_name = "DIR")]
+    lora: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 struct Input {
     /// The model's directory
@@ -146,14 +175,6 @@ struct Input {
     /// The text; behind `--`, also one that is a flag's name
     #[arg(allow_hyphen_values = true)]
     text: String,
-}
-
-/// What is added to a model.
-#[derive(Debug, Args)]
-struct AdapterArgs {
-    /// Directory of adapters to add to it, of `lm tune --lora` or of the peft library
-    #[arg(long, value_name = "DIR")]
-    lora: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -195,6 +216,11 @@ fn command_line() -> clap::Command {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Info {
+            model,
+            context,
+            device,
+        } => info::run(&model, context.context, &device)?,
         Command::Tokenize { input } => {
             let tokenizer = Tokenizer::open(&input.model)?;
             let ids = tokenizer.encode_with_special_tokens(&input.text)?;
@@ -206,11 +232,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Top {
             input,
             count,
-            adapters,
+            load,
             device,
         } => {
             require(count >= 1, "count", &count, "at least 1")?;
-            let model = Model::open(&input.model, &adapters, Precision::F32, &device)?;
+            let model = Model::open(&input.model, Precision::F32, &load, &device)?;
             let tokens = model.prompt(&input.text)?;
             measure::top(&model, &tokens, count)?;
         }
@@ -237,10 +263,10 @@ fn run(command: Command) -> Result<ExitCode> {
             input,
             layer,
             out,
-            adapters,
+            load,
             device,
         } => {
-            let model = Model::open(&input.model, &adapters, Precision::F32, &device)?;
+            let model = Model::open(&input.model, Precision::F32, &load, &device)?;
             let last = model.gpt.config().n_layers - 1;
             require(layer <= last, "layer", &layer, &format!("0 to {last}"))?;
             let tokens = model.prompt(&input.text)?;
@@ -251,11 +277,11 @@ fn run(command: Command) -> Result<ExitCode> {
             file,
             stride,
             precision,
-            adapters,
+            load,
             device,
         } => {
             let text = read_text(&file)?;
-            let model = Model::open(&model, &adapters, precision, &device)?;
+            let model = Model::open(&model, precision, &load, &device)?;
             let context = model.gpt.config().context;
             let stride = stride.unwrap_or(context.div_ceil(2));
             let expected = format!("1 to {}, one less than the model's context", context - 1);
@@ -280,9 +306,23 @@ fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A model's files with its tokenizer.
+/// Weights of fewer bytes are loaded without a bar.
+const LARGE: u64 = 200_000_000;
+
+/// A model's files with its tokenizer. Loading them shows a bar if they are large and standard error is a terminal.
 fn open(directory: &Path) -> Result<(ModelFiles, Tokenizer)> {
-    let files = ModelFiles::open(directory)?;
+    let mut files = ModelFiles::open(directory)?;
+    if files.bytes() >= LARGE {
+        let style = "loading {wide_bar} {bytes}/{total_bytes} · {bytes_per_sec} · {eta}";
+        let bar = ProgressBar::new(files.bytes()).with_style(ProgressStyle::with_template(style)?);
+        files = files.with_progress(move |done, all| {
+            bar.set_length(all);
+            bar.set_position(done);
+            if done == all {
+                bar.finish_and_clear();
+            }
+        });
+    }
     let tokenizer = Tokenizer::open(directory)?;
     let has = files.config().vocab_size;
     match tokenizer.last() {
@@ -332,14 +372,17 @@ struct Model {
 impl Model {
     fn open(
         directory: &Path,
-        adapters: &AdapterArgs,
         precision: Precision,
+        load: &LoadArgs,
         device: &DeviceArgs,
     ) -> Result<Model> {
-        let (files, tokenizer) = open(directory)?;
+        let (mut files, tokenizer) = open(directory)?;
+        if let Some(context) = load.context.context {
+            files = files.with_context(context)?;
+        }
         let device = program::open_device_aside(device)?;
         let (mut gpt, _) = files.load_as(precision.dtype(), &device)?;
-        if let Some(adapter) = &adapters.lora {
+        if let Some(adapter) = &load.lora {
             merge::into(&mut gpt, &files, adapter, &device)?;
         }
         Ok(Model {

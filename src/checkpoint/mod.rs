@@ -52,7 +52,7 @@ pub use part::{LoadedPart, load_part};
 pub use replace::check_writable;
 pub(crate) use replace::{Staged, replace_with};
 use tensors::widened;
-pub(crate) use tensors::{PIECE, TensorsFile, number_size, open_file, stored};
+pub(crate) use tensors::{PIECE, TensorsFile, number_size, open_file, stored, widen};
 
 use crate::data::CharTokenizer;
 use crate::error::{Error, Result};

@@ -1,14 +1,15 @@
 //! Files of tensors, in the safetensors format: the header, and the values of one tensor after the other.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use half::vec::HalfFloatVecExt;
-use half::{bf16, f16};
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
@@ -74,16 +75,18 @@ impl TensorsFile {
 
     /// Some of the numbers of a tensor whose type [is one that can be read](number_size).
     pub fn numbers(&self, info: &TensorInfo, range: Range<usize>) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; range.len()];
+        let mut bytes = Vec::new();
+        self.bytes(info, range, &mut bytes)?;
+        widen(info.dtype, &bytes, &mut values);
+        Ok(values)
+    }
+
+    /// The bytes of such numbers, instead of what `bytes` holds.
+    pub fn bytes(&self, info: &TensorInfo, range: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
         let size = number_size(info.dtype).expect("it has been checked");
-        let first = info.data_offsets.0 + size * range.start;
-        if info.dtype == Dtype::F32 {
-            let mut values = vec![0f32; range.len()];
-            self.read(first, bytemuck::cast_slice_mut(&mut values))?;
-            return Ok(values);
-        }
-        let mut bytes = vec![0; size * range.len()];
-        self.read(first, &mut bytes)?;
-        Ok(widened(info.dtype, &bytes))
+        bytes.resize(size * range.len(), 0);
+        self.read(info.data_offsets.0 + size * range.start, bytes)
     }
 
     /// All tensors' data.
@@ -98,10 +101,7 @@ impl TensorsFile {
         // A reader that has panicked leaves nothing behind that matters: every read says where.
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let start = (self.header.len() + first) as u64;
-        let read = file
-            .seek(SeekFrom::Start(start))
-            .and_then(|_| file.read_exact(bytes))
-            .and_then(|()| stamp(&file));
+        let read = read_at(&mut file, start, bytes).and_then(|()| stamp(&file));
         match read {
             Ok(stamp) if stamp == self.stamp => Ok(()),
             Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => Err(Error::File {
@@ -125,6 +125,18 @@ impl TensorsFile {
         }
         Ok(())
     }
+}
+
+#[cfg(unix)]
+fn read_at(file: &mut File, start: u64, bytes: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, start)
+}
+
+#[cfg(not(unix))]
+fn read_at(file: &mut File, start: u64, bytes: &mut [u8]) -> io::Result<()> {
+    use std::io::{Seek, SeekFrom};
+    file.seek(SeekFrom::Start(start))?;
+    file.read_exact(bytes)
 }
 
 /// Opens what is a file: a pipe would wait for a writer, and a device may have no end.
@@ -165,15 +177,24 @@ fn stamp(file: &File) -> io::Result<(u64, Option<SystemTime>)> {
 
 /// Numbers of a type [that can be read](number_size).
 pub(crate) fn widened(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    let size = number_size(dtype).expect("it has been checked");
+    let mut values = vec![0.0; bytes.len() / size];
+    widen(dtype, bytes, &mut values);
+    values
+}
+
+/// [`widened`], into `values`.
+pub(crate) fn widen(dtype: Dtype, bytes: &[u8], values: &mut [f32]) {
     let halves = bytes.as_chunks().0.iter().copied();
-    match dtype {
-        Dtype::F16 => halves
-            .map(|half| f16::from_le_bytes(half).to_f32())
-            .collect(),
-        Dtype::BF16 => halves
-            .map(|half| bf16::from_le_bytes(half).to_f32())
-            .collect(),
-        _ => bytemuck::pod_collect_to_vec(bytes),
+    let halves = values.iter_mut().zip(halves);
+    match (dtype, bytemuck::try_cast_slice::<u8, f16>(bytes)) {
+        (Dtype::F16, Ok(halves)) => halves.convert_to_f32_slice(values),
+        (Dtype::F16, _) => halves.for_each(|(x, half)| *x = f16::from_le_bytes(half).to_f32()),
+        // They are the upper halves of floats.
+        (Dtype::BF16, _) => {
+            halves.for_each(|(x, [low, high])| *x = f32::from_le_bytes([0, 0, low, high]))
+        }
+        _ => bytemuck::cast_slice_mut(values).copy_from_slice(bytes),
     }
 }
 
@@ -208,6 +229,10 @@ fn what_is_wrong(bytes: &[u8], size: usize, error: &SafeTensorError) -> String {
         && bytes.get(8).is_none_or(|&first| first == b'{');
     match error {
         _ if bytes.is_empty() => "it is empty".to_owned(),
+        // As much of it as has been read.
+        _ if bytes == b"version h" => {
+            "it is a pointer of Git LFS, not the file that it stands for: fetch that with `git lfs pull`".to_owned()
+        }
         SafeTensorError::InvalidHeaderLength | SafeTensorError::MetadataIncompleteBuffer
             if looks_right =>
         {

@@ -208,6 +208,36 @@ fn instance(descriptor: wgpu::InstanceDescriptor) -> Option<wgpu::Instance> {
     Some(wgpu::Instance::new(descriptor))
 }
 
+/// What the driver says of the adapter's memory.
+#[cfg(not(target_vendor = "apple"))]
+pub(super) fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
+    /// Of a heap: that it is the adapter's own.
+    const DEVICE_LOCAL: u32 = 1;
+    let has_its_own = match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => true,
+        // Mesa's says 2 GiB, whatever the host has.
+        wgpu::DeviceType::Cpu => return None,
+        _ => false,
+    };
+    // SAFETY: nothing is destroyed through these handles, which live as long as the adapter.
+    let memory = unsafe {
+        let adapter = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = adapter.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(adapter.raw_physical_device())
+    };
+    let heaps = &memory.memory_heaps[..memory.memory_heap_count as usize];
+    let heaps = heaps
+        .iter()
+        .filter(|heap| !has_its_own || heap.flags.as_raw() & DEVICE_LOCAL != 0);
+    Some(heaps.map(|heap| heap.size).sum())
+}
+
+/// What the driver says of the adapter's memory.
+#[cfg(target_vendor = "apple")]
+pub(super) fn memory(_: &wgpu::Adapter) -> Option<u64> {
+    None
+}
+
 /// The one that is wanted, by index, name or backend; the first if none is.
 pub(super) fn choose(
     mut adapters: Vec<wgpu::Adapter>,

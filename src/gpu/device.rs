@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::adapter::{
     AdapterClass, AdapterDescription, MatrixConfiguration, MatrixUnits, SOFTWARE, choose,
-    matrix_units, ranked,
+    matrix_units, memory, ranked,
 };
 use super::attached::Attached;
 use super::buffer::Buffer;
@@ -176,6 +176,12 @@ impl Device {
     /// The limits this device was opened with.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.shared.limits
+    }
+
+    /// The memory that the adapter can give buffers, in bytes, where its driver says: those of GPUs do through Vulkan. Of a
+    /// GPU with memory of its own it is that memory. Others use a part of it, too, so less may be free.
+    pub fn memory(&self) -> Option<u64> {
+        memory(&self.shared.adapter)
     }
 
     /// The counters as they stand now.

@@ -58,8 +58,9 @@ impl Message {
 /// renders what `apply_chat_template` of `transformers` renders, with the same variables, functions and handling of
 /// whitespace.
 ///
-/// Templates come from others. They see nothing but the chat, and one that doesn't end, or makes a text without end, is
-/// stopped with an error.
+/// Templates come from others. They see nothing but the chat, and what takes too many steps, or makes too long a text, is
+/// an error. So is what takes seconds in spite of that, as it takes to compare two lists of lists that have been doubled
+/// sixty times; but such a step is not cut short: a thread that nobody waits for is left with it.
 ///
 /// ```no_run
 /// use shadegrad::hugging_face::{ChatTemplate, Message, Tokenizer};

@@ -69,21 +69,21 @@ impl Bytes {
     }
 }
 
-impl<'a> DecodeStream<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer, skip_special_tokens: bool) -> DecodeStream<'a> {
+impl Tokenizer {
+    /// Decodes tokens one by one, with or without the special ones, as they are drawn.
+    pub fn decode_stream(&self, skip_special_tokens: bool) -> DecodeStream<'_> {
         DecodeStream {
-            tokenizer,
+            tokenizer: self,
             skip_special_tokens,
-            bytes: tokenizer
-                .inner
-                .get_decoder()
-                .map_or(Bytes::Whole, Bytes::of),
+            bytes: self.inner.get_decoder().map_or(Bytes::Whole, Bytes::of),
             begun: Vec::new(),
             context: Vec::new(),
             held: Vec::new(),
         }
     }
+}
 
+impl DecodeStream<'_> {
     /// The text that a further token makes certain; often one token's, sometimes none.
     ///
     /// # Errors

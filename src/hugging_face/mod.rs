@@ -1,6 +1,8 @@
 //! Models from and to the directories of Hugging Face's `transformers` library, of the types `gpt2`, `llama`, `mistral`,
 //! `qwen2`, `qwen3` and `gemma3_text`: `docs/models.md` says what of each is followed.
 //!
+//! It also has the memory that common ones need, and how a type is added.
+//!
 //! Such a directory holds `config.json`, the weights in `model.safetensors` or several such files, and the tokenizer.
 //! [`ModelFiles`] opens one and finds out what does not fit before anything is loaded; then the weights go from the files
 //! to the device, a piece at a time. Saved back, they have the same names, order and element types, so that
@@ -39,6 +41,7 @@ mod generation;
 mod model_files;
 mod model_type;
 mod names;
+mod needs;
 #[cfg(feature = "tokenizers")]
 mod python;
 mod rope;
@@ -55,6 +58,7 @@ pub use chat::{ChatTemplate, Message};
 pub use decode_stream::DecodeStream;
 pub use generation::GenerationConfig;
 pub use model_files::ModelFiles;
+pub use needs::MemoryNeeds;
 pub use save::{export, export_characters, export_in_files};
 #[cfg(feature = "tokenizers")]
 pub use tokenizer::Tokenizer;

@@ -1,6 +1,8 @@
 //! A model's directory, opened.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -10,11 +12,12 @@ use super::files::{CONFIG, read, refuse};
 use super::generation::{GenerationConfig, TokenIds};
 use super::model_type::{ModelType, TYPES};
 use super::names::{Entry, Names};
+use super::needs::MemoryNeeds;
 use super::save;
 use super::weights::Weights;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{DType, Device};
-use crate::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
+use crate::nn::{Gpt, GptConfig, ParameterBuilder, Parameters, PositionKind};
 
 /// Numbers that are written at a time, and that wgpu may keep on the host until they have arrived.
 const PIECE: usize = 1 << 20;
@@ -31,6 +34,16 @@ pub struct ModelFiles {
     generation: GenerationConfig,
     weights: Weights,
     entries: Vec<Entry>,
+    progress: Progress,
+}
+
+/// What is told how far loading is: see [`ModelFiles::with_progress`].
+struct Progress(Box<dyn Fn(u64, u64) + Send + Sync>);
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Progress")
+    }
 }
 
 impl ModelFiles {
@@ -79,7 +92,70 @@ impl ModelFiles {
             generation,
             weights,
             entries,
+            progress: Progress(Box::new(|_, _| ())),
         })
+    }
+
+    /// The same files for a model that sees `context` positions at most. Models are published with contexts of 131,072 and
+    /// more, which few texts need: their tables of positions shrink with it, as do caches that are as long as the context.
+    /// [`ModelFiles::save`] writes the configuration as it was.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if it is 0 or more than the model's context, or the model has a trained vector for each
+    /// position.
+    pub fn with_context(mut self, context: usize) -> Result<ModelFiles> {
+        let most = self.config.context;
+        let expected = match self.config.positions {
+            PositionKind::Learned if context != most => {
+                format!("{most}: the model has trained positions")
+            }
+            _ if (1..=most).contains(&context) => {
+                self.config.context = context;
+                return Ok(self);
+            }
+            _ => format!("1 to {most}, the model's context"),
+        };
+        Err(Error::InvalidArgument {
+            name: "context".to_owned(),
+            value: context.to_string(),
+            expected,
+        })
+    }
+
+    /// Has loading call `progress` with the bytes of the parameters, as they are stored on the device, that have been read,
+    /// and with all that there are.
+    pub fn with_progress(
+        mut self,
+        progress: impl Fn(u64, u64) + Send + Sync + 'static,
+    ) -> ModelFiles {
+        self.progress = Progress(Box::new(progress));
+        self
+    }
+
+    /// What the model will take of a device's memory.
+    pub fn needs(&self) -> MemoryNeeds {
+        MemoryNeeds::of(&self.config).expect("the configuration has been checked")
+    }
+
+    /// Bytes of the files of weights.
+    pub fn bytes(&self) -> u64 {
+        let files = self.weights.files().iter();
+        files
+            .map(|(_, file)| (file.header.len() + file.metadata.data_len()) as u64)
+            .sum()
+    }
+
+    /// The types that the weights have in the files, with the bytes of each.
+    pub fn dtypes(&self) -> BTreeMap<String, u64> {
+        let mut bytes = BTreeMap::new();
+        for (_, file) in self.weights.files() {
+            for info in file.metadata.tensors().values() {
+                let (start, end) = info.data_offsets;
+                *bytes.entry(info.dtype.to_string()).or_default() += (end - start) as u64;
+            }
+        }
+        bytes
     }
 
     /// `model_type` of the configuration: `llama`, say.
@@ -118,12 +194,14 @@ impl ModelFiles {
         &self.stop_tokens
     }
 
-    /// Makes the model and loads its weights. They go from the file to the device in pieces; the host holds no
-    /// copy, but of a head of its own, which is transposed. A token table larger than the adapter lets a kernel bind is split into parts.
+    /// Makes the model and loads its weights. They go from the files to the device in pieces: the host holds at most an eighth
+    /// of a matrix that files have transposed (or 8 MB, if that is more), and 2 MB of others. A token table larger than the adapter lets a kernel
+    /// bind is split into parts.
     ///
     /// # Errors
     ///
-    /// [`Error::Limit`] if a parameter is larger than the adapter lets a kernel bind, [`Error::OutOfMemory`],
+    /// Before anything is allocated, [`Error::Limit`] if a parameter is larger than the adapter lets a kernel bind, and
+    /// [`Error::OutOfMemory`] if all of them are more than it [has](Device::memory). [`Error::OutOfMemory`],
     /// [`Error::DeviceLost`]. [`Error::Checkpoint`] if a weight is NaN or infinite, or the file has been changed since it
     /// was opened; [`Error::File`] if it cannot be read.
     pub fn load(&self, device: &Device) -> Result<(Gpt, Parameters)> {
@@ -203,6 +281,8 @@ impl ModelFiles {
         let limit = ParameterBuilder::parameter_limit_of(device);
         let mut builder = builder.with_parameter_limit(limit);
         let gpt = Gpt::new(config, &mut builder)?;
+        self.needs()
+            .check(builder.dtype(), device.memory(), device)?;
         let parameters = builder.build_zeroed(device)?;
         self.restore(&parameters)?;
         Ok((gpt, parameters))
@@ -216,12 +296,16 @@ impl ModelFiles {
     /// [`Error::File`] as for [`ModelFiles::load`].
     pub fn restore(&self, parameters: &Parameters) -> Result<()> {
         let (device, dtype) = (parameters.device(), parameters.dtype());
-        let mut under_way = 0;
+        let all: usize = self.entries.iter().map(Entry::elements).sum();
+        let in_bytes = |count: usize| (count * dtype.bytes()) as u64;
+        let (mut under_way, mut done) = (0, 0);
         for entry in &self.entries {
             let mut tensors = entry.tensors(parameters)?.into_iter();
             let (mut tensor, mut start) = (tensors.next(), 0);
             self.weights.read(entry, dtype, |numbers| {
-                let mut rest = &numbers[..];
+                done += numbers.len();
+                (self.progress.0)(in_bytes(done), in_bytes(all));
+                let mut rest = numbers;
                 while let Some(place) = &tensor {
                     let room = place.shape().elements() - start;
                     let (piece, behind) = rest.split_at(rest.len().min(room).min(PIECE));

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use half::vec::HalfFloatVecExt;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
@@ -14,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::files::{CONFIG, INDEX, WEIGHTS};
 use super::model_type::{ModelType, TYPES};
 use super::names::{Entry, HEAD, Part};
+use super::weights::transpose;
 use crate::checkpoint::{Staged, TensorsFile, replace_with};
 use crate::data::CharTokenizer;
 use crate::error::{Error, Result};
@@ -338,7 +340,15 @@ impl Content<'_> {
                 values.iter_mut().for_each(|value| *value -= entry.offset);
             }
             require_range(&entry.ours, dtype, &values)?;
-            write_numbers(file, dtype, values.into_iter())
+            match dtype {
+                Dtype::F16 => {
+                    file.write_all(bytemuck::cast_slice(&Vec::<f16>::from_f32_slice(&values)))
+                }
+                Dtype::BF16 => {
+                    file.write_all(bytemuck::cast_slice(&Vec::<bf16>::from_f32_slice(&values)))
+                }
+                _ => file.write_all(bytemuck::cast_slice(&values)),
+            }
         };
         if entry.parts.len() == 1 && !entry.is_transposed {
             for tensor in tensors {
@@ -369,13 +379,8 @@ impl Content<'_> {
         for column in (0..width).step_by(at_once) {
             let some = at_once.min(width - column);
             let mut turned = vec![0.0; some * rows];
-            for (row, values) in values.chunks(columns).enumerate() {
-                let values = &values[first + column..][..some];
-                let places = turned[row..].iter_mut().step_by(rows);
-                places
-                    .zip(values)
-                    .for_each(|(place, value)| *place = *value);
-            }
+            let values = &values[first + column..];
+            transpose(values, columns, &mut turned, rows, [rows, some]);
             write(turned)?;
         }
         Ok(())
@@ -394,20 +399,4 @@ fn require_range(name: &str, dtype: Dtype, values: &[f32]) -> io::Result<()> {
             reason,
         })
     })
-}
-
-fn write_numbers(
-    file: &mut impl Write,
-    dtype: Dtype,
-    mut values: impl Iterator<Item = f32>,
-) -> io::Result<()> {
-    match dtype {
-        Dtype::F16 => {
-            values.try_for_each(|value| file.write_all(&f16::from_f32(value).to_le_bytes()))
-        }
-        Dtype::BF16 => {
-            values.try_for_each(|value| file.write_all(&bf16::from_f32(value).to_le_bytes()))
-        }
-        _ => values.try_for_each(|value| file.write_all(&value.to_le_bytes())),
-    }
 }

@@ -15,7 +15,6 @@ use tokenizers::normalizers::{NormalizerWrapper, Replace};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, DecoderWrapper};
 
-use super::DecodeStream;
 use super::files::{CONFIG, read};
 use crate::error::{Error, Result};
 
@@ -135,7 +134,7 @@ impl Tokenizer {
         ];
         let ends = ends.map(|(flag, role)| {
             let is_added = settings.get(flag) == Some(&Value::Bool(true));
-            let token = is_added.then(|| of_role(&settings, role)).flatten()?;
+            let token = is_added.then(|| of_gpt2(&settings, role)).flatten()?;
             inner.token_to_id(&token.content)
         });
         Ok(Tokenizer { path, inner, ends })
@@ -213,11 +212,6 @@ impl Tokenizer {
     /// As [`Tokenizer::decode`].
     pub fn decode_without_special_tokens(&self, tokens: &[u32]) -> Result<String> {
         self.decoded(tokens, true)
-    }
-
-    /// Decodes tokens one by one, with or without the special ones, as they are drawn.
-    pub fn decode_stream(&self, skip_special_tokens: bool) -> DecodeStream<'_> {
-        DecodeStream::new(self, skip_special_tokens)
     }
 
     pub(super) fn decoded(&self, tokens: &[u32], skip_special_tokens: bool) -> Result<String> {
@@ -407,12 +401,16 @@ fn added_tokens(
     Ok(added)
 }
 
-/// The tokens with a meaning of their own, [`END_OF_TEXT`] where GPT-2 has it for want of another.
-fn special_tokens(settings: &Map<String, Value>) -> Vec<AddedToken> {
-    let tokens = ROLES.iter().filter_map(|role| match settings.get(*role) {
-        None if FILLED.contains(role) => Some(AddedToken::from(END_OF_TEXT, true)),
+/// A token with a meaning of its own, [`END_OF_TEXT`] where GPT-2 has it for want of another.
+fn of_gpt2(settings: &Map<String, Value>, role: &str) -> Option<AddedToken> {
+    match settings.get(role) {
+        None if FILLED.contains(&role) => Some(AddedToken::from(END_OF_TEXT, true)),
         _ => of_role(settings, role),
-    });
+    }
+}
+
+fn special_tokens(settings: &Map<String, Value>) -> Vec<AddedToken> {
+    let tokens = ROLES.iter().filter_map(|role| of_gpt2(settings, role));
     tokens.chain(others(settings)).collect()
 }
 

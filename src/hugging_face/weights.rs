@@ -7,12 +7,17 @@ use safetensors::tensor::TensorInfo;
 
 use super::files::{CONFIG, WeightFiles};
 use super::names::{Entry, HEAD, Names, Part};
-use crate::checkpoint::{PIECE, TensorsFile, number_size};
+use crate::checkpoint::{PIECE, TensorsFile, number_size, widen};
 use crate::error::{Error, Result};
 use crate::gpu::DType;
 
-/// The most numbers of a transposed matrix that the host holds at a time.
-const STRIP: usize = 1 << 25;
+/// The numbers of a transposed matrix that the host holds at a time, but at least an eighth of it: each strip of rows reads a
+/// piece of every column.
+const STRIP: usize = 1 << 20;
+const STRIPS: usize = 8;
+
+/// Rows and columns that are transposed together.
+const TILE: usize = 16;
 
 /// The files of a model's weights.
 #[derive(Debug)]
@@ -171,93 +176,50 @@ impl Weights {
         &self,
         entry: &Entry,
         dtype: DType,
-        mut take: impl FnMut(Vec<f32>) -> Result<()>,
+        mut take: impl FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
         let [rows, columns] = entry.extents();
         if entry.parts.len() == 1 && !entry.is_transposed {
-            let count = rows * columns;
-            for start in (0..count).step_by(PIECE) {
-                let range = start..count.min(start + PIECE);
-                take(self.numbers(entry, &entry.parts[0], range, dtype)?)?;
+            let source = self.source(entry, &entry.parts[0], dtype);
+            let mut bytes = Vec::new();
+            let mut piece = vec![0.0; PIECE.min(rows * columns)];
+            for start in (0..rows * columns).step_by(PIECE) {
+                let end = (rows * columns).min(start + PIECE);
+                source.file.bytes(source.info, start..end, &mut bytes)?;
+                let piece = &mut piece[..end - start];
+                source.numbers(&bytes, start, piece)?;
+                take(piece)?;
             }
             return Ok(());
         }
-        // Some rows of it at a time are some columns of what files hold transposed.
-        let height = (STRIP / columns).clamp(1, rows);
+        // Some rows of it at a time are a piece of each column, and columns are what files hold.
+        let height = (STRIP / columns).max(rows.div_ceil(STRIPS)).min(rows);
+        let mut strip = vec![0.0; height * columns];
         for top in (0..rows).step_by(height) {
             let height = height.min(rows - top);
-            let mut strip = vec![0.0; height * columns];
+            let strip = &mut strip[..height * columns];
             for part in &entry.parts {
-                self.fill(entry, part, top..top + height, &mut strip, dtype)?;
+                let source = self.source(entry, part, dtype);
+                match entry.is_transposed {
+                    true => source.fill_columns(rows, top..top + height, strip)?,
+                    false => source.fill_rows(top..top + height, strip)?,
+                }
             }
             take(strip)?;
         }
         Ok(())
     }
 
-    /// Puts the columns of a part into rows of its parameter.
-    fn fill(
-        &self,
-        entry: &Entry,
-        part: &Part,
-        rows: Range<usize>,
-        strip: &mut [f32],
-        dtype: DType,
-    ) -> Result<()> {
-        let [all_rows, columns] = entry.extents();
-        let (first, width) = (part.columns.start, part.columns.len());
-        if !entry.is_transposed {
-            for (row, strip) in rows.zip(strip.chunks_mut(columns)) {
-                let range = row * width..(row + 1) * width;
-                let numbers = self.numbers(entry, part, range, dtype)?;
-                strip[first..first + width].copy_from_slice(&numbers);
-            }
-            return Ok(());
-        }
-        // Whole columns lie one behind the other; of parts of them each is read for itself.
-        let at_once = match rows.len() == all_rows {
-            true => (PIECE / all_rows).max(1),
-            false => 1,
-        };
-        for column in (0..width).step_by(at_once) {
-            let end = width.min(column + at_once);
-            let range = column * all_rows + rows.start..(end - 1) * all_rows + rows.end;
-            let numbers = self.numbers(entry, part, range, dtype)?;
-            for (index, number) in numbers.into_iter().enumerate() {
-                let (column, row) = (column + index / rows.len(), index % rows.len());
-                strip[row * columns + first + column] = number;
-            }
-        }
-        Ok(())
-    }
-
-    /// Some numbers of a part in the order of the file, as the parameter has them.
-    fn numbers(
-        &self,
-        entry: &Entry,
-        part: &Part,
-        range: Range<usize>,
-        dtype: DType,
-    ) -> Result<Vec<f32>> {
+    fn source<'a>(&'a self, entry: &'a Entry, part: &'a Part, dtype: DType) -> Source<'a> {
         let name = self.stored(entry, part);
         let (file, info) = self.find(&name).expect("it has been checked");
-        let start = range.start;
-        let mut numbers = file.numbers(info, range)?;
-        if entry.offset != 0.0 {
-            numbers
-                .iter_mut()
-                .for_each(|number| *number += entry.offset);
-        }
-        let fits = dtype.require_range(&numbers);
-        fits.map_err(|reason| file.refuse(format!("tensor `{name}`: {reason}")))?;
-        match numbers.iter().position(|number| !number.is_finite()) {
-            None => Ok(numbers),
-            Some(at) => Err(file.refuse(format!(
-                "tensor `{name}` holds {} at element {}: the model is damaged or its training has diverged; use an \
-                 older copy",
-                numbers[at],
-                start + at
-            ))),
+        Source {
+            entry,
+            part,
+            dtype,
+            name,
+            file,
+            info,
         }
     }
 
@@ -269,5 +231,109 @@ impl Weights {
     /// The index of several files.
     pub fn index(&self) -> Option<&[u8]> {
         self.index.as_deref()
+    }
+}
+
+/// A tensor of a file that holds a part of a parameter.
+struct Source<'a> {
+    entry: &'a Entry,
+    part: &'a Part,
+    /// Of the parameter.
+    dtype: DType,
+    name: String,
+    file: &'a TensorsFile,
+    info: &'a TensorInfo,
+}
+
+impl Source<'_> {
+    /// Puts the part, whose rows are rows of the file, into rows of the parameter.
+    fn fill_rows(&self, rows: Range<usize>, strip: &mut [f32]) -> Result<()> {
+        let [_, columns] = self.entry.extents();
+        let width = self.part.columns.len();
+        let mut bytes = Vec::new();
+        for (row, strip) in rows.zip(strip.chunks_mut(columns)) {
+            let start = row * width;
+            self.file
+                .bytes(self.info, start..start + width, &mut bytes)?;
+            self.numbers(&bytes, start, &mut strip[self.part.columns.clone()])?;
+        }
+        Ok(())
+    }
+
+    /// Puts the part, whose columns are rows of the file, into rows of the parameter. Whole columns are read, so that they
+    /// are read in few pieces, wherever the rows are.
+    fn fill_columns(&self, all_rows: usize, rows: Range<usize>, strip: &mut [f32]) -> Result<()> {
+        let [_, columns] = self.entry.extents();
+        let Range { start: first, end } = self.part.columns;
+        let (width, height) = (end - first, rows.len());
+        let at_once = (PIECE / all_rows).clamp(1, width);
+        // No power of two, so that the columns' numbers don't drive each other out of the processor's cache.
+        let stride = height.next_multiple_of(TILE) + TILE;
+        let mut turned = vec![0.0; at_once * stride];
+        let mut bytes = Vec::new();
+        for column in (0..width).step_by(at_once) {
+            let end = width.min(column + at_once);
+            let range = column * all_rows..end * all_rows;
+            self.file.bytes(self.info, range, &mut bytes)?;
+            let size = bytes.len() / (end - column) / all_rows;
+            let all = bytes.chunks(size * all_rows).zip(turned.chunks_mut(stride));
+            for (column, (bytes, numbers)) in (column..end).zip(all) {
+                let bytes = &bytes[size * rows.start..size * rows.end];
+                let start = column * all_rows + rows.start;
+                self.numbers(bytes, start, &mut numbers[..height])?;
+            }
+            let strip = &mut strip[first + column..];
+            transpose(&turned, stride, strip, columns, [end - column, height]);
+        }
+        Ok(())
+    }
+
+    /// The numbers in some bytes of the file, from its number `start` on, as the parameter has them.
+    fn numbers(&self, bytes: &[u8], start: usize, numbers: &mut [f32]) -> Result<()> {
+        widen(self.info.dtype, bytes, numbers);
+        if self.entry.offset != 0.0 {
+            let all = numbers.iter_mut();
+            all.for_each(|number| *number += self.entry.offset);
+        }
+        let refuse = |reason| Err(self.file.refuse(format!("tensor `{}` {reason}", self.name)));
+        // Without a branch for each.
+        let is_finite = numbers.iter().fold(true, |all, n| all & n.is_finite());
+        if let Err(reason) = self.dtype.require_range(numbers) {
+            return Err(self
+                .file
+                .refuse(format!("tensor `{}`: {reason}", self.name)));
+        }
+        let damaged = numbers.iter().position(|n| !is_finite && !n.is_finite());
+        match damaged {
+            None => Ok(()),
+            Some(at) => refuse(format!(
+                "holds {} at element {}: the model is damaged or its training has diverged; use an older copy",
+                numbers[at],
+                start + at
+            )),
+        }
+    }
+}
+
+/// Copies a matrix of so many rows and columns, which lie `from_stride` apart, to where its columns lie `to_stride` apart, in
+/// tiles that stay in the processor's cache.
+pub(super) fn transpose(
+    from: &[f32],
+    from_stride: usize,
+    to: &mut [f32],
+    to_stride: usize,
+    [rows, columns]: [usize; 2],
+) {
+    for top in (0..rows).step_by(TILE) {
+        let bottom = rows.min(top + TILE);
+        for left in (0..columns).step_by(TILE) {
+            for column in left..columns.min(left + TILE) {
+                let to = &mut to[column * to_stride..][top..bottom];
+                let from = from[top * from_stride + column..].iter();
+                to.iter_mut()
+                    .zip(from.step_by(from_stride))
+                    .for_each(|(to, from)| *to = *from);
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The definition is [`SamplingConfig::distribution`](crate::sampling::SamplingConfig::distribution)'s. Weights are computed
 //! in `f32` where the host has `f64`, so the two may differ where a sum comes so near to a threshold that rounding decides.
+//! Logits nearer to zero than 1.2e-38 may count as zeros: some devices have no such numbers.
 
 use super::{Operation, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};

@@ -221,6 +221,30 @@ fn added_tokens_beside_a_vocabulary_and_merges() {
         let stripped = text.replace(" <pad>", "<pad>");
         assert!(decoded == text || decoded == stripped, "{name}: {decoded}");
     }
+    // What `GPT2Tokenizer` of `transformers` 5.24 puts around a text.
+    for (settings, expected) in [
+        (r#"{}"#, &[39, 68][..]),
+        (r#"{"add_bos_token": true}"#, &[287, 39, 68]),
+        (
+            r#"{"add_bos_token": true, "add_eos_token": true}"#,
+            &[287, 39, 68, 287],
+        ),
+        (
+            r#"{"add_bos_token": true, "bos_token": "<pad>", "pad_token": "<pad>"}"#,
+            &[287, 39, 68],
+        ),
+        (
+            r#"{"add_eos_token": true, "add_bos_token": false}"#,
+            &[39, 68, 287],
+        ),
+    ] {
+        let directory = old_files("ends");
+        fs::write(directory.join("tokenizer_config.json"), settings).unwrap();
+        let tokenizer = Tokenizer::open(&directory).unwrap();
+        let tokens = tokenizer.encode_with_special_tokens("He").unwrap();
+        assert_eq!(tokens, expected, "{settings}");
+        assert_eq!(tokenizer.encode("He").unwrap(), [39, 68]);
+    }
     let directory = old_files("prefix");
     let settings = r#"{"add_prefix_space": true}"#;
     fs::write(directory.join("tokenizer_config.json"), settings).unwrap();

@@ -240,3 +240,25 @@ fn texts_go_on_behind_themselves() {
         }
     }
 }
+
+/// What has been drawn is there while the rest is not.
+#[test]
+fn texts_are_streamed() {
+    let folder = with("qwen3", &json!({"do_sample": false}));
+    let arguments = ["generate", "model", "Who", "--tokens", "240"];
+    let mut command = folder.command_of("lm", &arguments);
+    let pipes = command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = pipes.spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    let mut begun = [0; 8];
+    output.read_exact(&mut begun).unwrap();
+    assert!(begun.starts_with(b"Who"));
+    assert!(
+        child.try_wait().unwrap().is_none(),
+        "it has all come at once"
+    );
+    let mut rest = Vec::new();
+    output.read_to_end(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(rest.len() > 100 && rest.ends_with(b"\n"), "{}", rest.len());
+}

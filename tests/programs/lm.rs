@@ -603,9 +603,10 @@ fn a_program_without_downloads_says_how_to_get_one() {
     assert!(error.contains("--features tokenizers,download"), "{error}");
 }
 
-/// A site for as long as the test lasts: the small model under `tiny`, the same with its weights cut off under `cut`.
+/// A site for as long as the test lasts: the small model under `tiny`, the same with its weights cut off under `cut`, and
+/// another directory under `several`.
 #[cfg(feature = "download")]
-fn site() -> String {
+fn site(several: std::path::PathBuf) -> String {
     use std::io::{BufRead, BufReader, Write};
 
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -619,12 +620,13 @@ fn site() -> String {
             let path = request.split(' ').nth(1).unwrap_or_default();
             let found = path.strip_prefix('/').and_then(|path| {
                 let (name, file) = path.split_once("/resolve/main/")?;
-                let bytes = std::fs::read(format!("{MODEL}/{file}")).ok();
-                Some((
-                    name,
-                    file,
-                    bytes.filter(|_| ["tiny", "cut"].contains(&name))?,
-                ))
+                let directory = match name {
+                    "tiny" | "cut" => std::path::Path::new(MODEL),
+                    "several" => &several,
+                    _ => return None,
+                };
+                let bytes = std::fs::read(directory.join(file)).ok();
+                Some((name, file, bytes?))
             });
             let _ = match found {
                 None => write!(
@@ -653,7 +655,7 @@ fn site() -> String {
 #[test]
 fn a_model_is_fetched_whole_or_not_at_all() {
     let folder = Folder::new();
-    let site = site();
+    let site = site(folder.0.join("several"));
     let fetch = |name: &str, directory: &str, site: &str| {
         let mut command = folder.command_of("lm", &["download", name, directory, "--from", site]);
         let output = command.env("NO_PROXY", "127.0.0.1").output().unwrap();
@@ -674,6 +676,61 @@ fn a_model_is_fetched_whole_or_not_at_all() {
             "{name}"
         );
     }
+
+    // Weights in several files.
+    let original = std::fs::read(format!("{MODEL}/model.safetensors")).unwrap();
+    let original = SafeTensors::deserialize(&original).unwrap();
+    let names: BTreeSet<&str> = original.names().into_iter().collect();
+    let mut index = serde_json::json!({ "weight_map": {} });
+    std::fs::create_dir(folder.0.join("several")).unwrap();
+    for (file, is_first) in [("a.safetensors", true), ("b.safetensors", false)] {
+        let chosen = names
+            .iter()
+            .filter(|name| name.contains(".h.0.") == is_first);
+        let tensors: Vec<_> = chosen
+            .map(|name| (*name, original.tensor(name).unwrap()))
+            .collect();
+        for (name, _) in &tensors {
+            index["weight_map"][*name] = file.into();
+        }
+        let bytes = safetensors::serialize(tensors, None).unwrap();
+        folder.write(&format!("several/{file}"), bytes);
+    }
+    folder.write("several/model.safetensors.index.json", index.to_string());
+    for name in ["config.json", "vocab.json", "merges.txt", "tokenizer.json"] {
+        if let Ok(bytes) = std::fs::read(format!("{MODEL}/{name}")) {
+            folder.write(&format!("several/{name}"), bytes);
+        }
+    }
+    folder.write("several/generation_config.json", "{\"eos_token_id\": 7}");
+    folder.write("several/chat_template.jinja", "{{ messages }}");
+    let printed = fetch("several", "models/several", &site).unwrap();
+    assert!(
+        printed.ends_with("36,736 parameters, 288 tokens: models/several\n"),
+        "{printed}"
+    );
+    for entry in std::fs::read_dir(folder.0.join("several")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let [theirs, ours] =
+            ["several", "models/several"].map(|at| folder.read(&format!("{at}/{name}")));
+        assert!(theirs == ours, "{name}");
+    }
+    let error = fetch("several", "models/tiny", &site).unwrap_err();
+    assert!(
+        error.contains(
+            "models/tiny holds another model's model.safetensors: name another directory"
+        ),
+        "{error}"
+    );
+    let outside = index
+        .to_string()
+        .replace("a.safetensors", "../a.safetensors");
+    folder.write("several/model.safetensors.index.json", outside);
+    let error = fetch("several", "models/outside", &site).unwrap_err();
+    assert!(
+        error.contains("its weight_map names \"../a.safetensors\", which is no file's name"),
+        "{error}"
+    );
 
     // A broken connection leaves no half of a file, also none beside.
     let error = fetch("cut", "cut", &site).unwrap_err();
@@ -707,6 +764,102 @@ fn a_model_is_fetched_whole_or_not_at_all() {
         "{error}"
     );
     assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn what_a_model_needs_is_told_before_it_is_loaded() {
+    let folder = Folder::new();
+    let llama = format!("{MODEL}/../models/llama");
+    let printed = run(&folder, &["info", &llama]).unwrap();
+    for expected in [
+        "llama: 37,548 parameters, 131 tokens, context 512",
+        "3 layers of 36, 6 heads of 6, 3 of keys and values",
+        "files: 146.67 KiB of F32",
+        "  f32    generate, with a full cache",
+        "  mixed  train adapters of rank 8",
+        "adapter: ",
+    ] {
+        assert!(printed.contains(expected), "{printed}\nhas no {expected}");
+    }
+    let shorter = run(&folder, &["info", &llama, "--context", "16"]).unwrap();
+    assert!(shorter.contains("context 16\n"), "{shorter}");
+    let error = run(&folder, &["info", &llama, "--context", "513"]).unwrap_err();
+    assert!(
+        error.contains("context = 513 is not possible: expected 1 to 512, the model's context"),
+        "{error}"
+    );
+    let qwen = format!("{MODEL}/../models/qwen2");
+    let prompt = "a".repeat(40);
+    let generate = ["generate", &qwen, &prompt, "--context", "8"];
+    let error = run(&folder, &generate).unwrap_err();
+    assert_eq!(
+        error
+            .lines()
+            .filter(|line| line.starts_with("error: "))
+            .count(),
+        1,
+        "{error}"
+    );
+}
+
+/// The kinds are those of `tests/files/hugging_face/bad_directories.rs`.
+#[test]
+fn one_line_says_what_is_wrong_with_a_directory() {
+    let folder = Folder::new();
+    let llama = format!("{MODEL}/../models/llama");
+    let copy = |change: &dyn Fn(&str)| {
+        let _ = std::fs::remove_dir_all(folder.0.join("bad"));
+        std::fs::create_dir(folder.0.join("bad")).unwrap();
+        for entry in std::fs::read_dir(&llama).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            folder.write(&format!("bad/{name}"), std::fs::read(&path).unwrap());
+        }
+        change("bad");
+    };
+    let replace = |file: &str, from: &str, to: &str| {
+        let contents = text(&folder.read(file));
+        assert!(contents.contains(from), "{contents}");
+        folder.write(file, contents.replace(from, to));
+    };
+    let remove = |file: &str| std::fs::remove_file(folder.0.join(file)).unwrap();
+    let shard = "bad/model-00002-of-00004.safetensors";
+    let index = "bad/model.safetensors.index.json";
+    let config = "bad/config.json";
+    let changes: [(&dyn Fn(&str), &str); 6] = [
+        (
+            &|_| remove(config),
+            "error: cannot access bad/config.json: ",
+        ),
+        (
+            &|_| replace(config, "\"llama\"", "\"mamba\""),
+            "error: checkpoint bad/config.json: its model_type is `mamba`; expected one of ",
+        ),
+        (
+            &|_| replace(config, "36", "1000000000"),
+            "error: checkpoint bad/config.json: hidden_size = 1000000000 is not possible",
+        ),
+        (
+            &|_| remove(shard),
+            "error: checkpoint bad/model.safetensors.index.json: it names model-00002-of-00004.safetensors, which",
+        ),
+        (
+            &|_| folder.write(shard, "<html>"),
+            "error: checkpoint bad/model-00002-of-00004.safetensors: it is not a safetensors file",
+        ),
+        (
+            &|_| replace(index, "model-00001-of-00004", "../../etc/passwd"),
+            "error: checkpoint bad/model.safetensors.index.json: its weight_map names `../../etc/passwd.safetensors`",
+        ),
+    ];
+    for (change, expected) in changes {
+        copy(change);
+        for arguments in [&["info", "bad"][..], &["top", "bad", "x"]] {
+            let error = run(&folder, arguments).unwrap_err();
+            assert!(error.starts_with(expected), "{error}\nnot {expected}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
 }
 
 #[test]

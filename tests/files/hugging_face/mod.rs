@@ -1,8 +1,11 @@
 //! GPT-2 as the `transformers` library saves it: `golden/gpt2_tiny`, made by `golden/make_gpt2.py`.
 
+mod bad_directories;
 mod expected;
 mod files;
+mod layouts;
 mod memory;
+mod needs;
 mod refusals;
 mod values;
 

@@ -157,7 +157,7 @@ fn extremes() {
             [-1.0, -0.0, 0.0, -2.0],
         ),
         ("negative", all, [-1e10, -1e10 - 2000.0, -3e10, -1e10]),
-        ("small", all, [1e-40, -1e-40, 3e-39, 0.0]),
+        ("small", all, [2e-38, -2e-38, 3e-37, 0.0]),
         ("exactly half", config(1.0, None, Some(0.5)), [2.0; 4]),
         (
             "one token",
