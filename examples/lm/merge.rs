@@ -37,6 +37,7 @@ impl Merge {
         let of_model: Vec<_> = files_of(&self.model).collect();
         // Merged twice, adapters would count twice.
         let of_model = of_model.iter().map(|(_, path)| ("the model", &**path));
+        model.check_output(&self.out)?;
         tune::prepare(&self.out, &of_model.collect::<Vec<_>>())?;
         let device = program::open_device_aside(&self.device)?;
         let (mut gpt, parameters) = model.load(&device)?;

@@ -8,9 +8,9 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::fields::shortest;
 use super::files::{read, refuse};
 use super::model_files::ModelFiles;
-use super::model_type::shortest;
 use crate::checkpoint::{Staged, TensorsFile, number_size, stored};
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Device};

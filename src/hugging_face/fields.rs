@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// An object of the file.
 pub(super) struct Fields<'a> {
@@ -110,4 +110,11 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
 
         deserializer.deserialize_map(Entries(PhantomData))
     }
+}
+
+/// A number as JSON, as short as it can be read back.
+pub(super) fn shortest(number: f32) -> Value {
+    let text = number.to_string();
+    text.parse::<f64>()
+        .map_or(Value::Null, |number| json!(number))
 }

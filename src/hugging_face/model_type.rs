@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{Fields, Reason};
+use super::fields::{Fields, Reason, shortest};
 use super::names::{GEMMA, GPT2, LLAMA, Names};
 use super::rope::Rope;
 use super::windows::Windows;
@@ -402,13 +402,6 @@ fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
     }
-}
-
-/// A number as JSON, as short as it can be read back.
-pub(super) fn shortest(number: f32) -> Value {
-    let text = number.to_string();
-    text.parse::<f64>()
-        .map_or(Value::Null, |number| json!(number))
 }
 
 impl ModelType {

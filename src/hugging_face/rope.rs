@@ -2,8 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{Fields, Reason};
-use super::model_type::shortest;
+use super::fields::{Fields, Reason, shortest};
 use crate::nn::{GptConfig, Rotary, RotaryScaling};
 
 /// Where a type of models has them.

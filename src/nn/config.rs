@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::kinds::{FeedForwardKind, NormKind, NormPlacement, PositionKind};
 use super::rotary::{LocalAttention, Rotary};
-use crate::error::{Error, Result};
+use super::setting::{impossible, require_positive};
+use crate::error::Result;
 use crate::ops::attention::MAX_HEAD_DIM;
 
 /// No single size may pass this: what is larger is a slip of the keyboard.
@@ -129,21 +130,6 @@ fn yes() -> bool {
 /// And [`GptConfig::embedding_scale`].
 fn one() -> f32 {
     1.0
-}
-
-pub(super) fn require_positive(name: &str, value: f32) -> Result<()> {
-    match value > 0.0 && value.is_finite() {
-        true => Ok(()),
-        false => Err(impossible(name, value, "a positive number")),
-    }
-}
-
-pub(super) fn impossible(name: &str, value: impl ToString, expected: impl Into<String>) -> Error {
-    Error::InvalidArgument {
-        name: name.to_owned(),
-        value: value.to_string(),
-        expected: expected.into(),
-    }
 }
 
 impl GptConfig {

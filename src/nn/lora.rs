@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::impossible;
+use super::setting::impossible;
 use super::{Init, InitKind, Parameter, ParameterBuilder};
 use crate::error::Result;
 use crate::ops::blocks::MOST_BLOCKS;

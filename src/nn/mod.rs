@@ -51,6 +51,7 @@ mod norm;
 mod parameter;
 mod position;
 mod rotary;
+mod setting;
 mod summary;
 
 pub use attention::CausalSelfAttention;
@@ -73,6 +74,6 @@ pub use multi_head_attention::{MultiHeadAttention, MultiHeadAttentionConfig};
 pub use norm::{LayerNorm, Norm, RmsNorm};
 
 pub use parameter::{Parameter, ParameterBuilder, Parameters, Scope};
-pub use position::{Positions, ROTARY_BASE};
-pub use rotary::{LocalAttention, Rotary, RotaryScaling};
+pub use position::Positions;
+pub use rotary::{LocalAttention, ROTARY_BASE, Rotary, RotaryScaling};
 pub use summary::{Summary, SummaryLine};

@@ -6,9 +6,6 @@ use super::{Constant, Embedding, ParameterBuilder, Rotary};
 use crate::ops::rotary_table_of;
 use crate::tape::{Tape, Var};
 
-/// The base of the rotary angles, as published.
-pub const ROTARY_BASE: f64 = 10_000.0;
-
 /// Positions that are added to the token embeddings, or that turn queries and keys.
 #[derive(Clone, Debug)]
 pub enum Positions {

@@ -4,9 +4,11 @@ use std::f64::consts::TAU;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{impossible, require_positive};
-use super::position::ROTARY_BASE;
+use super::setting::{impossible, require_positive};
 use crate::error::Result;
+
+/// The base of the rotary angles, as published.
+pub const ROTARY_BASE: f64 = 10_000.0;
 
 /// The angles by which rotary positions turn: at position `t`, pair `i` of a head of `head_dim` turns by `t·frequencyᵢ`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
