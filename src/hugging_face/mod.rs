@@ -1,7 +1,6 @@
 //! Models from and to the directories of Hugging Face's `transformers` library, of the types `gpt2`, `llama`, `mistral`,
-//! `qwen2`, `qwen3` and `gemma3_text`: `docs/models.md` says what of each is followed.
-//!
-//! It also has the memory that common ones need, and how a type is added.
+//! `qwen2`, `qwen3` and `gemma3_text`: `docs/models.md` says what of each is followed, what memory common ones need, and how a
+//! type is added.
 //!
 //! Such a directory holds `config.json`, the weights in `model.safetensors` or several such files, and the tokenizer.
 //! [`ModelFiles`] opens one and finds out what does not fit before anything is loaded; then the weights go from the files

@@ -9,8 +9,11 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, tensor::Metadata};
 use serde_json::Value;
 use shadegrad::data::IGNORE_INDEX;
-use shadegrad::hugging_face::ModelFiles;
-use shadegrad::nn::{Gpt, Parameters};
+use shadegrad::hugging_face::{ModelFiles, export_in_files};
+use shadegrad::nn::{
+    FeedForwardKind, Gpt, GptConfig, LocalAttention, NormKind, NormPlacement, ParameterBuilder,
+    Parameters, PositionKind, Rotary, RotaryScaling,
+};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer};
 use shadegrad::{DType, Tape};
@@ -149,5 +152,69 @@ fn tuned_models() {
             assert!(!differs, "{name}: {ours} differs");
         }
         leave_logits(&saved, &tokens, &restored);
+    }
+}
+
+/// Trained from nothing, of four types, one in several files.
+#[test]
+fn models_made_here() {
+    let decoder = GptConfig {
+        positions: PositionKind::Rotary,
+        context: 32,
+        d_model: 24,
+        d_ff: 50,
+        n_layers: 3,
+        n_kv_heads: Some(2),
+        tie_weights: false,
+        ..GptConfig::new(61)
+    };
+    let gpt2 = GptConfig {
+        norm: NormKind::LayerNorm,
+        ffn: FeedForwardKind::GeluTanh,
+        bias: true,
+        ..GptConfig::new(61)
+    };
+    let qwen3 = GptConfig {
+        head_dim: Some(10),
+        qk_norm: true,
+        tie_weights: true,
+        ..decoder.clone()
+    };
+    let gemma = GptConfig {
+        ffn: FeedForwardKind::GegluTanh,
+        norm_placement: NormPlacement::Both,
+        embedding_scale: 24f32.sqrt(),
+        attention_scale: Some(1.0 / 3.0),
+        local: Some(LocalAttention {
+            window: 5,
+            layers: vec![true, false, true],
+            rotary: Some(Rotary::default()),
+        }),
+        rotary: Rotary {
+            base: 500.0,
+            scaling: Some(RotaryScaling::Linear { factor: 2.0 }),
+        },
+        ..qwen3.clone()
+    };
+    for (kind, config, largest) in [
+        ("llama", &decoder, 10_000),
+        ("gpt2", &gpt2, u64::MAX),
+        ("qwen3", &qwen3, u64::MAX),
+        ("gemma3_text", &gemma, u64::MAX),
+    ] {
+        let mut builder = ParameterBuilder::new(7);
+        let gpt = Gpt::new(config, &mut builder).unwrap();
+        let parameters = builder.build(device()).unwrap();
+        let tokens: Vec<u32> = (0..32).map(|i| i * i % 61).collect();
+        let losses = tune(&gpt, &parameters, &tokens[..30], &tokens[2..]);
+        assert!(losses[3] < losses[0], "{kind}: {losses:?}");
+        let made = logits(&gpt, 2, &tokens);
+        let exported = scratch("models_exported", &format!("{kind}_made"));
+        export_in_files(&exported, config, &parameters, Some(1), largest).unwrap();
+        let again = ModelFiles::open(&exported).unwrap();
+        assert_eq!(again.model_type(), kind);
+        let (gpt, _) = again.load(device()).unwrap();
+        assert!(logits(&gpt, 2, &tokens) == made, "{kind}: logits differ");
+        leave_logits(&exported, &tokens, &made);
     }
 }
