@@ -180,7 +180,7 @@ fn header_of(infos: Vec<(String, TensorInfo)>) -> Cow<'static, [u8]> {
 }
 
 /// Saves what belongs to an [exported](export) model whose tokens are characters: `tokenizer.json` and
-/// `tokenizer_config.json`, for `AutoTokenizer` and [`Tokenizer`](super::Tokenizer). As here, a character that is no token
+/// `tokenizer_config.json`, for `AutoTokenizer` and `Tokenizer`. As here, a character that is no token
 /// is an error.
 ///
 /// # Errors

@@ -173,7 +173,7 @@ impl GptConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`], naming the setting, its value and what is possible.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument), naming the setting, its value and what is possible.
     pub fn validate(&self) -> Result<()> {
         let sizes = [
             ("vocab_size", self.vocab_size, MOST),

@@ -178,8 +178,10 @@ fn memory_is_known_of_gpus_only() {
     assert!(!is_software || device().memory().is_none());
 }
 
-/// Published models: name, and what says how large they are.
-const PUBLISHED: [(&str, fn() -> GptConfig); 16] = [
+/// A name, and what says how large the model is.
+type Published = (&'static str, fn() -> GptConfig);
+
+const PUBLISHED: [Published; 16] = [
     ("GPT-2", || GptConfig {
         positions: PositionKind::Learned,
         ffn: FeedForwardKind::GeluTanh,
