@@ -281,9 +281,6 @@ impl Tune {
             .map(|&(what, path)| (what, Some(path)))
             .collect();
         files.check(settings, &given)?;
-        if settings.lora.is_none() {
-            model.check_output(&self.out)?;
-        }
         let written = [
             ("--checkpoint", &self.checkpoint),
             ("--metrics", &self.metrics),
