@@ -819,7 +819,8 @@ fn one_line_says_what_is_wrong_with_a_directory() {
     let shard = "bad/model-00002-of-00004.safetensors";
     let index = "bad/model.safetensors.index.json";
     let config = "bad/config.json";
-    let changes: [(&dyn Fn(&str), &str); 6] = [
+    type Change<'a> = (&'a dyn Fn(&str), &'a str);
+    let changes: [Change<'_>; 6] = [
         (
             &|_| remove(config),
             "error: cannot access bad/config.json: ",
