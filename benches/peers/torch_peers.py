@@ -136,7 +136,7 @@ def smollm(device):
     def token():
         with torch.no_grad():
             model(tokens[:, 127:], past_key_values=cache)
-        cache.crop(127)
+        cache.crop(-1)
 
     return {"smollm/forward": forward, "smollm/forward_backward": forward_backward, "smollm/token": token}
 
