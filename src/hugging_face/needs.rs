@@ -190,12 +190,12 @@ mod tests {
         let refused = |dtype, memory| needs.check(dtype, Some(memory), &device).unwrap_err();
         assert_eq!(
             refused(DType::F32, all - 1).to_string(),
-            "out of device memory: the model's parameters take 208.1 KiB as F32 (120.1 KiB as F16), the adapter has 208.1 KiB; \
+            "out of device memory: the model's parameters take 205.2 KiB as F32 (118.6 KiB as F16), the adapter has 205.2 KiB; \
              use a smaller batch, context or model"
         );
         assert_eq!(
             refused(DType::F16, 1024).to_string(),
-            "out of device memory: the model's parameters take 120.1 KiB as F16, the adapter has 1.0 KiB; use a smaller \
+            "out of device memory: the model's parameters take 118.6 KiB as F16, the adapter has 1.0 KiB; use a smaller \
              batch, context or model"
         );
         let config = GptConfig {

@@ -4,7 +4,7 @@
 //! in `f32` where the host has `f64`, so the two may differ where a sum comes so near to a threshold that rounding decides.
 //! Logits nearer to zero than 1.2e-38 may count as zeros: some devices have no such numbers.
 
-use super::{Operation, TensorType};
+use super::{Operation, Takes, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
@@ -81,6 +81,10 @@ impl Operation for Sample {
             dtype: DType::U32,
         };
         vec![words(&[logits.dim(0)]), words(&[logits.dim(0), 2])]
+    }
+
+    fn takes(&self, _index: usize) -> Takes {
+        Takes::Either
     }
 
     fn passes_gradients(&self) -> bool {

@@ -6,7 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use shadegrad::check::Check;
+use shadegrad::nn::{Linear, LoraConfig, ParameterBuilder};
 use shadegrad::ops::attention::{Attention, attention_with_weights};
+use shadegrad::sampling::{Sampler, SamplingConfig};
+use shadegrad::tape::Precision;
 use shadegrad::{DType, Device, Tape, Tensor, f16};
 
 use super::cases::Cases;
@@ -55,7 +58,7 @@ fn portable_kernels() {
     check_all(portable_device(), |name| !name.starts_with("packed"));
 }
 
-/// What has no gradient, or none of its own: `stored` compares its values.
+/// What has no gradient, or none of its own, and adapters: `stored` and `nn::lora` compare its values.
 fn record_others(tape: &Tape) {
     let halves = |dims: &[usize]| tape.full(dims, 0.5).cast(DType::F16);
     let tensor = |dims: &[usize]| Tensor::zeros(tape.device(), dims, DType::F16).unwrap();
@@ -74,6 +77,18 @@ fn record_others(tape: &Tape) {
     let weight = (halves(&[4]), 0.1);
     let normed = halves(&[2, 4]).residual_norms(halves(&[2, 4]), weight, weight);
     let _normed = normed.map(|x| tape.fetch::<f16>(x.cast(DType::F16)));
+    let mut samplers = [Sampler::new(SamplingConfig::GREEDY, 1).unwrap()];
+    let _drawn = Sampler::draw(&mut samplers, halves(&[1, 9])).fetch();
+
+    // Adapters of two of four outputs.
+    let mut builder = ParameterBuilder::new(1);
+    let mut linear = Linear::new(&mut builder.enter("linear"), 4, 4, false);
+    linear.add_lora_to(&mut builder, &LoraConfig::new(2), &[0..1, 2..3]);
+    builder.build(tape.device()).unwrap();
+    let adapters = [linear.lora().unwrap()].map(|lora| lora.b().on(tape));
+    let y = tape.with_precision(Precision::Mixed, || linear.forward(halves(&[3, 4])));
+    let gradients = tape.backward(y.sum_all());
+    let _gradients = adapters.map(|b| tape.fetch::<f32>(gradients.of(b).unwrap()));
 }
 
 /// Adds the names of the operations whose kernels read halves or write them: a cast of a result is done as it is stored.

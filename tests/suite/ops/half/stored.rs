@@ -1,5 +1,6 @@
 //! Halves in memory: every value that there is, at odd places and beside neighbours that share a word with them.
 
+use shadegrad::sampling::{Sampler, SamplingConfig};
 use shadegrad::tape::Fusion;
 use shadegrad::{DType, Tape, Tensor, f16};
 
@@ -192,5 +193,31 @@ fn largest_halves() {
             let expected: Vec<u32> = values.chunks(columns).map(first).collect();
             assert_eq!(places.get().unwrap(), expected);
         }
+    }
+}
+
+/// Tokens are drawn from logits of halves as from the same numbers in `f32`.
+#[test]
+fn draws() {
+    let (rows, tokens) = (5, 1003);
+    let logits = Random::new(8).values(rows * tokens, -6.0, 6.0);
+    let logits = halves(&logits);
+    let config = SamplingConfig {
+        temperature: 0.9,
+        top_k: Some(200),
+        top_p: Some(0.95),
+    };
+    for device in devices() {
+        let samplers = || (0..rows as u64).map(|seed| Sampler::new(config, seed).unwrap());
+        let tape = Tape::inference(device);
+        let x = tape.input([rows, tokens], &logits);
+        let draw = |x| Sampler::draw(&mut samplers().collect::<Vec<_>>(), x).fetch();
+        let (half, wide) = (draw(x), draw(x.cast(DType::F32)));
+        tape.run().unwrap();
+        let [half, wide] = [half, wide].map(|drawn| drawn.get().unwrap());
+        let tokens = |drawn: Vec<shadegrad::Result<u32>>| -> Vec<u32> {
+            drawn.into_iter().map(|token| token.unwrap()).collect()
+        };
+        assert_eq!(tokens(half), tokens(wide));
     }
 }
