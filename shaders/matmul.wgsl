@@ -378,11 +378,11 @@ fn rows(group: Group, @builtin(local_invocation_index) local: u32) {
             if (GATED && SPAN > 2u) { d[3] += b_square(work.b, column + half + 3u * apart, k, work.end) * x; }
         } else {
             let x = a_square(work.a, row, k, work.end);
+            // Loaded before anything is multiplied: Mesa 26.1's llvmpipe gets single halves wrong that are read in between.
+            var z = mat4x4<f32>();
+            if (GATED) { z = b_square(work.b, column + half, k, work.end); }
             c = multiplied(multiplied(multiplied(multiplied(c, x[0], y[0]), x[1], y[1]), x[2], y[2]), x[3], y[3]);
-            if (GATED) {
-                let z = b_square(work.b, column + half, k, work.end);
-                d = multiplied(multiplied(multiplied(multiplied(d, x[0], z[0]), x[1], z[1]), x[2], z[2]), x[3], z[3]);
-            }
+            if (GATED) { d = multiplied(multiplied(multiplied(multiplied(d, x[0], z[0]), x[1], z[1]), x[2], z[2]), x[3], z[3]); }
         }
     }
     for (var i = 0u; i < select(min(p.m, 4u), SPAN, SINGLE); i++) {

@@ -2,7 +2,7 @@
 //! values as from two.
 
 use shadegrad::tape::Fusion;
-use shadegrad::{Tape, Var};
+use shadegrad::{DType, Tape, Var, f16};
 
 use crate::common::{Random, assert_close, assert_close_f32, devices, run_counted};
 use crate::ops::gates::gelu_tanh64;
@@ -320,5 +320,29 @@ fn gates_of_their_own() {
             vec![case.record(tape).1.slice(1, 6..18).swiglu()]
         });
         assert_close_f32("part of the rows", &hidden[2], &narrow[0], 1e-5, 1e-5);
+    }
+}
+
+/// Weights of halves say what the same numbers in `f32` say, of few rows and many, also where the halves of a row begin within
+/// a word.
+#[test]
+fn gates_of_halves() {
+    for device in devices() {
+        for half in [11, 20] {
+            for rows in 1..7 {
+                let case = Case::new(rows, 16, half);
+                let x = case.x();
+                let weights = Random::new(5).values(16 * 2 * half, -1.0, 1.0);
+                let weights: Vec<f16> = weights.into_iter().map(f16::from_f32).collect();
+                let (hidden, _) = run_counted(device, Fusion::ON, |tape| {
+                    let weights = tape.input([16, 2 * half], &weights);
+                    let product = |weights| tape.input([rows, 16], &x).matmul(weights);
+                    let wide = product(weights.cast(DType::F32));
+                    vec![product(weights).swiglu(), wide.swiglu()]
+                });
+                let what = format!("{rows} rows of {half}");
+                assert_close_f32(&what, &hidden[0], &hidden[1], 1e-6, 1e-6);
+            }
+        }
     }
 }
