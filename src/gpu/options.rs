@@ -6,9 +6,9 @@ use crate::error::{Error, Result};
 /// How to choose and open a device. The default takes the best adapter and asks for all of its limits.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceOptions {
-    /// Takes the adapter with this index in [`Device::list_adapters`](super::Device::list_adapters), or the first whose name or backend contains this
-    /// text, whatever its case. `None` leaves the choice to `WGPU_ADAPTER_NAME`, or else to the ranking: discrete,
-    /// integrated, virtual, software.
+    /// Takes the adapter with this index in [`Device::list_adapters`](super::Device::list_adapters), or the first whose name
+    /// or backend contains this text, whatever its case. `None` leaves the choice to `WGPU_ADAPTER_NAME`, or else to the
+    /// ranking: discrete, integrated, virtual, software.
     pub adapter: Option<String>,
     /// Limits to request instead of everything that the adapter offers; for tests and for memory budgets.
     pub limits: Option<wgpu::Limits>,

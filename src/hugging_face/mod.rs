@@ -5,8 +5,9 @@
 //! Such a directory holds `config.json`, the weights in `model.safetensors` or several such files, and the tokenizer.
 //! [`ModelFiles`] opens one and finds out what does not fit before anything is loaded; then the weights go from the files
 //! to the device, a piece at a time. Saved back, they have the same names, order and element types, so that
-//! `AutoModelForCausalLM.from_pretrained` reads them, and weights that have not changed give the same bytes. [`export`]
-//! saves a model that was made here.
+//! `AutoModelForCausalLM.from_pretrained` reads them, and weights that have not changed give the same bytes; but for norms of
+//! Gemma, which are stored less 1: what of them is below 2⁻²⁴ is lost beside that. [`export`] saves a model that was made
+//! here.
 //!
 //! ```no_run
 //! # fn main() -> shadegrad::Result<()> {

@@ -362,9 +362,7 @@ impl ModelFiles {
         }
         save::write(directory, &self.json, self.weights.index(), &files)
     }
-}
 
-impl ModelFiles {
     /// Refuses a directory that cannot be [saved](ModelFiles::save) into: before the training, not after it.
     ///
     /// # Errors

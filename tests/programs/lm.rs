@@ -19,12 +19,17 @@ fn run(folder: &Folder, arguments: &[&str]) -> Result<String, String> {
     }
 }
 
+/// What the golden file says of itself.
+fn about(bytes: &[u8]) -> Value {
+    let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
+    serde_json::from_str(&header.metadata().as_ref().unwrap()["about"]).unwrap()
+}
+
 #[test]
 fn tokens_continuations_expectations_and_perplexity() {
     let bytes = std::fs::read(format!("{MODEL}/expected.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&bytes).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let about: Value = serde_json::from_str(&header.metadata().as_ref().unwrap()["about"]).unwrap();
+    let about = about(&bytes);
     let folder = Folder::new();
 
     let prompt = about["prompt"].as_str().unwrap();
@@ -519,8 +524,7 @@ fn tuning_goes_on_from_a_checkpoint_and_adds_up_batches() {
 fn attention_is_drawn_as_a_picture_and_as_a_page() {
     let bytes = std::fs::read(format!("{MODEL}/expected.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&bytes).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let about: Value = serde_json::from_str(&header.metadata().as_ref().unwrap()["about"]).unwrap();
+    let about = about(&bytes);
     let folder = Folder::new();
     let prompt = about["prompt"].as_str().unwrap();
     run(
