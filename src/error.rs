@@ -11,10 +11,21 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// No adapter was found that can run compute shaders.
-    #[error(
-        "no GPU adapter found: install a Vulkan driver (Debian/Ubuntu: apt-get install -y mesa-vulkan-drivers \
+    #[cfg_attr(
+        target_family = "wasm",
+        error(
+            "no GPU adapter: this browser shows none. WebGPU is in Chrome and Edge from 113 on, Safari from 26, and Firefox from \
+             141 on Windows; elsewhere it may have to be turned on (in Chrome by chrome://flags/#enable-unsafe-webgpu), and pages \
+             have to come from https or localhost"
+        )
+    )]
+    #[cfg_attr(
+        not(target_family = "wasm"),
+        error(
+            "no GPU adapter found: install a Vulkan driver (Debian/Ubuntu: apt-get install -y mesa-vulkan-drivers \
          libvulkan1; Fedora: dnf install mesa-vulkan-drivers vulkan-loader; Arch: pacman -S vulkan-swrast \
          vulkan-icd-loader; Alpine: apk add mesa-vulkan-swrast vulkan-loader) or run scripts/setup-vulkan.sh"
+        )
     )]
     NoAdapter,
     /// There are adapters, but not the one that was asked for.

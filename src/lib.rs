@@ -36,16 +36,22 @@
 //! The repository's `docs/architecture.md` tells how it works, `docs/adding-an-op.md` how to extend it, `docs/models.md` which
 //! published models it opens.
 
+// What only waiting callers need is compiled, but not used, where nobody can wait.
+#![cfg_attr(target_family = "wasm", allow(dead_code))]
+
+#[cfg(not(target_family = "wasm"))]
 pub mod check;
 pub mod checkpoint;
 pub mod data;
 mod error;
 pub mod gpu;
+#[cfg(not(target_family = "wasm"))]
 pub mod hugging_face;
 pub mod metrics;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+#[cfg(not(target_family = "wasm"))]
 pub mod profile;
 mod rng;
 pub mod sampling;

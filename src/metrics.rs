@@ -29,25 +29,74 @@ const OUTSTANDING: usize = 4;
 ///
 /// # Errors
 ///
-/// What [`Tape::run`] and [`Fetch::item`] report.
+/// As [`mean_async`].
 ///
 /// # Panics
 ///
 /// If what `record` gives is no scalar.
+#[cfg(not(target_family = "wasm"))]
 #[track_caller]
 pub fn mean<B>(
     device: &Device,
     batches: impl IntoIterator<Item = B>,
     record: impl for<'t> Fn(&'t Tape, B) -> (Var<'t>, usize),
 ) -> Result<f64> {
-    let mut outstanding: VecDeque<(Fetch<f32>, usize)> = VecDeque::new();
-    let (mut sum, mut total) = (0.0, 0);
-    let mut add = |(value, count): (Fetch<f32>, usize)| -> Result<()> {
-        sum += f64::from(value.item()?) * count as f64;
-        total += count;
-        Ok(())
-    };
+    let mut mean = Mean::default();
     for batch in batches {
+        mean.launch(device, batch, &record)?;
+        while let Some((value, count)) = mean.due(OUTSTANDING) {
+            mean.add(value.item()?, count);
+        }
+    }
+    while let Some((value, count)) = mean.due(0) {
+        mean.add(value.item()?, count);
+    }
+    Ok(mean.sum / mean.total as f64)
+}
+
+/// [`mean`] where nothing can block.
+///
+/// # Errors
+///
+/// What [`Tape::run`] and [`Fetch::ready`] report.
+///
+/// # Panics
+///
+/// If what `record` gives is no scalar.
+pub async fn mean_async<B>(
+    device: &Device,
+    batches: impl IntoIterator<Item = B>,
+    record: impl for<'t> Fn(&'t Tape, B) -> (Var<'t>, usize),
+) -> Result<f64> {
+    let mut mean = Mean::default();
+    for batch in batches {
+        mean.launch(device, batch, &record)?;
+        while let Some((value, count)) = mean.due(OUTSTANDING) {
+            mean.add(value.ready().await?[0], count);
+        }
+    }
+    while let Some((value, count)) = mean.due(0) {
+        mean.add(value.ready().await?[0], count);
+    }
+    Ok(mean.sum / mean.total as f64)
+}
+
+/// A weighted mean of values that are still to come.
+#[derive(Default)]
+struct Mean {
+    outstanding: VecDeque<(Fetch<f32>, usize)>,
+    sum: f64,
+    total: usize,
+}
+
+impl Mean {
+    #[track_caller]
+    fn launch<B>(
+        &mut self,
+        device: &Device,
+        batch: B,
+        record: impl for<'t> Fn(&'t Tape, B) -> (Var<'t>, usize),
+    ) -> Result<()> {
         let tape = Tape::inference(device);
         let (value, count) = record(&tape, batch);
         let shape = value.shape();
@@ -56,17 +105,22 @@ pub fn mean<B>(
             "mean: a value of shape {shape}, expected a scalar"
         );
         if count == 0 {
-            continue;
+            return Ok(());
         }
-        let value = tape.fetch(value);
-        tape.run()?;
-        outstanding.push_back((value, count));
-        if outstanding.len() > OUTSTANDING {
-            outstanding.pop_front().map_or(Ok(()), &mut add)?;
-        }
+        self.outstanding.push_back((tape.fetch(value), count));
+        tape.run()
     }
-    outstanding.into_iter().try_for_each(&mut add)?;
-    Ok(sum / total as f64)
+
+    /// The oldest value, if more than `most` are outstanding.
+    fn due(&mut self, most: usize) -> Option<(Fetch<f32>, usize)> {
+        let is_due = self.outstanding.len() > most;
+        is_due.then(|| self.outstanding.pop_front()).flatten()
+    }
+
+    fn add(&mut self, value: f32, count: usize) {
+        self.sum += f64::from(value) * count as f64;
+        self.total += count;
+    }
 }
 
 /// The share of rows in which the largest logit is the target's, a scalar: `[…, classes]` and `U32 […]`. A target that is no

@@ -6,6 +6,8 @@ use rand::Rng;
 
 use crate::error::{Error, Result};
 use crate::gpu::Fetch;
+#[cfg(not(target_family = "wasm"))]
+use crate::gpu::blocking::block_on;
 use crate::ops::sample::{Draw, NO_FAULT};
 use crate::rng;
 use crate::tape::Var;
@@ -417,14 +419,24 @@ impl DrawnTokens {
         self.tokens.is_ready()
     }
 
-    /// The token of each row, or [`Error::NonFiniteLogit`] where a logit is not finite or all tokens are suppressed. Waits
-    /// for them if need be.
+    /// What [`DrawnTokens::ready`] gives, waiting for it if need be.
     ///
     /// # Errors
     ///
-    /// As [`Fetch::get`].
+    /// As [`Fetch::ready`].
+    #[cfg(not(target_family = "wasm"))]
     pub fn get(&self) -> Result<Vec<Result<u32>>> {
-        let (tokens, faults) = (self.tokens.get()?, self.faults.get()?);
+        block_on(self.ready())
+    }
+
+    /// The token of each row, once they have arrived, or [`Error::NonFiniteLogit`] where a logit is not finite or all tokens
+    /// are suppressed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fetch::ready`].
+    pub async fn ready(&self) -> Result<Vec<Result<u32>>> {
+        let (tokens, faults) = (self.tokens.ready().await?, self.faults.ready().await?);
         let rows = tokens.into_iter().zip(faults.chunks_exact(2));
         let row = |(token, fault): (u32, &[u32])| match fault[0] {
             NO_FAULT => Ok(token),

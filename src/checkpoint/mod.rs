@@ -44,22 +44,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
+use safetensors::tensor::{self, Dtype, SafeTensorError, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use part::{LoadedPart, load_part};
 pub use replace::check_writable;
+#[cfg(not(target_family = "wasm"))]
 pub(crate) use replace::{Staged, replace_with};
 use tensors::widened;
-pub(crate) use tensors::{PIECE, TensorsFile, number_size, open_file, stored, widen};
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use tensors::{PIECE, number_size, open_file, widen};
+pub(crate) use tensors::{TensorsFile, stored};
 
 use crate::data::CharTokenizer;
 use crate::error::{Error, Result};
+#[cfg(not(target_family = "wasm"))]
+use crate::gpu::blocking::block_on;
 use crate::gpu::{DType, Device, Tensor};
 use crate::nn::{FlatTensors, Gpt, GptConfig, Parameter, ParameterBuilder, Parameters};
 use crate::optim::{Optimizer, is_scale};
 use crate::shape::Shape;
+#[cfg(not(target_family = "wasm"))]
 use replace::replace;
 
 /// The version of the layout described in the [module documentation](self).
@@ -136,11 +142,10 @@ type Values = Vec<(String, Shape, Vec<f32>)>;
 /// Writes a checkpoint, waiting for the device. Whatever happens meanwhile, `path` holds either what it held before or
 /// the whole new checkpoint.
 ///
-/// Gradients [accumulated](Optimizer::accumulate) for an unfinished step are not part of it.
-///
 /// # Errors
 ///
-/// [`Error::File`] if it cannot be written, [`Error::DeviceLost`], [`Error::Readback`].
+/// [`Error::File`] if it cannot be written; those of [`to_bytes`].
+#[cfg(not(target_family = "wasm"))]
 pub fn save(
     path: impl AsRef<Path>,
     parameters: &Parameters,
@@ -148,6 +153,25 @@ pub fn save(
     metadata: &Metadata,
 ) -> Result<()> {
     let path = path.as_ref();
+    let bytes = block_on(to_bytes(parameters, optimizer, metadata))?;
+    replace(path, &bytes).map_err(|source| Error::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// A checkpoint as the bytes of its file, for where there are no files. [`Checkpoint::from_bytes`] takes them.
+///
+/// Gradients [accumulated](Optimizer::accumulate) for an unfinished step are not part of it.
+///
+/// # Errors
+///
+/// [`Error::DeviceLost`], [`Error::Readback`].
+pub async fn to_bytes(
+    parameters: &Parameters,
+    optimizer: Option<&dyn Optimizer>,
+    metadata: &Metadata,
+) -> Result<Vec<u8>> {
     let mut tensors = Vec::new();
     let mut add =
         |prefix: &str, dtype: DType, values: Values| {
@@ -156,14 +180,18 @@ pub fn save(
                 (format!("{prefix}.{name}"), shape, stored(dtype, &data))
             }));
         };
-    add("param", parameters.dtype(), parameters.to_host()?);
+    add(
+        "param",
+        parameters.dtype(),
+        parameters.to_host_async().await?,
+    );
     for (prefix, moment) in moments(optimizer) {
-        add(&prefix, DType::F32, parameters.read(moment)?);
+        add(&prefix, DType::F32, parameters.read(moment).await?);
     }
-    if let Some((name, state)) = loss_scale(optimizer) {
-        let values: Vec<f32> = state.to_vec()?;
+    if let Some((name, state, first)) = loss_scale(optimizer) {
+        let values: Vec<f32> = state.to_vec_async().await?;
         // One that no step has changed says nothing.
-        if values[..] != [values[3], 0.0, 0.0, values[3]] {
+        if values[..] != [first, 0.0, 0.0, first] {
             tensors.push((name, state.shape(), stored(DType::F32, &values)));
         }
     }
@@ -177,25 +205,21 @@ pub fn save(
         }),
     };
     let refuse = |reason: String| Error::Checkpoint {
-        path: path.to_owned(),
+        path: PathBuf::new(),
         reason,
     };
     let header = serde_json::to_string(&header).map_err(|error| refuse(error.to_string()))?;
     let views = tensors.iter().map(|(name, shape, (dtype, bytes))| {
         TensorView::new(*dtype, shape.dims().to_vec(), bytes).map(|view| (name, view))
     });
-    let bytes = views
+    views
         .collect::<Result<Vec<_>, SafeTensorError>>()
         .and_then(|views| {
             // One entry only: with several, the file's bytes would depend on a map's random order.
             let information = HashMap::from([(KEY.to_owned(), header)]);
             safetensors::serialize(views, Some(information))
         })
-        .map_err(|error| refuse(error.to_string()))?;
-    replace(path, &bytes).map_err(|source| Error::File {
-        path: path.to_owned(),
-        source,
-    })
+        .map_err(|error| refuse(error.to_string()))
 }
 
 /// The moments with the prefixes of their names in the file.
@@ -209,13 +233,11 @@ fn moments(optimizer: Option<&dyn Optimizer>) -> Vec<(String, &FlatTensors)> {
         .collect()
 }
 
-/// The state of the loss scale, with its name in the file.
-fn loss_scale(optimizer: Option<&dyn Optimizer>) -> Option<(String, &Tensor)> {
+/// The state of the loss scale, with its name in the file, and where it began.
+fn loss_scale(optimizer: Option<&dyn Optimizer>) -> Option<(String, &Tensor, f32)> {
     let optimizer = optimizer?;
-    Some((
-        format!("{}.loss_scale", optimizer.name()),
-        optimizer.loss_scale()?,
-    ))
+    let (state, first) = optimizer.loss_scale()?;
+    Some((format!("{}.loss_scale", optimizer.name()), state, first))
 }
 
 impl Checkpoint {
@@ -226,26 +248,54 @@ impl Checkpoint {
     /// [`Error::File`] if it cannot be read, [`Error::Checkpoint`] if it is truncated, something else, or of another
     /// version.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
-        let path = path.as_ref();
-        let file = TensorsFile::open(path)?;
+        let file = TensorsFile::open(path.as_ref())?;
+        let checkpoint = Checkpoint::described(path.as_ref(), &file.metadata)?;
+        // Last: what is no checkpoint may be of any size.
+        let bytes = file.data()?;
+        Ok(Checkpoint {
+            bytes,
+            ..checkpoint
+        })
+    }
+
+    /// A checkpoint from the bytes of its file, which errors call `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`], as [`Checkpoint::open`].
+    pub fn from_bytes(bytes: &[u8], name: impl Into<PathBuf>) -> Result<Checkpoint> {
+        let path = name.into();
+        let (header, metadata) = tensors::header(&path, &mut &*bytes, bytes.len() as u64)?;
+        Ok(Checkpoint {
+            bytes: bytes[header.len()..].to_vec(),
+            ..Checkpoint::described(&path, &metadata)?
+        })
+    }
+
+    /// A checkpoint without the tensors' data.
+    fn described(path: &Path, file: &tensor::Metadata) -> Result<Checkpoint> {
+        let refuse = |reason| Error::Checkpoint {
+            path: path.to_owned(),
+            reason,
+        };
         let header = file
-            .metadata
             .metadata()
             .as_ref()
             .and_then(|entries| entries.get(KEY))
             .ok_or_else(|| {
-                file.refuse(format!(
+                refuse(format!(
                     "it is a safetensors file, but no checkpoint of this crate: its metadata has no entry `{KEY}`"
                 ))
             })?;
-        let header = parse(header).map_err(|reason| file.refuse(reason))?;
+        let header = parse(header).map_err(refuse)?;
         let mut tensors = BTreeMap::new();
-        for (name, info) in file.metadata.tensors() {
+        for (name, info) in file.tensors() {
             let is_half = info.dtype == Dtype::F16 && name.starts_with("param.");
             if info.dtype != Dtype::F32 && !is_half {
-                return Err(
-                    file.refuse(format!("tensor `{name}` has type {}, not F32", info.dtype))
-                );
+                return Err(refuse(format!(
+                    "tensor `{name}` has type {}, not F32",
+                    info.dtype
+                )));
             }
             let (from, to) = info.data_offsets;
             tensors.insert(name, (info.shape.clone(), info.dtype, from..to));
@@ -254,8 +304,7 @@ impl Checkpoint {
             metadata: header.metadata,
             optimizer: header.optimizer,
             path: path.to_owned(),
-            // Last: what is no checkpoint may be of any size.
-            bytes: file.data()?,
+            bytes: Vec::new(),
             tensors,
         })
     }
@@ -374,8 +423,7 @@ impl Checkpoint {
             restored.push((flat, self.values(&prefix, parameters.members(flat))?));
         }
         let mut scale = None;
-        if let Some((name, state)) = loss_scale(Some(optimizer)) {
-            let first = state.to_vec::<f32>()?[3];
+        if let Some((name, state, first)) = loss_scale(Some(optimizer)) {
             let mut values = vec![first, 0.0, 0.0, first];
             if let Some((dims, _, range)) = self.tensors.get(&name) {
                 values = bytemuck::pod_collect_to_vec(&self.bytes[range.clone()]);

@@ -44,18 +44,7 @@ impl TensorsFile {
         };
         let mut file = open_file(path)?;
         let stamp = stamp(&file).map_err(fail)?;
-        let mut header = Vec::new();
-        let mut read = |count: u64| (&mut file).take(count).read_to_end(&mut header);
-        read(8).map_err(fail)?;
-        let length = header.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
-        let mut read = |count: u64| (&mut file).take(count).read_to_end(&mut header);
-        // Of a file that is another one, the byte that tells.
-        let length = length.map_or(0, |n| if n > LONGEST_HEADER { 1 } else { n });
-        read(length).map_err(fail)?;
-        let metadata = parse(&header, stamp.0).map_err(|error| Error::Checkpoint {
-            path: path.to_owned(),
-            reason: what_is_wrong(&header, stamp.0 as usize, &error),
-        })?;
+        let (header, metadata) = header(path, &mut file, stamp.0)?;
         Ok(TensorsFile {
             path: path.to_owned(),
             file: Mutex::new(file),
@@ -125,6 +114,27 @@ impl TensorsFile {
         }
         Ok(())
     }
+}
+
+/// The header of a file of `size` bytes, which begins with it: everything before the tensors' data.
+pub(super) fn header(path: &Path, file: &mut impl Read, size: u64) -> Result<(Vec<u8>, Metadata)> {
+    let fail = |source| Error::File {
+        path: path.to_owned(),
+        source,
+    };
+    let mut header = Vec::new();
+    let mut read = |count: u64| file.by_ref().take(count).read_to_end(&mut header);
+    read(8).map_err(fail)?;
+    let length = header.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
+    let mut read = |count: u64| file.by_ref().take(count).read_to_end(&mut header);
+    // Of a file that is another one, the byte that tells.
+    let length = length.map_or(0, |n| if n > LONGEST_HEADER { 1 } else { n });
+    read(length).map_err(fail)?;
+    let metadata = parse(&header, size).map_err(|error| Error::Checkpoint {
+        path: path.to_owned(),
+        reason: what_is_wrong(&header, size as usize, &error),
+    })?;
+    Ok((header, metadata))
 }
 
 #[cfg(unix)]

@@ -19,7 +19,7 @@ pub enum AdapterClass {
 pub struct AdapterDescription {
     /// The adapter's name.
     pub name: String,
-    /// `vulkan`, `metal` or `dx12`.
+    /// `vulkan`, `metal`, `dx12` or `webgpu`.
     pub backend: String,
     /// The driver's name and version.
     pub driver: String,
@@ -56,9 +56,35 @@ impl AdapterDescription {
     }
 }
 
+/// What a browser calls the adapter of a device: most say no name, to tell visitors apart less well.
+#[cfg(target_family = "wasm")]
+pub(super) fn name_in_browser(device: &wgpu::Device) -> String {
+    use js_sys::Reflect;
+    let get = |of: &_, key: &str| Reflect::get(of, &key.into()).unwrap_or_default();
+    let info = device
+        .as_webgpu()
+        .map(|device| get(device.as_ref(), "adapterInfo"));
+    let words = ["description", "vendor", "architecture"].map(|key| {
+        let word = info.as_ref().and_then(|info| get(info, key).as_string());
+        word.unwrap_or_default()
+    });
+    let [description, vendor, architecture] = words;
+    match (
+        description.is_empty(),
+        format!("{vendor} {architecture}").trim(),
+    ) {
+        (false, _) => description,
+        (true, "") => "an adapter that the browser does not name".to_owned(),
+        (true, words) => words.to_owned(),
+    }
+}
+
 impl fmt::Display for AdapterDescription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} | {} | {}", self.name, self.backend, self.driver)?;
+        write!(f, "{} | {}", self.name, self.backend)?;
+        if !self.driver.is_empty() {
+            write!(f, " | {}", self.driver)?;
+        }
         match self.kind {
             SOFTWARE => write!(f, " | software adapter: no GPU is used, expect CPU speed")?,
             kind => write!(f, " | {kind}")?,
@@ -135,15 +161,26 @@ pub(super) fn matrix_units(adapter: &wgpu::Adapter) -> Option<MatrixConfiguratio
 }
 
 /// All that can compute, best first.
-pub(super) fn ranked() -> Vec<wgpu::Adapter> {
-    let backends = wgpu::Backends::from_env()
-        .unwrap_or(wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12);
+pub(super) async fn ranked() -> Vec<wgpu::Adapter> {
+    let backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::PRIMARY);
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     descriptor.backends = backends;
     let Some(instance) = instance(descriptor) else {
         return Vec::new();
     };
-    let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
+    if cfg!(target_family = "wasm") {
+        // A browser shows one adapter, and which one depends on how it is asked.
+        let request = wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        };
+        return instance
+            .request_adapter(&request)
+            .await
+            .into_iter()
+            .collect();
+    }
+    let mut adapters = instance.enumerate_adapters(backends).await;
     adapters.retain(|adapter| {
         adapter
             .get_downlevel_capabilities()
@@ -209,7 +246,7 @@ fn instance(descriptor: wgpu::InstanceDescriptor) -> Option<wgpu::Instance> {
 }
 
 /// What the driver says of the adapter's memory.
-#[cfg(not(target_vendor = "apple"))]
+#[cfg(not(any(target_vendor = "apple", target_family = "wasm")))]
 pub(super) fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
     /// Of a heap: that it is the adapter's own.
     const DEVICE_LOCAL: u32 = 1;
@@ -233,7 +270,7 @@ pub(super) fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
 }
 
 /// What the driver says of the adapter's memory.
-#[cfg(target_vendor = "apple")]
+#[cfg(any(target_vendor = "apple", target_family = "wasm"))]
 pub(super) fn memory(_: &wgpu::Adapter) -> Option<u64> {
     None
 }

@@ -121,6 +121,9 @@ impl Drop for Owned {
     fn drop(&mut self) {
         self.counters
             .buffer_bytes
-            .fetch_sub(self.raw.size(), std::sync::atomic::Ordering::Relaxed);
+            .fetch_sub(self.raw.size(), Ordering::Relaxed);
+        // Else its memory would wait for the browser's garbage collector, which knows nothing of how much it is.
+        #[cfg(target_family = "wasm")]
+        self.raw.destroy();
     }
 }

@@ -5,11 +5,15 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
+#[cfg(target_family = "wasm")]
+use super::adapter::name_in_browser;
 use super::adapter::{
     AdapterClass, AdapterDescription, MatrixConfiguration, MatrixUnits, SOFTWARE, choose,
     matrix_units, memory, ranked,
 };
 use super::attached::Attached;
+#[cfg(not(target_family = "wasm"))]
+use super::blocking::block_on;
 use super::buffer::Buffer;
 use super::options::{DeviceOptions, Feature, flag};
 use super::stats::{Counters, Stats, WaitTimes, count};
@@ -83,6 +87,7 @@ impl Device {
     /// # Errors
     ///
     /// [`Error::NoAdapter`] if there is none, [`Error::DeviceRequest`] if the driver refuses.
+    #[cfg(not(target_family = "wasm"))]
     pub fn new() -> Result<Device> {
         Device::with_options(&DeviceOptions::default())
     }
@@ -91,20 +96,32 @@ impl Device {
     ///
     /// # Errors
     ///
+    /// As [`Device::open`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn with_options(options: &DeviceOptions) -> Result<Device> {
+        block_on(Device::open(options))
+    }
+
+    /// Opens a device as `options` say. In a browser that is all there is of choice: it has one adapter, and no variables of
+    /// an environment.
+    ///
+    /// # Errors
+    ///
     /// As [`Device::new`]; [`Error::NoSuchAdapter`] if nothing matches the selector, [`Error::InvalidArgument`] if a variable
     /// of the environment has a value that means nothing.
-    pub fn with_options(options: &DeviceOptions) -> Result<Device> {
+    pub async fn open(options: &DeviceOptions) -> Result<Device> {
         let wanted = options.adapter.clone().or_else(|| {
             let name = std::env::var("WGPU_ADAPTER_NAME").ok();
             name.filter(|name| !name.is_empty())
         });
-        let adapter = choose(ranked(), wanted)?;
-        open(adapter, options)
+        let adapter = choose(ranked().await, wanted)?;
+        open(adapter, options).await
     }
 
     /// All usable adapters, best first.
+    #[cfg(not(target_family = "wasm"))]
     pub fn list_adapters() -> Vec<AdapterDescription> {
-        ranked()
+        block_on(ranked())
             .iter()
             .map(|adapter| AdapterDescription::of(&adapter.get_info()))
             .collect()
@@ -198,18 +215,21 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`Error::DeviceLost`], or any error that wgpu reported since the last call.
+    /// As [`Device::wait_async`].
+    #[cfg(not(target_family = "wasm"))]
     pub fn wait(&self) -> Result<()> {
         count(&self.shared.counters.waits, 1);
         self.poll(wgpu::PollType::wait_indefinitely())
     }
 
     /// Sends written values on their way and waits until they have arrived, so that what wgpu keeps of them on the host
-    /// can be reused.
+    /// can be reused. In a browser they are the browser's by then.
     pub(crate) fn flush(&self) -> Result<()> {
         self.shared.queue.submit([]);
         count(&self.shared.counters.submits, 1);
-        self.wait()
+        #[cfg(not(target_family = "wasm"))]
+        self.wait()?;
+        self.check()
     }
 
     /// Gives the device up: all further calls fail with [`Error::DeviceLost`]. For tests of what a program does then.
@@ -233,7 +253,8 @@ impl Device {
         })
     }
 
-    /// Submits commands, holding back a host that has run too far ahead, and lets wgpu make progress.
+    /// Submits commands, holding back a host that has run too far ahead, and lets wgpu make progress. In a browser nobody is
+    /// held back: wgpu's waiting does nothing there.
     pub(crate) fn submit(&self, commands: wgpu::CommandBuffer) -> Result<wgpu::SubmissionIndex> {
         let submission = self.shared.queue.submit([commands]);
         count(&self.shared.counters.submits, 1);
@@ -263,7 +284,15 @@ impl Device {
         failure.error.take().map_or(Ok(()), Err)
     }
 
+    /// Runs `make`. A browser tells only later what was wrong, and then the next call fails.
+    #[cfg(target_family = "wasm")]
+    pub(crate) fn scoped<T>(&self, make: impl FnOnce() -> T) -> Result<T> {
+        let made = make();
+        self.check().map(|()| made)
+    }
+
     /// Runs `make` so that the wgpu errors it causes come back as its result.
+    #[cfg(not(target_family = "wasm"))]
     pub(crate) fn scoped<T>(&self, make: impl FnOnce() -> T) -> Result<T> {
         let memory = self
             .shared
@@ -280,7 +309,7 @@ impl Device {
         let made = make();
         let errors = [internal.pop(), validation.pop(), memory.pop()].map(|error| {
             // wgpu-core resolves scopes at once; nothing is waited for.
-            pollster::block_on(error)
+            block_on(error)
         });
         self.check()?;
         match errors.into_iter().flatten().next() {
@@ -378,7 +407,7 @@ pub(super) fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatur
     unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
-fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
+async fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
     let info = adapter.get_info();
     let mut description = AdapterDescription::of(&info);
     description.class = options.class.unwrap_or(description.class);
@@ -423,10 +452,14 @@ fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
         experimental_features: experimental(features),
         ..Default::default()
     });
-    let (device, queue) = pollster::block_on(request).map_err(|error| Error::DeviceRequest {
+    let (device, queue) = request.await.map_err(|error| Error::DeviceRequest {
         adapter: info.name.clone(),
         reason: error.to_string(),
     })?;
+    #[cfg(target_family = "wasm")]
+    {
+        description.name = name_in_browser(&device);
+    }
     let subgroup_size = (features.contains(wgpu::Features::SUBGROUP)
         && info.subgroup_min_size == info.subgroup_max_size)
         .then_some(info.subgroup_min_size);

@@ -3,6 +3,8 @@
 
 mod adapter;
 mod attached;
+#[cfg(not(target_family = "wasm"))]
+pub(crate) mod blocking;
 pub(crate) mod buffer;
 mod device;
 mod dtype;
@@ -16,6 +18,8 @@ pub(crate) mod readback;
 pub(crate) mod stats;
 pub(crate) mod syntax;
 mod tensor;
+pub(crate) mod waiting;
+#[cfg(not(target_family = "wasm"))]
 pub(crate) mod warm_up;
 
 pub(crate) use adapter::MatrixConfiguration;

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+#[cfg(not(target_family = "wasm"))]
+use super::blocking::block_on;
 use super::device::Device;
 use super::kernel::{Access, Kernel};
 use super::opaque;
@@ -82,21 +84,25 @@ fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipe
     made.map_err(|error| match error {
         Error::Validation { reason } => Error::Kernel {
             kernel: kernel.name.to_owned(),
+            #[cfg(not(target_family = "wasm"))]
             reason: reason_in_file(&shared.wgpu, kernel).unwrap_or(reason),
+            #[cfg(target_family = "wasm")]
+            reason,
         },
         other => other,
     })
 }
 
 /// What is wrong with a kernel's WGSL, and where in which file.
+#[cfg(not(target_family = "wasm"))]
 fn reason_in_file(device: &wgpu::Device, kernel: &Kernel) -> Option<String> {
     let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label: None,
         source: wgpu::ShaderSource::Wgsl(kernel.module.text().into()),
     });
-    let info = pollster::block_on(module.get_compilation_info());
-    let _ = pollster::block_on(scope.pop());
+    let info = block_on(module.get_compilation_info());
+    let _ = block_on(scope.pop());
     let message = info.messages.into_iter().next()?;
     let at = message.location?;
     let (file, line) = kernel.module.place(at.line_number as usize);

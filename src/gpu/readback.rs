@@ -3,28 +3,22 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
+#[cfg(not(target_family = "wasm"))]
+use super::blocking::block_on;
 use super::buffer::Buffer;
 use super::device::{Device, MOST_IN_FLIGHT};
 use super::dtype::Element;
-use super::stats::count;
+use super::waiting::{Arrival, Flight, Signal};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
-
-/// Not asked for: the device may copy into the buffer.
-const UNMAPPED: u8 = 0;
-/// Asked for, on its way.
-const FLYING: u8 = 1;
-/// Mapped: the host may read.
-const READY: u8 = 2;
-const FAILED: u8 = 3;
 
 /// One buffer that results land in.
 struct Staging {
     buffer: Buffer,
-    state: Arc<AtomicU8>,
+    /// Of its mapping.
+    signal: Arc<Signal>,
 }
 
 impl Staging {
@@ -32,12 +26,8 @@ impl Staging {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         Ok(Staging {
             buffer: device.create_buffer("readback", bytes, usage)?,
-            state: Arc::new(AtomicU8::new(UNMAPPED)),
+            signal: Arc::default(),
         })
-    }
-
-    fn state(&self) -> u8 {
-        self.state.load(Ordering::Acquire)
     }
 }
 
@@ -65,43 +55,38 @@ impl Readback {
     /// Asks for the contents as of a submission, which must be the last one made.
     pub(crate) fn map(&mut self, submission: wgpu::SubmissionIndex) {
         self.submission = Some(submission);
-        self.staging.state.store(FLYING, Ordering::Release);
-        let state = self.staging.state.clone();
+        self.staging.signal.set(Flight::Flying);
+        let signal = self.staging.signal.clone();
         self.buffer()
             .slice(..)
             .map_async(wgpu::MapMode::Read, move |mapped| {
-                let outcome = if mapped.is_ok() { READY } else { FAILED };
-                state.store(outcome, Ordering::Release);
+                signal.set(match mapped {
+                    Ok(()) => Flight::Landed,
+                    Err(_) => Flight::Failed,
+                });
             });
     }
 
-    fn is_landed(&self) -> bool {
-        self.staging.state() != FLYING
+    /// The contents' arrival. Nothing submitted after them is waited for: the device goes on with that meanwhile.
+    pub(crate) fn arrival(&self) -> Arrival {
+        Arrival::new(&self.device, &self.staging.signal, self.submission.clone())
     }
 
-    /// Whether the contents have arrived, after letting wgpu make progress without blocking.
-    fn poll(&self) -> Result<bool> {
-        self.device.poll(wgpu::PollType::Poll)?;
-        Ok(self.is_landed())
-    }
-
-    /// Copies the bytes out, blocking until they have arrived, but not for anything submitted after them: the device goes
-    /// on with that meanwhile. The buffer stays mapped.
+    /// Copies the bytes out as soon as they have arrived.
+    #[cfg(not(target_family = "wasm"))]
     pub(crate) fn wait(&self) -> Result<Vec<u8>> {
-        if !self.poll()? {
-            count(&self.device.shared.counters.waits, 1);
-            while !self.is_landed() {
-                self.device.poll(wgpu::PollType::Wait {
-                    submission_index: self.submission.clone(),
-                    timeout: None,
-                })?;
-            }
-        }
+        block_on(self.arrival())?;
+        self.bytes()
+    }
+
+    /// Copies the bytes out, which have arrived. The buffer stays mapped.
+    pub(crate) fn bytes(&self) -> Result<Vec<u8>> {
         let fail = |reason: String| Error::Readback {
             what: "results".to_owned(),
             reason,
         };
-        if self.staging.state() == FAILED {
+        if self.staging.signal.flight() == Flight::Failed {
+            self.device.check()?;
             return Err(fail("the buffer could not be mapped".to_owned()));
         }
         let view = self
@@ -193,12 +178,14 @@ impl Ring {
             return Ok(None);
         }
         let mut resting = self.resting.lock().unwrap();
-        let idle = resting.iter().position(|staging| staging.state() != FLYING);
+        let idle = resting
+            .iter()
+            .position(|staging| staging.signal.flight() != Flight::Flying);
         let staging = match idle {
             Some(position) => resting.swap_remove(position),
             None => Staging::new(device, self.bytes)?,
         };
-        if staging.state() != UNMAPPED {
+        if staging.signal.flight() != Flight::Grounded {
             staging.buffer.raw().unmap();
         }
         Ok(Some(Readback {
@@ -239,16 +226,25 @@ impl Landing {
 
     fn ready(&self) -> Result<bool> {
         match &*self.state.borrow() {
-            LandingState::Flying(readback, ..) => readback.poll(),
+            LandingState::Flying(readback, ..) => readback.arrival().has_come(),
             LandingState::Landed(..) => Ok(true),
             _ => Ok(false),
         }
     }
 
+    /// What is still on its way, if anything is.
+    fn arrival(&self) -> Option<Arrival> {
+        match &*self.state.borrow() {
+            LandingState::Flying(readback, ..) => Some(readback.arrival()),
+            _ => None,
+        }
+    }
+
+    /// Some of the bytes, which are on their way no more.
     fn bytes(&self, shape: Shape, range: std::ops::Range<usize>) -> Result<Vec<u8>> {
         let mut state = self.state.borrow_mut();
         if let LandingState::Flying(readback, ..) = &*state {
-            let bytes = readback.wait();
+            let bytes = readback.bytes();
             let flown = std::mem::replace(&mut *state, LandingState::Failed);
             let LandingState::Flying(readback, ring, faults) = flown else {
                 unreachable!("matched above");
@@ -301,22 +297,36 @@ impl<E: Element> Fetch<E> {
         self.landing.ready()
     }
 
-    /// The values in row-major order, waiting for them if need be.
+    /// The values in row-major order, once they have arrived.
     ///
     /// # Errors
     ///
     /// [`Error::Readback`] if the tape has not run, [`Error::IndexOutOfRange`] if an operation on the tape was given such
     /// indices, [`Error::DeviceLost`].
-    pub fn get(&self) -> Result<Vec<E>> {
+    pub async fn ready(&self) -> Result<Vec<E>> {
+        if let Some(arrival) = self.landing.arrival() {
+            arrival.await?;
+        }
         let bytes = self.landing.bytes(self.shape, self.range.clone())?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// The values in row-major order, waiting for them if need be.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fetch::ready`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn get(&self) -> Result<Vec<E>> {
+        block_on(self.ready())
     }
 
     /// The first value: for scalars.
     ///
     /// # Errors
     ///
-    /// As [`Fetch::get`].
+    /// As [`Fetch::ready`].
+    #[cfg(not(target_family = "wasm"))]
     pub fn item(&self) -> Result<E> {
         Ok(self.get()?[0])
     }

@@ -4,6 +4,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfFloatVecExt;
 
+#[cfg(not(target_family = "wasm"))]
+use super::blocking::block_on;
 use super::buffer::Buffer;
 use super::device::Device;
 use super::dtype::{DType, Element};
@@ -181,17 +183,22 @@ impl Tensor {
     ///
     /// # Errors
     ///
-    /// As [`Tensor::to_vec`].
+    /// As [`Tensor::to_vec_async`].
     ///
     /// # Panics
     ///
     /// If the tensor holds integers.
-    #[track_caller]
-    pub(crate) fn to_floats(&self) -> Result<Vec<f32>> {
+    pub(crate) async fn to_floats_async(&self) -> Result<Vec<f32>> {
         match self.dtype {
-            DType::F16 => Ok(self.to_vec::<f16>()?.to_f32_vec()),
-            _ => self.to_vec(),
+            DType::F16 => Ok(self.to_vec_async::<f16>().await?.to_f32_vec()),
+            _ => self.to_vec_async().await,
         }
+    }
+
+    /// The same, waiting for them.
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn to_floats(&self) -> Result<Vec<f32>> {
+        block_on(self.to_floats_async())
     }
 
     fn first_byte(&self) -> u64 {
@@ -228,18 +235,44 @@ impl Tensor {
     ///
     /// # Errors
     ///
+    /// As [`Tensor::to_vec_async`].
+    ///
+    /// # Panics
+    ///
+    /// If the tensor holds another element type.
+    #[cfg(not(target_family = "wasm"))]
+    #[track_caller]
+    pub fn to_vec<E: Element>(&self) -> Result<Vec<E>> {
+        block_on(self.to_vec_async())
+    }
+
+    /// Copies the values to the host, as everything submitted before leaves them.
+    ///
+    /// # Errors
+    ///
     /// [`Error::DeviceLost`](crate::Error::DeviceLost), [`Error::Readback`](crate::Error::Readback).
     ///
     /// # Panics
     ///
     /// If the tensor holds another element type.
     #[track_caller]
-    pub fn to_vec<E: Element>(&self) -> Result<Vec<E>> {
+    pub fn to_vec_async<E: Element>(&self) -> impl Future<Output = Result<Vec<E>>> + use<E> {
         self.require_dtype::<E>();
-        let shared = &self.device.shared;
         let bytes = self.dtype.storage(self.shape().elements());
+        let used = self.dtype.bytes() * self.shape().elements();
+        let readback = self.read_back(bytes);
+        async move {
+            let readback = readback?;
+            readback.arrival().await?;
+            Ok(bytemuck::pod_collect_to_vec(&readback.bytes()?[..used]))
+        }
+    }
+
+    /// Submits the copying of so many bytes.
+    fn read_back(&self, bytes: u64) -> Result<Readback> {
         let mut readback = Readback::new(&self.device, bytes)?;
-        let mut encoder = shared.wgpu.create_command_encoder(&Default::default());
+        let wgpu = &self.device.shared.wgpu;
+        let mut encoder = wgpu.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(
             self.buffer.raw(),
             self.first_byte(),
@@ -248,8 +281,6 @@ impl Tensor {
             bytes,
         );
         readback.map(self.device.submit(encoder.finish())?);
-        let bytes = readback.wait()?;
-        let used = self.dtype.bytes() * self.shape().elements();
-        Ok(bytemuck::pod_collect_to_vec(&bytes[..used]))
+        Ok(readback)
     }
 }

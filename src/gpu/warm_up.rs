@@ -9,6 +9,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+use super::blocking::block_on;
 use super::device::{Device, experimental};
 use super::kernel::{Access, Kernel};
 use super::pipeline::{self, Pipeline};
@@ -63,7 +64,7 @@ pub(crate) fn compile(device: &Device, kernels: &[New<'_>]) -> bool {
         while let Some(&(_, accesses, pipeline, params)) = take() {
             scratch.dispatch((own, queue), pipeline, accesses, params, 0);
         }
-        let _ = pollster::block_on(scope.pop());
+        let _ = block_on(scope.pop());
     });
     true
 }
@@ -86,7 +87,7 @@ fn helper(device: &Device, adapter: &wgpu::Adapter) -> Option<(wgpu::Device, wgp
         experimental_features: experimental(features),
         ..Default::default()
     });
-    let (helper, queue) = pollster::block_on(request).ok()?;
+    let (helper, queue) = block_on(request).ok()?;
     helper.on_uncaptured_error(std::sync::Arc::new(|_| ()));
     Some((helper, queue))
 }

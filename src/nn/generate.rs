@@ -24,6 +24,7 @@ impl Gpt {
     /// # Panics
     ///
     /// If the parameters have not been built yet.
+    #[cfg(not(target_family = "wasm"))]
     pub fn generate(
         &self,
         prompt: &[u32],
@@ -64,6 +65,7 @@ impl Gpt {
     /// # Panics
     ///
     /// If there are not as many samplers as prompts, or the parameters have not been built yet.
+    #[cfg(not(target_family = "wasm"))]
     #[track_caller]
     pub fn generate_batch(
         &self,

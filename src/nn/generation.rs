@@ -6,6 +6,8 @@ use super::kv_cache::rounded_length;
 use super::{CachedTexts, Gpt};
 use crate::error::Result;
 use crate::gpu::DType;
+#[cfg(not(target_family = "wasm"))]
+use crate::gpu::blocking::block_on;
 use crate::ops::sample::Draw;
 use crate::sampling::{Drawn, DrawnTokens, Sampler};
 use crate::tape::{Tape, Var};
@@ -117,7 +119,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Submits what may be submitted, and takes what the oldest step has brought.
-    fn advance(&mut self) -> Result<()> {
+    async fn advance(&mut self) -> Result<()> {
         while self.left > 0 && self.under_way.len() < AHEAD && self.may_submit() {
             self.submit()?;
             self.left -= 1;
@@ -126,7 +128,7 @@ impl<'a> Generation<'a> {
             self.outcome = Outcome::Ended;
             return Ok(());
         };
-        for (row, drawn) in drawn.get()?.into_iter().enumerate() {
+        for (row, drawn) in drawn.ready().await?.into_iter().enumerate() {
             let text = &mut self.texts[row];
             if !text.is_open {
                 continue;
@@ -289,17 +291,29 @@ fn new_tape(gpt: &Gpt) -> Tape {
     tape
 }
 
-impl Iterator for Generation<'_> {
-    type Item = Result<NextToken>;
-
-    fn next(&mut self) -> Option<Result<NextToken>> {
+impl Generation<'_> {
+    /// [`Iterator::next`] where nothing can block.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports, and [`Error::NonFiniteLogit`](crate::Error::NonFiniteLogit); there is no further token then.
+    pub async fn next_async(&mut self) -> Option<Result<NextToken>> {
         while self.arrived.is_empty() && self.outcome == Outcome::UnderWay {
-            if let Err(error) = self.advance() {
+            if let Err(error) = self.advance().await {
                 self.outcome = Outcome::Failed;
                 return Some(Err(error));
             }
         }
         self.arrived.pop_front().map(Ok)
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+impl Iterator for Generation<'_> {
+    type Item = Result<NextToken>;
+
+    fn next(&mut self) -> Option<Result<NextToken>> {
+        block_on(self.next_async())
     }
 }
 

@@ -11,6 +11,8 @@ use std::sync::{Arc, OnceLock};
 use super::flat::{FlatTensors, Places};
 use super::{Constant, Init, InitKind};
 use crate::error::{Error, Result};
+#[cfg(not(target_family = "wasm"))]
+use crate::gpu::blocking::block_on;
 use crate::gpu::{DType, Device, Tensor};
 use crate::shape::Shape;
 use crate::tape::{Tape, Var};
@@ -493,9 +495,19 @@ impl Parameters {
     ///
     /// # Errors
     ///
-    /// [`Error::DeviceLost`], [`Error::Readback`].
+    /// As [`Parameters::to_host_async`].
+    #[cfg(not(target_family = "wasm"))]
     pub fn to_host(&self) -> Result<Vec<(String, Shape, Vec<f32>)>> {
-        self.read(&self.inner.storage)
+        block_on(self.to_host_async())
+    }
+
+    /// [`Parameters::to_host`] where nothing can block.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceLost`], [`Error::Readback`].
+    pub async fn to_host_async(&self) -> Result<Vec<(String, Shape, Vec<f32>)>> {
+        self.read(&self.inner.storage).await
     }
 
     /// Overwrites all values, rounded to the parameters' type.
@@ -512,11 +524,11 @@ impl Parameters {
     }
 
     /// Copies a mirror's values to the host, by name.
-    pub(crate) fn read(&self, flat: &FlatTensors) -> Result<Vec<(String, Shape, Vec<f32>)>> {
-        let segments = flat.segments().iter();
-        let segments = segments
-            .map(Tensor::to_floats)
-            .collect::<Result<Vec<_>>>()?;
+    pub(crate) async fn read(&self, flat: &FlatTensors) -> Result<Vec<(String, Shape, Vec<f32>)>> {
+        let mut segments = Vec::new();
+        for segment in flat.segments() {
+            segments.push(segment.to_floats_async().await?);
+        }
         let read = flat.places().map(|(index, segment, offset)| {
             let parameter = &self[index];
             let (name, shape) = (parameter.name().to_owned(), parameter.shape());

@@ -171,7 +171,7 @@ impl Optimizer for AdamW {
         vec![("m", &self.first), ("v", &self.second)]
     }
 
-    fn loss_scale(&self) -> Option<&Tensor> {
+    fn loss_scale(&self) -> Option<(&Tensor, f32)> {
         self.gradients.scale.state()
     }
 

@@ -209,7 +209,7 @@ impl Gradients {
         let segments = self.parameters.segments().iter();
         let elements = segments.map(|segment| segment.shape().elements() as u64);
         let scale = self.scale.state();
-        let scale = scale.map_or(0, |state| 4 * state.shape().elements() as u64);
+        let scale = scale.map_or(0, |(state, _)| 4 * state.shape().elements() as u64);
         let halves = self.parameters.segments().iter();
         let halves = halves.filter_map(|segment| segment.buffer.halves());
         let halves: u64 = halves.map(|copy| copy.bytes()).sum();

@@ -45,6 +45,7 @@ pub(crate) fn is_scale(value: f32) -> bool {
 #[derive(Debug)]
 pub(super) struct Scale {
     when: LossScale,
+    first: f32,
     /// The scale, the steps since it last changed, those that were skipped, and where it began.
     state: Tensor,
 }
@@ -58,12 +59,12 @@ impl Scale {
         let expected = "a power of two from 1 to 16,777,216";
         require(is_scale(first), "loss_scale", first, expected)?;
         let state = Tensor::new(device, [4], &[first, 0.0, 0.0, first])?;
-        Ok(Scale { when, state })
+        Ok(Scale { when, first, state })
     }
 
-    /// The state, where losses are or may be scaled.
-    pub fn state(&self) -> Option<&Tensor> {
-        (self.when != LossScale::Off).then_some(&self.state)
+    /// The state and where it began, if losses are or may be scaled.
+    pub fn state(&self) -> Option<(&Tensor, f32)> {
+        (self.when != LossScale::Off).then_some((&self.state, self.first))
     }
 
     /// The state on a tape, if its loss is scaled.

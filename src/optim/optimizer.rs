@@ -1,6 +1,8 @@
 //! What all optimizers have in common.
 
 use crate::error::{Error, Result};
+#[cfg(not(target_family = "wasm"))]
+use crate::gpu::blocking::block_on;
 use crate::gpu::{Fetch, Tensor};
 use crate::nn::{FlatTensors, Parameters};
 use crate::tape::{Tape, Var};
@@ -68,9 +70,10 @@ pub trait Optimizer {
     /// The moments by name, each laid out like the parameters.
     fn state(&self) -> Vec<(&'static str, &FlatTensors)>;
 
-    /// The state of the loss scale, if losses are or may be [scaled](super::LossScale): four numbers, the scale, the good steps
-    /// since it last changed, the steps skipped in all, and the scale at the beginning.
-    fn loss_scale(&self) -> Option<&Tensor> {
+    /// The state of the loss scale, if losses are or may be [scaled](super::LossScale), and the scale at the beginning. The state
+    /// is four numbers: the scale, the good steps since it last changed, the steps skipped in all, and the scale at the
+    /// beginning.
+    fn loss_scale(&self) -> Option<(&Tensor, f32)> {
         None
     }
 
@@ -155,12 +158,28 @@ impl Report {
     ///
     /// # Errors
     ///
+    /// As [`Report::ready`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn get(&self) -> Result<Metrics> {
+        block_on(self.ready())
+    }
+
+    /// The values, once they have arrived.
+    ///
+    /// # Errors
+    ///
     /// [`Error::NonFinite`] if the loss, the gradient's norm or the learning rate is infinite or not a number: then this
     /// step changed nothing. With a [loss scale](super::LossScale) above 1, a norm that is not finite is a skipped step
     /// rather than an error: [`Metrics::skipped`]. [`Error::Readback`] if the tape has not run, [`Error::DeviceLost`].
-    pub fn get(&self) -> Result<Metrics> {
-        let (loss, grad_norm) = (self.loss.item()?, self.grad_norm.item()?);
-        let loss_scale = self.loss_scale.as_ref().map(Fetch::item).transpose()?;
+    pub async fn ready(&self) -> Result<Metrics> {
+        let (loss, grad_norm) = (
+            self.loss.ready().await?[0],
+            self.grad_norm.ready().await?[0],
+        );
+        let loss_scale = match &self.loss_scale {
+            Some(scale) => Some(scale.ready().await?[0]),
+            None => None,
+        };
         // At the smallest scale, which is none, there is nothing left to halve.
         let can_halve = loss_scale.is_some_and(|scale| scale > 1.0);
         let metrics = Metrics {

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use super::{Metrics, Report};
 use crate::error::Result;
+#[cfg(not(target_family = "wasm"))]
+use crate::gpu::blocking::block_on;
 
 /// The reports of steps that have been submitted, the oldest first. A loop that takes them a few steps late never waits for
 /// the device, unless that is further behind.
@@ -58,14 +60,27 @@ impl Reports {
     ///
     /// # Errors
     ///
-    /// As [`Report::get`]. The report of that step is gone then, so that a loop which puts up with a skipped step goes on.
+    /// As [`Reports::take_async`].
+    #[cfg(not(target_family = "wasm"))]
     pub fn take(&mut self, most: usize) -> Result<Option<Metrics>> {
+        block_on(self.take_async(most))
+    }
+
+    /// [`Reports::take`] where nothing can block.
+    ///
+    /// # Errors
+    ///
+    /// As [`Report::ready`]. The report of that step is gone then, so that a loop which puts up with a skipped step goes on.
+    pub async fn take_async(&mut self, most: usize) -> Result<Option<Metrics>> {
         let Some(oldest) = self.0.front() else {
             return Ok(None);
         };
         if self.0.len() <= most && matches!(oldest.is_ready(), Ok(false)) {
             return Ok(None);
         }
-        self.0.pop_front().map(|oldest| oldest.get()).transpose()
+        match self.0.pop_front() {
+            Some(oldest) => oldest.ready().await.map(Some),
+            None => Ok(None),
+        }
     }
 }

@@ -129,7 +129,7 @@ impl Optimizer for Sgd {
             .collect()
     }
 
-    fn loss_scale(&self) -> Option<&Tensor> {
+    fn loss_scale(&self) -> Option<(&Tensor, f32)> {
         self.gradients.scale.state()
     }
 

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::plan::{self, KernelTime, MemoryUse};
+use super::plan::{self, MemoryUse};
 use super::record::{Tape, Var};
 use super::role::TensorType;
 use crate::error::Result;
@@ -36,7 +36,8 @@ impl Tape {
         }
     }
 
-    /// Plans the tape, or finds its plan, and submits it once. Does not wait for the device.
+    /// Plans the tape, or finds its plan, and submits it once. Does not wait for the device, unless that is eight submissions
+    /// behind: in a browser it never does, and a loop awaits its results so that it doesn't run ahead of the device.
     ///
     /// # Errors
     ///
@@ -63,7 +64,8 @@ impl Tape {
     /// # Errors
     ///
     /// As [`Tape::run`].
-    pub fn profile(self) -> Result<Vec<KernelTime>> {
+    #[cfg(not(target_family = "wasm"))]
+    pub fn profile(self) -> Result<Vec<plan::KernelTime>> {
         self.copy_outdated()?;
         let times = plan::profile(&self.device, &mut self.graph.borrow_mut(), self.training);
         self.note_writes();

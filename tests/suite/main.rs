@@ -26,3 +26,4 @@ mod profile;
 mod sampling;
 mod shaders;
 mod threads;
+mod waiting;

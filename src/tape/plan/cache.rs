@@ -9,7 +9,9 @@ use std::time::Instant;
 use super::memory::MemoryUse;
 use super::passes;
 use super::print::Listing;
+#[cfg(not(target_family = "wasm"))]
 use super::profile::{self, KernelTime};
+#[cfg(not(target_family = "wasm"))]
 use super::recorder::{Phase, PhaseClock};
 use super::replay::Plan;
 use crate::error::Result;
@@ -80,28 +82,31 @@ impl Planner {
 }
 
 /// Runs a recorded tape: finds or makes its plan, writes the inputs, submits. `began` is when it was made, if somebody
-/// wants to know.
+/// wants to know; in a browser nobody does.
 pub(in crate::tape) fn run(
     device: &Device,
     graph: &mut Graph,
     training: bool,
     landing: &Rc<Landing>,
-    began: Option<Instant>,
+    #[cfg_attr(target_family = "wasm", expect(unused_variables))] began: Option<Instant>,
 ) -> Result<()> {
-    let mut clock = began.map(PhaseClock::since);
-    let mut lap = |phase| clock.iter_mut().for_each(|clock| clock.lap(phase));
-    lap(Phase::Record);
     let planner = device.attached::<Planner>();
-    let plan = planner.find(device, graph, training)?;
-    lap(Phase::Plan);
-    let _turn = planner.take_turn();
-    match clock {
-        None => plan.submit(device, &graph.input_bytes, landing),
-        Some(clock) => profile::submit(device, plan, &graph.input_bytes, landing, clock),
+    #[cfg(not(target_family = "wasm"))]
+    if let Some(began) = began {
+        let mut clock = PhaseClock::since(began);
+        clock.lap(Phase::Record);
+        let plan = planner.find(device, graph, training)?;
+        clock.lap(Phase::Plan);
+        let _turn = planner.take_turn();
+        return profile::submit(device, plan, &graph.input_bytes, landing, clock);
     }
+    let plan = planner.find(device, graph, training)?;
+    let _turn = planner.take_turn();
+    plan.submit(device, &graph.input_bytes, landing)
 }
 
 /// Runs a recorded tape with every dispatch timed.
+#[cfg(not(target_family = "wasm"))]
 pub(in crate::tape) fn profile(
     device: &Device,
     graph: &mut Graph,

@@ -35,6 +35,7 @@ mod memory;
 mod passes;
 mod pointwise;
 mod print;
+#[cfg(not(target_family = "wasm"))]
 mod profile;
 mod recorder;
 mod replay;
@@ -44,14 +45,21 @@ mod timing;
 mod uniform;
 mod window;
 
-pub(super) use cache::{explain, memory, profile, run};
+#[cfg(not(target_family = "wasm"))]
+pub(super) use cache::profile;
+pub(super) use cache::{explain, memory, run};
 pub use dispatch::{Cost, Dispatch, Operand};
 pub use emit::Lowering;
 pub(crate) use epilogue::Epilogue;
 pub use memory::MemoryUse;
 pub(crate) use pointwise::declare_functions;
+#[cfg(not(target_family = "wasm"))]
 pub use profile::KernelTime;
+#[cfg(not(target_family = "wasm"))]
 pub(crate) use profile::kernel_times;
+#[cfg(not(target_family = "wasm"))]
 pub(crate) use recorder::{Phase, Recorder, Run, Span};
+#[cfg(not(target_family = "wasm"))]
 pub(crate) use replay::Plan;
+#[cfg(not(target_family = "wasm"))]
 pub(crate) use timing::{Intervals, length};

@@ -16,6 +16,7 @@ use crate::gpu::pipeline::{KernelCache, Pipeline};
 use crate::gpu::pool::BufferPool;
 use crate::gpu::readback::{Fault, Landing, Readback, Ring};
 use crate::gpu::stats::count;
+#[cfg(not(target_family = "wasm"))]
 use crate::gpu::warm_up;
 use crate::gpu::{Device, Kernel};
 use crate::tape::record::Graph;
@@ -277,9 +278,9 @@ fn refuse_conflicts<'a>(dispatch: &Dispatch, resolve: &impl Fn(usize) -> (&'a Bu
     }
 }
 
-/// One pipeline per dispatch, compiling what is new on all cores.
+/// One pipeline per dispatch, compiling what is new.
 fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipeline>>> {
-    let keys: Vec<(&Kernel, Vec<Access>)> = dispatches
+    let keys: Vec<PipelineKey<'_>> = dispatches
         .iter()
         .map(|dispatch| {
             let accesses = dispatch.bindings.iter().map(|&(_, access)| access);
@@ -287,6 +288,24 @@ fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipelin
         })
         .collect();
     let kernels = &device.attached::<KernelCache>();
+    #[cfg(not(target_family = "wasm"))]
+    compile(device, kernels, &keys, dispatches)?;
+    keys.iter()
+        .map(|(kernel, accesses)| kernels.pipeline(device, kernel, accesses))
+        .collect()
+}
+
+/// A kernel, and how it is bound.
+type PipelineKey<'a> = (&'a Kernel, Vec<Access>);
+
+/// Compiles what is new on all cores. A browser has threads of its own.
+#[cfg(not(target_family = "wasm"))]
+fn compile(
+    device: &Device,
+    kernels: &KernelCache,
+    keys: &[PipelineKey<'_>],
+    dispatches: &[Dispatch],
+) -> Result<()> {
     let mut seen = HashSet::new();
     // With the first dispatch of each.
     let distinct: Vec<_> = keys
@@ -325,9 +344,7 @@ fn pipelines(device: &Device, dispatches: &[Dispatch]) -> Result<Vec<Arc<Pipelin
         })
         .collect();
     warm_up::compile(device, &new);
-    keys.iter()
-        .map(|(kernel, accesses)| kernels.pipeline(device, kernel, accesses))
-        .collect()
+    Ok(())
 }
 
 /// The uniform parameters of all dispatches in one buffer.

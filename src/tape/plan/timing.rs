@@ -30,6 +30,7 @@ pub(crate) enum Intervals {
 
 impl DeviceTimes {
     /// Waits for the times.
+    #[cfg(not(target_family = "wasm"))]
     pub fn read(&self, device: &Device) -> Result<Intervals> {
         Ok(match &self.clock {
             Clock::Host(intervals) => Intervals::Host(intervals.clone()),

@@ -184,10 +184,10 @@ fn the_state_is_saved_whenever_it_has_changed_and_restored_whatever_was_there() 
     let path = std::env::temp_dir().join(format!("shadegrad-state-{}", std::process::id()));
     let parameters = matrix(device());
     let make = || AdamW::new(&parameters, config(LossScale::Auto)).unwrap();
-    let state = |optimizer: &AdamW| optimizer.loss_scale().unwrap().to_vec::<f32>().unwrap();
+    let state = |optimizer: &AdamW| optimizer.loss_scale().unwrap().0.to_vec::<f32>().unwrap();
     let save = |values: [f32; 4]| {
         let optimizer = make();
-        let tensor = optimizer.loss_scale().unwrap();
+        let (tensor, _) = optimizer.loss_scale().unwrap();
         tensor.write(&values).unwrap();
         checkpoint::save(&path, &parameters, Some(&optimizer), &Metadata::default()).unwrap();
     };
@@ -200,6 +200,7 @@ fn the_state_is_saved_whenever_it_has_changed_and_restored_whatever_was_there() 
         optimizer
             .loss_scale()
             .unwrap()
+            .0
             .write(&[2.0, 7.0, 3.0, 65_536.0f32])
             .unwrap();
         let checkpoint = Checkpoint::open(&path).unwrap();
@@ -274,7 +275,7 @@ fn at_ten_times_the_learning_rate_parameters_stay_numbers() {
         let metrics = report.get().unwrap();
         skips += u32::from(metrics.skipped);
     }
-    let state = optimizer.loss_scale().unwrap().to_vec::<f32>().unwrap();
+    let state = optimizer.loss_scale().unwrap().0.to_vec::<f32>().unwrap();
     assert_eq!(state[2], skips as f32);
     assert!((1..40).contains(&skips), "{skips} of 60 skipped");
     for (name, _, values) in parameters.to_host().unwrap() {

@@ -5,6 +5,7 @@
 //! is changed to read it from there: through one binding of up to 64 KiB, or through several, where loads from storage
 //! are so slow that reading all of them and picking one is still faster.
 
+#[cfg(not(target_family = "wasm"))]
 mod cost;
 mod windows;
 
@@ -18,6 +19,7 @@ use crate::gpu::kernel::Access;
 const MOST_WINDOWS: u64 = 11;
 
 /// How many windows an operand may be read through. All are read, and all but one in vain.
+#[cfg(not(target_family = "wasm"))]
 fn most_windows(device: &Device) -> u64 {
     let most = device.shared.most_windows.get_or_init(|| {
         // Picking costs something, too. A device that has failed says so at the next opportunity.
@@ -25,6 +27,12 @@ fn most_windows(device: &Device) -> u64 {
         loads.map_or(1, |loads| (0.7 * loads) as u64)
     });
     (*most).max(1)
+}
+
+/// Nothing can be measured where nobody can wait.
+#[cfg(target_family = "wasm")]
+fn most_windows(_: &Device) -> u64 {
+    1
 }
 
 /// Turns the operands that fit into uniform ones, and changes the kernels. `inputs` is the size of the buffer of

@@ -1,0 +1,166 @@
+//! Waiting for the device. What waits is written once, as an `async fn`, and its blocking twin runs that under `block_on`,
+//! where a future that has to wait does so in place, in a call of wgpu's. Elsewhere it is woken: in a browser by the browser,
+//! and else by a thread that waits in its stead. There is no blocking in browsers.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+#[cfg(not(target_family = "wasm"))]
+use std::thread::JoinHandle;
+
+#[cfg(not(target_family = "wasm"))]
+use super::blocking;
+use super::device::Device;
+#[cfg(not(target_family = "wasm"))]
+use super::stats::count;
+use crate::error::Result;
+
+/// What becomes of something that the device has been asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Flight {
+    /// Not asked for.
+    Grounded,
+    /// Asked for, on its way.
+    Flying,
+    /// It is there.
+    Landed,
+    /// It will never be.
+    Failed,
+}
+
+impl Flight {
+    const ALL: [Flight; 4] = [
+        Flight::Grounded,
+        Flight::Flying,
+        Flight::Landed,
+        Flight::Failed,
+    ];
+}
+
+/// A flight that wgpu ends, and those who wait for its end.
+#[derive(Default)]
+pub(crate) struct Signal {
+    flight: AtomicU8,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl Signal {
+    pub fn flight(&self) -> Flight {
+        Flight::ALL[usize::from(self.flight.load(Ordering::Acquire))]
+    }
+
+    /// Changes it, and wakes whoever waits for that.
+    pub fn set(&self, flight: Flight) {
+        self.flight.store(flight as u8, Ordering::Release);
+        if flight != Flight::Flying {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *wakers)
+            .into_iter()
+            .for_each(Waker::wake);
+    }
+
+    fn add(&self, waker: &Waker) {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        wakers.push(waker.clone());
+    }
+}
+
+/// The end of a flight, which a submission brings about.
+pub(crate) struct Arrival {
+    device: Device,
+    signal: Arc<Signal>,
+    /// The last one made, if it is none.
+    submission: Option<wgpu::SubmissionIndex>,
+    /// Waits for it.
+    #[cfg(not(target_family = "wasm"))]
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Arrival {
+    pub fn new(
+        device: &Device,
+        signal: &Arc<Signal>,
+        submission: Option<wgpu::SubmissionIndex>,
+    ) -> Arrival {
+        Arrival {
+            device: device.clone(),
+            signal: signal.clone(),
+            submission,
+            #[cfg(not(target_family = "wasm"))]
+            thread: None,
+        }
+    }
+
+    /// Whether it has come, after letting wgpu make progress without blocking.
+    pub fn has_come(&self) -> Result<bool> {
+        self.device.poll(wgpu::PollType::Poll)?;
+        Ok(self.signal.flight() != Flight::Flying)
+    }
+}
+
+impl Future for Arrival {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let arrival = self.get_mut();
+        if arrival.has_come()? {
+            return Poll::Ready(Ok(()));
+        }
+        arrival.signal.add(cx.waker());
+        #[cfg(not(target_family = "wasm"))]
+        arrival.wait()?;
+        // It may have come before anybody was to be woken.
+        match arrival.signal.flight() {
+            Flight::Flying => Poll::Pending,
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+impl Arrival {
+    /// Waits in place, or begins to on a thread.
+    fn wait(&mut self) -> Result<()> {
+        let wait = wgpu::PollType::Wait {
+            submission_index: self.submission.clone(),
+            timeout: None,
+        };
+        if blocking::is_allowed() {
+            count(&self.device.shared.counters.waits, 1);
+            while self.signal.flight() == Flight::Flying {
+                self.device.poll(wait.clone())?;
+            }
+        } else if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            let (device, signal) = (self.device.clone(), self.signal.clone());
+            self.thread = Some(std::thread::spawn(move || {
+                // An error is kept for whoever asks the device next.
+                let _ = device.shared.wgpu.poll(wait);
+                signal.wake();
+            }));
+        }
+        Ok(())
+    }
+}
+
+impl Device {
+    /// Waits until everything submitted so far has finished.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost), or any error that wgpu reported since the last call.
+    pub async fn wait_async(&self) -> Result<()> {
+        let signal = Arc::new(Signal::default());
+        signal.set(Flight::Flying);
+        let done = signal.clone();
+        let queue = &self.shared.queue;
+        queue.on_submitted_work_done(move || done.set(Flight::Landed));
+        Arrival::new(self, &signal, None).await
+    }
+}
