@@ -1,24 +1,20 @@
 //! The flags that training programs share, and how a command line is read.
 //!
 //! A program flattens the groups that it needs into its own command line, and gives other defaults where it wants some:
-//! see [`read`].
+//! see [`parse`].
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::RwLock;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Serialize};
-use shadegrad::data::excerpt;
 use shadegrad::nn::{FeedForwardKind, InitKind, NormKind, PositionKind};
 use shadegrad::tape::Precision;
-
-use super::terminal::LONGEST;
 
 /// How large batches are.
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
@@ -267,52 +263,48 @@ pub struct DeviceArgs {
     pub list_adapters: bool,
 }
 
-/// Reads the command line; prints help or a usage error and exits where that is all there is to do. Flags may be
-/// written with `-` or `_`; `defaults` replace those of single flags.
+/// The program's flags, with `_` for `-`, once its command line has been read.
+static FLAGS: RwLock<BTreeSet<String>> = RwLock::new(BTreeSet::new());
+
+/// Whether the program has a flag of this name, written with `_` for `-`.
+pub fn is_flag(name: &str) -> bool {
+    FLAGS.read().is_ok_and(|flags| flags.contains(name))
+}
+
+/// Reads words, of which the first is the program's name. Flags may be written with `-` or `_`; `defaults` replace those of
+/// single flags.
 ///
 /// The second part of the answer is the names of the settings that were given, for [`Settings::adopt`].
 ///
 /// [`Settings::adopt`]: super::settings::Settings::adopt
-pub fn read<C>(defaults: &[(&'static str, &'static str)]) -> (C, Vec<String>)
-where
-    C: CommandFactory + FromArgMatches,
-{
-    parse(std::env::args_os(), defaults).unwrap_or_else(|error| {
-        let text = error.render().to_string();
-        // Help goes to standard output, and is long.
-        if error.use_stderr() && text.len() > LONGEST {
-            let _ = writeln!(std::io::stderr(), "{}", excerpt(&text, LONGEST));
-            std::process::exit(error.exit_code());
-        }
-        error.exit()
-    })
-}
-
-/// The program's flags, with `_` for `-`, once its command line has been read.
-static FLAGS: OnceLock<BTreeSet<String>> = OnceLock::new();
-
-/// Whether the program has a flag of this name, written with `_` for `-`.
-pub fn is_flag(name: &str) -> bool {
-    FLAGS.get().is_some_and(|flags| flags.contains(name))
-}
-
-fn parse<C>(
+///
+/// # Errors
+///
+/// What clap has to say about them.
+pub fn parse<C>(
     words: impl Iterator<Item = OsString>,
     defaults: &[(&'static str, &'static str)],
 ) -> std::result::Result<(C, Vec<String>), clap::Error>
 where
     C: CommandFactory + FromArgMatches,
 {
-    // `--lr -1` is a number that is refused with its flag, not an unknown flag.
-    let command = C::command().allow_negative_numbers(true);
-    let command = defaults.iter().fold(command, |command, &(id, value)| {
-        command.mut_arg(id, |arg| arg.default_value(value))
-    });
-    let names = command.get_arguments().map(|arg| arg.get_id().to_string());
-    let _ = FLAGS.set(names.collect());
+    let command = command::<C>(defaults);
+    if let Ok(mut flags) = FLAGS.write() {
+        let names = command.get_arguments().map(|arg| arg.get_id().to_string());
+        *flags = names.collect();
+    }
     let matches = command.try_get_matches_from(words.map(dashed))?;
     let given = given(&matches);
     Ok((C::from_arg_matches(&matches)?, given))
+}
+
+/// The command line of a program that has other `defaults` for single flags.
+pub fn command<C: CommandFactory>(defaults: &[(&'static str, &'static str)]) -> clap::Command {
+    // `--lr -1` is a number that is refused with its flag, not an unknown flag.
+    let command = C::command().allow_negative_numbers(true);
+    defaults.iter().fold(command, |command, &(id, value)| {
+        command.mut_arg(id, |arg| arg.default_value(value))
+    })
 }
 
 /// The names of the settings that were given on a command line.
@@ -334,7 +326,7 @@ where
 }
 
 /// `--d_model` means `--d-model`; what stands behind a `=` stays as it is.
-fn dashed(word: OsString) -> OsString {
+pub fn dashed(word: OsString) -> OsString {
     match word.to_str() {
         Some(text) if text.starts_with("--") => {
             let (flag, value) = text.split_at(text.find('=').unwrap_or(text.len()));

@@ -9,9 +9,8 @@ use shadegrad::data::CharTokenizer;
 use shadegrad::nn::GptConfig;
 use shadegrad::optim::{AdamW, Optimizer};
 
+use super::Result;
 use super::settings::Settings;
-use super::terminal::note;
-use super::{Result, outputs};
 
 /// The `extra` part of the metadata.
 #[derive(Serialize, Deserialize)]
@@ -40,28 +39,25 @@ pub struct Contents<'a, S> {
 }
 
 impl<S: Settings> Contents<'_, S> {
-    /// Writes everything that a run needs to continue to the same bits.
+    /// What a checkpoint says beside its tensors, so that a run can continue to the same bits.
     ///
     /// # Errors
     ///
-    /// Those of [`checkpoint::save`].
-    pub fn save(&self, path: &Path, optimizer: &AdamW) -> Result<()> {
+    /// If a setting has no place in a checkpoint.
+    pub fn metadata(&self, optimizer: &AdamW) -> Result<Metadata> {
         let extra = Extra {
             program: self.program.to_owned(),
             settings: self.settings.clone(),
             text_digest: self.text_digest.to_owned(),
         };
-        let metadata = Metadata {
+        Ok(Metadata {
             config: serde_json::to_value(self.config)?,
             vocabulary: self.vocabulary.to_vec(),
             tokenizer: self.tokenizer.map(str::to_owned),
             step: optimizer.steps(),
             seed: self.seed,
             extra: serde_json::to_value(extra)?,
-        };
-        checkpoint::save(path, optimizer.parameters(), Some(optimizer), &metadata)?;
-        outputs::written(path);
-        Ok(())
+        })
     }
 }
 
@@ -73,13 +69,12 @@ pub struct Checkpoint<S> {
 }
 
 impl<S: Settings> Checkpoint<S> {
-    /// Reads and checks a checkpoint of `program`.
+    /// A checkpoint of `program`, as read from `path`.
     ///
     /// # Errors
     ///
-    /// Those of [`checkpoint::Checkpoint::open`]; also if another program wrote it.
-    pub fn open(path: &Path, program: &str) -> Result<Checkpoint<S>> {
-        let inner = checkpoint::Checkpoint::open(path)?;
+    /// [`Error::Checkpoint`] if another program wrote it.
+    pub fn new(inner: checkpoint::Checkpoint, path: &Path, program: &str) -> Result<Checkpoint<S>> {
         let refuse = |reason: String| Error::Checkpoint {
             path: path.to_owned(),
             reason,
@@ -121,13 +116,11 @@ impl<S: Settings> Checkpoint<S> {
         Ok(self.inner.tokenizer()?)
     }
 
-    /// Says so if the run that wrote it did not read the text with this [`digest`].
-    pub fn note_other_text(&self, text_digest: &str, source: &str) {
-        if self.extra.text_digest != text_digest {
-            note(format_args!(
-                "{source} is not the text that the checkpoint was trained on; the test split is another one too"
-            ));
-        }
+    /// What to say if the run that wrote it did not read the text with this [`digest`].
+    pub fn on_other_text(&self, text_digest: &str, source: &str) -> Option<String> {
+        (self.extra.text_digest != text_digest).then(|| {
+            format!("{source} is not the text that the checkpoint was trained on; the test split is another one too")
+        })
     }
 
     /// Puts its state into the optimizer and the optimizer's parameters.

@@ -1,17 +1,13 @@
-//! What a training run is given and what it gives: data, model, course, and what became of them.
-
-use std::time::Instant;
+//! What a training run is given: data, model and course; and how its losses and its pace are told.
 
 use shadegrad::data::{Batch, Split};
 use shadegrad::nn::Gpt;
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::Schedule;
-use shadegrad::profile::Profile;
 use shadegrad::tape::Precision;
 use shadegrad::{Tape, Var};
 
 use super::args::{EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
-use super::metrics::Evaluation;
 
 /// Where batches come from.
 pub trait Data {
@@ -104,6 +100,17 @@ impl Options {
         }
     }
 
+    /// A course that is evaluated as the flags say.
+    pub fn evaluated(training: &TrainingArgs, evaluation: &EvaluationArgs) -> Options {
+        Options {
+            eval_interval: evaluation.eval_interval,
+            eval_iters: evaluation.eval_iters,
+            final_eval_iters: evaluation.final_eval_iters,
+            size_flags: ["--batch-size or --context", "--eval-batch-size"],
+            ..Options::plain(training)
+        }
+    }
+
     /// The course that the flags ask for, without samples and perplexity.
     pub fn new(
         training: &TrainingArgs,
@@ -111,34 +118,35 @@ impl Options {
         files: &FileArgs,
         program: &ProgramArgs,
     ) -> Options {
-        let plain = Options::plain(training);
+        let evaluated = Options::evaluated(training, evaluation);
         Options {
-            eval_interval: evaluation.eval_interval,
-            eval_iters: evaluation.eval_iters,
-            final_eval_iters: evaluation.final_eval_iters,
             checkpoint_interval: files.checkpoint_interval,
-            log_interval: program.log_interval.unwrap_or(plain.log_interval),
+            log_interval: program.log_interval.unwrap_or(evaluated.log_interval),
             profile: files.profile.is_some(),
-            size_flags: ["--batch-size or --context", "--eval-batch-size"],
-            ..plain
+            ..evaluated
         }
     }
 }
 
-/// What became of a run.
-pub struct Summary {
-    /// Whether a signal ended it.
-    pub interrupted: bool,
-    /// Steps at its end.
-    pub steps: u64,
-    /// Losses at its end, unless it was interrupted.
-    pub losses: Option<Evaluation>,
-    /// Time and tokens of its steps but the first, which compiles the kernels.
-    pub pace: Pace,
-    /// When the results of the first step had arrived.
-    pub first_step: Option<Instant>,
-    /// What was seen of the steps that were watched.
-    pub profile: Option<Profile>,
+/// Loss estimates over the two splits at one moment.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Mean loss over the training split or a sample of it.
+    pub train: f64,
+    /// Mean loss over the test split or a sample of it.
+    pub test: f64,
+}
+
+impl Evaluation {
+    /// The losses in words, with the perplexity of the test split if it is asked for.
+    pub fn words(self, perplexity: bool) -> String {
+        let Evaluation { train, test } = self;
+        let losses = format!("train loss {train:.4} | test loss {test:.4}");
+        match perplexity {
+            true => format!("{losses} | test perplexity {:.2}", test.exp()),
+            false => losses,
+        }
+    }
 }
 
 /// Time and tokens of some steps.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use shadegrad::Error;
 use shadegrad::data::excerpt;
 
+use super::course::Evaluation;
 use super::terminal::note;
 use super::{Result, outputs};
 
@@ -41,27 +42,6 @@ pub struct Record {
     pub step_ms: f64,
     /// Tokens of these steps over that time.
     pub tokens_per_second: f64,
-}
-
-/// Loss estimates over the two splits at one moment.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Evaluation {
-    /// Mean loss over the training split or a sample of it.
-    pub train: f64,
-    /// Mean loss over the test split or a sample of it.
-    pub test: f64,
-}
-
-impl Evaluation {
-    /// The losses in words, with the perplexity of the test split if it is asked for.
-    pub fn words(self, perplexity: bool) -> String {
-        let Evaluation { train, test } = self;
-        let losses = format!("train loss {train:.4} | test loss {test:.4}");
-        match perplexity {
-            true => format!("{losses} | test perplexity {:.2}", test.exp()),
-            false => losses,
-        }
-    }
 }
 
 /// The records of a run, kept for its summary and plot, and written to a file if one is asked for.

@@ -24,9 +24,12 @@ pub mod progress;
 pub mod report;
 pub mod saved;
 pub mod settings;
+pub mod steps;
 pub mod stream;
 pub mod svg;
+pub mod texts;
 pub mod training;
+pub mod words;
 
 /// What programs end with when something goes wrong: one line, printed after `error: `.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

@@ -4,9 +4,13 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use shadegrad::optim::{AdamW, Optimizer};
 use shadegrad::{Error, checkpoint};
 
 use super::Result;
+use super::checkpoint::{Checkpoint, Contents};
+use super::settings::Settings;
+use super::terminal::note;
 
 /// How a file comes to its new contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,4 +231,36 @@ pub fn is_written(path: &Path) -> bool {
             .unwrap()
             .iter()
             .any(|written| written == path)
+}
+
+impl<S: Settings> Contents<'_, S> {
+    /// Writes everything that a run needs to continue to the same bits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`checkpoint::save`].
+    pub fn save(&self, path: &Path, optimizer: &AdamW) -> Result<()> {
+        let metadata = self.metadata(optimizer)?;
+        checkpoint::save(path, optimizer.parameters(), Some(optimizer), &metadata)?;
+        written(path);
+        Ok(())
+    }
+}
+
+impl<S: Settings> Checkpoint<S> {
+    /// Reads and checks a checkpoint of `program`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`checkpoint::Checkpoint::open`]; also if another program wrote it.
+    pub fn open(path: &Path, program: &str) -> Result<Checkpoint<S>> {
+        Checkpoint::new(checkpoint::Checkpoint::open(path)?, path, program)
+    }
+
+    /// Says so if the run that wrote it did not read the text with this digest.
+    pub fn note_other_text(&self, text_digest: &str, source: &str) {
+        if let Some(text) = self.on_other_text(text_digest, source) {
+            note(format_args!("{text}"));
+        }
+    }
 }

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::Instant;
 
-use indicatif::HumanCount;
 use shadegrad::Device;
 use shadegrad::optim::Optimizer;
 use shadegrad::profile::Ceiling;
 use shadegrad::profile::{Profile, Profiler};
 
-use super::course::Summary;
 use super::terminal::note;
+use super::training::Summary;
+use super::words::HumanCount;
 use super::{Result, outputs};
 
 /// Steps that are let pass first: they compile the kernels and fill the caches.

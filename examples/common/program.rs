@@ -1,16 +1,35 @@
-//! The frame of a program: its errors as one line, its device, and its files looked at before the work.
+//! The frame of a program: its command line, its errors as one line, its device, and its files looked at before the work.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::{CommandFactory, FromArgMatches};
 use serde::Serialize;
+use shadegrad::data::excerpt;
 use shadegrad::{Device, DeviceOptions};
 
-use super::args::{DeviceArgs, FileArgs};
-use super::course::Summary;
+use super::args::{self, DeviceArgs, FileArgs};
 use super::outputs::{self, Mode, Output};
+use super::training::Summary;
+use super::terminal::LONGEST;
 use super::{Result, interrupt, plot, terminal};
+
+/// Reads the command line as [`args::parse`] does; prints help or a usage error and exits where that is all there is to do.
+pub fn read<C>(defaults: &[(&'static str, &'static str)]) -> (C, Vec<String>)
+where
+    C: CommandFactory + FromArgMatches,
+{
+    args::parse(std::env::args_os(), defaults).unwrap_or_else(|error| {
+        let text = error.render().to_string();
+        // Help goes to standard output, and is long.
+        if error.use_stderr() && text.len() > LONGEST {
+            let _ = writeln!(std::io::stderr(), "{}", excerpt(&text, LONGEST));
+            std::process::exit(error.exit_code());
+        }
+        error.exit()
+    })
+}
 
 /// Runs a program, the first thing in `main`: what goes wrong costs one line and exit code 1.
 pub fn run(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {

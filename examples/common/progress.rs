@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use shadegrad::metrics::Smoothed;
 
 use super::metrics::Record;
+use super::words::HumanCount;
 
 /// The factor by which a loss counts less with each step that it is old.
 const SMOOTHING: f64 = 0.98;

@@ -2,79 +2,24 @@
 
 use std::time::Instant;
 
-use indicatif::HumanCount;
-use shadegrad::nn::{FeedForwardKind, GptConfig};
+use shadegrad::nn::GptConfig;
 
 use super::args::{FileArgs, TrainingArgs};
-use super::course::{Pace, Summary};
+use super::course::Pace;
+use super::training::Summary;
+use super::words::{self, HumanCount};
 use super::{outputs, progress};
 
 /// Prints what is going to be trained, on batches of so many rows and tokens in a row, which may be fewer than the model
 /// could see.
-pub fn describe(
-    config: &GptConfig,
-    training: &TrainingArgs,
-    [rows, length]: [usize; 2],
-    start: u64,
-) {
-    let GptConfig {
-        context,
-        d_model,
-        n_heads,
-        n_layers,
-        norm,
-        positions,
-        ..
-    } = config;
-    let ffn = match config.ffn {
-        FeedForwardKind::None => "attention only".to_owned(),
-        ffn => format!("{ffn} {}", config.d_ff),
-    };
-    let shared = match config.n_kv_heads() {
-        all if all == *n_heads => String::new(),
-        kv_heads => format!(" on {kv_heads} of keys and values"),
-    };
-    let head = match (config.tie_weights, config.head_bias) {
-        (true, false) => "tied head",
-        (true, true) => "tied head with a bias",
-        (false, false) => "own head",
-        (false, true) => "own head with a bias",
-    };
-    let biases = match (config.bias, config.has_attention_bias()) {
-        (true, true) => ", biases",
-        (true, false) => ", biases but in attention",
-        (false, true) => ", biases in attention",
-        (false, false) => "",
-    };
-    say!(
-        "model: {} parameters · layers {n_layers}, width {d_model}, heads {n_heads}{shared}, {ffn}, {norm}, {positions} \
-         positions, context {context}, {head}{biases}{}",
-        HumanCount(config.parameter_count() as u64),
-        if config.final_norm {
-            ""
-        } else {
-            ", no final norm"
-        },
-    );
-    course(training, [rows, length], start);
+pub fn describe(config: &GptConfig, training: &TrainingArgs, shape: [usize; 2], start: u64) {
+    say!("model: {}", words::model(config));
+    course(training, shape, start);
 }
 
 /// Prints how it is going to be trained, on batches of so many rows and tokens in a row.
-pub fn course(training: &TrainingArgs, [rows, length]: [usize; 2], start: u64) {
-    let from = match start {
-        0 => String::new(),
-        start => format!(", resumed after step {}", HumanCount(start)),
-    };
-    say!(
-        "training: {} steps of {rows} × {length} tokens{from} · AdamW, precision {}, learning rate {} ({}), warm-up {}, \
-         seed {}",
-        HumanCount(training.steps),
-        training.precision,
-        training.lr,
-        format!("{:?}", training.schedule).to_lowercase(),
-        training.warmup(),
-        training.seed,
-    );
+pub fn course(training: &TrainingArgs, shape: [usize; 2], start: u64) {
+    say!("training: {}", words::training(training, shape, start));
 }
 
 /// Prints that a run was interrupted, if it was.

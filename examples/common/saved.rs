@@ -5,23 +5,19 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use indicatif::HumanCount;
+use pollster::block_on;
 use shadegrad::Error;
 use shadegrad::checkpoint::Checkpoint;
 use shadegrad::hugging_face;
-use shadegrad::nn::Gpt;
-use shadegrad::sampling::{Sampler, SamplingConfig};
 use shadegrad::tape::Precision;
 
 use super::args::{DeviceArgs, SamplingArgs};
 use super::settings::require;
-use super::{Result, program};
+use super::words::HumanCount;
+use super::{Result, program, texts};
 
 /// More texts, or tokens in a text, than this are a slip of the keyboard.
 const MOST: usize = 1_000_000;
-
-/// Texts that are generated side by side.
-const ROWS: usize = 64;
 
 /// What to do with a checkpoint.
 #[derive(Clone, Debug, Subcommand)]
@@ -115,14 +111,14 @@ impl SampleArgs {
         let device = program::open_device_aside(&self.device)?;
         let (gpt, _) = checkpoint.gpt_as(self.precision.dtype(), &device)?;
         let (count, most) = (self.count.unwrap_or(count), self.max_tokens.unwrap_or(most));
-        texts(
+        block_on(texts::texts(
             &gpt,
             prompt,
             (count, most),
             self.sampling.config(),
             self.seed,
             stop,
-        )
+        ))
     }
 }
 
@@ -199,44 +195,4 @@ fn export(args: &ExportArgs, end: Option<char>) -> Result<()> {
     }
     say!("the model: {}", directory.display());
     Ok(())
-}
-
-/// What follows `prompt` in `count` texts of up to `most` tokens, each up to the token `stop`.
-///
-/// # Errors
-///
-/// What the device reports.
-pub fn texts(
-    gpt: &Gpt,
-    prompt: &[u32],
-    (count, most): (usize, usize),
-    config: SamplingConfig,
-    seed: u64,
-    stop: Option<u32>,
-) -> Result<Vec<Vec<u32>>> {
-    let mut texts = Vec::new();
-    while texts.len() < count {
-        let rows = ROWS.min(count - texts.len());
-        let samplers = (texts.len()..texts.len() + rows).map(|number| {
-            // Apart, so that neighbouring seeds share no texts.
-            let apart = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(number as u64);
-            Sampler::new(config, seed.wrapping_add(apart))
-        });
-        let mut samplers = samplers.collect::<shadegrad::Result<Vec<_>>>()?;
-        let prompts = vec![prompt; rows];
-        texts.extend(gpt.generate_batch(&prompts, most, &mut samplers, stop)?);
-    }
-    Ok(texts)
-}
-
-/// Memory for what [`texts`] will need is there, or this says so before a training rather than after it.
-///
-/// # Errors
-///
-/// What the device reports.
-pub fn check(gpt: &Gpt, count: usize) -> shadegrad::Result<()> {
-    match ROWS.min(count) {
-        0 => Ok(()),
-        rows => gpt.kv_cache(rows, gpt.config().context).map(drop),
-    }
 }

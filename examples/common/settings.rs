@@ -4,19 +4,19 @@
 use std::fmt::Display;
 use std::path::Path;
 
-use indicatif::HumanCount;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use shadegrad::Error;
-use shadegrad::nn::GptConfig;
-use shadegrad::optim::{AdamWConfig, Schedule};
+use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
+use shadegrad::optim::{AdamW, AdamWConfig, Schedule};
 use shadegrad::sampling::SamplingConfig;
+use shadegrad::{Device, Error};
 
 use super::Result;
 use super::args::{
     self, BatchArgs, EvaluationArgs, ModelArgs, SamplingArgs, ScheduleKind, TrainingArgs,
 };
+use super::words::HumanCount;
 
 /// More tokens in a batch than this are a slip of the keyboard.
 const MOST_TOKENS: usize = 1 << 22;
@@ -171,6 +171,27 @@ impl ModelArgs {
             scale_residual_init: model.scale_residual,
             ..GptConfig::new(vocab_size)
         }
+    }
+
+    /// The model of a configuration as it begins, and what trains it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the configuration, the optimizer and the device.
+    pub fn build(
+        &self,
+        config: &GptConfig,
+        training: &TrainingArgs,
+        device: &Device,
+    ) -> Result<(Gpt, AdamW)> {
+        let mut builder = ParameterBuilder::new(training.seed).with_init(self.init);
+        let mut gpt = Gpt::new(config, &mut builder)?;
+        gpt.set_precision(training.precision);
+        let parameters = builder
+            .build(device)
+            .map_err(|error| lower(error, "the model", "--d-model, --d-ff or --context"))?;
+        let optimizer = AdamW::new(&parameters, training.optimizer())?;
+        Ok((gpt, optimizer))
     }
 }
 

@@ -1,24 +1,20 @@
 //! The training loop. The host never waits for the device but to read losses that are several steps old, so it can
 //! record the next steps while the device computes.
 
-use std::collections::VecDeque;
-use std::fmt;
 use std::time::Instant;
 
-use shadegrad::data::{Batch, Split};
-use shadegrad::gpu::Fetch;
-use shadegrad::optim::{AdamW, Optimizer, Reports};
-use shadegrad::{Device, Error, Tape, metrics};
+use pollster::block_on;
+use shadegrad::Error;
+use shadegrad::data::Split;
+use shadegrad::optim::{self, AdamW, Optimizer};
+use shadegrad::profile::Profile;
 
-use super::course::{Data, Model, Options, Pace, Summary};
-use super::metrics::{Evaluation, Metrics, Record};
+use super::course::{Evaluation, Options, Pace};
+use super::metrics::{Metrics, Record};
 use super::profiling::Profiling;
 use super::progress::{Progress, Stopwatch};
-use super::settings::lower;
+use super::steps::{Diverged, OUTSTANDING, Recorder, UnderWay, rounded};
 use super::{Result, interrupt};
-
-/// How many results may be outstanding before the host waits for the oldest.
-const OUTSTANDING: usize = 4;
 
 /// Results may arrive several at once. So those of so many milliseconds are taken together, and each gets the mean time.
 const STRETCH_MS: f64 = 100.0;
@@ -28,16 +24,10 @@ pub type Save<'a> = &'a mut dyn FnMut(&AdamW) -> Result<()>;
 
 /// All that a run needs.
 pub struct Training<'a> {
-    /// Where it runs.
-    pub device: &'a Device,
-    /// What is trained.
-    pub model: &'a dyn Model,
+    /// What is trained, where, on what and how.
+    pub recorder: Recorder<'a>,
     /// What trains it; at the step where the run starts.
     pub optimizer: &'a mut AdamW,
-    /// What it is trained on.
-    pub data: &'a dyn Data,
-    /// How.
-    pub options: Options,
     /// Where the records go.
     pub metrics: &'a mut Metrics,
     /// Writes a checkpoint, if there is to be one.
@@ -46,14 +36,27 @@ pub struct Training<'a> {
     pub sample: &'a mut dyn FnMut() -> Result<String>,
 }
 
+/// What became of a run.
+pub struct Summary {
+    /// Whether a signal ended it.
+    pub interrupted: bool,
+    /// Steps at its end.
+    pub steps: u64,
+    /// Losses at its end, unless it was interrupted.
+    pub losses: Option<Evaluation>,
+    /// Time and tokens of its steps but the first, which compiles the kernels.
+    pub pace: Pace,
+    /// When the results of the first step had arrived.
+    pub first_step: Option<Instant>,
+    /// What was seen of the steps that were watched.
+    pub profile: Option<Profile>,
+}
+
 /// What the loop keeps from step to step.
 struct State {
-    /// Of steps that the device is working on.
-    reports: Reports,
-    /// For each of them, the losses of the batches before its last.
-    earlier: VecDeque<Vec<Fetch<f32>>>,
+    under_way: UnderWay,
     /// Steps whose results have arrived, but not their time.
-    landed: Vec<shadegrad::optim::Metrics>,
+    landed: Vec<optim::Metrics>,
     /// In a step.
     tokens: usize,
     progress: Progress,
@@ -69,10 +72,7 @@ struct State {
 impl State {
     /// Takes in the results that have arrived, and waits until no more than `most` are outstanding.
     fn land(&mut self, most: usize) -> Result<()> {
-        while let Some(mut results) = self.reports.take(most)? {
-            for loss in self.earlier.pop_front().unwrap_or_default() {
-                results.loss += loss.item()?;
-            }
+        while let Some(results) = block_on(self.under_way.take(most))? {
             self.first_landed.get_or_insert_with(Instant::now);
             self.landed.push(results);
         }
@@ -90,18 +90,18 @@ impl Training<'_> {
     /// written first.
     pub fn run(mut self) -> Result<Summary> {
         let start = self.optimizer.steps();
+        let options = &self.recorder.options;
         let mut state = State {
-            reports: Reports::default(),
-            earlier: VecDeque::new(),
+            under_way: UnderWay::default(),
             landed: Vec::new(),
             tokens: 0,
-            progress: Progress::new(start, self.options.total, self.options.log_interval),
+            progress: Progress::new(start, options.total, options.log_interval),
             watch: Stopwatch::start(),
             start,
             saved: start,
             pace: Pace::default(),
             first_landed: None,
-            profiling: Profiling::new(self.options.profile, start, self.options.total),
+            profiling: Profiling::new(options.profile, start, options.total),
         };
         let outcome = self.steps(&mut state);
         let outcome = outcome.and_then(|()| self.finish(&mut state));
@@ -121,7 +121,7 @@ impl Training<'_> {
             checkpoint_interval,
             sample_interval,
             ..
-        } = self.options;
+        } = self.recorder.options;
         let due = |done: u64, interval: u64| {
             interval > 0 && done.is_multiple_of(interval) && done < total
         };
@@ -133,8 +133,10 @@ impl Training<'_> {
             if interrupt::requested() {
                 break;
             }
-            state.profiling.before(self.device, step)?;
-            self.launch(state, step)?;
+            state.profiling.before(self.recorder.device, step)?;
+            state.tokens = self
+                .recorder
+                .launch(self.optimizer, &mut state.under_way, step)?;
             // Waiting for the first one, which compiles the kernels, keeps its time apart from the others'.
             let most = if step == state.start { 0 } else { OUTSTANDING };
             self.land(state, most)?;
@@ -147,7 +149,7 @@ impl Training<'_> {
             self.land(state, 0)?;
             if evaluate && let Some(losses) = self.evaluate(state, eval_iters)? {
                 self.metrics.evaluated(losses);
-                let words = losses.words(self.options.perplexity);
+                let words = losses.words(self.recorder.options.perplexity);
                 state.progress.line(&format!("step {done}: {words}"));
             }
             // In this order, so that a run that goes on from the checkpoint lacks no metrics.
@@ -176,7 +178,7 @@ impl Training<'_> {
         }
         let losses = match interrupted {
             true => None,
-            false => self.evaluate(state, self.options.final_eval_iters)?,
+            false => self.evaluate(state, self.recorder.options.final_eval_iters)?,
         };
         if let Some(losses) = losses {
             self.metrics.evaluated(losses);
@@ -224,48 +226,7 @@ impl Training<'_> {
         }
     }
 
-    /// Records one step and submits it.
-    fn launch(&mut self, state: &mut State, step: u64) -> Result<()> {
-        let first = step * self.options.accumulate;
-        let numbers = first..first + self.options.accumulate;
-        let batches = numbers.map(|number| (number, self.data.train_batch(number)));
-        let batches: Vec<(u64, Batch)> = batches.collect();
-        let targets = |batch: &Batch| batch.target_count().max(1) as f32;
-        let all: f32 = batches.iter().map(|(_, batch)| targets(batch)).sum();
-        let (mut earlier, mut report) = (Vec::new(), None);
-        state.tokens = 0;
-        for (left, (number, batch)) in (0..batches.len()).rev().zip(&batches) {
-            let tape = Tape::training(self.device);
-            tape.set_precision(self.options.precision);
-            tape.set_seed(self.options.seed, *number);
-            let mut loss = self.model.loss(&tape, batch);
-            if batches.len() > 1 {
-                // Its share of the mean over all targets.
-                loss = loss * tape.scalar(targets(batch) / all);
-            }
-            if left > 0 {
-                earlier.push(tape.fetch(loss));
-                self.optimizer.accumulate(&tape, loss)?;
-            } else {
-                let update = self.optimizer.step(&tape, loss, self.options.lr(step));
-                report = Some(update.fetch());
-            }
-            if let Err(error) = tape.run() {
-                // The step has been recorded, but is none to go on from.
-                self.optimizer.resume(step);
-                let [flags, _] = self.options.size_flags;
-                return Err(lower(error, "a training step", flags));
-            }
-            state.tokens += batch.inputs.len();
-        }
-        state.earlier.push_back(earlier);
-        state
-            .reports
-            .push(report.expect("a step has a batch at least"));
-        Ok(())
-    }
-
-    /// The same, and shows them if it is time.
+    /// Takes in the results that have arrived, as [`State::land`], and shows them if it is time.
     fn land(&mut self, state: &mut State, most: usize) -> Result<()> {
         state.land(most)?;
         let mut landed = state.landed.iter();
@@ -300,7 +261,7 @@ impl Training<'_> {
                 grad_norm: Some(results.grad_norm).filter(|norm| norm.is_finite()),
                 loss_scale: results.loss_scale,
                 skipped: results.skipped,
-                lr: self.options.lr(results.step - 1),
+                lr: self.recorder.options.lr(results.step - 1),
                 step_ms: rounded(stretch.step_ms()),
                 tokens_per_second: rounded(stretch.tokens_per_second()),
             };
@@ -319,85 +280,22 @@ impl Training<'_> {
 
     /// Estimates the losses over both splits; `None` if a signal came in between.
     fn evaluate(&self, state: &mut State, batches: usize) -> Result<Option<Evaluation>> {
-        let mut mean = |split, name| self.mean_loss(state, split, name, batches);
-        let train = mean(Split::Train, "training")?;
-        let (Some(train), Some(test)) = (train, mean(Split::Test, "test")?) else {
-            return Ok(None);
-        };
-        let step = self.optimizer.steps();
-        finite("the train loss", train, step)?;
-        finite("the test loss", test, step)?;
-        Ok(Some(Evaluation { train, test }))
-    }
-
-    /// The mean loss over all targets of some batches; `None` if a signal comes in between.
-    fn mean_loss(
-        &self,
-        state: &mut State,
-        split: Split,
-        name: &str,
-        batches: usize,
-    ) -> Result<Option<f64>> {
-        let batches = self.data.evaluation(split, batches);
-        let all = batches.size_hint().0;
-        let numbered = (1..).zip(batches);
-        let wanted = numbered.take_while(|_| !interrupt::requested());
-        let mean = self.mean(wanted.map(|(number, batch)| {
+        let goes_on = async |split, number, all| {
+            let name = match split {
+                Split::Train => "training",
+                Split::Test => "test",
+            };
             let text = format!("evaluating: {name} batch {number} of {all}");
             state.progress.note(&text);
-            batch
-        }))?;
-        Ok((!interrupt::requested()).then_some(mean))
-    }
-
-    fn mean(&self, batches: impl Iterator<Item = Batch>) -> Result<f64> {
-        let [_, flags] = self.options.size_flags;
-        metrics::mean(self.device, batches, |tape, batch| {
-            tape.set_precision(self.options.precision);
-            (self.model.loss(tape, &batch), batch.target_count())
-        })
-        .map_err(|error| lower(error, "an evaluation", flags))
+            !interrupt::requested()
+        };
+        let step = self.optimizer.steps();
+        let losses = block_on(self.recorder.evaluate(step, batches, goes_on))?;
+        Ok(losses.filter(|_| !interrupt::requested()))
     }
 
     /// Checks that evaluations are possible, and the loss of a batch finite.
     fn sound_loss(&self) -> Result<()> {
-        let loss = self.mean(self.data.evaluation(Split::Train, 1).take(1))?;
-        finite("the loss", loss, self.optimizer.steps())
-    }
-}
-
-/// To three decimals: a clock is no more exact than that.
-fn rounded(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
-}
-
-/// A number that no training comes back from.
-#[derive(Debug)]
-struct Diverged {
-    what: String,
-    value: f64,
-    step: u64,
-}
-
-impl fmt::Display for Diverged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Diverged { what, value, step } = self;
-        write!(
-            f,
-            "{what} is {value} after step {step}: lower --lr or --grad-clip, or go on from an older checkpoint"
-        )
-    }
-}
-
-impl std::error::Error for Diverged {}
-
-fn finite(what: &str, value: f64, step: u64) -> Result<()> {
-    match value.is_finite() {
-        true => Ok(()),
-        false => Err(Box::new(Diverged {
-            what: what.to_owned(),
-            value,
-            step,
-        })),
+        block_on(self.recorder.sound_loss(self.optimizer.steps()))
     }
 }

@@ -20,10 +20,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use common::args::{self, DeviceArgs, TrainingArgs};
+use common::args::{DeviceArgs, TrainingArgs};
 use common::course::{Data, NextToken, Options};
 use common::metrics::Metrics;
 use common::settings::require;
+use common::steps::Recorder;
 use common::training::Training;
 use common::{Result, interrupt, program, progress, report};
 use shadegrad::data::{Batch, CharTokenizer, IGNORE_INDEX, Split};
@@ -76,7 +77,7 @@ const TEST_STREAM: u64 = u64::MAX;
 
 fn main() -> ExitCode {
     program::run(|| {
-        let (cli, _) = args::read::<Cli>(&DEFAULTS);
+        let (cli, _) = program::read::<Cli>(&DEFAULTS);
         match cli.device.list_adapters {
             true => program::list_adapters(),
             false => run(&cli),
@@ -133,14 +134,16 @@ fn run(cli: &Cli) -> Result<ExitCode> {
 
     interrupt::install()?;
     let training = Training {
-        device: &device,
-        model: &NextToken {
-            gpt: &model,
-            criterion: CrossEntropy::ignoring(IGNORE_INDEX),
+        recorder: Recorder {
+            device: &device,
+            model: &NextToken {
+                gpt: &model,
+                criterion: CrossEntropy::ignoring(IGNORE_INDEX),
+            },
+            data: &words,
+            options: Options::plain(&cli.training),
         },
         optimizer: &mut optimizer,
-        data: &words,
-        options: Options::plain(&cli.training),
         metrics: &mut Metrics::start(None, 0)?,
         save: None,
         sample: &mut || Ok(String::new()),

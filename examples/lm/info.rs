@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::HumanBytes;
 use shadegrad::hugging_face::ModelFiles;
 use shadegrad::nn::ParameterBuilder;
 use shadegrad::tape::Precision;
 use shadegrad::{DType, Device};
 
 use crate::common::args::DeviceArgs;
+use crate::common::words::HumanCount;
 use crate::common::{Result, program, terminal};
 
 /// The rank of adapters whose training is reckoned.

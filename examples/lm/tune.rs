@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Args;
 use clap::builder::ArgPredicate;
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 use serde::{Deserialize, Serialize};
 use shadegrad::data::{IGNORE_INDEX, read_text};
 use shadegrad::hugging_face::{Adapter, ModelFiles};
@@ -23,8 +23,10 @@ use crate::common::course::{NextToken, Options};
 use crate::common::metrics::Metrics;
 use crate::common::outputs::{self, Mode, Output};
 use crate::common::settings::{self, Settings as _, require};
+use crate::common::steps::Recorder;
 use crate::common::stream::Stream;
 use crate::common::training::Training;
+use crate::common::words::HumanCount;
 use crate::common::{Result, interrupt, plot, program, report};
 
 const PROGRAM: &str = "lm tune";
@@ -336,18 +338,20 @@ impl Tune {
             text_digest: &digest,
         };
         let training = Training {
-            device: &device,
-            model: &NextToken {
-                gpt: &trained.gpt,
-                criterion: CrossEntropy::ignoring(IGNORE_INDEX),
+            recorder: Recorder {
+                device: &device,
+                model: &NextToken {
+                    gpt: &trained.gpt,
+                    criterion: CrossEntropy::ignoring(IGNORE_INDEX),
+                },
+                data: &stream,
+                options: Options {
+                    accumulate: settings.accumulate,
+                    perplexity: true,
+                    ..Options::new(&settings.training, &self.evaluation, &files, &self.program)
+                },
             },
             optimizer: &mut optimizer,
-            data: &stream,
-            options: Options {
-                accumulate: settings.accumulate,
-                perplexity: true,
-                ..Options::new(&settings.training, &self.evaluation, &files, &self.program)
-            },
             metrics: &mut metrics,
             save: Some(&mut |optimizer| {
                 if let Some(path) = &self.checkpoint {

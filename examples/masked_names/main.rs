@@ -23,13 +23,14 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use common::args::{self, DeviceArgs, TrainingArgs};
+use common::args::{DeviceArgs, TrainingArgs};
 use common::course::{self, Options};
 use common::metrics::Metrics;
 use common::settings::{self, lower, require};
+use common::steps::Recorder;
 use common::training::Training;
+use common::words::HumanCount;
 use common::{Result, interrupt, program, progress, report};
-use indicatif::HumanCount;
 use shadegrad::data::{Batch, CharTokenizer, Split, read_text};
 use shadegrad::nn::{
     EncoderConfig, FeedForwardKind, GptConfig, INIT_STD, ParameterBuilder, Parameters,
@@ -93,7 +94,7 @@ const SHOWN: usize = 6;
 
 fn main() -> ExitCode {
     program::run(|| {
-        let (cli, _) = args::read::<Cli>(&DEFAULTS);
+        let (cli, _) = program::read::<Cli>(&DEFAULTS);
         match cli.device.list_adapters {
             true => program::list_adapters(),
             false => run(&cli),
@@ -187,11 +188,13 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         hide: cli.hide,
     };
     let training = Training {
-        device: &device,
-        model: &model,
+        recorder: Recorder {
+            device: &device,
+            model: &model,
+            data: &data,
+            options: Options::plain(&cli.training),
+        },
         optimizer: &mut optimizer,
-        data: &data,
-        options: Options::plain(&cli.training),
         metrics: &mut Metrics::start(None, 0)?,
         save: None,
         sample: &mut || Ok(String::new()),

@@ -2,34 +2,22 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::preset::Preset;
 use crate::common::args::{
-    self, BatchArgs, EvaluationArgs, FileArgs, ModelArgs, OffArgs, ProgramArgs, SamplingArgs,
-    TrainingArgs,
+    BatchArgs, EvaluationArgs, ModelArgs, OffArgs, SamplingArgs, TrainingArgs,
 };
-use crate::common::saved;
 use crate::common::settings::{self, require};
 use crate::common::{Result, settings::Settings as _};
 
 /// More samples than this are a slip of the keyboard.
 const MOST_SAMPLES: usize = 1_000_000;
 
-/// Trains a small GPT on names, on the GPU, and prints new ones.
-///
-/// Without arguments it trains on the names that come with the project. Flags may be written with `-` or `_`.
-#[derive(Debug, Parser)]
-#[command(
-    name = "train_names",
-    version,
-    args_override_self = true,
-    args_conflicts_with_subcommands = true
-)]
-pub struct Cli {
-    #[command(subcommand)]
-    pub command: Option<saved::Command>,
+/// What is trained and how, and what is shown of it.
+#[derive(Debug, Args)]
+pub struct RunArgs {
     #[command(flatten)]
     pub settings: Settings,
     #[command(flatten)]
@@ -46,11 +34,6 @@ pub struct Cli {
     pub samples: usize,
     #[command(flatten)]
     pub sampling: SamplingArgs,
-
-    #[command(flatten)]
-    pub files: FileArgs,
-    #[command(flatten)]
-    pub program: ProgramArgs,
 
     /// The names of the settings that were given on the command line.
     #[arg(skip)]
@@ -99,24 +82,23 @@ impl settings::Settings for Settings {
     }
 }
 
-impl Cli {
-    /// Reads the command line; prints help or a usage error and exits where that is all there is to do.
+impl RunArgs {
+    /// With what flags say about others, when those with these names were given.
     ///
     /// # Errors
     ///
     /// If a preset is not made of settings, which it is.
-    pub fn read() -> Result<Cli> {
-        let (mut cli, given) = args::read::<Cli>(&[]);
-        cli.given = given;
-        cli.off.apply(&mut cli.settings.model, &mut cli.given);
-        if let Some(preset) = cli.preset {
+    pub fn complete(mut self, given: Vec<String>) -> Result<RunArgs> {
+        self.given = given;
+        self.off.apply(&mut self.settings.model, &mut self.given);
+        if let Some(preset) = self.preset {
             let values = preset.settings();
-            let names = values.keys().filter(|name| !cli.given.contains(name));
+            let names = values.keys().filter(|name| !self.given.contains(name));
             let names: Vec<String> = names.cloned().collect();
-            cli.settings = cli.settings.with(&values, &names)?;
-            cli.given.extend(names);
+            self.settings = self.settings.with(&values, &names)?;
+            self.given.extend(names);
         }
-        Ok(cli)
+        Ok(self)
     }
 
     /// Checks everything that can be checked without the data.

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use indicatif::HumanCount;
 use shadegrad::data::{
     Batch, CharTokenizer, IGNORE_INDEX, NamesDataset, Split, StreamDataset, read_text,
 };
@@ -11,10 +10,14 @@ use shadegrad::ops::CrossEntropy;
 use super::cli::{Batching, Settings};
 use crate::common::checkpoint::{Stored, digest};
 use crate::common::settings::by_flags;
+use crate::common::words::HumanCount;
 use crate::common::{Result, course};
 
 /// The names that come with the project, one a line.
-const OWN_NAMES: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/names.txt"));
+pub const OWN_NAMES: &str = include_str!("../../data/names.txt");
+
+/// Where they lie.
+pub const OWN_SOURCE: &str = "data/names.txt";
 
 /// What evaluations draw their windows from: the same for all runs, so that their losses compare.
 const EVALUATION_SEED: u64 = 0x006c_6f73_7365_7321;
@@ -55,8 +58,23 @@ impl Data {
                 let text = read_text(path).map_err(|error| stored.explain("filename", error))?;
                 (text, path.display().to_string())
             }
-            None => (OWN_NAMES.to_owned(), "data/names.txt".to_owned()),
+            None => (OWN_NAMES.to_owned(), OWN_SOURCE.to_owned()),
         };
+        Data::new(&text, source, settings, eval_batch_size, vocabulary)
+    }
+
+    /// Cuts a text that comes from `source`.
+    ///
+    /// # Errors
+    ///
+    /// One line about what does not fit the settings.
+    pub fn new(
+        text: &str,
+        source: String,
+        settings: &Settings,
+        eval_batch_size: usize,
+        vocabulary: Option<CharTokenizer>,
+    ) -> Result<Data> {
         let resumed = vocabulary.is_some();
         let located = |error: shadegrad::Error| match error {
             shadegrad::Error::UnknownCharacter { character, .. } if resumed => format!(
@@ -69,19 +87,17 @@ impl Data {
             Batching::Stream => {
                 let tokenizer = match vocabulary {
                     Some(tokenizer) => tokenizer,
-                    None => CharTokenizer::from_text(&text)?,
+                    None => CharTokenizer::from_text(text)?,
                 };
-                let tokens = tokenizer.encode(&text).map_err(located)?;
+                let tokens = tokenizer.encode(text).map_err(located)?;
                 let stream = StreamDataset::new(tokens, context).map_err(located)?;
                 let trained_on = tokenizer.decode(stream.tokens(Split::Train))?;
                 (Cut::Stream(stream), tokenizer, Some(trained_on))
             }
             Batching::Names => {
                 let names = match vocabulary {
-                    Some(tokenizer) => {
-                        NamesDataset::with_tokenizer(&text, tokenizer, context, seed)
-                    }
-                    None => NamesDataset::new(&text, context, seed),
+                    Some(tokenizer) => NamesDataset::with_tokenizer(text, tokenizer, context, seed),
+                    None => NamesDataset::new(text, context, seed),
                 };
                 let names = names.map_err(located)?;
                 let tokenizer = names.tokenizer().clone();
@@ -93,7 +109,7 @@ impl Data {
             cut,
             tokenizer,
             known: known.map(str::to_owned).collect(),
-            digest: digest(&text),
+            digest: digest(text),
             source,
             batch_size: settings.batch.batch_size,
             eval_batch_size,

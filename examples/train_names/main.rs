@@ -19,79 +19,117 @@ mod data;
 mod preset;
 mod samples;
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use clap::Parser;
+use common::args::{FileArgs, ProgramArgs};
 use common::checkpoint::{Checkpoint, Contents, Stored};
 use common::course::{NextToken, Options};
 use common::metrics::Metrics;
+use common::saved::{self, SampleArgs};
 use common::settings::{Settings as _, lower};
+use common::steps::Recorder;
 use common::training::Training;
+use common::words::HumanCount;
 use common::{Result, interrupt, plot, profiling, program, report};
-use indicatif::HumanCount;
-use shadegrad::nn::{Gpt, ParameterBuilder};
+use pollster::block_on;
 use shadegrad::optim::AdamW;
 
-use cli::{Cli, Settings};
+use cli::{RunArgs, Settings};
 use data::Data;
 
 const PROGRAM: &str = "train_names";
+
+/// Names that `sample` prints if nobody says how many.
+const COUNT: usize = 20;
+
+/// Trains a small GPT on names, on the GPU, and prints new ones.
+///
+/// Without arguments it trains on the names that come with the project. Flags may be written with `-` or `_`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "train_names",
+    version,
+    args_override_self = true,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<saved::Command>,
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    files: FileArgs,
+    #[command(flatten)]
+    program: ProgramArgs,
+}
+
+impl Cli {
+    /// Reads the command line; prints help or a usage error and exits where that is all there is to do.
+    fn read() -> Result<Cli> {
+        let (cli, given) = program::read::<Cli>(&[]);
+        let run = cli.run.complete(given)?;
+        Ok(Cli { run, ..cli })
+    }
+}
 
 fn main() -> ExitCode {
     program::run(|| {
         let cli = Cli::read()?;
         match &cli.command {
-            Some(command) => command.run(Some('\n'), samples::from_checkpoint),
+            Some(command) => command.run(Some('\n'), sample),
             None if cli.program.device.list_adapters => program::list_adapters(),
             None => run(cli),
         }
     })
 }
 
-fn run(mut cli: Cli) -> Result<ExitCode> {
+fn run(cli: Cli) -> Result<ExitCode> {
     let began = Instant::now();
+    let Cli {
+        mut run,
+        files,
+        program: program_args,
+        ..
+    } = cli;
 
     // Everything that can be wrong, before anything is begun.
-    cli.validate()?;
-    let resume = cli.files.resume.as_deref();
+    run.validate()?;
+    let resume = files.resume.as_deref();
     let checkpoint = resume.map(|path| Checkpoint::<Settings>::open(path, PROGRAM));
     let checkpoint = checkpoint.transpose()?;
     if let Some(checkpoint) = &checkpoint {
-        cli.settings
-            .adopt(checkpoint.settings(), &cli.given, checkpoint.path())?;
-        cli.validate()?;
+        run.settings
+            .adopt(checkpoint.settings(), &run.given, checkpoint.path())?;
+        run.validate()?;
     }
-    let settings = &cli.settings;
+    let settings = &run.settings;
     let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
     let vocabulary = checkpoint.as_ref().map(Checkpoint::tokenizer).transpose()?;
-    let stored = Stored::new(resume, &cli.given);
+    let stored = Stored::new(resume, &run.given);
     let data = Data::load(
         settings,
-        cli.evaluation.eval_batch_size,
+        run.evaluation.eval_batch_size,
         vocabulary,
         &stored,
     )?;
     settings.training.check_start(start)?;
     let read = [("--filename", settings.filename.as_deref())];
-    cli.files.check(settings, &read)?;
-    let mut metrics = Metrics::start(cli.files.metrics.as_deref(), start)?;
+    files.check(settings, &read)?;
+    let mut metrics = Metrics::start(files.metrics.as_deref(), start)?;
 
-    let device = program::open_device(&cli.program.device)?;
+    let device = program::open_device(&program_args.device)?;
     let config = settings
         .model
         .config(data.tokenizer().vocab_size(), settings.batch.context);
-    let mut builder = ParameterBuilder::new(settings.training.seed).with_init(settings.model.init);
-    let mut model = Gpt::new(&config, &mut builder)?;
-    model.set_precision(settings.training.precision);
-    let parameters = builder
-        .build(&device)
-        .map_err(|error| lower(error, "the model", "--d-model, --d-ff or --context"))?;
-    let mut optimizer = AdamW::new(&parameters, settings.training.optimizer())?;
+    let (model, mut optimizer) = settings.model.build(&config, &settings.training, &device)?;
     if let Some(checkpoint) = &checkpoint {
         checkpoint.restore(&mut optimizer)?;
         checkpoint.note_other_text(data.digest(), data.source());
     }
-    samples::check(&model, settings.batching, cli.samples)
+    samples::check(&model, settings.batching, run.samples)
         .map_err(|error| lower(error, "a batch of samples", "--samples or --context"))?;
     say!("data: {}", data.summary());
     report::describe(
@@ -111,46 +149,74 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         tokenizer: None,
         text_digest: data.digest(),
     };
-    let checkpoint = cli.files.checkpoint.as_deref();
+    let checkpoint = files.checkpoint.as_deref();
     let mut save = checkpoint.map(|path| |optimizer: &AdamW| contents.save(path, optimizer));
     let training = Training {
-        device: &device,
-        model: &NextToken {
-            gpt: &model,
-            criterion: data.criterion(),
+        recorder: Recorder {
+            device: &device,
+            model: &NextToken {
+                gpt: &model,
+                criterion: data.criterion(),
+            },
+            data: &data,
+            options: Options::new(&settings.training, &run.evaluation, &files, &program_args),
         },
         optimizer: &mut optimizer,
-        data: &data,
-        options: Options::new(
-            &settings.training,
-            &cli.evaluation,
-            &cli.files,
-            &cli.program,
-        ),
         metrics: &mut metrics,
         save: save.as_mut().map(|save| save as _),
         sample: &mut || Ok(String::new()),
     };
     let summary = training.run()?;
-    if let Some(path) = &cli.files.plot {
+    if let Some(path) = &files.plot {
         let parameters = HumanCount(config.parameter_count() as u64);
         let title = format!("{PROGRAM}: {parameters} parameters, {}", data.source());
         plot::write(path, &title, metrics.records())?;
     }
 
-    let wanted = interrupt::still_wanted(cli.samples);
-    let names = samples::draw(
+    let wanted = interrupt::still_wanted(run.samples);
+    let names = block_on(samples::draw(
         &model,
         &data,
         settings.batching,
-        cli.sampling.config(),
+        run.sampling.config(),
         settings.training.seed,
         wanted,
-    )?;
+    ))?;
     report::interruption(&summary, settings.training.steps);
-    samples::print(&names, &data);
-    let profile = cli.files.profile.as_deref();
+    print(&names, &data);
+    let profile = files.profile.as_deref();
     profiling::report(profile, &summary, &device, &optimizer, began)?;
-    report::finish(&summary, false, &cli.files, start, began);
+    report::finish(&summary, false, &files, start, began);
     Ok(program::exit_code(&summary))
+}
+
+/// `sample CHECKPOINT`: names that begin as the prompt does, one a line.
+fn sample(args: &SampleArgs) -> Result<()> {
+    let checkpoint = args.open()?;
+    let tokenizer = checkpoint.tokenizer()?;
+    let beginning = args.prompt.as_deref().unwrap_or("");
+    let prompt = samples::prompt(&tokenizer, beginning)?;
+    let window = checkpoint.metadata.config["context"].as_u64().unwrap_or(64);
+    let size = (COUNT, samples::most_after(&prompt, window as usize));
+    for tokens in args.draw(&checkpoint, &prompt, size, tokenizer.token('\n'))? {
+        say!("{beginning}{}", tokenizer.decode(&tokens)?);
+    }
+    Ok(())
+}
+
+/// Prints samples, how many of them are new, and how many different.
+fn print(names: &[String], data: &Data) {
+    if names.is_empty() {
+        return;
+    }
+    say!("samples:");
+    for name in names {
+        say!("  {name}");
+    }
+    let new = names.iter().filter(|name| !data.is_known(name)).count();
+    let distinct = names.iter().collect::<HashSet<_>>().len();
+    say!(
+        "{} samples: {new} new (not among the training names), {distinct} distinct",
+        names.len()
+    );
 }

@@ -1,17 +1,12 @@
 //! New names from the trained model.
 
-use std::collections::HashSet;
-
+use shadegrad::data::CharTokenizer;
 use shadegrad::nn::Gpt;
 use shadegrad::sampling::{Sampler, SamplingConfig};
 
 use super::cli::Batching;
 use super::data::Data;
-use crate::common::Result;
-use crate::common::saved::{self, SampleArgs};
-
-/// Names to print if nobody says how many.
-const COUNT: usize = 20;
+use crate::common::{Result, texts};
 
 /// In a stream: tokens to generate for each name that is missing. About the length of a name.
 const TOKENS_PER_NAME: usize = 8;
@@ -24,7 +19,7 @@ const MOST_TOKENS_PER_NAME: usize = 64;
 /// # Errors
 ///
 /// What the device reports.
-pub fn draw(
+pub async fn draw(
     model: &Gpt,
     data: &Data,
     batching: Batching,
@@ -36,11 +31,11 @@ pub fn draw(
         // Each name by itself, to the end of the window at most, beyond which the model has seen nothing.
         Batching::Names => {
             let (newline, size) = (start(data), (count, model.config().context));
-            let names = saved::texts(model, &[newline], size, config, seed, Some(newline))?;
+            let names = texts::texts(model, &[newline], size, config, seed, Some(newline)).await?;
             let names = names.iter().map(|tokens| data.tokenizer().decode(tokens));
             Ok(names.collect::<shadegrad::Result<_>>()?)
         }
-        Batching::Stream => from_one_text(model, data, config, seed, count),
+        Batching::Stream => from_one_text(model, data, config, seed, count).await,
     }
 }
 
@@ -54,40 +49,31 @@ pub fn check(model: &Gpt, batching: Batching, count: usize) -> shadegrad::Result
         Batching::Names => count,
         Batching::Stream => count.min(1),
     };
-    saved::check(model, rows)
+    texts::check(model, rows)
 }
 
-/// `sample CHECKPOINT`: names that begin as the prompt does, one a line.
+/// The tokens that names with this beginning begin with.
 ///
 /// # Errors
 ///
-/// Those of the checkpoint and of the device.
-pub fn from_checkpoint(args: &SampleArgs) -> Result<()> {
-    let checkpoint = args.open()?;
-    let tokenizer = checkpoint.tokenizer()?;
-    let newline = tokenizer.token('\n');
-    let beginning = args.prompt.as_deref().unwrap_or("");
+/// If the vocabulary lacks one of its characters.
+pub fn prompt(tokenizer: &CharTokenizer, beginning: &str) -> Result<Vec<u32>> {
     let prompt = tokenizer
         .encode(beginning)
         .map_err(|error| format!("--prompt: {error}"))?;
+    let newline = tokenizer.token('\n');
     let prompt: Vec<u32> = newline.into_iter().chain(prompt).collect();
     // A text without line ends has another first token, and any will do.
-    let prompt = if prompt.is_empty() { vec![0] } else { prompt };
-    let window = checkpoint.metadata.config["context"].as_u64().unwrap_or(64);
-    let size = (
-        COUNT,
-        (window as usize)
-            .saturating_add(1)
-            .saturating_sub(prompt.len()),
-    );
-    for tokens in args.draw(&checkpoint, &prompt, size, newline)? {
-        say!("{beginning}{}", tokenizer.decode(&tokens)?);
-    }
-    Ok(())
+    Ok(if prompt.is_empty() { vec![0] } else { prompt })
+}
+
+/// How many tokens may follow a prompt: as many as the model has seen in a name.
+pub fn most_after(prompt: &[u32], context: usize) -> usize {
+    context.saturating_add(1).saturating_sub(prompt.len())
 }
 
 /// One text that begins with `'\n'`, cut into its lines.
-fn from_one_text(
+async fn from_one_text(
     model: &Gpt,
     data: &Data,
     config: SamplingConfig,
@@ -111,29 +97,13 @@ fn from_one_text(
             return Ok(lines);
         }
         let most = TOKENS_PER_NAME * (count - lines.len());
-        let next = model.generate(&tokens, most, &mut sampler, None)?;
-        tokens.extend(next);
+        let sampler = std::slice::from_mut(&mut sampler);
+        let next = texts::continued(model, vec![&tokens], most, sampler, None).await?;
+        tokens.extend(next.concat());
     }
 }
 
 /// The token of `'\n'`, or the first one if the text has no line ends.
 fn start(data: &Data) -> u32 {
     data.tokenizer().token('\n').unwrap_or(0)
-}
-
-/// Prints samples, how many of them are new, and how many different.
-pub fn print(names: &[String], data: &Data) {
-    if names.is_empty() {
-        return;
-    }
-    say!("samples:");
-    for name in names {
-        say!("  {name}");
-    }
-    let new = names.iter().filter(|name| !data.is_known(name)).count();
-    let distinct = names.iter().collect::<HashSet<_>>().len();
-    say!(
-        "{} samples: {new} new (not among the training names), {distinct} distinct",
-        names.len()
-    );
 }

@@ -2,23 +2,21 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser};
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::common::Result;
 use crate::common::args::{
-    self, BatchArgs, EvaluationArgs, FileArgs, ModelArgs, OffArgs, ProgramArgs, SamplingArgs,
-    TrainingArgs,
+    BatchArgs, EvaluationArgs, ModelArgs, OffArgs, SamplingArgs, TrainingArgs,
 };
 use crate::common::checkpoint::Checkpoint;
-use crate::common::saved;
 use crate::common::settings::{self, require};
 
 /// More tokens in a sample than this are a slip of the keyboard.
 const MOST_TOKENS: usize = 1_000_000;
 
 /// What this program does otherwise than the shared flags say.
-const DEFAULTS: [(&str, &str); 8] = [
+pub const DEFAULTS: [(&str, &str); 8] = [
     ("context", "64"),
     ("batch_size", "16"),
     ("d_model", "64"),
@@ -29,20 +27,9 @@ const DEFAULTS: [(&str, &str); 8] = [
     ("final_eval_iters", "100"),
 ];
 
-/// Trains a small GPT on a text file of yours, on the GPU, and continues a prompt.
-///
-/// Tokens are the text's characters, or the byte pairs of a tokenizer.json. The first 90 % of the text are for training,
-/// the rest for the test. Flags may be written with `-` or `_`.
-#[derive(Debug, Parser)]
-#[command(
-    name = "train_text",
-    version,
-    args_override_self = true,
-    args_conflicts_with_subcommands = true
-)]
-pub struct Cli {
-    #[command(subcommand)]
-    pub command: Option<saved::Command>,
+/// What is trained and how, and what is shown of it.
+#[derive(Debug, Args)]
+pub struct RunArgs {
     #[command(flatten)]
     pub settings: Settings,
     #[command(flatten)]
@@ -67,24 +54,11 @@ pub struct Cli {
         help_heading = "Sampling"
     )]
     pub sample_length: usize,
-    /// Steps between two samples during training; 0 for none
-    #[arg(
-        long,
-        default_value_t = 500,
-        value_name = "STEPS",
-        help_heading = "Sampling"
-    )]
-    pub sample_interval: u64,
     /// How many samples to print at the end
     #[arg(long, default_value_t = 1, help_heading = "Sampling")]
     pub samples: usize,
     #[command(flatten)]
     pub sampling: SamplingArgs,
-
-    #[command(flatten)]
-    pub files: FileArgs,
-    #[command(flatten)]
-    pub program: ProgramArgs,
 
     /// The names of the settings that were given on the command line.
     #[arg(skip)]
@@ -143,13 +117,12 @@ impl Settings {
     }
 }
 
-impl Cli {
-    /// Reads the command line; prints help or a usage error and exits where that is all there is to do.
-    pub fn read() -> Cli {
-        let (mut cli, given) = args::read::<Cli>(&DEFAULTS);
-        cli.given = given;
-        cli.off.apply(&mut cli.settings.model, &mut cli.given);
-        cli
+impl RunArgs {
+    /// With what flags say about others, when those with these names were given.
+    pub fn complete(mut self, given: Vec<String>) -> RunArgs {
+        self.given = given;
+        self.off.apply(&mut self.settings.model, &mut self.given);
+        self
     }
 
     /// Checks everything that can be checked without the data.

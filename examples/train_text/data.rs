@@ -1,6 +1,5 @@
 //! The text as one stream of tokens.
 
-use indicatif::HumanCount;
 use shadegrad::data::{CharTokenizer, read_text};
 
 use super::cli::Settings;
@@ -8,6 +7,7 @@ use super::tokens::Tokens;
 use crate::common::Result;
 use crate::common::checkpoint::{Stored, digest};
 use crate::common::stream::Stream;
+use crate::common::words::HumanCount;
 
 /// The text of a run.
 pub struct Data {
@@ -41,7 +41,23 @@ impl Data {
             (None, Some(tokenizer)) => Tokens::Characters(tokenizer),
             (None, None) => Tokens::Characters(CharTokenizer::from_text(&text)?),
         };
-        let ids = tokens.encode(&text).map_err(|error| match resumed {
+        Data::new(&text, source, tokens, resumed, settings, eval_batch_size)
+    }
+
+    /// Cuts a text that comes from `source`; the tokens are those of a checkpoint if the run is `resumed`.
+    ///
+    /// # Errors
+    ///
+    /// One line about what does not fit the settings.
+    pub fn new(
+        text: &str,
+        source: String,
+        tokens: Tokens,
+        resumed: bool,
+        settings: &Settings,
+        eval_batch_size: usize,
+    ) -> Result<Data> {
+        let ids = tokens.encode(text).map_err(|error| match resumed {
             true => format!("{source}: the checkpoint's vocabulary does not cover it: {error}"),
             false => format!("{source}: {error}"),
         })?;
@@ -52,7 +68,7 @@ impl Data {
             stream,
             tokens,
             source,
-            digest: digest(&text),
+            digest: digest(text),
         })
     }
 

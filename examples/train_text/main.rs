@@ -22,25 +22,66 @@ mod tokens;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use clap::Parser;
+use common::args::{FileArgs, ProgramArgs};
 use common::checkpoint::{Checkpoint, Contents, Stored};
 use common::course::{NextToken, Options};
 use common::metrics::Metrics;
-use common::saved::SampleArgs;
-use common::settings::{Settings as _, lower};
+use common::saved::{self, SampleArgs};
+use common::settings::Settings as _;
+use common::steps::Recorder;
 use common::training::Training;
+use common::words::HumanCount;
 use common::{Result, interrupt, plot, profiling, program, report};
-use indicatif::HumanCount;
 use shadegrad::data::IGNORE_INDEX;
-use shadegrad::nn::{Gpt, ParameterBuilder};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::AdamW;
 use shadegrad::sampling::Sampler;
 
-use cli::{Cli, Settings};
+use cli::{RunArgs, Settings};
 use data::Data;
 use tokens::Tokens;
 
 const PROGRAM: &str = "train_text";
+
+/// Trains a small GPT on a text file of yours, on the GPU, and continues a prompt.
+///
+/// Tokens are the text's characters, or the byte pairs of a tokenizer.json. The first 90 % of the text are for training,
+/// the rest for the test. Flags may be written with `-` or `_`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "train_text",
+    version,
+    args_override_self = true,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<saved::Command>,
+    #[command(flatten)]
+    run: RunArgs,
+    /// Steps between two samples during training; 0 for none
+    #[arg(
+        long,
+        default_value_t = 500,
+        value_name = "STEPS",
+        help_heading = "Sampling"
+    )]
+    sample_interval: u64,
+    #[command(flatten)]
+    files: FileArgs,
+    #[command(flatten)]
+    program: ProgramArgs,
+}
+
+impl Cli {
+    /// Reads the command line; prints help or a usage error and exits where that is all there is to do.
+    fn read() -> Cli {
+        let (cli, given) = program::read::<Cli>(&cli::DEFAULTS);
+        let run = cli.run.complete(given);
+        Cli { run, ..cli }
+    }
+}
 
 fn main() -> ExitCode {
     program::run(|| {
@@ -53,49 +94,50 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(mut cli: Cli) -> Result<ExitCode> {
+fn run(cli: Cli) -> Result<ExitCode> {
     let began = Instant::now();
+    let Cli {
+        mut run,
+        sample_interval,
+        files,
+        program: program_args,
+        ..
+    } = cli;
 
     // Everything that can be wrong, before anything is begun.
-    cli.validate()?;
-    let resume = cli.files.resume.as_deref();
+    run.validate()?;
+    let resume = files.resume.as_deref();
     let checkpoint = resume.map(|path| Checkpoint::<Settings>::open(path, PROGRAM));
     let checkpoint = checkpoint.transpose()?;
     if let Some(checkpoint) = &checkpoint {
-        cli.settings.fit_tokens_of(checkpoint)?;
-        cli.settings
-            .adopt(checkpoint.settings(), &cli.given, checkpoint.path())?;
-        cli.validate()?;
+        run.settings.fit_tokens_of(checkpoint)?;
+        run.settings
+            .adopt(checkpoint.settings(), &run.given, checkpoint.path())?;
+        run.validate()?;
     }
     let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
     let of_characters = checkpoint
         .as_ref()
-        .filter(|_| cli.settings.tokenizer.is_none());
+        .filter(|_| run.settings.tokenizer.is_none());
     let vocabulary = of_characters.map(Checkpoint::tokenizer).transpose()?;
-    let eval_batch_size = cli.evaluation.eval_batch_size;
-    let stored = Stored::new(resume, &cli.given);
-    let data = Data::load(&mut cli.settings, eval_batch_size, vocabulary, &stored)?;
-    let settings = &cli.settings;
+    let eval_batch_size = run.evaluation.eval_batch_size;
+    let stored = Stored::new(resume, &run.given);
+    let data = Data::load(&mut run.settings, eval_batch_size, vocabulary, &stored)?;
+    let settings = &run.settings;
     settings.training.check_start(start)?;
-    let prompt = data.tokens().prompt(cli.prompt.as_deref())?;
+    let prompt = data.tokens().prompt(run.prompt.as_deref())?;
     let read = [
         ("--filename", settings.filename.as_deref()),
         ("--tokenizer", settings.tokenizer.as_deref()),
     ];
-    cli.files.check(settings, &read)?;
-    let mut metrics = Metrics::start(cli.files.metrics.as_deref(), start)?;
+    files.check(settings, &read)?;
+    let mut metrics = Metrics::start(files.metrics.as_deref(), start)?;
 
-    let device = program::open_device(&cli.program.device)?;
+    let device = program::open_device(&program_args.device)?;
     let config = settings
         .model
         .config(data.tokens().vocab_size(), settings.batch.context);
-    let mut builder = ParameterBuilder::new(settings.training.seed).with_init(settings.model.init);
-    let mut model = Gpt::new(&config, &mut builder)?;
-    model.set_precision(settings.training.precision);
-    let parameters = builder
-        .build(&device)
-        .map_err(|error| lower(error, "the model", "--d-model, --d-ff or --context"))?;
-    let mut optimizer = AdamW::new(&parameters, settings.training.optimizer())?;
+    let (model, mut optimizer) = settings.model.build(&config, &settings.training, &device)?;
     if let Some(checkpoint) = &checkpoint {
         checkpoint.restore(&mut optimizer)?;
         checkpoint.note_other_text(data.digest(), data.source());
@@ -120,51 +162,48 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     };
     let sample = |number: u64| -> Result<String> {
         let seed = settings.training.seed.wrapping_add(number);
-        let mut sampler = Sampler::new(cli.sampling.config(), seed)?;
-        let tokens = model.generate(&prompt, cli.sample_length, &mut sampler, None)?;
+        let mut sampler = Sampler::new(run.sampling.config(), seed)?;
+        let tokens = model.generate(&prompt, run.sample_length, &mut sampler, None)?;
         data.tokens().decode(&[prompt.clone(), tokens].concat())
     };
     let options = Options {
-        sample_interval: cli.sample_interval,
+        sample_interval,
         perplexity: true,
-        ..Options::new(
-            &settings.training,
-            &cli.evaluation,
-            &cli.files,
-            &cli.program,
-        )
+        ..Options::new(&settings.training, &run.evaluation, &files, &program_args)
     };
-    let checkpoint = cli.files.checkpoint.as_deref();
+    let checkpoint = files.checkpoint.as_deref();
     let mut save = checkpoint.map(|path| |optimizer: &AdamW| contents.save(path, optimizer));
     let training = Training {
-        device: &device,
-        model: &NextToken {
-            gpt: &model,
-            criterion: CrossEntropy::ignoring(IGNORE_INDEX),
+        recorder: Recorder {
+            device: &device,
+            model: &NextToken {
+                gpt: &model,
+                criterion: CrossEntropy::ignoring(IGNORE_INDEX),
+            },
+            data: data.stream(),
+            options,
         },
         optimizer: &mut optimizer,
-        data: data.stream(),
-        options,
         metrics: &mut metrics,
         save: save.as_mut().map(|save| save as _),
         sample: &mut || Ok(indented("sample:", &sample(0)?)),
     };
     let summary = training.run()?;
-    if let Some(path) = &cli.files.plot {
+    if let Some(path) = &files.plot {
         let parameters = HumanCount(config.parameter_count() as u64);
         let title = format!("{PROGRAM}: {parameters} parameters, {}", data.source());
         plot::write(path, &title, metrics.records())?;
     }
 
     report::interruption(&summary, settings.training.steps);
-    let wanted = interrupt::still_wanted(cli.samples);
+    let wanted = interrupt::still_wanted(run.samples);
     for number in 0..wanted {
-        let title = format!("sample {} of {}:", number + 1, cli.samples);
+        let title = format!("sample {} of {}:", number + 1, run.samples);
         say!("{}", indented(&title, &sample(number as u64)?));
     }
-    let profile = cli.files.profile.as_deref();
+    let profile = files.profile.as_deref();
     profiling::report(profile, &summary, &device, &optimizer, began)?;
-    report::finish(&summary, true, &cli.files, start, began);
+    report::finish(&summary, true, &files, start, began);
     Ok(program::exit_code(&summary))
 }
 

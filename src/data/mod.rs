@@ -33,7 +33,7 @@ pub use char_tokenizer::CharTokenizer;
 pub use names::NamesDataset;
 pub use shuffle::Shuffle;
 pub use stream::{Split, StreamDataset};
-pub use text::read_text;
+pub use text::{parse_text, read_text};
 
 pub use crate::error::excerpt;
 pub use crate::sampling::check_tokens;

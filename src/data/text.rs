@@ -21,6 +21,16 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
         path: path.to_owned(),
         source,
     })?;
+    parse_text(bytes, path)
+}
+
+/// [`read_text`] for what a file holds; `path` is what errors call it.
+///
+/// # Errors
+///
+/// As [`read_text`] but for the reading.
+pub fn parse_text(bytes: Vec<u8>, path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
     let mut text = String::from_utf8(bytes).map_err(|error| Error::NotUtf8 {
         path: path.to_owned(),
         offset: error.utf8_error().valid_up_to(),

@@ -1,0 +1,227 @@
+//! What training loops are made of: steps that are recorded and submitted, results that are taken as they come, and
+//! evaluations. Nothing is shown here, and what waits is `async`: so a page in a browser makes the same steps as a program
+//! on a desktop.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use shadegrad::data::{Batch, Split};
+use shadegrad::gpu::Fetch;
+use shadegrad::optim::{AdamW, Metrics, Optimizer, Report};
+use shadegrad::{Device, Tape};
+
+use super::Result;
+use super::course::{Data, Evaluation, Model, Options};
+use super::settings::lower;
+
+/// How many results may be outstanding before the host waits for the oldest.
+pub const OUTSTANDING: usize = 4;
+
+/// What is trained, where, on what and how.
+pub struct Recorder<'a> {
+    /// Where it runs.
+    pub device: &'a Device,
+    /// What is trained.
+    pub model: &'a dyn Model,
+    /// What it is trained on.
+    pub data: &'a dyn Data,
+    /// How.
+    pub options: Options,
+}
+
+/// Steps that the device is working on, the oldest first.
+#[derive(Default)]
+pub struct UnderWay(VecDeque<Submitted>);
+
+struct Submitted {
+    report: Report,
+    /// The losses of the batches before the last.
+    earlier: Vec<Fetch<f32>>,
+}
+
+impl UnderWay {
+    /// The results of the oldest step if they have arrived, or if more than `most` steps are under way: then this waits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Report::ready`].
+    pub async fn take(&mut self, most: usize) -> Result<Option<Metrics>> {
+        let Some(oldest) = self.0.front() else {
+            return Ok(None);
+        };
+        if self.0.len() <= most && matches!(oldest.report.is_ready(), Ok(false)) {
+            return Ok(None);
+        }
+        let Some(Submitted { report, earlier }) = self.0.pop_front() else {
+            return Ok(None);
+        };
+        let mut results = report.get()?;
+        for loss in earlier {
+            results.loss += loss.item()?;
+        }
+        Ok(Some(results))
+    }
+}
+
+impl Recorder<'_> {
+    /// Records one step, counted from 0, and submits it. Gives the number of its tokens.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports; then the optimizer has not made this step.
+    pub fn launch(
+        &self,
+        optimizer: &mut AdamW,
+        under_way: &mut UnderWay,
+        step: u64,
+    ) -> Result<usize> {
+        let first = step * self.options.accumulate;
+        let numbers = first..first + self.options.accumulate;
+        let batches = numbers.map(|number| (number, self.data.train_batch(number)));
+        let batches: Vec<(u64, Batch)> = batches.collect();
+        let targets = |batch: &Batch| batch.target_count().max(1) as f32;
+        let all: f32 = batches.iter().map(|(_, batch)| targets(batch)).sum();
+        let (mut earlier, mut report) = (Vec::new(), None);
+        let mut tokens = 0;
+        for (left, (number, batch)) in (0..batches.len()).rev().zip(&batches) {
+            let tape = Tape::training(self.device);
+            tape.set_precision(self.options.precision);
+            tape.set_seed(self.options.seed, *number);
+            let mut loss = self.model.loss(&tape, batch);
+            if batches.len() > 1 {
+                // Its share of the mean over all targets.
+                loss = loss * tape.scalar(targets(batch) / all);
+            }
+            if left > 0 {
+                earlier.push(tape.fetch(loss));
+                optimizer.accumulate(&tape, loss)?;
+            } else {
+                let update = optimizer.step(&tape, loss, self.options.lr(step));
+                report = Some(update.fetch());
+            }
+            if let Err(error) = tape.run() {
+                // The step has been recorded, but is none to go on from.
+                optimizer.resume(step);
+                let [flags, _] = self.options.size_flags;
+                return Err(lower(error, "a training step", flags));
+            }
+            tokens += batch.inputs.len();
+        }
+        let report = report.expect("a step has a batch at least");
+        under_way.0.push_back(Submitted { report, earlier });
+        Ok(tokens)
+    }
+
+    /// Estimates the losses over both splits after `step` steps, each from about so many batches. Before each batch,
+    /// `goes_on` is told the split, the batch's number from 1, and how many there are; `None` if it said no.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports; [`Diverged`].
+    pub async fn evaluate(
+        &self,
+        step: u64,
+        batches: usize,
+        mut goes_on: impl AsyncFnMut(Split, usize, usize) -> bool,
+    ) -> Result<Option<Evaluation>> {
+        let mut losses = [0.0; 2];
+        for (loss, split) in losses.iter_mut().zip([Split::Train, Split::Test]) {
+            let batches = self.data.evaluation(split, batches);
+            let all = batches.size_hint().0;
+            let goes_on = async |number| goes_on(split, number, all).await;
+            let Some(mean) = self.mean(batches, goes_on).await? else {
+                return Ok(None);
+            };
+            *loss = mean;
+        }
+        let [train, test] = losses;
+        finite("the train loss", train, step)?;
+        finite("the test loss", test, step)?;
+        Ok(Some(Evaluation { train, test }))
+    }
+
+    /// Checks that evaluations are possible, and the loss of a batch finite after `step` steps.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports; [`Diverged`].
+    pub async fn sound_loss(&self, step: u64) -> Result<()> {
+        let batch = self.data.evaluation(Split::Train, 1).take(1);
+        let loss = self.mean(batch, async |_| true).await?;
+        finite("the loss", loss.unwrap_or(f64::NAN), step)
+    }
+
+    /// The mean loss over all targets of some batches.
+    async fn mean(
+        &self,
+        batches: impl Iterator<Item = Batch>,
+        mut goes_on: impl AsyncFnMut(usize) -> bool,
+    ) -> Result<Option<f64>> {
+        let mut outstanding: VecDeque<(Fetch<f32>, usize)> = VecDeque::new();
+        let (mut sum, mut total) = (0.0, 0);
+        let mut numbered = (1..).zip(batches);
+        loop {
+            let next = numbered.next();
+            let most = if next.is_some() { OUTSTANDING } else { 0 };
+            while outstanding.len() > most
+                && let Some((loss, count)) = outstanding.pop_front()
+            {
+                sum += f64::from(loss.item()?) * count as f64;
+                total += count;
+            }
+            let Some((number, batch)) = next else {
+                return Ok(Some(sum / total as f64));
+            };
+            if !goes_on(number).await {
+                return Ok(None);
+            }
+            let count = batch.target_count();
+            if count == 0 {
+                continue;
+            }
+            let tape = Tape::inference(self.device);
+            tape.set_precision(self.options.precision);
+            let loss = tape.fetch(self.model.loss(&tape, &batch));
+            let [_, flags] = self.options.size_flags;
+            tape.run()
+                .map_err(|error| lower(error, "an evaluation", flags))?;
+            outstanding.push_back((loss, count));
+        }
+    }
+}
+
+/// To three decimals: a clock is no more exact than that.
+pub fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+/// A number that no training comes back from.
+#[derive(Debug)]
+pub struct Diverged {
+    what: String,
+    value: f64,
+    step: u64,
+}
+
+impl fmt::Display for Diverged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Diverged { what, value, step } = self;
+        write!(
+            f,
+            "{what} is {value} after step {step}: lower --lr or --grad-clip, or go on from an older checkpoint"
+        )
+    }
+}
+
+impl std::error::Error for Diverged {}
+
+fn finite(what: &str, value: f64, step: u64) -> Result<()> {
+    match value.is_finite() {
+        true => Ok(()),
+        false => Err(Box::new(Diverged {
+            what: what.to_owned(),
+            value,
+            step,
+        })),
+    }
+}
