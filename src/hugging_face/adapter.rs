@@ -122,11 +122,9 @@ impl ModelFiles {
             let mut ends: Vec<&str> = ends.collect();
             ends.sort_unstable();
             ends.dedup();
-            return Err(Error::InvalidArgument {
-                name: "target module".to_owned(),
-                value: unknown.map_or_else(|| "none".to_owned(), String::clone),
-                expected: format!("some of {}, or {ALL}", ends.join(", ")),
-            });
+            let expected = format!("some of {}, or {ALL}", ends.join(", "));
+            let unknown = unknown.map_or("none", String::as_str);
+            return Err(Error::invalid("target module", unknown, expected));
         }
         let layers = self.adapt(gpt, builder, config, |module| {
             is_all || targets.iter().any(|target| names(target, module))

@@ -116,11 +116,7 @@ impl ModelFiles {
             }
             _ => format!("1 to {most}, the model's context"),
         };
-        Err(Error::InvalidArgument {
-            name: "context".to_owned(),
-            value: context.to_string(),
-            expected,
-        })
+        Err(Error::invalid("context", context, expected))
     }
 
     /// Has loading call `progress` with the bytes of the parameters, as they are stored on the device, that have been read,

@@ -234,12 +234,10 @@ impl Entry {
         let found: usize = tensors.iter().map(|part| part.shape().elements()).sum();
         let needed = self.elements();
         if found != needed {
-            return Err(Error::Parameter {
-                name: self.ours.clone(),
-                reason: format!(
-                    "the model has {found} numbers there, the one of the configuration {needed}"
-                ),
-            });
+            let reason = format!(
+                "the model has {found} numbers there, the one of the configuration {needed}"
+            );
+            return Err(Error::parameter(&self.ours, reason));
         }
         Ok(tensors)
     }

@@ -225,8 +225,7 @@ pub fn export_characters(
     ] {
         let path = directory.as_ref().join(name);
         let text = serde_json::to_vec_pretty(&json).expect("keys are strings");
-        replace_with(&path, |file| file.write_all(&text))
-            .map_err(|source| Error::File { path, source })?;
+        replace_with(&path, |file| file.write_all(&text)).map_err(Error::file(path))?;
     }
     Ok(())
 }
@@ -241,11 +240,9 @@ fn describe(config: &GptConfig) -> Result<(&'static ModelType, Map<String, Value
             Err(key) => differences.push(format!("{} has no {key}", model_type.name)),
         }
     }
-    Err(Error::InvalidArgument {
-        name: "the model's configuration".to_owned(),
-        value: differences.join("; "),
-        expected: "a model that one of these types describes".to_owned(),
-    })
+    let expected = "a model that one of these types describes";
+    let name = "the model's configuration";
+    Err(Error::invalid(name, differences.join("; "), expected))
 }
 
 /// A file of weights: its name, everything before the tensors' data, and that data.
@@ -257,13 +254,13 @@ pub(super) fn check(directory: &Path, has_index: bool) -> Result<()> {
     let other = if has_index { WEIGHTS } else { INDEX };
     match directory.join(other).exists() {
         false => Ok(()),
-        true => Err(Error::Checkpoint {
-            path: directory.to_owned(),
-            reason: format!(
+        true => Err(Error::checkpoint(
+            directory,
+            format!(
                 "it holds a {other}, by which readers would find other weights than those to be saved: name another \
                  directory, or remove that file"
             ),
-        }),
+        )),
     }
 }
 
@@ -277,10 +274,7 @@ pub(super) fn write(
     check(directory, index.is_some())?;
     let refuse = |path: &Path, source: io::Error| match source.downcast::<Error>() {
         Ok(error) => error,
-        Err(source) => Error::File {
-            path: path.to_owned(),
-            source,
-        },
+        Err(source) => Error::file(path)(source),
     };
     fs::create_dir_all(directory).map_err(|source| refuse(directory, source))?;
     let mut staged = Vec::new();
@@ -393,10 +387,5 @@ fn require_range(name: &str, dtype: Dtype, values: &[f32]) -> io::Result<()> {
         Dtype::F16 => DType::F16.require_range(values),
         _ => Ok(()),
     };
-    fits.map_err(|reason| {
-        io::Error::other(Error::Parameter {
-            name: name.to_owned(),
-            reason,
-        })
-    })
+    fits.map_err(|reason| io::Error::other(Error::parameter(name, reason)))
 }
