@@ -264,9 +264,9 @@ impl Layout {
             return None;
         }
         // Runs of dimensions whose strides nest, merged, innermost last.
-        let runs = merge_nested(self);
+        let (lengths, steps) = collapse(std::slice::from_ref(self));
         let mut strides = [0; MAX_RANK];
-        let mut run = runs.len();
+        let mut run = lengths.len();
         let mut left = 1; // elements of the current run not yet covered
         let mut stride = 0;
         for axis in (0..shape.rank()).rev() {
@@ -276,7 +276,7 @@ impl Layout {
             }
             if left == 1 {
                 run -= 1;
-                (left, stride) = runs[run];
+                (left, stride) = (lengths[run], steps[0][run]);
             }
             if left % extent != 0 {
                 return None;
@@ -320,24 +320,6 @@ impl Layout {
             .sum();
         self.offset + reach + 1
     }
-}
-
-/// `(extent, stride)` of each maximal run of dimensions that walks the buffer with a single stride.
-fn merge_nested(layout: &Layout) -> Vec<(usize, usize)> {
-    let mut runs: Vec<(usize, usize)> = Vec::new();
-    for (&extent, &stride) in layout.shape.dims().iter().zip(layout.strides()) {
-        if extent == 1 {
-            continue;
-        }
-        match runs.last_mut() {
-            Some((length, inner)) if *inner == extent * stride => {
-                *length *= extent;
-                *inner = stride;
-            }
-            _ => runs.push((extent, stride)),
-        }
-    }
-    runs
 }
 
 /// Collapses dimensions that all layouts walk with a single stride, so that kernels loop over as few as possible.

@@ -59,22 +59,32 @@ impl Analysis {
         self.views[output.index()].base != output
     }
 
-    /// Whether only such nodes read the elements of `base`, themselves or through views, and nobody fetches them.
+    /// Itself and its views, by position.
+    fn views_of(&self, base: ValueId) -> impl Iterator<Item = usize> + '_ {
+        (0..self.views.len()).filter(move |&value| self.views[value].base == base)
+    }
+
+    /// Nodes that read a value, directly or through a view.
+    pub fn deep_readers(&self, base: ValueId) -> impl Iterator<Item = NodeId> + '_ {
+        let values = self.views_of(base);
+        values.flat_map(|value| self.readers[value].iter().copied())
+    }
+
+    /// Whether only such nodes read the elements of `base`, themselves or through views.
     pub fn is_only_read_by(
         &self,
         graph: &Graph,
         base: ValueId,
         nodes: impl Fn(NodeId) -> bool,
     ) -> bool {
-        let mut values = (0..self.views.len()).filter(|&value| self.views[value].base == base);
-        values.all(|value| {
-            let mut others = self.readers[value].iter().filter(|&&reader| !nodes(reader));
-            !self.fetched[value] && others.all(|&reader| self.is_view_node(graph, reader))
-        })
+        let is_view = |node| graph.outputs(node).len() == 1 && self.is_free_view(graph, node);
+        let mut readers = self.deep_readers(base);
+        readers.all(|reader| nodes(reader) || is_view(reader))
     }
 
-    fn is_view_node(&self, graph: &Graph, node: NodeId) -> bool {
-        graph.outputs(node).len() == 1 && self.is_free_view(graph, node)
+    /// Whether a value is copied to the host, whole or in part.
+    pub fn is_fetched(&self, base: ValueId) -> bool {
+        self.views_of(base).any(|value| self.fetched[value])
     }
 
     /// Whether the value's elements are produced under its own id, dense.

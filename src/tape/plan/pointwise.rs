@@ -248,14 +248,6 @@ pub(super) fn copy(lowerer: &mut Lowerer<'_>, from: &Operand, to: &Operand) {
     emit(lowerer, &expression, "copy");
 }
 
-/// The operand itself if it is dense, else a dense copy.
-pub(super) fn contiguous(lowerer: &mut Lowerer<'_>, operand: &Operand) -> Operand {
-    if operand.layout.is_contiguous() {
-        return *operand;
-    }
-    copied(lowerer, operand)
-}
-
 /// A dense copy.
 pub(super) fn copied(lowerer: &mut Lowerer<'_>, operand: &Operand) -> Operand {
     let copy = lowerer.temp(operand.shape(), operand.dtype);
