@@ -343,10 +343,8 @@ impl Pack {
     pub fn words(self, offset: usize, strides: &[usize]) -> impl Iterator<Item = u32> {
         let width = if self == Pack::Quad { 4 } else { 1 };
         let (last, outer) = strides.split_last().expect("rank is at least one");
-        let outer = [&offset]
-            .into_iter()
-            .chain(outer)
-            .map(move |start| start / width);
+        let outer = std::iter::once(offset).chain(outer.iter().copied());
+        let outer = outer.map(move |start| start / width);
         outer.chain([*last]).map(|word| word as u32)
     }
 
