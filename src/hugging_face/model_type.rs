@@ -325,39 +325,35 @@ impl ModelType {
     /// What the keys say that say one thing each.
     fn settings(&self, fields: &Fields<'_>) -> Result<GptConfig, Reason> {
         let mut config = (self.start)();
+        let (mut settings, mut scale) = (json!(config), config.attention_scale);
         for &(names, setting) in self.keys() {
             let Some(name) = names.split('|').find(|name| fields.has(name)) else {
                 continue;
             };
-            let Some(value) = fields.value(name) else {
-                // `null` is as many as there are heads.
-                if setting == "n_kv_heads" {
-                    config.n_kv_heads = None;
-                }
-                continue;
-            };
-            match setting {
+            settings[setting] = match (fields.value(name), setting) {
+                // As many as there are heads.
+                (None, "n_kv_heads") => Value::Null,
+                (None, _) => continue,
                 // Scores are divided by its root.
-                "attention_scale" => {
-                    config.attention_scale = Some(1.0 / fields.need::<f32>(name)?.sqrt());
+                (Some(_), "attention_scale") => {
+                    scale = Some(1.0 / fields.need::<f32>(name)?.sqrt());
+                    continue;
                 }
-                "ffn" => {
+                (Some(_), "ffn") => {
                     let (given, known) = (fields.need::<String>(name)?, self.activations());
                     let found = known.iter().find(|(known, _)| *known == given);
-                    config.ffn = found.map(|&(_, kind)| kind).ok_or_else(|| {
+                    json!(found.map(|(_, kind)| kind).ok_or_else(|| {
                         let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
                         let names = names.join(", ");
                         format!("{name} `{given}` is not known: expected one of {names}")
-                    })?;
+                    })?)
                 }
-                _ => {
-                    let mut settings = json!(config);
-                    settings[setting] = value.clone();
-                    let read = GptConfig::deserialize(settings);
-                    config = read.map_err(|error| format!("{name}: {error}"))?;
-                }
-            }
+                (Some(value), _) => value.clone(),
+            };
+            let read = GptConfig::deserialize(&settings);
+            config = read.map_err(|error| format!("{name}: {error}"))?;
         }
+        config.attention_scale = scale;
         Ok(config)
     }
 
