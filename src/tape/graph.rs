@@ -165,6 +165,11 @@ impl<O: ?Sized> List<O> {
         self.nodes[node.index()].outputs.clone().map(ValueId)
     }
 
+    /// The first of a node's outputs.
+    pub fn output(&self, node: NodeId) -> Option<ValueId> {
+        self.outputs(node).next()
+    }
+
     pub fn operation(&self, node: NodeId) -> Option<&Rc<O>> {
         match &self.nodes[node.index()].source {
             Source::Operation(operation) => Some(operation),

@@ -48,11 +48,8 @@ fn axes_that_nest_in_every_layout_are_one() {
         let sum = tape.fetch::<f32>(x + bias);
         tape.run().unwrap();
         assert_eq!(sum.get().unwrap(), [3.0; 24]);
-        let kernels = device.kernels().into_iter();
-        let (_, text) = kernels
-            .filter(|(name, _)| *name == "pointwise")
-            .next()
-            .unwrap();
+        let mut kernels = device.kernels().into_iter();
+        let (_, text) = kernels.find(|(name, _)| *name == "pointwise").unwrap();
         (0..3)
             .filter(|axis| text.contains(&format!("let i{axis} = ")))
             .count()

@@ -53,8 +53,7 @@ impl Analysis {
     /// Whether a node is a view that needs no kernel.
     pub fn is_free_view(&self, graph: &Graph, node: NodeId) -> bool {
         let output = graph
-            .outputs(node)
-            .next()
+            .output(node)
             .expect("nodes have outputs or are effects");
         self.views[output.index()].base != output
     }
@@ -125,23 +124,21 @@ fn views(graph: &Graph, live: &[bool]) -> Vec<View> {
     let mut views: Vec<View> = Vec::with_capacity(graph.values.len());
     for index in 0..graph.values.len() {
         let id = ValueId(index as u32);
-        let ty = graph.ty(id);
         let own = View {
             base: id,
-            layout: Layout::contiguous(ty.shape, 0),
+            layout: Layout::contiguous(graph.ty(id).shape, 0),
         };
         let node = graph.producer(id);
-        let view = match graph.operation(node) {
-            Some(operation) if live[node.index()] && matches!(operation.role(ty), Role::View) => {
-                let input = views[graph.inputs(node)[0].index()];
-                operation.view(&input.layout).map_or(own, |layout| View {
-                    base: input.base,
-                    layout,
-                })
-            }
-            _ => own,
-        };
-        views.push(view);
+        let is_view = live[node.index()] && matches!(graph.role(node), Some(Role::View));
+        let view = graph
+            .operation(node)
+            .filter(|_| is_view)
+            .and_then(|operation| {
+                let View { base, layout } = views[graph.inputs(node)[0].index()];
+                let layout = operation.view(&layout)?;
+                Some(View { base, layout })
+            });
+        views.push(view.unwrap_or(own));
     }
     views
 }

@@ -34,12 +34,11 @@ impl Ending {
         leaves: &mut Vec<Operand>,
     ) -> Ending {
         let graph = lowerer.graph;
-        let output = graph.outputs(end.node()).next().expect("an output");
-        let operation = graph.operation(end.node()).expect("an operation");
+        let output = graph.output(end.node()).expect("an output");
         let target = lowerer.operand(output);
-        let (kind, called, output) = match operation.role(graph.ty(output)) {
-            Role::Gate { wgsl, called } => (Kind::Gate(wgsl), called, target),
-            Role::GateGradient { gate, up, called } => {
+        let (kind, called, output) = match graph.role(end.node()) {
+            Some(Role::Gate { wgsl, called }) => (Kind::Gate(wgsl), called, target),
+            Some(Role::GateGradient { gate, up, called }) => {
                 let (_, packed) = end.inputs(graph);
                 let packed = lowerer.operand(packed.expect("a gradient reads rows"));
                 leaves.push(left_half(&packed, shape));

@@ -47,17 +47,12 @@ fn lower_group(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
         pointwise::lower(lowerer, group);
         return;
     };
-    let operation = lowerer
-        .graph
-        .operation(root)
-        .expect("groups hold operations")
-        .clone();
-    let output = lowerer.graph.outputs(root).next();
-    if let Some(output) = output
-        && let Role::View = operation.role(lowerer.graph.ty(output))
-    {
+    let graph = lowerer.graph;
+    let operation = graph.operation(root).expect("groups hold operations");
+    let role = graph.role(root);
+    if let (Some(Role::View), Some(output)) = (&role, graph.output(root)) {
         // A view that strides cannot express: copy into the input's order, which is the output's.
-        let input = lowerer.operand(lowerer.graph.inputs(root)[0]);
+        let input = lowerer.operand(graph.inputs(root)[0]);
         let copy = lowerer.operand(output);
         let target = Operand {
             layout: Layout::contiguous(input.shape(), copy.layout.offset),
@@ -66,17 +61,12 @@ fn lower_group(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
         pointwise::copy(lowerer, &input, &target);
         return;
     }
-    let values = lowerer.graph.inputs(root).to_vec();
+    let values = graph.inputs(root);
     let mut inputs: Vec<Operand> = values.iter().map(|&value| lowerer.operand(value)).collect();
-    copy_out(lowerer, operation.mutates(), &values, &mut inputs);
-    let needed = group.outputs(lowerer.graph, lowerer.analysis);
-    let values: Vec<ValueId> = lowerer.graph.outputs(root).collect();
-    let is_epilogue = output.is_some_and(|output| {
-        matches!(
-            operation.role(lowerer.graph.ty(output)),
-            Role::Epilogue { .. }
-        )
-    });
+    copy_out(lowerer, operation.mutates(), values, &mut inputs);
+    let needed = group.outputs(graph, lowerer.analysis);
+    let values: Vec<ValueId> = graph.outputs(root).collect();
+    let is_epilogue = matches!(role, Some(Role::Epilogue { .. }));
     let outputs = values
         .iter()
         .enumerate()

@@ -87,9 +87,7 @@ impl Expression {
     pub fn of(lowerer: &mut Lowerer<'_>, group: &FusionGroup) -> Expression {
         let graph = lowerer.graph;
         let first = group.members().next().expect("groups have members");
-        let shape = graph
-            .ty(graph.outputs(first).next().expect("an output"))
-            .shape;
+        let shape = graph.ty(graph.output(first).expect("an output")).shape;
         let mut expression = Expression {
             shape,
             leaves: Vec::new(),
@@ -99,7 +97,7 @@ impl Expression {
         };
         let mut step_of: BTreeMap<ValueId, usize> = BTreeMap::new();
         if let Some(root) = group.root {
-            step_of.insert(graph.outputs(root).next().expect("an output"), 0);
+            step_of.insert(graph.output(root).expect("an output"), 0);
             expression.steps.push(Step::Root);
         }
         for &node in &group.pointwise {
@@ -114,13 +112,11 @@ impl Expression {
                     expression.steps.len() - 1
                 }));
             }
-            let output = graph.outputs(node).next().expect("an output");
-            let operation = graph.operation(node).expect("an operation");
-            let Role::Pointwise {
+            let Some(Role::Pointwise {
                 function,
                 attributes,
                 iterations,
-            } = operation.role(graph.ty(output))
+            }) = graph.role(node)
             else {
                 unreachable!("members are pointwise");
             };
@@ -130,6 +126,7 @@ impl Expression {
                 iterations,
                 arguments,
             });
+            let output = graph.output(node).expect("an output");
             step_of.insert(output, expression.steps.len() - 1);
         }
         for value in group.outputs(graph, lowerer.analysis) {

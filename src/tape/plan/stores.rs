@@ -15,19 +15,16 @@ pub(super) fn generate(
 ) -> Epilogue {
     let graph = lowerer.graph;
     let root = group.root.expect("epilogues follow a root");
-    let output = graph.outputs(root).next().expect("an output");
-    let operation = graph.operation(root).expect("an operation");
-    let Role::Epilogue { grid, .. } = operation.role(graph.ty(output)) else {
-        panic!(
-            "{}: only Role::Epilogue operations have epilogues",
-            operation.name()
-        );
+    let Some(Role::Epilogue { grid, .. }) = graph.role(root) else {
+        let operation = graph.operation(root).expect("an operation");
+        let name = operation.name();
+        panic!("{name}: only Role::Epilogue operations have epilogues");
     };
     let mut expression = Expression::of(lowerer, group);
     if expression.outputs.is_empty() && expression.end.is_none() {
         // Nobody reads output 0; the kernel still needs somewhere to store.
-        let operand = lowerer.operand(output);
-        expression.outputs.push((0, operand));
+        let output = graph.output(root).expect("an output");
+        expression.outputs.push((0, lowerer.operand(output)));
     }
     let shape = Shape::new(&grid);
     let mut layouts: Vec<_> = expression
