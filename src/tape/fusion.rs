@@ -75,20 +75,28 @@ impl FromStr for Fusion {
     }
 }
 
+impl Fusion {
+    /// What `SHADEGRAD_FUSE` says in the environment.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if it names a fusion that there isn't.
+    pub(super) fn from_environment() -> Result<Fusion> {
+        let names = std::env::var("SHADEGRAD_FUSE").unwrap_or_default();
+        names.parse().map_err(|error| match error {
+            Error::InvalidArgument {
+                value, expected, ..
+            } => Error::invalid("SHADEGRAD_FUSE", value, expected),
+            other => other,
+        })
+    }
+}
+
 impl Default for Fusion {
     /// What `SHADEGRAD_FUSE` says in the environment: `on` (as without it), `off`, or the fusions to use, such as
-    /// `pointwise,epilogue`.
-    ///
-    /// # Panics
-    ///
-    /// If it names a fusion that there isn't.
+    /// `pointwise,epilogue`. If it names one that there isn't, tapes refuse to run.
     fn default() -> Fusion {
         static CHOSEN: std::sync::OnceLock<Fusion> = std::sync::OnceLock::new();
-        *CHOSEN.get_or_init(|| {
-            let names = std::env::var("SHADEGRAD_FUSE").unwrap_or_default();
-            names
-                .parse()
-                .unwrap_or_else(|error| panic!("SHADEGRAD_FUSE: {error}"))
-        })
+        *CHOSEN.get_or_init(|| Fusion::from_environment().unwrap_or(Fusion::ON))
     }
 }
