@@ -11,8 +11,8 @@ use shadegrad::{Device, DeviceOptions};
 
 use super::args::{self, DeviceArgs, FileArgs};
 use super::outputs::{self, Mode, Output};
-use super::training::Summary;
 use super::terminal::LONGEST;
+use super::training::Summary;
 use super::{Result, interrupt, plot, terminal};
 
 /// Reads the command line as [`args::parse`] does; prints help or a usage error and exits where that is all there is to do.

@@ -84,9 +84,10 @@ impl Gate {
         self.move_to(Place::Ended);
     }
 
-    /// Whether the training has ended.
-    pub fn is_ended(&self) -> bool {
-        self.place.get() == Place::Ended
+    /// Ends the training, and waits until it has.
+    pub async fn close(&self) {
+        self.set(Mode::End);
+        self.until(|| self.place.get() == Place::Ended).await;
     }
 
     /// Lets the training make one step, and waits until it has.
