@@ -11,8 +11,22 @@ pub(super) fn is_allowed() -> bool {
     IS_ALLOWED.get()
 }
 
-/// Runs a future to its end, waiting in place for the device.
-pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+/// Runs a future to its end, where no executor does. What waits for a device waits in place, in wgpu's own call.
+///
+/// ```
+/// # fn main() -> shadegrad::Result<()> {
+/// use shadegrad::gpu::block_on;
+/// use shadegrad::{Device, DeviceOptions, Tensor};
+///
+/// let values = block_on(async {
+///     let device = Device::open(&DeviceOptions::default()).await?;
+///     Tensor::new(&device, [2], &[1.0f32, 2.0])?.to_vec_async::<f32>().await
+/// })?;
+/// assert_eq!(values, [1.0, 2.0]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     struct Restored(bool);
     impl Drop for Restored {
         fn drop(&mut self) {

@@ -24,6 +24,8 @@ pub(crate) mod warm_up;
 
 pub(crate) use adapter::MatrixConfiguration;
 pub use adapter::{AdapterClass, AdapterDescription, MatrixUnits};
+#[cfg(not(target_family = "wasm"))]
+pub use blocking::block_on;
 pub use device::Device;
 pub(crate) use device::MOST_ITERATIONS;
 pub use dtype::{DType, Element};

@@ -44,7 +44,9 @@ struct Engine {
 pub async fn start() {
     messages::report_panics();
     match device().await {
-        Ok(device) => post(&json!({ "event": "ready", "adapter": device.description().to_string() })),
+        Ok(device) => {
+            post(&json!({ "event": "ready", "adapter": device.description().to_string() }))
+        }
         Err(error) => post(&json!({ "event": "unsupported", "message": error.to_string() })),
     }
 }
