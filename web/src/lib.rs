@@ -17,7 +17,7 @@ use std::rc::Rc;
 use js_sys::{Array, JsString, Reflect, Uint8Array, WebAssembly};
 use serde_json::json;
 use shadegrad::checkpoint::Checkpoint;
-use shadegrad::{Device, DeviceOptions, Error};
+use shadegrad::{Device, DeviceOptions};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
 
@@ -59,12 +59,7 @@ pub async fn start() {
 #[wasm_bindgen]
 pub async fn call(name: String, arguments: JsValue) -> std::result::Result<JsValue, JsValue> {
     let outcome = answer(&name, &Arguments(arguments)).await;
-    outcome.map_err(|error| {
-        if matches!(error.downcast_ref(), Some(Error::DeviceLost { .. })) {
-            ENGINE.with_borrow_mut(|engine| engine.device = None);
-        }
-        error.to_string().replace('\n', " ").into()
-    })
+    outcome.map_err(|error| error.to_string().replace('\n', " ").into())
 }
 
 async fn answer(name: &str, arguments: &Arguments) -> Result<JsValue> {
@@ -164,6 +159,17 @@ async fn device() -> Result<Device> {
     }
     let device = Device::open(&DeviceOptions::default()).await?;
     ENGINE.with_borrow_mut(|engine| engine.device = Some(device.clone()));
+    let watched = device.clone();
+    spawn_local(async move {
+        let error = watched.lost().await;
+        ENGINE.with_borrow_mut(|engine| engine.device = None);
+        // A training that is under way ends with this error itself.
+        if let Ok(session) = session()
+            && session.gate.is_at_rest()
+        {
+            messages::failed(&error);
+        }
+    });
     Ok(device)
 }
 
