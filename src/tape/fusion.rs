@@ -1,5 +1,9 @@
 //! Which fusions the planner may use.
 
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
 /// Which fusions the planner may use. All are on by default; `SHADEGRAD_FUSE=off` in the environment turns all off, and
 /// a list such as `SHADEGRAD_FUSE=pointwise,epilogue` all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,9 +46,11 @@ impl Fusion {
     };
 }
 
-impl Fusion {
-    /// The fusions by name: all of them for `on`, none for `off`, else those of a list with commas between.
-    fn named(names: &str) -> std::result::Result<Fusion, String> {
+/// The fusions by name: all of them for `on`, none for `off`, else those of a list with commas between.
+impl FromStr for Fusion {
+    type Err = Error;
+
+    fn from_str(names: &str) -> Result<Fusion> {
         match names.trim() {
             "on" | "" => return Ok(Fusion::ON),
             "off" => return Ok(Fusion::OFF),
@@ -59,7 +65,10 @@ impl Fusion {
                 "copy_elision" => fusion.copy_elision = true,
                 "horizontal" => fusion.horizontal = true,
                 "uniform" => fusion.uniform = true,
-                unknown => return Err(unknown.to_owned()),
+                unknown => {
+                    let known = "some of pointwise, epilogue, gate, copy_elision, horizontal and uniform, or on or off";
+                    return Err(Error::invalid("fusion", unknown, known));
+                }
             }
         }
         Ok(fusion)
@@ -77,32 +86,9 @@ impl Default for Fusion {
         static CHOSEN: std::sync::OnceLock<Fusion> = std::sync::OnceLock::new();
         *CHOSEN.get_or_init(|| {
             let names = std::env::var("SHADEGRAD_FUSE").unwrap_or_default();
-            Fusion::named(&names).unwrap_or_else(|unknown| {
-                panic!(
-                    "SHADEGRAD_FUSE: there is no fusion `{unknown}`; there are pointwise, epilogue, gate, \
-                     copy_elision, horizontal and uniform, or on and off"
-                )
-            })
+            names
+                .parse()
+                .unwrap_or_else(|error| panic!("SHADEGRAD_FUSE: {error}"))
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Fusion;
-
-    #[test]
-    fn fusions_by_name() {
-        assert_eq!(Fusion::named(""), Ok(Fusion::ON));
-        assert_eq!(Fusion::named("on"), Ok(Fusion::ON));
-        assert_eq!(Fusion::named("off"), Ok(Fusion::OFF));
-        let all = "pointwise, epilogue,gate,copy_elision,horizontal,uniform";
-        assert_eq!(Fusion::named(all), Ok(Fusion::ON));
-        let one = Fusion {
-            epilogue: true,
-            ..Fusion::OFF
-        };
-        assert_eq!(Fusion::named("epilogue"), Ok(one));
-        assert_eq!(Fusion::named("epilog"), Err("epilog".to_owned()));
     }
 }
