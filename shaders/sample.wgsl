@@ -68,7 +68,7 @@ fn draw_of(row: u32) -> Draw {
 
 fn is_allowed(token: u32) -> bool {
     if (!draw.suppresses) { return true; }
-    return (suppressed[suppressed_at + token / 32u] >> (token % 32u) & 1u) == 0u;
+    return ((suppressed[suppressed_at + token / 32u] >> (token % 32u)) & 1u) == 0u;
 }
 
 // Four logits, LANES apart, or one. Those past the end repeat the last one.

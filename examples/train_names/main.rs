@@ -34,7 +34,7 @@ use common::steps::Recorder;
 use common::training::Training;
 use common::words::HumanCount;
 use common::{Result, interrupt, plot, profiling, program, report};
-use pollster::block_on;
+use shadegrad::gpu::block_on;
 use shadegrad::optim::AdamW;
 
 use cli::{RunArgs, Settings};
