@@ -62,6 +62,7 @@ let isFinished = false;
 /** No step has been made yet, so the first one compiles the kernels. */
 let isFresh = true;
 let hasFailed = false;
+let isDrawing = false;
 /** The opening that is under way, or was. @type {Promise<void>} */
 let opening = Promise.resolve();
 let openings = 0;
@@ -77,7 +78,7 @@ let readOut = 0;
 const given = read(location.search);
 const unsupported = problem();
 if (unsupported) show(unsupported, asDesktop());
-else opening = start().then(begin);
+else opening = start().then(begin).catch(onBroken);
 
 /** What the address asks for, as a command. */
 function asDesktop() {
@@ -87,7 +88,11 @@ function asDesktop() {
 /** Starts the worker. */
 async function start() {
   const first = await engine.start();
-  if (first.event === "ready") element("adapter").textContent = first.adapter;
+  if (first.event === "ready") {
+    element("adapter").textContent = first.adapter;
+    hasFailed = false;
+    element("failure").hidden = true;
+  }
   if (first.event === "unsupported") show(noAdapter(first.message), asDesktop());
   return first.event === "ready";
 }
@@ -100,6 +105,11 @@ async function begin(isReady) {
   showAddress();
   await open();
   if (refused.length > 0) form.showError(`The address has settings that ${program} does not have, they are left out: ${refused.join(", ")}`);
+}
+
+/** @param {Error} error of a call that nobody answers for */
+function onBroken(error) {
+  if (!(error instanceof Stopped)) fail(error.message);
 }
 
 /** @param {any} event from the worker */
@@ -173,18 +183,18 @@ function pageSettings() {
 
 /** Lets the attention maps begin with something that is in the data, if nobody has typed anything. */
 function useText() {
-  const usual = (program === "train_text" && excerpt(data.text)) || "isabella";
+  const usual = program === "train_names" ? "isabella" : ((data.own && excerpt(data.own)) ?? "function");
   if (fields.attention.value === usualText) fields.attention.value = usual;
   usualText = usual;
 }
 
 /**
  * The beginning of a text, for the attention maps.
- * @param {string | null} text
+ * @param {string} text
  */
 function excerpt(text) {
-  const line = text?.slice(0, 1000).split("\n").find((line) => line.trim() !== "");
-  return line ? [...line.trim()].slice(0, EXCERPT).join("") : null;
+  const line = text.slice(0, 1000).split("\n").find((line) => line.trim() !== "");
+  return line ? [...line.trim()].slice(0, EXCERPT).join("").trimEnd() : null;
 }
 
 /** What is chosen now: settings that take a new model, the same with how samples are drawn, and the data. */
@@ -305,10 +315,9 @@ function adopt(description, asked) {
   opened = asked;
   step = description.step;
   savedAt = -1;
-  isRunning = hasFailed = false;
+  isRunning = false;
   isFinished = step >= description.steps;
   isFresh = true;
-  element("failure").hidden = true;
   element("adapter").textContent = description.adapter;
   const software = element("software");
   software.hidden = !description.isSoftware;
@@ -337,7 +346,10 @@ async function toggle() {
   await opening;
   // How samples are drawn may have been chosen since.
   const isStale = step === 0 && chosen().all !== opened.all;
-  if (isFinished || isStale || !model || hasFailed) await reset();
+  if (isFinished || isStale || !model || hasFailed || (step === 0 && isChanged())) {
+    if (!data.check({ focus: true })) return;
+    await reset();
+  }
   if (!model || hasFailed) {
     form.focusError();
     return;
@@ -359,7 +371,7 @@ function reset() {
   const isUnderWay = asked !== null && asked.all === now.all && asked.text === now.text;
   if (isUnderWay) return opening;
   // A device that is lost, or a module that has stopped, is gone with its worker.
-  if (hasFailed) opening = start().then((isReady) => (!isReady ? undefined : form.isMade ? open() : begin(true)));
+  if (hasFailed) opening = start().then((isReady) => (!isReady ? undefined : form.isMade ? open() : begin(true))).catch(onBroken);
   else opening = open();
   return opening;
 }
@@ -427,8 +439,15 @@ function drawSamples() {
     if (!model || hasFailed) return;
     const { how, ...request } = readSampling(form.usual("temperature"));
     const areNames = model.program === "train_names";
-    const drawn = await engine.call("sample", { ...request, count: areNames ? NAMES : 1 });
-    samples.addDraw(step, how, drawn, areNames);
+    isDrawing = true;
+    showState();
+    try {
+      const drawn = await engine.call("sample", { ...request, count: areNames ? NAMES : 1 });
+      samples.addDraw(step, how, drawn, areNames);
+    } finally {
+      isDrawing = false;
+      showState();
+    }
   });
 }
 
@@ -447,7 +466,7 @@ const attention = new Refresher(async () => {
     error.textContent = /** @type {Error} */ (problem).message;
     maps.show(null);
   }
-}, () => model !== null && !hasFailed && (isAttentionSeen || !isRunning) && !document.hidden);
+}, () => model !== null && model.program === program && !hasFailed && (isAttentionSeen || !isRunning) && !document.hidden);
 
 new IntersectionObserver((entries) => {
   isAttentionSeen = entries[entries.length - 1].isIntersecting;
@@ -466,7 +485,7 @@ function sentence(text) {
 function showState() {
   const isReady = model !== null && !hasFailed;
   buttons.run.textContent = isRunning ? "Pause" : isFinished ? "Train again" : step > 0 && isReady ? "Resume" : "Start";
-  const can = { run: true, step: isReady && !isRunning && !isFinished, reset: true, sample: isReady, save: isReady };
+  const can = { run: true, step: isReady && !isRunning && !isFinished, reset: true, sample: isReady && !isDrawing, save: isReady };
   for (const [name, button] of Object.entries(buttons)) {
     button.setAttribute("aria-disabled", String(!can[/** @type {keyof typeof can} */ (name)]));
   }
@@ -513,7 +532,7 @@ element("settings-form").addEventListener("change", async ({ target }) => {
   const { name, value } = /** @type {HTMLInputElement} */ (target);
   // Data and its text speak for themselves.
   if (name === "data" || name === "") return;
-  if (name === "program") await useProgram(/** @type {Program} */ (value), new Map());
+  if (name === "program") await useProgram(/** @type {Program} */ (value), new Map()).catch(onBroken);
   onSettings();
 });
 onClick(element("defaults"), () => {

@@ -48,6 +48,7 @@ onPage("it trains, shows what it does, and ends", { mock: { ...FAST, perMessage:
   const items = await page.locator("#sample-list article").first().locator("li").evaluateAll((all) => all.map((item) => [item.className, item.textContent]));
   for (const [kind, name] of items) assert.match(name, kind === "new" ? /^✦[a-z]+ \(new\)$/ : /^[a-z]+$/);
   await page.getByText("Evaluations as a table").click();
+  await page.locator("#evaluation-rows tr").nth(2).waitFor();
   assert.equal(await page.locator("#evaluation-rows tr").count(), 3);
   // Something was drawn: the canvas is not of one colour.
   const colours = await page.locator("#curve").evaluate((canvas) => {
@@ -418,9 +419,15 @@ onPage("bad settings are shown at their field", { query: "?d-model=33" }, async 
   assert.ok(await alert.isHidden());
   assert.equal(await field.getAttribute("aria-invalid"), null);
   // One that hides is brought to light.
-  await page.evaluate(() => { document.getElementById("more").open = false; });
-  await page.fill("#setting-lr", "much");
-  await page.locator("#setting-lr").press("Tab");
+  await page.getByText("More settings").click();
+  await page.fill("#setting-seed", "");
+  await page.fill("#setting-n-kv-heads", "3");
+  await page.locator("#setting-n-kv-heads").press("Enter");
+  await status(page, "Ready");
+  await page.fill("#setting-n-kv-heads", "9");
+  await page.getByText("More settings").click();
+  await page.waitForFunction(() => document.getElementById("more").open);
+  assert.equal(await page.getAttribute("#setting-n-kv-heads", "aria-invalid"), "true");
 });
 
 onPage("what is no number is for the program to refuse", { query: "?batch-size=many" }, async (page) => {
@@ -477,6 +484,9 @@ onPage("a checkpoint is saved and opened, by button and by drop; wrong files are
 
   await page.check("#data-own");
   assert.match(await text(page, "#data-error"), /nothing here yet/);
+  await page.click("#reset");
+  await page.waitForFunction(() => document.activeElement.id === "own-text");
+  await status(page, "Paused at step 700");
   await page.setInputFiles("#open-text", file("latin1.txt", Buffer.from([0x6e, 0xe9, 0x65])));
   await page.waitForFunction(() => document.getElementById("data-error").textContent.startsWith("latin1.txt is not a text in UTF-8"));
   await page.setInputFiles("#open-text", file("names-1.safetensors", bytes));
@@ -497,6 +507,18 @@ onPage("a checkpoint is saved and opened, by button and by drop; wrong files are
   assert.ok(await page.locator("#changed").isVisible());
   await drop("again.safetensors", bytes);
   await page.waitForFunction(() => document.getElementById("file-status").textContent.startsWith("Opened again.safetensors"));
+});
+
+onPage("nothing is trained on but what is chosen", {}, async (page) => {
+  await status(page, "Ready");
+  await page.check("#data-own");
+  await page.click("#run");
+  await page.waitForFunction(() => document.activeElement.id === "own-text");
+  await status(page, "Ready");
+  await page.keyboard.type("wren lark");
+  await page.click("#run");
+  await status(page, "Training");
+  assert.equal(await text(page, "#data-summary"), "9 characters");
 });
 
 onPage("a long text is not put into the page", {}, async (page) => {
