@@ -175,20 +175,17 @@ impl GptConfig {
     ///
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument), naming the setting, its value and what is possible.
     pub fn validate(&self) -> Result<()> {
+        let d_ff = match self.ffn {
+            FeedForwardKind::None => 1,
+            _ => self.d_ff,
+        };
         let sizes = [
             ("vocab_size", self.vocab_size, MOST),
             ("context", self.context, MOST),
             ("d_model", self.d_model, MOST),
             ("n_heads", self.n_heads, MOST),
             ("n_layers", self.n_layers, MOST_LAYERS),
-            (
-                "d_ff",
-                match self.ffn {
-                    FeedForwardKind::None => 1,
-                    _ => self.d_ff,
-                },
-                MOST,
-            ),
+            ("d_ff", d_ff, MOST),
         ];
         for (name, value, most) in sizes {
             if !(1..=most).contains(&value) {

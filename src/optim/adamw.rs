@@ -130,24 +130,17 @@ impl Optimizer for AdamW {
 
     #[track_caller]
     fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, learning_rate: f32) -> Update<'t> {
-        let AdamWConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            clip_norm,
-            groups: _,
-            loss_scale: _,
-        } = self.config;
+        let config = &self.config;
+        let (beta1, beta2) = (config.beta1, config.beta2);
         require_rate(learning_rate);
-        let step = self.gradients.step(tape, loss, clip_norm);
+        let step = self.gradients.step(tape, loss, config.clip_norm);
         let t = self.gradients.steps as f64;
         let rate = f64::from(learning_rate);
         let values = [
             rate / (1.0 - beta1.powf(t)),
             (1.0 - beta2.powf(t)).sqrt(),
-            f64::from(eps),
-            rate * f64::from(weight_decay),
+            f64::from(config.eps),
+            rate * f64::from(config.weight_decay),
             1.0 - beta1,
             beta2,
             1.0 - beta2,

@@ -335,10 +335,10 @@ impl Operation for UpdateSegment {
     fn lower(&self, cx: &mut Lowering<'_>) {
         let [runs, values, control] = [2, 3, 4].map(|index| cx.input(index));
         let params = Params {
-            vectors: self.vectors,
-            runs: runs.elements() / 4,
-            runs_offset: runs.offset(),
-            values: values.offset(),
+            vectors: self.vectors as u32,
+            runs: runs.elements() as u32 / 4,
+            runs_offset: runs.offset() / 4,
+            values: values.offset() / 4,
             control: control.offset(),
             ..Params::default()
         };
@@ -351,7 +351,7 @@ impl Operation for UpdateSegment {
                  fn keep_half(place: u32, value: vec4<f32>) {{ halves[place] = value; }}"
             ));
         }
-        let mut dispatch = over_segment(cx.class(), kernel, params.vectors).params(&params.words());
+        let mut dispatch = over_segment(cx.class(), kernel, self.vectors).params(params.words());
         let mut bytes = 0;
         for index in 0..cx.input_count() {
             let operand = cx.input(index);
@@ -401,15 +401,16 @@ impl Operation for AddInto {
 
     fn lower(&self, cx: &mut Lowering<'_>) {
         let (to, from) = (cx.input(0), cx.input(1));
+        let vectors = to.elements() / 4;
         let params = Params {
-            vectors: to.elements() / 4,
+            vectors: vectors as u32,
             ..Params::default()
         };
         cx.dispatch(
-            over_segment(cx.class(), kernel("add_into"), params.vectors)
+            over_segment(cx.class(), kernel("add_into"), vectors)
                 .write(&to)
                 .read(&from)
-                .params(&params.words())
+                .params(params.words())
                 .cost(to.elements() as u64, 3 * to.bytes()),
         );
     }

@@ -96,16 +96,10 @@ impl Optimizer for Sgd {
 
     #[track_caller]
     fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, learning_rate: f32) -> Update<'t> {
-        let SgdConfig {
-            momentum,
-            weight_decay,
-            clip_norm,
-            groups: _,
-            loss_scale: _,
-        } = self.config;
+        let config = &self.config;
         require_rate(learning_rate);
-        let step = self.gradients.step(tape, loss, clip_norm);
-        let values = [learning_rate, momentum, weight_decay, 0.0];
+        let step = self.gradients.step(tape, loss, config.clip_norm);
+        let values = [learning_rate, config.momentum, config.weight_decay, 0.0];
         let gradients = &self.gradients;
         match &self.velocity {
             Some(velocity) => gradients.update(&step, "sgd_momentum", values, &[velocity]),
