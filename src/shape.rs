@@ -120,24 +120,11 @@ impl Shape {
     }
 }
 
-impl<const N: usize> From<[usize; N]> for Shape {
+/// Of arrays, slices and vectors of extents.
+impl<T: AsRef<[usize]>> From<T> for Shape {
     #[track_caller]
-    fn from(extents: [usize; N]) -> Shape {
-        Shape::new(&extents)
-    }
-}
-
-impl From<&[usize]> for Shape {
-    #[track_caller]
-    fn from(extents: &[usize]) -> Shape {
-        Shape::new(extents)
-    }
-}
-
-impl From<&Vec<usize>> for Shape {
-    #[track_caller]
-    fn from(extents: &Vec<usize>) -> Shape {
-        Shape::new(extents)
+    fn from(extents: T) -> Shape {
+        Shape::new(extents.as_ref())
     }
 }
 

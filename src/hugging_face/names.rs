@@ -183,6 +183,13 @@ pub(super) struct Part {
     pub columns: Range<usize>,
 }
 
+/// The parts of all entries.
+pub(super) fn parts(entries: &[Entry]) -> impl Iterator<Item = (&Entry, &Part)> {
+    entries
+        .iter()
+        .flat_map(|entry| entry.parts.iter().map(move |part| (entry, part)))
+}
+
 impl Part {
     /// Parts of these widths.
     pub fn side_by_side(parts: impl Iterator<Item = (String, usize)>) -> Vec<Part> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use safetensors::tensor::TensorInfo;
 
 use super::files::WeightFiles;
-use super::names::{Entry, HEAD, LLAMA, Names, Part};
+use super::names::{Entry, HEAD, LLAMA, Names, Part, parts};
 use crate::checkpoint::{PIECE, TensorsFile, number_size, widen};
 use crate::error::{Error, Result};
 use crate::gpu::DType;
@@ -147,11 +147,9 @@ impl Weights {
             }
         }
         let has_head = entries.iter().any(|entry| entry.parts[0].name == HEAD);
-        let names = entries.iter().flat_map(|entry| {
-            entry.parts.iter().map(move |part| match has_head {
-                true => self.name(&part.name),
-                false => self.stored(entry, part),
-            })
+        let names = parts(entries).map(|(entry, part)| match has_head {
+            true => self.name(&part.name),
+            false => self.stored(entry, part),
         });
         let mut missing = names.filter(|name| self.find(name).is_none());
         match missing.next() {
@@ -171,10 +169,8 @@ impl Weights {
     /// Whose values a tensor of a file holds. A head that is saved although it is tied is the token table.
     pub fn owner<'a>(&self, name: &str, entries: &'a [Entry]) -> Option<(&'a Entry, &'a Part)> {
         let named = |theirs: &str| {
-            let mut parts = entries
-                .iter()
-                .flat_map(|entry| entry.parts.iter().map(move |part| (entry, part)));
-            parts.find(|(_, part)| part.name == theirs)
+            let mut all = parts(entries);
+            all.find(|(_, part)| part.name == theirs)
         };
         match name {
             HEAD => named(HEAD).or_else(|| {

@@ -82,10 +82,7 @@ impl AdamW {
         // Zero would make 0/0 of parameters without a gradient.
         let sound = config.eps.is_normal() && config.eps > 0.0;
         require(sound, "eps", config.eps, "a positive number")?;
-        let decay = config.weight_decay;
-        let sound = decay.is_finite() && decay >= 0.0;
-        require(sound, "weight_decay", decay, "a finite number, at least 0")?;
-        require_clip(config.clip_norm)?;
+        require_decay_and_clip(config.weight_decay, config.clip_norm)?;
         let gradients = Gradients::new(parameters, &config.groups, config.loss_scale)?;
         Ok(AdamW {
             first: gradients.mirror()?,
@@ -101,7 +98,9 @@ impl AdamW {
     }
 }
 
-pub(super) fn require_clip(clip: Option<f32>) -> Result<()> {
+pub(super) fn require_decay_and_clip(decay: f32, clip: Option<f32>) -> Result<()> {
+    let sound = decay.is_finite() && decay >= 0.0;
+    require(sound, "weight_decay", decay, "a finite number, at least 0")?;
     let value = clip.unwrap_or(1.0);
     let sound = value.is_normal() && value > 0.0;
     require(sound, "clip_norm", value, "a positive number")

@@ -98,7 +98,7 @@ impl Gradients {
             reached
         };
         if !tape.is_refused() {
-            self.reached = self.with_earlier(&reached);
+            self.reached = reached;
             self.pending += 1;
             self.pending_scaled = self.scale.on(tape).is_some();
         }
@@ -110,7 +110,7 @@ impl Gradients {
     pub fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, clip: Option<f32>) -> Step<'t> {
         self.require_one_precision(tape);
         let reached = self.differentiate(tape, loss, &self.gradient);
-        let runs = self.runs(&self.with_earlier(&reached));
+        let runs = self.runs(&reached);
         if self.pending > 0 {
             let accumulated = self
                 .accumulated
@@ -226,31 +226,26 @@ impl Gradients {
         );
     }
 
-    /// Which parameters, of those that are not frozen, the loss depends on.
+    /// Which parameters, of those that are not frozen, the loss depends on, or that of an earlier micro-batch.
     #[track_caller]
     fn differentiate<'t>(&self, tape: &'t Tape, loss: Var<'t>, to: &FlatTensors) -> Vec<bool> {
         let gradients = tape.backward(self.scale.applied(loss));
-        let mut reached = vec![false; self.factors.len()];
+        let (mut reached, mut reaches_any) = (self.reached.clone(), false);
         // All gradients are recorded before the first is assigned, so that the planner may fuse across them; it then
         // lets each gradient's kernel write straight into the flat storage.
         for ((index, ..), part) in to.places().zip(to.parts()) {
             let parameter = &self.parameters[index];
             let gradient = gradients.of(parameter.on(tape));
-            reached[index] = gradient.is_some();
+            reached[index] |= gradient.is_some();
+            reaches_any |= gradient.is_some();
             let gradient = gradient.unwrap_or_else(|| tape.full(parameter.shape(), 0.0));
             tape.assign(part, gradient);
         }
         assert!(
-            reached.contains(&true),
+            reaches_any,
             "step: the loss depends on no parameter that this optimizer trains: is it detached, or of another model?"
         );
         reached
-    }
-
-    /// Which parameters the loss depends on, or that of an earlier micro-batch.
-    fn with_earlier(&self, reached: &[bool]) -> Vec<bool> {
-        let earlier = self.reached.iter().zip(reached);
-        earlier.map(|(earlier, now)| earlier | now).collect()
     }
 
     /// The segment of the parameters that a segment of the gradient mirrors.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::adamw::require_clip;
+use super::adamw::require_decay_and_clip;
 use super::gradients::Gradients;
 use super::groups::ParameterGroups;
 use super::loss_scale::LossScale;
@@ -57,10 +57,7 @@ impl Sgd {
         let momentum = config.momentum;
         let sound = (0.0..1.0).contains(&momentum);
         require(sound, "momentum", momentum, "0 ≤ momentum < 1")?;
-        let decay = config.weight_decay;
-        let sound = decay.is_finite() && decay >= 0.0;
-        require(sound, "weight_decay", decay, "a finite number, at least 0")?;
-        require_clip(config.clip_norm)?;
+        require_decay_and_clip(config.weight_decay, config.clip_norm)?;
         let gradients = Gradients::new(parameters, &config.groups, config.loss_scale)?;
         Ok(Sgd {
             velocity: (momentum > 0.0).then(|| gradients.mirror()).transpose()?,
