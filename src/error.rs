@@ -281,6 +281,24 @@ impl fmt::Debug for Error {
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Refuses a setting unless it is sound, see [`Error::invalid`].
+pub(crate) fn require(
+    sound: bool,
+    name: impl Into<String>,
+    value: impl ToString,
+    expected: impl Into<String>,
+) -> Result<()> {
+    match sound {
+        true => Ok(()),
+        false => Err(Error::invalid(name, value, expected)),
+    }
+}
+
+pub(crate) fn require_positive(name: impl Into<String>, value: f32) -> Result<()> {
+    let sound = value > 0.0 && value.is_finite();
+    require(sound, name, value, "a positive number")
+}
+
 /// Names and values that come from outside may have so many characters in a message.
 const SHORT: usize = 200;
 
