@@ -107,7 +107,7 @@ impl Names {
     pub fn entries(&self, config: &GptConfig) -> Result<Vec<Entry>> {
         let mut builder = ParameterBuilder::new(0).with_parameter_limit(u64::MAX);
         Gpt::new(config, &mut builder)?;
-        let parameters = builder.described().iter();
+        let parameters = builder.parameters().iter();
         let entries = parameters.map(|parameter| {
             let shape = parameter.shape().dims().to_vec();
             self.entry(parameter.name(), shape, config)

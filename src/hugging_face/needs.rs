@@ -57,7 +57,7 @@ impl MemoryNeeds {
             cached: (2 * config.n_layers * config.n_kv_heads() * config.head_dim()) as u64,
             linear: 0,
         };
-        for parameter in builder.described() {
+        for parameter in builder.parameters() {
             let shape = parameter.shape();
             needs.parameters += shape.elements() as u64;
             needs.stored += shape.elements().next_multiple_of(4) as u64;

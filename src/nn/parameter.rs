@@ -305,11 +305,6 @@ impl ParameterBuilder {
         constant
     }
 
-    /// What has been described so far.
-    pub(crate) fn described(&self) -> &[Parameter] {
-        &self.parameters
-    }
-
     /// Allocates the storage and writes the initial values.
     ///
     /// # Errors
