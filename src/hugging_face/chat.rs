@@ -339,11 +339,9 @@ fn message(message: &impl Serialize) -> Result<Value> {
     let reasoning = REASONING.iter().find_map(|name| find(&pairs, name));
     if let Some(at) = reasoning {
         let reasoning = pairs[at].1.clone();
-        for (name, is_kept) in [(REASONING[0], false), (REASONING[1], true)] {
-            match find(&pairs, name) {
-                Some(_) if is_kept => {}
-                Some(at) => pairs[at].1 = reasoning.clone(),
-                None => pairs.push((Value::from(name), reasoning.clone())),
+        for name in &REASONING[..2] {
+            if find(&pairs, name).is_none() {
+                pairs.push((Value::from(*name), reasoning.clone()));
             }
         }
     }
