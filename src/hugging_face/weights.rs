@@ -121,9 +121,10 @@ impl Weights {
     /// Checks that every parameter is there in the right shape, and nothing else that would matter. `model` is what needs them,
     /// `unknown` what is wrong with other tensors.
     pub fn check(&self, entries: &[Entry], model: &str, unknown: &str) -> Result<()> {
+        // What has other tensors is another model, whatever their shapes.
+        let mut misfit = None;
         for (_, file) in &self.files {
             for name in file.metadata.offset_keys() {
-                let info = file.metadata.info(&name).expect("it is one of the names");
                 let Some((entry, part)) = self.owner(&name, entries) else {
                     let bare = name.strip_prefix(self.prefix).unwrap_or(&name);
                     if self.names.is_constant(bare) {
@@ -131,20 +132,20 @@ impl Weights {
                     }
                     return Err(file.refuse(format!("tensor `{name}` {unknown}")));
                 };
-                let needed = entry.shape_of(part);
-                if info.shape != needed {
-                    return Err(file.refuse(format!(
-                        "tensor `{name}` has shape {:?}, {model} needs {needed:?}",
-                        info.shape
-                    )));
-                }
-                if number_size(info.dtype).is_none() {
-                    return Err(file.refuse(format!(
-                        "tensor `{name}` has type {}, expected one of F32, F16, BF16",
-                        info.dtype
-                    )));
-                }
+                let info = file.metadata.info(&name).expect("it is one of the names");
+                let (shape, dtype, needed) = (&info.shape, info.dtype, entry.shape_of(part));
+                let reason = if *shape != needed {
+                    format!("has shape {shape:?}, {model} needs {needed:?}")
+                } else if number_size(dtype).is_none() {
+                    format!("has type {dtype}, expected one of F32, F16, BF16")
+                } else {
+                    continue;
+                };
+                misfit.get_or_insert_with(|| file.refuse(format!("tensor `{name}` {reason}")));
             }
+        }
+        if let Some(error) = misfit {
+            return Err(error);
         }
         let has_head = entries.iter().any(|entry| entry.parts[0].name == HEAD);
         let names = parts(entries).map(|(entry, part)| match has_head {
