@@ -294,6 +294,19 @@ pub(crate) fn require(
     }
 }
 
+/// Refuses what needs more than the adapter offers, see [`Error::Limit`].
+pub(crate) fn require_within(limit: u64, what: impl Into<String>, needed: u64) -> Result<()> {
+    let what = what.into();
+    match needed <= limit {
+        true => Ok(()),
+        false => Err(Error::Limit {
+            what,
+            needed,
+            limit,
+        }),
+    }
+}
+
 pub(crate) fn require_positive(name: impl Into<String>, value: f32) -> Result<()> {
     let sound = value > 0.0 && value.is_finite();
     require(sound, name, value, "a positive number")

@@ -178,9 +178,7 @@ impl Tokenizer {
     ///
     /// [`Error::Checkpoint`] if the tokenizer has no tokens for it; GPT-2's has for every text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| refuse(&self.path, error))?;
-        Ok(encoding.get_ids().to_vec())
+        self.encoded(text, false)
     }
 
     /// The tokens of a whole text as the model expects it: with those around it that the tokenizer adds, `<s>` or
@@ -192,11 +190,15 @@ impl Tokenizer {
     ///
     /// As [`Tokenizer::encode`].
     pub fn encode_with_special_tokens(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, true);
-        let encoding = encoding.map_err(|error| refuse(&self.path, error))?;
+        let tokens = self.encoded(text, true)?;
         let [first, last] = self.ends;
-        let tokens = first.into_iter().chain(encoding.get_ids().iter().copied());
-        Ok(tokens.chain(last).collect())
+        Ok(first.into_iter().chain(tokens).chain(last).collect())
+    }
+
+    fn encoded(&self, text: &str, adds_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, adds_special_tokens);
+        let encoding = encoding.map_err(|error| refuse(&self.path, error))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of tokens. Bytes that are no UTF-8 become `U+FFFD`: a character may take several tokens. So does a token

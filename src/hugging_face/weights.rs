@@ -5,7 +5,7 @@ use std::path::Path;
 
 use safetensors::tensor::TensorInfo;
 
-use super::files::WeightFiles;
+use super::files::{Index, WEIGHTS};
 use super::names::{Entry, HEAD, LLAMA, Names, Part, parts};
 use crate::checkpoint::{PIECE, TensorsFile, number_size, widen};
 use crate::error::{Error, Result};
@@ -38,12 +38,15 @@ pub(super) struct Weights {
 impl Weights {
     /// Opens the files and reads their headers.
     pub fn open(directory: &Path, names: &'static Names) -> Result<Weights> {
-        let found = WeightFiles::find(directory)?;
+        let index = Index::find(directory)?;
+        let one = || [WEIGHTS.to_owned()].into();
+        let all = index.as_ref().map_or_else(one, Index::names);
         let mut files = Vec::new();
-        for name in &found.names {
-            files.push((name.clone(), TensorsFile::open(&directory.join(name))?));
+        for name in all {
+            let file = TensorsFile::open(&directory.join(&name))?;
+            files.push((name, file));
         }
-        if let Some(index) = &found.index {
+        if let Some(index) = &index {
             index.check(directory, &files)?;
         }
         let has_prefix = files.iter().any(|(_, file)| {
@@ -52,7 +55,7 @@ impl Weights {
         });
         Ok(Weights {
             files,
-            index: found.index.map(|index| index.json),
+            index: index.map(|index| index.json),
             names,
             prefix: if has_prefix { names.prefix } else { "" },
         })
