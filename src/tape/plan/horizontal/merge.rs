@@ -207,55 +207,47 @@ impl Merger {
         Some(parameters.join(", "))
     }
 
-    fn finish(mut self, invocations: usize) -> Merged {
-        let mut text = String::new();
-        let mut line = |line: String| {
-            text.push_str(&line);
-            text.push('\n');
-        };
-        line(format!("struct All {{ ends: vec4<u32>{} }}", self.fields));
-        line("@group(0) @binding(0) var<uniform> all: All;".to_owned());
-        for (number, binding) in (1..).zip(&self.bindings) {
+    fn finish(self, invocations: usize) -> Merged {
+        let bindings = (1..).zip(&self.bindings).map(|(number, binding)| {
             let mode = match binding.access {
                 Access::Write => "read_write",
                 _ => "read",
             };
             let (name, ty) = (&binding.name, &binding.ty);
-            line(format!(
-                "@group(0) @binding({number}) var<storage, {mode}> {name}: {ty};"
-            ));
-        }
-        for Shared {
-            name,
-            element,
-            size,
-        } in &self.shared
-        {
-            line(format!("var<workgroup> {name}: array<{element}, {size}>;"));
-        }
-        line(std::mem::take(&mut self.text));
-        line(format!("@compute @workgroup_size({invocations})"));
-        line(format!("fn {ENTRY}("));
-        line("    @builtin(workgroup_id) group: vec3<u32>,".to_owned());
-        line("    @builtin(num_workgroups) groups: vec3<u32>,".to_owned());
-        for (builtin, ty) in &self.builtins {
-            line(format!("    @builtin({builtin}) the_{builtin}: {ty},"));
-        }
-        line(") {".to_owned());
-        line("    let index = group.x + group.y * groups.x;".to_owned());
+            format!("@group(0) @binding({number}) var<storage, {mode}> {name}: {ty};\n")
+        });
+        let shared = self.shared.iter().map(|shared| {
+            let (name, element, size) = (&shared.name, &shared.element, &shared.size);
+            format!("var<workgroup> {name}: array<{element}, {size}>;\n")
+        });
+        let builtins = self.builtins.iter();
+        let builtins =
+            builtins.map(|(builtin, ty)| format!("    @builtin({builtin}) the_{builtin}: {ty},\n"));
         let last = self.calls.len() - 1;
-        for (part, call) in self.calls.iter().enumerate() {
+        let calls = self.calls.iter().enumerate().map(|(part, call)| {
             let otherwise = if part == 0 { "    " } else { "    else " };
             let condition = match part == last {
                 true => String::new(),
                 false => format!("if (index < all.ends[{part}]) "),
             };
-            line(format!("{otherwise}{condition}{{ {call} }}"));
-        }
-        line("}".to_owned());
+            format!("{otherwise}{condition}{{ {call} }}\n")
+        });
+        let source = format!(
+            "struct All {{ ends: vec4<u32>{} }}\n@group(0) @binding(0) var<uniform> all: All;\n\
+             {}{}{}\n@compute @workgroup_size({invocations})\nfn {ENTRY}(\n    \
+             @builtin(workgroup_id) group: vec3<u32>,\n    \
+             @builtin(num_workgroups) groups: vec3<u32>,\n{}) {{\n    \
+             let index = group.x + group.y * groups.x;\n{}}}\n",
+            self.fields,
+            bindings.collect::<String>(),
+            shared.collect::<String>(),
+            self.text,
+            builtins.collect::<String>(),
+            calls.collect::<String>(),
+        );
         let bindings = self.bindings.iter();
         Merged {
-            source: text,
+            source,
             bindings: bindings.map(|b| (b.slot, b.access)).collect(),
         }
     }
