@@ -146,7 +146,7 @@ impl Operation for Loss {
         };
         if let Some(counted) = &counted {
             cx.dispatch(
-                Dispatch::new(kernel("count_targets", &Team::alone(lanes)))
+                Dispatch::new(kernel("count_targets", &Team::alone(lanes)).declare(COUNTED))
                     .read(&targets)
                     .write(counted)
                     .params(&params(&losses))
@@ -156,7 +156,10 @@ impl Operation for Loss {
         }
         // Bound for the logits, and where the scale is not counted. Logits that the gradient overwrites are bound with it,
         // so something that the kernel does not read there stands in for them.
-        let main = variant.kernel(classes);
+        let mut main = variant.kernel(classes);
+        if !writes_gradient {
+            main = main.declare(WITHOUT_GRADIENT);
+        }
         let (main, first) = match over_logits {
             true => (main.declare(OVER_LOGITS), targets),
             false => (main, logits),
@@ -220,6 +223,15 @@ fn logit(row: u32, k: u32) -> f32 {
 }
 ";
 
+/// For losses alone.
+const WITHOUT_GRADIENT: &str = "\
+fn write_gradient(row: u32, target_class: u32, part: Part, first: u32, step: u32) {}
+fn write_of_lane(row: u32, lane: u32, target_class: u32, part: Part, at_target: f32) {}
+";
+
+/// What is added up to count targets.
+const COUNTED: &str = "fn term(row: u32) -> f32 { return is_counted(row); }";
+
 /// The logits as `[rows, classes]`, in place where strides allow.
 fn matrix(cx: &mut Lowering<'_>, rows: usize) -> Operand {
     let logits = cx.input(0);
@@ -255,25 +267,19 @@ const MOST_KEPT: usize = 25;
 
 impl Variant {
     fn of(cx: &Lowering<'_>, classes: usize, writes_gradient: bool) -> Variant {
-        let entry = |losses, gradients| if writes_gradient { gradients } else { losses };
-        let software = |entry, rows| Variant {
+        let software = |entry, rows, lanes| Variant {
             entry,
-            team: Team::alone(8),
+            team: Team::alone(lanes),
             rows,
             kept: 0,
         };
         match cx.class() {
-            AdapterClass::Software if classes <= 512 => {
-                software(entry("losses_by_invocation", "gradients_by_invocation"), 16)
-            }
+            AdapterClass::Software if classes <= 512 => software("rows_by_invocation", 16, 8),
             AdapterClass::Software => {
-                let one = software(entry("losses_by_workgroup", "gradients_by_workgroup"), 1);
+                let one = software("rows_by_workgroup", 1, 8);
                 match one.iterations(classes) <= cx.most_iterations() {
                     true => one,
-                    false => Variant {
-                        team: Team::alone(256),
-                        ..one
-                    },
+                    false => software("rows_by_workgroup", 1, 256),
                 }
             }
             AdapterClass::Gpu => {
@@ -288,7 +294,7 @@ impl Variant {
                     None => {
                         let team = Team::gpu(cx.device(), classes, 16, 32);
                         Variant {
-                            entry: entry("losses_by_team", "gradients_by_team"),
+                            entry: "rows_by_team",
                             rows: team.teams,
                             team,
                             kept: 0,

@@ -72,14 +72,12 @@ impl Team {
 
     /// For software adapters: a vector register.
     fn software(device: &Device) -> Team {
+        let subgroup = device.has_subgroups_of(8).then_some(8);
+        let file = subgroup.map_or("team", |_| "team_shuffles");
         Team {
-            lanes: 8,
-            teams: 1,
-            file: match device.has_subgroups_of(8) {
-                true => "team_subgroup8",
-                false => "team",
-            },
-            subgroup: None,
+            file,
+            subgroup,
+            ..Team::alone(8)
         }
     }
 

@@ -288,7 +288,8 @@ fn statistics_of(head: Head, i: u32) -> vec2<f32> {
 /// Kernel and operands for any device.
 fn tiled_half(launch: &Launch<'_>, entry: &'static str, tiling: &Tiling) -> (Kernel, Operands) {
     let problem = launch.problem;
-    let kernel = Kernel::builtin("attention_gradient", "attention_tiled_backward", entry);
+    let kernel = Kernel::builtin("attention_gradient", "attention_tiled_backward", "backward")
+        .flag("OWNS_KEYS", entry == "keys");
     let operands = tiled_operands(tiling.operands(problem.head_dim, launch.is_vector()));
     (tiling.apply(kernel, problem), operands)
 }
@@ -300,7 +301,7 @@ pub(super) fn tiled_operands(operands: Operands) -> Operands {
         .read_rows("k", &["k"])
         .read_rows("v", &["v"])
         .read_rows("dout", &["dout"])
-        .write_chunks("gradient")
+        .write_chunks("result")
         .buffer("statistics", "read", "u32")
         .text(STATISTICS_OF)
 }

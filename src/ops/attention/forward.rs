@@ -117,7 +117,7 @@ pub(super) fn tiled_operands(operands: Operands) -> Operands {
         .read_rows("q", &["q"])
         .read_rows("k", &["k"])
         .read_rows("v", &["v"])
-        .write_chunks("out")
+        .write_chunks("result")
         .buffer("lse", "read_write", "f32")
 }
 
