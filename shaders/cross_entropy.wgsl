@@ -247,10 +247,14 @@ fn rows_by_team(group: Group, place: Place) {
 }
 
 // For large vocabularies: a workgroup keeps its row in registers, so that memory is read once and written once. (Read
-// twice, rows under way are more than caches hold.) The number of classes is a constant here, and the block says how many
-// vec4 a lane keeps: LANES apart in each, the last ones past the end.
+// twice, rows under way are more than caches hold.) A lane keeps BLOCKS vec4: LANES apart in each, the last ones past the end.
 
 const CLASSES: u32 = 8u;
+const BLOCKS: u32 = 2u; // at most 25
+
+struct Kept {
+    b$25: vec4<f32>,
+}
 
 fn block(row: u32, lane: u32, b: u32) -> vec4<f32> {
     let k = 4u * b * LANES + lane;
@@ -289,24 +293,29 @@ fn gradients_in_registers(group: Group, place: Place) {
     let index = index_of(group);
     // Groups past the end read the last row and store nothing, so that barriers stay uniform.
     let row = min(index, p.rows - 1u);
-    let kept = kept_row(row, lane);
-    let top = max_over_team(max(most_kept(kept), -3.0e38), place);
+    var r = Kept();
+    var most = -3.0e38;
+    if (BLOCKS > $25u) { r.b$25 = block(row, lane, $25u); }
+    if (BLOCKS > $25u) { most = max(most, most_of_four(r.b$25)); }
+    let top = max_over_team(most, place);
     var distance = 0.0;
-    if (p.uniform > 0.0) { distance = distance_kept(kept, lane, top); }
-    let terms = exp_kept(kept, top);
-    let sums = sums_over_team(vec2<f32>(total_kept(terms), distance), place);
+    if (p.uniform > 0.0) {
+        if (BLOCKS > $25u) { distance += distance_of_four(r.b$25, lane, $25u, top); }
+    }
+    var total = 0.0;
+    if (BLOCKS > $25u) { r.b$25 = exp(r.b$25 - top); total += sum_of_four(r.b$25); }
+    let sums = sums_over_team(vec2<f32>(total, distance), place);
     let part = Part(top, sums.x, sums.y, 0.0);
     if (index >= p.rows) { return; }
     let target_class = targets[p.targets_offset + row];
     let at_target = loss_at_target(row, lane, target_class, part);
-    let to = p.gradient_offset + row * p.classes;
-    if (is_ignored(target_class)) {
-        store_kept(to, lane, Kept(), 0.0, 0.0);
-        return;
-    }
+    let ignored = is_ignored(target_class);
     let slope = slope_of(target_class);
-    store_kept(to, lane, terms, slope / part.total, p.uniform * slope);
-    write_target(row, lane, target_class, part, at_target, slope);
+    let factor = slope / part.total;
+    let off = p.uniform * slope;
+    let to = p.gradient_offset + row * p.classes;
+    if (BLOCKS > $25u) { store_block(to, lane, $25u, select(r.b$25 * factor - off, vec4<f32>(), vec4<bool>(ignored))); }
+    if (!ignored) { write_target(row, lane, target_class, part, at_target, slope); }
 }
 
 // Both of these run as a single workgroup.

@@ -319,7 +319,9 @@ impl Variant {
         let kernel = kernel(self.entry, &self.team);
         match self.kept {
             0 => kernel,
-            blocks => kernel.constant("CLASSES", classes).declare(&kept(blocks)),
+            blocks => kernel
+                .constant("CLASSES", classes)
+                .constant("BLOCKS", blocks),
         }
     }
 }
@@ -332,37 +334,6 @@ fn lanes_for_registers(cx: &Lowering<'_>, classes: usize) -> Option<usize> {
         .min(limits.max_compute_workgroup_size_x) as usize;
     let mut sizes = [128, 256, 512].into_iter().filter(|&lanes| lanes <= most);
     sizes.find(|lanes| classes > CACHED && classes <= 4 * MOST_KEPT * lanes)
-}
-
-/// How a row is kept: so many blocks of four as members of a struct, because some compilers refuse arrays that a loop
-/// indexes.
-fn kept(blocks: usize) -> String {
-    let each = |separator: &str, part: &dyn Fn(usize) -> String| -> String {
-        let parts: Vec<String> = (0..blocks).map(part).collect();
-        parts.join(separator)
-    };
-    let most = (1..blocks).fold("most_of_four(r.b0)".to_owned(), |most, b| {
-        format!("max({most}, most_of_four(r.b{b}))")
-    });
-    format!(
-        "struct Kept {{ {} }}\n\
-         fn kept_row(row: u32, lane: u32) -> Kept {{ return Kept({}); }}\n\
-         fn most_kept(r: Kept) -> f32 {{ return {most}; }}\n\
-         fn distance_kept(r: Kept, lane: u32, top: f32) -> f32 {{ return {}; }}\n\
-         fn exp_kept(r: Kept, top: f32) -> Kept {{ return Kept({}); }}\n\
-         fn total_kept(r: Kept) -> f32 {{ return {}; }}\n\
-         fn store_kept(to: u32, lane: u32, r: Kept, factor: f32, off: f32) {{\n{}\n}}\n",
-        each(", ", &|b| format!("b{b}: vec4<f32>")),
-        each(", ", &|b| format!("block(row, lane, {b}u)")),
-        each(" + ", &|b| format!(
-            "distance_of_four(r.b{b}, lane, {b}u, top)"
-        )),
-        each(", ", &|b| format!("exp(r.b{b} - top)")),
-        each(" + ", &|b| format!("sum_of_four(r.b{b})")),
-        each("\n", &|b| format!(
-            "    store_block(to, lane, {b}u, r.b{b} * factor - off);"
-        )),
-    )
 }
 
 impl<'t> Var<'t> {

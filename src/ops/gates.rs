@@ -154,10 +154,7 @@ impl Operation for Gate {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         require_floats(self.name(), inputs);
-        vec![TensorType {
-            shape: halved(self.name(), inputs[0].shape),
-            ..inputs[0]
-        }]
+        vec![inputs[0].with_shape(halved(self.name(), inputs[0].shape))]
     }
 
     fn takes(&self, _index: usize) -> Takes {

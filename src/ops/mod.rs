@@ -36,4 +36,4 @@ pub use cross_entropy::CrossEntropy;
 pub use heads::Heads;
 pub use rotary::{rotary_table, rotary_table_of};
 use types::VECTORS;
-pub(crate) use types::{require_floats, row_grid, widest};
+pub(crate) use types::{epilogue, require_floats, row_grid, widest};

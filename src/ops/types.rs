@@ -2,7 +2,7 @@
 
 use crate::gpu::DType;
 use crate::shape::Shape;
-use crate::tape::TensorType;
+use crate::tape::{Role, TensorType};
 
 /// Declares that kernels which go by elements of type `T` take four at once.
 pub(super) const VECTORS: &str = "\
@@ -40,5 +40,19 @@ pub(crate) fn row_grid(shape: Shape) -> [usize; 3] {
         [] => [1, 1, 1],
         [columns] => [1, 1, *columns],
         [batch @ .., rows, columns] => [batch.iter().product(), *rows, *columns],
+    }
+}
+
+/// The role of kernels that store such a grid through an epilogue.
+pub(crate) fn epilogue(grid: [usize; 3]) -> Role<'static> {
+    let gates = false;
+    Role::Epilogue { grid, gates }
+}
+
+impl TensorType {
+    /// The element type with another shape.
+    pub(crate) fn with_shape(self, shape: impl Into<Shape>) -> TensorType {
+        let (shape, dtype) = (shape.into(), self.dtype);
+        TensorType { shape, dtype }
     }
 }

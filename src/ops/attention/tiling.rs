@@ -28,6 +28,16 @@ pub(super) enum Job {
     Keys,
 }
 
+impl Job {
+    /// The rows that workgroups own, those of the other side, and in how many heads.
+    pub fn rows(self, problem: &Problem) -> (usize, usize, usize) {
+        match self {
+            Job::Keys => (problem.keys, problem.queries, problem.kv_heads_in_all()),
+            _ => (problem.queries, problem.keys, problem.heads_in_all()),
+        }
+    }
+}
+
 /// The constants of `shaders/attention_squares.wgsl`, and what they are there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tiling {
@@ -171,19 +181,13 @@ impl Tiling {
             .constant("CHUNKS", self.chunks)
     }
 
-    /// [`Tiling::apply`] for the forward kernel, whose invocations combine what they know about rows: by shuffles where
-    /// all subgroups have `subgroup` lanes and those that share rows lie in one.
-    pub fn apply_to_forward(
-        &self,
-        kernel: Kernel,
-        problem: &Problem,
-        subgroup: Option<usize>,
-    ) -> Kernel {
-        let invocations = self.heads * self.down * self.across;
-        let shuffles =
-            |size: &usize| size.is_multiple_of(self.across) && invocations.is_multiple_of(*size);
-        let kernel = self.apply(kernel, problem);
-        match subgroup.filter(shuffles) {
+    /// The forward kernel, whose invocations combine what they know about rows: by shuffles where all subgroups have
+    /// `subgroup` lanes and those that share rows lie in one.
+    pub fn with_shuffles(&self, kernel: Kernel, subgroup: Option<usize>) -> Kernel {
+        let is_whole = |size: &usize| {
+            size.is_multiple_of(self.across) && self.invocations().is_multiple_of(*size)
+        };
+        match subgroup.filter(is_whole) {
             Some(size) => kernel
                 .declare_file("attention_rows_shuffles")
                 .constant("SUBGROUP", size)

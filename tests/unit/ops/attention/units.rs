@@ -4,7 +4,8 @@ use naga::AddressSpace;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 use super::*;
-use crate::ops::attention::{Attention, backward, forward};
+use crate::ops::attention::Attention;
+use crate::ops::attention::variants::in_chunks;
 
 /// What adapters list: NVIDIA's, AMD's, Mesa's llvmpipe, Apple's.
 const CONFIGURATIONS: [[usize; 3]; 4] = [[16, 32, 4], [16, 64, 4], [8, 8, 4], [8, 32, 1]];
@@ -46,10 +47,7 @@ fn kernels_for_all_adapters() {
     let problem = Problem::of(&Attention::causal(1));
     for it in all(64) {
         let operands = it.operands(64, true);
-        let operands = match it.job {
-            Job::Forward => forward::tiled_operands(operands),
-            Job::Queries | Job::Keys => backward::tiled_operands(operands),
-        };
+        let operands = in_chunks(it.job, operands);
         let (kernel, operands) = it.kernel(&problem, operands);
         let text = kernel.declare(&operands.finish()).wgsl();
         let module = naga::front::wgsl::parse_str(&text)
