@@ -19,7 +19,7 @@ use super::blocking::block_on;
 use super::buffer::Buffer;
 use super::options::{DeviceOptions, Feature, flag};
 use super::stats::{Counters, Stats, WaitTimes, count};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, require_within};
 
 /// A GPU (or software adapter) opened for computing: its queue, caches of compiled kernels and plans, its buffers and
 /// statistics. Cheap to clone; all clones are the same device.
@@ -381,13 +381,7 @@ impl Device {
         } else {
             limits.max_buffer_size
         };
-        if bytes > limit {
-            return Err(Error::Limit {
-                what: format!("buffer `{label}`, in bytes,"),
-                needed: bytes,
-                limit,
-            });
-        }
+        require_within(limit, format!("buffer `{label}`, in bytes,"), bytes)?;
         let raw = self.scoped(|| {
             self.shared.wgpu.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),

@@ -27,23 +27,20 @@ pub struct Fusion {
 
 impl Fusion {
     /// Every fusion off.
-    pub const OFF: Fusion = Fusion {
-        pointwise: false,
-        epilogue: false,
-        gate: false,
-        copy_elision: false,
-        horizontal: false,
-        uniform: false,
-    };
+    pub const OFF: Fusion = Fusion::all(false);
     /// Every fusion on.
-    pub const ON: Fusion = Fusion {
-        pointwise: true,
-        epilogue: true,
-        gate: true,
-        copy_elision: true,
-        horizontal: true,
-        uniform: true,
-    };
+    pub const ON: Fusion = Fusion::all(true);
+
+    const fn all(is_on: bool) -> Fusion {
+        Fusion {
+            pointwise: is_on,
+            epilogue: is_on,
+            gate: is_on,
+            copy_elision: is_on,
+            horizontal: is_on,
+            uniform: is_on,
+        }
+    }
 }
 
 /// The fusions by name: all of them for `on`, none for `off`, else those of a list with commas between.
@@ -75,20 +72,28 @@ impl FromStr for Fusion {
     }
 }
 
+impl Fusion {
+    /// What `SHADEGRAD_FUSE` says in the environment.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if it names a fusion that there isn't.
+    pub(super) fn from_environment() -> Result<Fusion> {
+        let names = std::env::var("SHADEGRAD_FUSE").unwrap_or_default();
+        names.parse().map_err(|error| match error {
+            Error::InvalidArgument {
+                value, expected, ..
+            } => Error::invalid("SHADEGRAD_FUSE", value, expected),
+            other => other,
+        })
+    }
+}
+
 impl Default for Fusion {
     /// What `SHADEGRAD_FUSE` says in the environment: `on` (as without it), `off`, or the fusions to use, such as
-    /// `pointwise,epilogue`.
-    ///
-    /// # Panics
-    ///
-    /// If it names a fusion that there isn't.
+    /// `pointwise,epilogue`. If it names one that there isn't, tapes refuse to run.
     fn default() -> Fusion {
         static CHOSEN: std::sync::OnceLock<Fusion> = std::sync::OnceLock::new();
-        *CHOSEN.get_or_init(|| {
-            let names = std::env::var("SHADEGRAD_FUSE").unwrap_or_default();
-            names
-                .parse()
-                .unwrap_or_else(|error| panic!("SHADEGRAD_FUSE: {error}"))
-        })
+        *CHOSEN.get_or_init(|| Fusion::from_environment().unwrap_or(Fusion::ON))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::memory::MemoryUse;
@@ -14,11 +14,12 @@ use super::profile::{self, KernelTime};
 #[cfg(not(target_family = "wasm"))]
 use super::recorder::{Phase, PhaseClock};
 use super::replay::Plan;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Device;
 use crate::gpu::pool::BufferPool;
 use crate::gpu::readback::Landing;
 use crate::gpu::stats::count;
+use crate::tape::fusion::Fusion;
 use crate::tape::record::Graph;
 use crate::tape::signature::Signature;
 
@@ -137,13 +138,16 @@ pub(in crate::tape) fn explain(device: &Device, graph: &mut Graph) -> Result<Str
 }
 
 /// Whether `SHADEGRAD_PLAN=print` is set.
-fn is_printed() -> bool {
-    static PRINTED: OnceLock<bool> = OnceLock::new();
-    *PRINTED.get_or_init(|| match std::env::var("SHADEGRAD_PLAN").as_deref() {
-        Ok("print") => true,
-        Ok("") | Err(_) => false,
-        Ok(other) => panic!("SHADEGRAD_PLAN: `{other}` means nothing; `print` prints plans"),
-    })
+fn is_printed() -> Result<bool> {
+    match std::env::var("SHADEGRAD_PLAN").as_deref() {
+        Ok("print") => Ok(true),
+        Ok("") | Err(_) => Ok(false),
+        Ok(other) => Err(Error::invalid(
+            "SHADEGRAD_PLAN",
+            other,
+            "`print`, to print plans",
+        )),
+    }
 }
 
 fn check(device: &Device, graph: &mut Graph) -> Result<()> {
@@ -162,7 +166,8 @@ impl Planner {
             return Ok(plan);
         }
         count(&counters.plans, 1);
-        let mut listing = is_printed().then(Listing::default);
+        Fusion::from_environment()?;
+        let mut listing = is_printed()?.then(Listing::default);
         let planned = passes::run(device, graph, &mut listing);
         if let Some(Listing { text }) = listing {
             eprintln!("{text}");
@@ -177,46 +182,5 @@ impl Planner {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use crate::{DType, Device, Tape, Tensor};
-
-    fn sum(device: &Device, elements: usize) -> f32 {
-        let tensor = Tensor::zeros(device, [elements], DType::F32).unwrap();
-        let tape = Tape::inference(device);
-        let sum = tape.fetch::<f32>(tape.tensor(&tensor).sum_all());
-        tape.run().unwrap();
-        sum.item().unwrap()
-    }
-
-    #[test]
-    fn what_is_dropped_is_freed() {
-        let device = Device::new().unwrap_or_else(|error| panic!("{error}"));
-        let allocated = || {
-            device.wait().unwrap();
-            let report = device.shared.wgpu.generate_allocator_report();
-            report.map_or(0, |report| {
-                report
-                    .allocations
-                    .iter()
-                    .map(|allocation| allocation.size)
-                    .sum()
-            })
-        };
-        // A plan does not keep a dropped tensor's memory for longer than until the next plan.
-        sum(&device, 10);
-        let before: u64 = allocated();
-        sum(&device, 1 << 22);
-        sum(&device, 20);
-        assert!(
-            allocated() < before + (1 << 20),
-            "{before}, {}",
-            allocated()
-        );
-        // Nothing that a device holds holds the device.
-        let shared = Arc::downgrade(&device.shared);
-        drop(device);
-        assert!(shared.upgrade().is_none());
-    }
-}
+#[path = "../../../tests/unit/tape/plan/cache.rs"]
+mod tests;
