@@ -392,6 +392,7 @@ fn one_buffer_bound_both_ways_is_refused() {
 }
 
 /// Writes four elements to its first input, and twice as much to its second, as an array of other elements if these are named.
+#[derive(Debug)]
 struct Neighbours {
     elements: &'static str,
 }

@@ -269,7 +269,7 @@ fn close_one(device: &'static Device) {
     let Open(device) = open.swap_remove(place.expect("it is open"));
     drop(open);
     // SAFETY: it comes from a `Box`, and whoever had it has ended.
-    keep_kernels(&unsafe { Box::from_raw(device) });
+    close_device(*unsafe { Box::from_raw(device) });
 }
 
 /// Closes all devices when the process ends, which waits for them. A driver that is still compiling then would meet its
@@ -284,13 +284,13 @@ extern "C" fn close() {
     }
     for Open(device) in lock(&OPEN).drain(..) {
         // SAFETY: it comes from a `Box`, and whoever had it has ended.
-        keep_kernels(&unsafe { Box::from_raw(device) });
+        close_device(*unsafe { Box::from_raw(device) });
     }
 }
 
-/// Writes what was compiled on a device to the folder `SHADEGRAD_KERNELS`, if the environment names one, a file for each
+/// Closes a device. Writes what was compiled on it to the folder `SHADEGRAD_KERNELS`, if the environment names one, a file for each
 /// text: what browsers make of them is tested in `web/tests`.
-fn keep_kernels(device: &Device) {
+fn close_device(device: Device) {
     let Some(folder) = std::env::var_os("SHADEGRAD_KERNELS").map(PathBuf::from) else {
         return;
     };

@@ -66,7 +66,7 @@ impl Lowerer<'_> {
         for (it, from) in [(array, a.start), (removed, b.start)] {
             let (name, shift) = (&*it.name, (from - start) / bytes);
             let is_indexed = |it: &Declaration, at| it.index(&at).is_some() || *it.name == *name;
-            let mut all = module.iter();
+            let mut all = dispatch.kernel.module.iter();
             if !all.all(|it| it.mentions(name).all(|at| is_indexed(it, at))) {
                 return None;
             }
