@@ -13,7 +13,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
-const FOLDER = process.env.SHADEGRAD_KERNELS ?? fileURLToPath(new URL("../../../target/kernels/", import.meta.url));
+const FOLDER = process.env.SHADEGRAD_KERNELS ?? fileURLToPath(new URL("../../target/kernels/", import.meta.url));
 
 /** Fewer would be the kernels of a single test. */
 const FEWEST = 200;
