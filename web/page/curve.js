@@ -213,7 +213,7 @@ function axes(context, plot, { low, high, tick, end, x, y }) {
     context.fillText(value.toFixed(digits), plot.left - 6, y(value));
   }
   context.textBaseline = "top";
-  const step = Math.max(1, nice(end / Math.max(2, Math.floor((plot.right - plot.left) / 90))));
+  const step = Math.max(1, nice(end / Math.max(2, Math.round((plot.right - plot.left) / 85))));
   for (let value = 0; value <= end + 1e-6; value += step) {
     context.textAlign = value === 0 ? "left" : x(value) > plot.right - 20 ? "right" : "center";
     line(context, [[x(value), plot.bottom], [x(value), plot.bottom + 4]], colour("muted"), 1, []);

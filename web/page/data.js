@@ -6,12 +6,19 @@ import { readText } from "./files.js";
 /** Characters up to which a text from a file goes into the text field; a longer one would make the page stutter. */
 const SHOWN = 100_000;
 
+/** What a text program trains on where nobody has given a text: what this page is made of. */
+const SOURCE = ["index.html", "style.css", ...["main", "address", "attention", "canvas", "curve", "data", "engine", "figures", "files", "frames",
+  "history", "numbers", "samples", "settings", "support"].map((name) => `${name}.js`)];
+
 /** The choice of the data. */
 export class DataChoice {
   /** @type {string | null} a file's name */
   #name = null;
   /** @type {string | null} a file's text, where it is too long to show */
   #long = null;
+  /** @type {import("./engine.js").Program} */
+  #program = "train_names";
+  #source = "";
   #elements;
   #onChange;
 
@@ -43,13 +50,21 @@ export class DataChoice {
   }
 
   /**
-   * Words for the program.
+   * Offers data for a program.
    * @param {import("./engine.js").Program} program
    */
-  setProgram(program) {
+  async setProgram(program) {
+    this.#program = program;
     const areNames = program === "train_names";
-    this.#elements.builtInLabel.textContent = areNames ? "Built in" : "The names, as a text";
+    this.#elements.builtInLabel.textContent = areNames ? "Built in" : "This page's source";
     this.#elements.label.textContent = areNames ? "One name a line" : "Any text";
+    if (areNames || this.#source !== "") return;
+    const texts = SOURCE.map(async (name) => (await fetch(new URL(name, import.meta.url))).text());
+    try {
+      this.#source = (await Promise.all(texts)).join("\n");
+    } catch {
+      this.#elements.error.textContent = "This page's source could not be loaded: paste a text of your own.";
+    }
   }
 
   /**
@@ -73,15 +88,20 @@ export class DataChoice {
     }
   }
 
-  /** Somebody's own text, or null for the one that comes with the page. */
-  get text() {
+  /** Somebody's own text, if there is to be one. */
+  get own() {
     return this.#elements.own.checked ? (this.#long ?? this.#elements.text.value) : null;
   }
 
-  /** How a command line calls the own text, if it is that. */
+  /** The text to train on, or null for the names that come with the engine. */
+  get text() {
+    return this.own ?? (this.#program === "train_text" ? this.#source : null);
+  }
+
+  /** How a command line calls the text, if it is not the names that the program has. */
   get fileName() {
-    if (!this.#elements.own.checked) return null;
-    return this.#name ?? (this.#elements.label.textContent === "Any text" ? "text.txt" : "names.txt");
+    if (this.text === null) return null;
+    return (this.own === null ? null : this.#name) ?? (this.#program === "train_text" ? "text.txt" : "names.txt");
   }
 
   /**
@@ -91,7 +111,7 @@ export class DataChoice {
   check({ focus }) {
     const isMissing = this.text !== null && this.text?.trim() === "";
     this.#elements.error.textContent = isMissing ? "There is nothing here yet: paste a text or open a file." : "";
-    if (isMissing && focus) this.#elements.text.focus();
+    if (isMissing && focus) (this.own === null ? this.#elements.own : this.#elements.text).focus();
     return !isMissing;
   }
 

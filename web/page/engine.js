@@ -11,6 +11,7 @@
  * @property {number} parameters
  * @property {string} vocabulary
  * @property {string} summary one line about the data
+ * @property {string | null} [note] what else is to be known about it
  * @property {string} model one line about the model
  * @property {string[]} flags the settings, as the program's flags
  * @property {string} command what does the same on a desktop
@@ -21,7 +22,7 @@
  * @property {number} heads
  */
 
-/** @typedef {{name: string, help: string, value: string | number | boolean | null, values?: string[], kind: "integer" | "number" | "choice" | "flag" | "text"}} Field */
+/** @typedef {{name: string, help: string, value: string | number | boolean | null, values?: string[], kind: "integer" | "number" | "choice" | "flag" | "text", heading?: string | null}} Field */
 /** @typedef {{step: number, loss: number, gradNorm: number, lr: number, stepMs: number}} StepRecord */
 /** @typedef {{text: string, isNew: boolean}} Sample */
 /** @typedef {{step: number, train: number, test: number, samples: Sample[]}} Evaluation */
@@ -46,7 +47,7 @@ export class Engine {
 
   /**
    * Starts a worker; one that runs already is ended, and with it its device.
-   * @returns {Promise<any>} its first event: `ready`, `unsupported` or `crashed`
+   * @returns {Promise<any>} its first event: `ready`, `unsupported`, `failed` or `crashed`
    */
   start() {
     this.stop("it was started anew");
@@ -79,16 +80,15 @@ export class Engine {
    * Calls the worker.
    * @param {string} call
    * @param {object} [args]
-   * @param {Transferable[]} [transfer] what is handed over instead of copied
    * @returns {Promise<any>}
    */
-  call(call, args = {}, transfer = []) {
+  call(call, args = {}) {
     const worker = this.#worker;
     if (!worker) return Promise.reject(new Stopped("it does not run"));
     const id = ++this.#id;
     return new Promise((resolve, reject) => {
       this.#calls.set(id, { resolve, reject });
-      worker.postMessage({ id, call, ...args }, transfer);
+      worker.postMessage({ id, call, ...args });
     });
   }
 

@@ -67,6 +67,8 @@ let step = 0;
 let savedAt = -1;
 let isRunning = false;
 let isFinished = false;
+/** No step has been made yet, so the first one compiles the kernels. */
+let isFresh = true;
 let hasFailed = false;
 /** The opening that is under way, or was. @type {Promise<void>} */
 let opening = Promise.resolve();
@@ -145,8 +147,7 @@ function onEvent(event) {
 async function useProgram(chosen, settings) {
   program = chosen;
   input(`program-${program}`).checked = true;
-  data.setProgram(program);
-  const known = await engine.call("defaults", { program });
+  const [known] = await Promise.all([engine.call("defaults", { program }), data.setProgram(program)]);
   if (program !== chosen) return [];
   fields.prompt.value = fields.temperature.value = fields["top-k"].value = "";
   form.setFields(known);
@@ -222,9 +223,10 @@ function showAddress() {
   const settings = form.differences({ withBound: true });
   history.replaceState(null, "", location.pathname + write(program, [...settings, ...own]) + location.hash);
   const file = data.fileName;
-  const isSame = model && chosen().all === opened.all && data.text === opened.text;
-  element("command").textContent = isSame && model ? model.command
-    : command(program, [...(file ? ["--filename", file] : []), ...flags(settings)]);
+  const isSame = model !== null && chosen().all === opened.all && data.text === opened.text;
+  // The engine spells presets out.
+  const words = isSame && model ? model.flags : flags(settings);
+  element("command").textContent = isSame && model && !file ? model.command : command(program, [...(file ? ["--filename", file] : []), ...words]);
 }
 
 // The model
@@ -267,8 +269,7 @@ async function openCheckpoint(file) {
     say(`Opening ${file.name} …`);
     if (hasFailed && !(await start())) return;
     if (isRunning) await engine.call("pause");
-    /** @type {Description} */
-    const description = await engine.call("openCheckpoint", { bytes, name: file.name, text: data.text }, [bytes.buffer]);
+    const description = await tryTexts(bytes, file.name);
     if (mine !== openings) return;
     const settings = settingsOf(description.flags);
     if (description.program !== program) await useProgram(description.program, settings);
@@ -286,6 +287,18 @@ async function openCheckpoint(file) {
 }
 
 /**
+ * Opens a checkpoint with the text that it is likely to be for: one's own; or the names; or what else is chosen.
+ * @param {Uint8Array} bytes
+ * @param {string} name
+ * @returns {Promise<Description>}
+ */
+async function tryTexts(bytes, name) {
+  const open = (/** @type {string | null} */ text) => engine.call("openCheckpoint", { bytes, name, text });
+  if (data.own !== null || data.text === null) return open(data.text);
+  return open(null).catch(() => open(data.text));
+}
+
+/**
  * Shows a model that the worker has opened.
  * @param {Description} description
  * @param {typeof opened} asked
@@ -297,6 +310,7 @@ function adopt(description, asked) {
   savedAt = -1;
   isRunning = hasFailed = false;
   isFinished = step >= description.steps;
+  isFresh = true;
   element("failure").hidden = true;
   element("adapter").textContent = description.adapter;
   const software = element("software");
@@ -305,7 +319,7 @@ function adopt(description, asked) {
     ? "This is a software adapter: the processor does the GPU's work, ten to a thousand times slower. If this machine has a GPU, turn on graphics acceleration in the browser's settings and start it again; if not, a smaller model is quicker."
     : "";
   element("model").textContent = `${whole(description.parameters)} parameters: ${description.model}`;
-  element("data-summary").textContent = description.summary;
+  element("data-summary").textContent = [description.summary, description.note].filter(Boolean).join(". ");
   figures.reset(step, description.steps);
   curve.reset(description.steps, [...description.vocabulary].length);
   samples.clear();
@@ -337,7 +351,9 @@ async function toggle() {
 
 async function oneStep() {
   await opening;
-  if (model && !isRunning && !isFinished && !hasFailed) await ask("step");
+  if (!model || isRunning || isFinished || hasFailed) return;
+  say(isFresh ? "Compiling kernels for the first step …" : "One step …");
+  await ask("step");
 }
 
 /** Begins anew with what is chosen. */
@@ -368,6 +384,8 @@ function onSteps({ records, tokensPerSecond }) {
   const last = records.at(-1);
   if (!last) return;
   curve.addSteps(records);
+  if (isFresh && isRunning) say("Training");
+  isFresh = false;
   step = last.step;
   const time = records.reduce((sum, { stepMs }) => sum + stepMs, 0) / records.length;
   figures.set({ step, train: curve.loss, tokens: tokensPerSecond, time });
@@ -472,7 +490,7 @@ function showState() {
   }
   if (hasFailed) say("Stopped");
   else if (!model) say("These settings are not possible");
-  else if (isRunning) say("Training");
+  else if (isRunning) say(isFresh ? "Compiling kernels for the first step …" : "Training");
   else if (isFinished) say(`Done: ${whole(step)} steps`);
   else say(step > 0 ? `Paused at step ${whole(step)}` : "Ready");
   const changed = element("changed");

@@ -45,7 +45,10 @@ export class SettingsForm {
   setFields(fields) {
     this.#fields.clear();
     this.clearError();
-    const [front, more] = [new Map(), /** @type {HTMLElement[]} */ ([])];
+    /** @type {Map<string, HTMLElement>} */
+    const front = new Map();
+    /** @type {Map<string, HTMLElement[]>} */
+    const more = new Map();
     for (const field of fields) {
       const bound = this.#bound.get(field.name);
       const input = bound ?? makeInput(field);
@@ -53,10 +56,13 @@ export class SettingsForm {
       if (bound) continue;
       const label = FRONT.get(field.name);
       if (label) front.set(field.name, row(field, input, label));
-      else more.push(row(field, input, null));
+      else {
+        const heading = field.heading ?? "Others";
+        more.set(heading, [...(more.get(heading) ?? []), row(field, input, null)]);
+      }
     }
     this.#front.replaceChildren(...[...FRONT.keys()].flatMap((name) => front.get(name) ?? []));
-    this.#more.replaceChildren(...more);
+    this.#more.replaceChildren(...[...more].map(([heading, rows]) => group(heading, rows)));
     this.fill(new Map());
   }
 
@@ -193,7 +199,7 @@ function makeInput(field) {
   input.id = `setting-${name}`;
   input.name = name;
   if (input instanceof HTMLSelectElement) {
-    if (value === null) input.add(new Option("as usual", ""));
+    if (value === null) input.add(new Option("default", ""));
     for (const choice of choices ?? []) input.add(new Option(choice, choice));
   } else if (kind === "flag") {
     input.type = "checkbox";
@@ -212,6 +218,19 @@ function makeInput(field) {
  */
 function defaultOf({ value, help }) {
   return value === null ? (/\[default: ([^\];]+)/.exec(help)?.[1] ?? "") : "";
+}
+
+/**
+ * @param {string} heading
+ * @param {HTMLElement[]} rows
+ */
+function group(heading, rows) {
+  const made = document.createElement("fieldset");
+  made.className = "fields";
+  const legend = document.createElement("legend");
+  legend.textContent = heading;
+  made.append(legend, ...rows);
+  return made;
 }
 
 /**

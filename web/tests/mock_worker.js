@@ -6,7 +6,9 @@ const { mode = "", software = false, perMessage = 10, pause = 20 } = self.mock ?
 const NAMES = ["elora", "maric", "tavin", "joselle", "anna", "brienna", "kaelor", "sten", "olivier", "marta", "ysolde", "quinlan", "della", "rhona", "viktor"];
 const KNOWN = new Set(["anna", "marta", "viktor"]);
 
-const field = (name, kind, value, help, values) => ({ name, kind, value, help, ...(values ? { values } : {}) });
+const HEADINGS = { context: "Data", "batch-size": "Data", batching: "Data", steps: "Training", lr: "Training", schedule: "Training", seed: "Training",
+  "eval-interval": "Evaluation", prompt: "Sampling", samples: "Sampling", temperature: "Sampling", "top-k": "Sampling" };
+const field = (name, kind, value, help, values) => ({ name, kind, value, help, heading: HEADINGS[name] ?? "Model", ...(values ? { values } : {}) });
 const FIELDS = (program) => {
   const isText = program === "train_text";
   return [
@@ -19,9 +21,9 @@ const FIELDS = (program) => {
     field("n-layers", "integer", "4", "Blocks"),
     field("d-ff", "integer", null, "Width of the feed-forward layers [default: 4 × width; 8/3 × width for gated ones, rounded up to a multiple of 4]"),
     field("norm", "choice", "rms_norm", "Normalisation", ["layer_norm", "rms_norm"]),
-    field("final-norm", "flag", true, "One more normalisation before the head"),
+    field("final-norm", "flag", "true", "One more normalisation before the head"),
     field("positions", "choice", isText ? "rotary" : "learned", "How positions are told apart", ["learned", "sinusoidal", "rotary", "none"]),
-    field("bias", "flag", false, "Biases on the blocks' projections and the layer norms"),
+    field("bias", "flag", "false", "Biases on the blocks' projections and the layer norms"),
     field("attention-bias", "flag", null, "Biases on the projections of attention [default: as --bias]"),
     field("dropout", "number", "0", "Probability of dropping an activation in training"),
     field("steps", "integer", isText ? "2000" : "1500", "Training steps"),
@@ -39,7 +41,6 @@ const FIELDS = (program) => {
 let model = null;
 let timer = 0;
 let step = 0;
-let handles = 0;
 
 const settingsOf = (program, flags) => {
   const settings = new Map(FIELDS(program).map(({ name, value }) => [name, value]));
@@ -55,6 +56,7 @@ const settingsOf = (program, flags) => {
 };
 
 const describe = (program, flags, text) => {
+  if (program === "train_text" && text === null) throw new Error("which text? Paste one, or open a file");
   const settings = settingsOf(program, flags);
   const number = (name) => Number(settings.get(name));
   const width = number("d-model");
@@ -62,7 +64,7 @@ const describe = (program, flags, text) => {
   return {
     program, adapter: software ? "SwiftShader Device (Subzero) | webgpu | CPU" : "NVIDIA GeForce RTX 4070 | webgpu | lovelace", isSoftware: software,
     parameters: number("n-layers") * 12 * width * width + 2 * 27 * width, vocabulary: "\nabcdefghijklmnopqrstuvwxyz",
-    summary: text === null ? "9,944 names, 1,000 of them for the test" : `${text.length} characters`,
+    note: null, summary: text === null ? "9,944 names, 1,000 of them for the test" : `${text.length} characters`,
     model: `${number("n-layers")} layers of width ${width}, ${number("n-heads")} heads, context ${number("context")}`,
     flags, command: `cargo run --release --example ${program}${flags.length ? ` -- ${flags.join(" ")}` : ""}`,
     step, steps: number("steps"), context: number("context"), layers: number("n-layers"), heads: number("n-heads"),
@@ -101,8 +103,8 @@ const tick = () => {
   if (mode === "crash" && step >= 50) throw new Error("unreachable executed");
   if (step >= model.steps) {
     evaluate();
-    postMessage({ event: "state", running: false, step });
     postMessage({ event: "finished", step });
+    postMessage({ event: "state", running: false, step });
     return;
   }
   timer = setTimeout(tick, pause);
@@ -170,7 +172,7 @@ const calls = {
     bytes.set(header, 8);
     return bytes;
   },
-  memory: () => ({ device: 0, wasm: 0, plans: 0, pipelines: handles }),
+  memory: () => ({ device: 0, wasm: 0, plans: 0, pipelines: 0 }),
   destroy() {
     stop();
     setTimeout(() => postMessage({ event: "failed", message: "the device was lost: the driver was reset" }), 10);
