@@ -137,7 +137,7 @@ fn statistics(cx: &mut Lowering<'_>, launch: &Launch<'_>) -> Operand {
         unreachable!("backward has them all");
     };
     let rows = problem.heads_in_all() * problem.queries;
-    let statistics = cx.temp([4 + 2 * rows], DType::U32);
+    let statistics = cx.temp([6 + 2 * rows], DType::U32);
     let operands = Operands::new(problem.head_dim, None, launch.is_vector())
         .read_rows("out", &["out"])
         .read_rows("dout", &["dout"]);
@@ -280,7 +280,7 @@ fn half_backward(
 
 const STATISTICS_OF: &str = "\
 fn statistics_of(head: Head, i: u32) -> vec2<f32> {
-    let at = 4u + 2u * (head.index * p.queries + i);
+    let at = 6u + 2u * (head.index * p.queries + i);
     return vec2<f32>(bitcast<f32>(statistics[at]), bitcast<f32>(statistics[at + 1u]));
 }
 ";
