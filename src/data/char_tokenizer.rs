@@ -54,12 +54,9 @@ impl CharTokenizer {
             });
         }
         if let Some(pair) = vocabulary.windows(2).find(|pair| pair[0] >= pair[1]) {
-            return Err(Error::InvalidArgument {
-                name: "vocabulary".into(),
-                value: format!("{:?} before {:?}", pair[0], pair[1]),
-                expected: "distinct characters in ascending order, as written by `vocabulary()`"
-                    .into(),
-            });
+            let value = format!("{:?} before {:?}", pair[0], pair[1]);
+            let expected = "distinct characters in ascending order, as written by `vocabulary()`";
+            return Err(Error::invalid("vocabulary", value, expected));
         }
         Ok(Self { vocabulary })
     }

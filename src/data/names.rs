@@ -64,11 +64,9 @@ impl NamesDataset {
         seed: u64,
     ) -> Result<Self> {
         if tokenizer.token('\n') != Some(TERMINATOR) {
-            return Err(Error::InvalidArgument {
-                name: "vocabulary".into(),
-                value: format!("{:?} as token 0", tokenizer.vocabulary()[0]),
-                expected: "'\\n' as token 0, which starts and ends a name".into(),
-            });
+            let first = format!("{:?} as token 0", tokenizer.vocabulary()[0]);
+            let expected = "'\\n' as token 0, which starts and ends a name";
+            return Err(Error::invalid("vocabulary", first, expected));
         }
         Self::build(parse(text)?, tokenizer, context, seed)
     }
@@ -80,26 +78,21 @@ impl NamesDataset {
         seed: u64,
     ) -> Result<Self> {
         if names.len() < 2 {
-            return Err(Error::InvalidArgument {
-                name: "names".into(),
-                value: format!("only {:?}", excerpt(names[0], SHOWN)),
-                expected: "at least 2 names, one to train on and one to test with".into(),
-            });
+            let only = format!("only {:?}", excerpt(names[0], SHOWN));
+            let expected = "at least 2 names, one to train on and one to test with";
+            return Err(Error::invalid("names", only, expected));
         }
         // The longest one, so that the remedy is good for all.
         let longest = names.iter().map(|name| (name.chars().count(), *name));
         let (length, name) = longest.max_by_key(|&(length, _)| length).expect("names");
         if length >= context {
-            return Err(Error::InvalidArgument {
-                name: "context".into(),
-                value: context.to_string(),
-                expected: format!(
-                    "at least {}, because the name {:?} has {length} characters and takes one position more: \
+            let expected = format!(
+                "at least {}, because the name {:?} has {length} characters and takes one position more: \
                      widen the window or remove the name",
-                    length + 1,
-                    excerpt(name, SHOWN),
-                ),
-            });
+                length + 1,
+                excerpt(name, SHOWN),
+            );
+            return Err(Error::invalid("context", context, expected));
         }
         rng::shuffle(&mut names, &mut rng::keyed(seed, "names/shuffle", 0));
         let train_len = names.len() - (names.len() / 10).clamp(1, 1000);
@@ -236,15 +229,11 @@ fn parse(text: &str) -> Result<Vec<&str>> {
     }
     // A tab inside a name would sort below '\n' and take its token.
     match names.iter().find(|name| name.contains(char::is_control)) {
-        Some(name) => Err(Error::InvalidArgument {
-            name: "name".into(),
-            value: format!("{:?}", excerpt(name, SHOWN)),
-            expected: "no control characters: remove them from the file".into(),
-        }),
+        Some(name) => {
+            let value = format!("{:?}", excerpt(name, SHOWN));
+            let expected = "no control characters: remove them from the file";
+            Err(Error::invalid("name", value, expected))
+        }
         None => Ok(names),
     }
 }
-
-#[cfg(test)]
-#[path = "names_tests.rs"]
-mod tests;

@@ -34,11 +34,7 @@ impl StreamDataset {
     /// * [`Error::TextTooShort`] if a split cannot hold one window, that is `context` inputs and a last target.
     pub fn new(tokens: Vec<u32>, context: usize) -> Result<Self> {
         if context == 0 {
-            return Err(Error::InvalidArgument {
-                name: "context".into(),
-                value: "0".into(),
-                expected: "at least 1 token".into(),
-            });
+            return Err(Error::invalid("context", "0", "at least 1 token"));
         }
         let boundary = tokens.len() * 9 / 10;
         let dataset = Self {

@@ -17,10 +17,7 @@ use crate::error::{Error, Result};
 /// * [`Error::EmptyData`] if there is nothing in it but white space.
 pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
-    let bytes = read(path).map_err(|source| Error::File {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = read(path).map_err(Error::file(path))?;
     parse_text(bytes, path)
 }
 

@@ -1,20 +1,22 @@
 //! Adapters from and to directories of the `peft` library.
 
-use std::collections::HashMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::fields::shortest;
 use super::files::{read, refuse};
 use super::model_files::ModelFiles;
-use crate::checkpoint::{Staged, TensorsFile, number_size, stored};
+use super::names::{Entry, Part};
+use super::save::{self, Stored};
+use super::weights::Weights;
+use crate::checkpoint::TensorsFile;
 use crate::error::{Error, Result};
-use crate::gpu::{DType, Device};
-use crate::nn::{Gpt, Lora, LoraConfig, ParameterBuilder, Parameters};
+use crate::gpu::Device;
+use crate::nn::{Gpt, LoraConfig, Parameter, ParameterBuilder, Parameters};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -51,15 +53,11 @@ const STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 #[derive(Debug)]
 pub struct Adapter {
     json: Map<String, Value>,
-    layers: Vec<Layer>,
+    factors: Vec<Factor>,
 }
 
-/// A layer, and what its adapters are called.
-#[derive(Debug)]
-struct Layer {
-    lora: Lora,
-    modules: Vec<String>,
-}
+/// One of the two factors of a layer's adapters, and what files call its parts.
+type Factor = (Entry, Parameter);
 
 impl ModelFiles {
     /// The modules that get adapters if nothing else is said: those of `peft` for the model's type.
@@ -68,7 +66,7 @@ impl ModelFiles {
         targets.map(|name| (*name).to_owned()).collect()
     }
 
-    /// Describes [adapters](Lora) of a loaded model to a builder, on the modules that one of the `targets` names: `q_proj`,
+    /// Describes [adapters](crate::nn::Lora) of a loaded model to a builder, on the modules that one of the `targets` names: `q_proj`,
     /// `layers.0.self_attn.q_proj`, or `all-linear` for all but the head.
     ///
     /// ```no_run
@@ -122,13 +120,11 @@ impl ModelFiles {
             let mut ends: Vec<&str> = ends.collect();
             ends.sort_unstable();
             ends.dedup();
-            return Err(Error::InvalidArgument {
-                name: "target module".to_owned(),
-                value: unknown.map_or_else(|| "none".to_owned(), String::clone),
-                expected: format!("some of {}, or {ALL}", ends.join(", ")),
-            });
+            let expected = format!("some of {}, or {ALL}", ends.join(", "));
+            let unknown = unknown.map_or("none", String::as_str);
+            return Err(Error::invalid("target module", unknown, expected));
         }
-        let layers = self.adapt(gpt, builder, config, |module| {
+        let factors = self.adapt(gpt, builder, config, |module| {
             is_all || targets.iter().any(|target| names(target, module))
         });
         let json = json!({
@@ -148,7 +144,7 @@ impl ModelFiles {
             "use_rslora": config.rank_stabilized,
         });
         match json {
-            Value::Object(json) => Ok(Adapter { json, layers }),
+            Value::Object(json) => Ok(Adapter { json, factors }),
             _ => unreachable!("it is written as an object"),
         }
     }
@@ -161,7 +157,7 @@ impl ModelFiles {
     }
 
     /// The modules of a layer, with their columns.
-    fn modules_of(&self, layer: &str) -> Vec<(String, std::ops::Range<usize>)> {
+    fn modules_of(&self, layer: &str) -> Vec<(String, Range<usize>)> {
         let weight = format!("{layer}.weight");
         let mut entries = self.entries().iter();
         let entry = entries.find(|entry| entry.ours == weight);
@@ -176,6 +172,7 @@ impl ModelFiles {
         named.collect()
     }
 
+    /// Adds adapters on the wanted modules, and gives their factors.
     #[track_caller]
     fn adapt(
         &self,
@@ -183,8 +180,8 @@ impl ModelFiles {
         builder: &mut ParameterBuilder,
         config: &LoraConfig,
         wanted: impl Fn(&str) -> bool,
-    ) -> Vec<Layer> {
-        let mut layers = Vec::new();
+    ) -> Vec<Factor> {
+        let mut factors = Vec::new();
         for linear in gpt.linears_mut() {
             let parts = self.modules_of(linear.name()).into_iter();
             let (modules, columns): (Vec<_>, Vec<_>) =
@@ -193,10 +190,22 @@ impl ModelFiles {
                 continue;
             }
             linear.add_lora_to(builder, config, &columns);
-            let lora = linear.lora().expect("it has been added").clone();
-            layers.push(Layer { lora, modules });
+            let lora = linear.lora().expect("it has been added");
+            let ranks = vec![config.rank; columns.len()];
+            let outputs = columns.iter().map(Range::len).collect();
+            for (name, parameter, widths) in [("A", lora.a(), ranks), ("B", lora.b(), outputs)] {
+                let names = modules.iter().map(|module| tensor_name(module, name));
+                let entry = Entry {
+                    ours: parameter.name().to_owned(),
+                    parts: Part::side_by_side(names.zip(widths)),
+                    shape: parameter.shape().dims().to_vec(),
+                    is_transposed: true,
+                    offset: 0.0,
+                };
+                factors.push((entry, parameter.clone()));
+            }
         }
-        layers
+        factors
     }
 }
 
@@ -212,51 +221,26 @@ impl Adapter {
     ///
     /// If the adapters have not been built yet.
     pub fn save(&self, directory: impl AsRef<Path>, base_model: Option<&str>) -> Result<()> {
-        let directory = directory.as_ref();
         let mut tensors = Vec::new();
-        for layer in &self.layers {
-            let lora = &layer.lora;
-            let [a, b] = [lora.a(), lora.b()].map(|factor| factor.tensor());
-            let (rank, inputs) = (lora.config().rank, a.shape().dim(0));
-            let [a, b] = [a.to_floats()?, b.to_floats()?];
-            let mut first = 0;
-            for (index, (module, columns)) in layer.modules.iter().zip(lora.columns()).enumerate() {
-                let width = columns.len();
-                let factors = [
-                    ("A", &a, inputs, index * rank, rank),
-                    ("B", &b, rank, first, width),
-                ];
-                for (factor, values, rows, start, count) in factors {
-                    let all = values.len() / rows;
-                    let turned =
-                        (0..rows * count).map(|i| values[i % rows * all + start + i / rows]);
-                    let (_, bytes) = stored(DType::F32, &turned.collect::<Vec<f32>>());
-                    tensors.push((tensor_name(module, factor), vec![count, rows], bytes));
-                }
-                first += width;
+        for (entry, parameter) in &self.factors {
+            for part in &entry.parts {
+                let stored = Stored {
+                    entry,
+                    part,
+                    tensors: vec![parameter.tensor().clone()],
+                    dtype: Dtype::F32,
+                };
+                tensors.push((part.name.clone(), stored));
             }
         }
-        let views = tensors.iter().map(|(name, shape, bytes)| {
-            let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
-            (name, view.expect("the bytes are those of the shape"))
-        });
-        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let weights = safetensors::serialize(views, Some(format)).expect("names are strings");
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
         let mut json = self.json.clone();
         if let Some(base_model) = base_model {
             json.insert("base_model_name_or_path".to_owned(), base_model.into());
         }
         let json = serde_json::to_vec_pretty(&json).expect("keys are strings");
-        let fail = |path: PathBuf| move |source| Error::File { path, source };
-        std::fs::create_dir_all(directory).map_err(fail(directory.to_owned()))?;
-        let mut staged = Vec::new();
-        for (name, bytes) in [(WEIGHTS, weights), (CONFIG, json)] {
-            let path = directory.join(name);
-            let file = Staged::write(&path, |file| file.write_all(&bytes));
-            staged.push(file.map_err(fail(path))?);
-        }
-        let mut placed = staged.into_iter().map(Staged::place);
-        placed.try_for_each(|placed| placed.map_err(fail(directory.to_owned())))
+        let file = save::file_of(WEIGHTS.to_owned(), tensors);
+        save::write(directory.as_ref(), &[file], &[(CONFIG, &json)])
     }
 }
 
@@ -270,7 +254,7 @@ fn tensor_name(module: &str, factor: &str) -> String {
 pub struct AdapterFiles {
     config: LoraConfig,
     json: Map<String, Value>,
-    file: TensorsFile,
+    weights: Weights,
 }
 
 impl AdapterFiles {
@@ -286,12 +270,17 @@ impl AdapterFiles {
         let (config, json) = parse(&read(&path)?).map_err(refuse(path))?;
         let old = "adapter_model.bin";
         if !directory.join(WEIGHTS).exists() && directory.join(old).exists() {
-            return Err(refuse(directory.to_owned())(format!(
+            let reason = format!(
                 "there is a {old}, but no {WEIGHTS}: the adapters are in PyTorch's own format: save them with peft once more"
-            )));
+            );
+            return Err(Error::checkpoint(directory, reason));
         }
         let file = TensorsFile::open(&directory.join(WEIGHTS))?;
-        Ok(AdapterFiles { config, json, file })
+        Ok(AdapterFiles {
+            config,
+            json,
+            weights: Weights::of(WEIGHTS, file),
+        })
     }
 
     /// The shape of the adapters.
@@ -312,69 +301,26 @@ impl AdapterFiles {
         gpt: &mut Gpt,
         device: &Device,
     ) -> Result<(Adapter, Parameters)> {
-        let mut known = Vec::new();
         let has = |module: &str| {
             let mut names = ["A", "B"]
-                .into_iter()
-                .map(|factor| tensor_name(module, factor));
-            names.any(|name| self.file.metadata.info(&name).is_some())
+                .map(|factor| tensor_name(module, factor))
+                .into_iter();
+            names.any(|name| self.weights.find(&name).is_some())
         };
-        for module in model.modules(gpt).iter().filter(|module| has(module)) {
-            known.extend(["A", "B"].map(|factor| tensor_name(module, factor)));
+        // What fails changes nothing.
+        let (mut adapted, mut builder) = (gpt.clone(), ParameterBuilder::new(0));
+        let factors = model.adapt(&mut adapted, &mut builder, &self.config, has);
+        let entries: Vec<Entry> = factors.iter().map(|(entry, _)| entry.clone()).collect();
+        let unknown = "is no adapter of a linear layer of the model";
+        self.weights.check(&entries, "the model", unknown)?;
+        if entries.is_empty() {
+            return Err(self.weights.refuse("it holds no adapter".to_owned()));
         }
-        let mut names = self.file.metadata.offset_keys().into_iter();
-        if let Some(other) = names.find(|name| !known.contains(name)) {
-            return Err(self.file.refuse(format!(
-                "tensor `{other}` is no adapter of a linear layer of the model"
-            )));
-        }
-        if known.is_empty() {
-            return Err(self.file.refuse("it holds no adapter".to_owned()));
-        }
-        let mut builder = ParameterBuilder::new(0);
-        let layers = model.adapt(gpt, &mut builder, &self.config, has);
         let parameters = builder.build_zeroed(device)?;
-        let mut values = Vec::new();
-        for Layer { lora, modules } in &layers {
-            for (factor, parameter) in [("A", lora.a()), ("B", lora.b())] {
-                let shape = parameter.shape();
-                let [rows, all] = [0, 1].map(|axis| shape.dim(axis));
-                let mut whole = vec![0.0; rows * all];
-                let mut first = 0;
-                for (module, columns) in modules.iter().zip(lora.columns()) {
-                    let count = match factor {
-                        "A" => self.config.rank,
-                        _ => columns.len(),
-                    };
-                    let part = self.numbers(&tensor_name(module, factor), [count, rows])?;
-                    for (i, number) in part.into_iter().enumerate() {
-                        whole[i % rows * all + first + i / rows] = number;
-                    }
-                    first += count;
-                }
-                values.push((parameter.name(), shape, whole));
-            }
-        }
-        parameters.load(values)?;
+        self.weights.restore(&entries, &parameters, |_, _| ())?;
+        *gpt = adapted;
         let json = self.json.clone();
-        Ok((Adapter { json, layers }, parameters))
-    }
-
-    fn numbers(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
-        let Some(info) = self.file.metadata.info(name) else {
-            return Err(self.file.refuse(format!("tensor `{name}` is missing")));
-        };
-        if info.shape != shape || number_size(info.dtype).is_none() {
-            return Err(self.file.refuse(format!(
-                "tensor `{name}` is {} {:?}, the model needs numbers {shape:?}",
-                info.dtype, info.shape
-            )));
-        }
-        let numbers = self.file.numbers(info, 0..shape[0] * shape[1])?;
-        match numbers.iter().find(|number| !number.is_finite()) {
-            None => Ok(numbers),
-            Some(number) => Err(self.file.refuse(format!("tensor `{name}` holds {number}"))),
-        }
+        Ok((Adapter { json, factors }, parameters))
     }
 }
 

@@ -116,8 +116,7 @@ impl ChatTemplate {
                     names.join(", ")
                 ),
             };
-            let path = directory.to_owned();
-            return Err(Error::Checkpoint { path, reason });
+            return Err(Error::checkpoint(directory, reason));
         };
         let mut environment = environment();
         let compiled = environment.add_template_owned(KEY, without_markers(&source));
@@ -181,10 +180,7 @@ impl ChatTemplate {
         match answer {
             Ok(Ok(text)) => text.map_err(|error| refuse(&self.path, &error)),
             Ok(Err(_)) => Err(refuse(&self.path, &ErrorKind::OutOfFuel.into())),
-            Err(source) => Err(Error::File {
-                path: self.path.clone(),
-                source,
-            }),
+            Err(source) => Err(Error::file(&self.path)(source)),
         }
     }
 }
@@ -204,12 +200,8 @@ fn stored(directory: &Path) -> Result<BTreeMap<String, (PathBuf, String)>> {
     }
     let path = directory.join(TEMPLATES);
     if path.is_dir() {
-        let fail = |source| Error::File {
-            path: path.clone(),
-            source,
-        };
-        for entry in fs::read_dir(&path).map_err(fail)? {
-            let path = entry.map_err(fail)?.path();
+        for entry in fs::read_dir(&path).map_err(Error::file(&path))? {
+            let path = entry.map_err(Error::file(&path))?.path();
             let name = path.file_name().and_then(|name| name.to_str());
             if let Some(name) = name.and_then(|name| name.strip_suffix(".jinja")) {
                 files.push((name.to_owned(), path));
@@ -353,18 +345,16 @@ fn message(message: &impl Serialize) -> Result<Value> {
 }
 
 fn invalid(value: &str) -> Error {
-    Error::InvalidArgument {
-        name: "messages".to_owned(),
-        value: value.to_owned(),
-        expected: "at least one object with a role and what is said".to_owned(),
-    }
+    Error::invalid(
+        "messages",
+        value,
+        "at least one object with a role and what is said",
+    )
 }
 
 fn damaged(path: &Path, reason: impl fmt::Display) -> Error {
-    Error::Checkpoint {
-        path: path.to_owned(),
-        reason: format!("it has no chat template that can be used: {reason}"),
-    }
+    let reason = format!("it has no chat template that can be used: {reason}");
+    Error::checkpoint(path, reason)
 }
 
 /// What an engine's error says, in one line.
@@ -380,8 +370,5 @@ fn refuse(path: &Path, error: &minijinja::Error) -> Error {
     let line = error
         .line()
         .map_or(String::new(), |line| format!(" in line {line}"));
-    Error::Checkpoint {
-        path: path.to_owned(),
-        reason: format!("its chat template fails{line}: {message}"),
-    }
+    Error::checkpoint(path, format!("its chat template fails{line}: {message}"))
 }

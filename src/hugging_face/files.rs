@@ -20,13 +20,11 @@ const LONGEST: u64 = 100_000_000;
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = open_file(path)?.take(LONGEST + 1).read_to_end(&mut bytes);
-    read.map_err(|source| Error::File {
-        path: path.to_owned(),
-        source,
-    })?;
+    read.map_err(Error::file(path))?;
     match bytes.len() as u64 > LONGEST {
-        true => Err(refuse(path.to_owned())(
-            "it has more than 100 MB: that is something else".to_owned(),
+        true => Err(Error::checkpoint(
+            path,
+            "it has more than 100 MB: that is something else",
         )),
         false => Ok(bytes),
     }
@@ -53,13 +51,11 @@ impl WeightFiles {
         if has(WEIGHTS) || !has(INDEX) {
             let other = "pytorch_model.bin";
             if !has(WEIGHTS) && (has(other) || has("pytorch_model.bin.index.json")) {
-                return Err(Error::Checkpoint {
-                    path: directory.to_owned(),
-                    reason: format!(
-                        "there is a {other}, but no {WEIGHTS}: the weights are in PyTorch's own format: save the model with \
-                         transformers once more"
-                    ),
-                });
+                let reason = format!(
+                    "there is a {other}, but no {WEIGHTS}: the weights are in PyTorch's own format: save the model with \
+                     transformers once more"
+                );
+                return Err(Error::checkpoint(directory, reason));
             }
             return Ok(WeightFiles {
                 names: vec![WEIGHTS.to_owned()],

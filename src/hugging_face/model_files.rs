@@ -8,20 +8,16 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::fields::{Fields, Reason, Unique};
-use super::files::{CONFIG, read, refuse};
+use super::files::{CONFIG, INDEX, read, refuse};
 use super::generation::{GenerationConfig, TokenIds};
 use super::model_type::{ModelType, TYPES};
 use super::names::{Entry, Names};
 use super::needs::MemoryNeeds;
-use super::save;
+use super::save::{self, Content, Stored};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Device};
 use crate::nn::{Gpt, GptConfig, ParameterBuilder, Parameters, PositionKind};
-
-/// Numbers that are written at a time, and that wgpu may keep on the host until they have arrived.
-const PIECE: usize = 1 << 20;
-const MOST_UNDER_WAY: usize = 1 << 23;
 
 /// An opened directory that holds a model: see the [module documentation](super).
 #[derive(Debug)]
@@ -83,7 +79,9 @@ impl ModelFiles {
             json = untied(&json);
             entries = model_type.names.entries(&config)?;
         }
-        weights.check(&entries, config.n_layers)?;
+        let (model, n_layers) = (format!("the model of {CONFIG}"), config.n_layers);
+        let unknown = format!("belongs to no part of {model}, which has {n_layers} layers");
+        weights.check(&entries, &model, &unknown)?;
         Ok(ModelFiles {
             model_type,
             json,
@@ -116,11 +114,7 @@ impl ModelFiles {
             }
             _ => format!("1 to {most}, the model's context"),
         };
-        Err(Error::InvalidArgument {
-            name: "context".to_owned(),
-            value: context.to_string(),
-            expected,
-        })
+        Err(Error::invalid("context", context, expected))
     }
 
     /// Has loading call `progress` with the bytes of the parameters, as they are stored on the device, that have been read,
@@ -295,40 +289,8 @@ impl ModelFiles {
     /// [`Error::Parameter`] if the model has other parameters, [`Error::DeviceLost`]; [`Error::Checkpoint`] and
     /// [`Error::File`] as for [`ModelFiles::load`].
     pub fn restore(&self, parameters: &Parameters) -> Result<()> {
-        let (device, dtype) = (parameters.device(), parameters.dtype());
-        let all: usize = self.entries.iter().map(Entry::elements).sum();
-        let in_bytes = |count: usize| (count * dtype.bytes()) as u64;
-        let (mut under_way, mut done) = (0, 0);
-        for entry in &self.entries {
-            let mut tensors = entry.tensors(parameters)?.into_iter();
-            let (mut tensor, mut start) = (tensors.next(), 0);
-            self.weights.read(entry, dtype, |numbers| {
-                done += numbers.len();
-                (self.progress.0)(in_bytes(done), in_bytes(all));
-                let mut rest = numbers;
-                while let Some(place) = &tensor {
-                    let room = place.shape().elements() - start;
-                    let (piece, behind) = rest.split_at(rest.len().min(room).min(PIECE));
-                    if !piece.is_empty() {
-                        place.part(start, [piece.len()]).write_floats(piece)?;
-                    }
-                    start += piece.len();
-                    under_way += piece.len();
-                    rest = behind;
-                    if under_way >= MOST_UNDER_WAY {
-                        device.flush()?;
-                        under_way = 0;
-                    }
-                    if start == place.shape().elements() {
-                        (tensor, start) = (tensors.next(), 0);
-                    } else if rest.is_empty() {
-                        break;
-                    }
-                }
-                Ok(())
-            })?;
-        }
-        device.flush()
+        let progress = |done, all| (self.progress.0)(done, all);
+        self.weights.restore(&self.entries, parameters, progress)
     }
 
     /// Saves a model of this configuration into a directory, which is made if there is none: `config.json` as it was,
@@ -342,25 +304,30 @@ impl ModelFiles {
     /// large for the file's type; [`Error::DeviceLost`], [`Error::Readback`]; [`Error::Checkpoint`] if the opened file has
     /// been changed meanwhile, or [`ModelFiles::check_output`] refuses the directory. Nothing has been replaced then.
     pub fn save(&self, directory: impl AsRef<Path>, parameters: &Parameters) -> Result<()> {
-        let directory = directory.as_ref();
+        self.check_output(&directory)?;
         let mut files = Vec::new();
         for (name, file) in self.weights.files() {
             let mut contents = Vec::new();
             for tensor in file.metadata.offset_keys() {
                 let info = file.metadata.info(&tensor).expect("it is one of the names");
                 contents.push(match self.weights.owner(&tensor, &self.entries) {
-                    Some((entry, part)) => save::Content::Part {
+                    Some((entry, part)) => Content::Stored(Stored {
                         entry,
                         part,
                         tensors: entry.tensors(parameters)?,
                         dtype: info.dtype,
-                    },
-                    None => save::Content::Kept { file, info },
+                    }),
+                    None => Content::Kept { file, info },
                 });
             }
             files.push((name.clone(), Cow::from(&file.header[..]), contents));
         }
-        save::write(directory, &self.json, self.weights.index(), &files)
+        let index = self.weights.index().map(|index| (INDEX, index));
+        let texts: Vec<_> = index
+            .into_iter()
+            .chain([(CONFIG, &self.json[..])])
+            .collect();
+        save::write(directory.as_ref(), &files, &texts)
     }
 
     /// Refuses a directory that cannot be [saved](ModelFiles::save) into: before the training, not after it.

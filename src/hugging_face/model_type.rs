@@ -1,6 +1,7 @@
 //! The model types of the `transformers` library: for each, what the keys of its `config.json` say of a [`GptConfig`],
 //! and what its tensors are called. A new type is a row of [`TYPES`] and its test.
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Reason, shortest};
@@ -26,8 +27,8 @@ pub(super) struct ModelType {
     windows: Windows,
     /// Whether the extent of the model must be a multiple of the number of heads, even where these say their own.
     whole_heads: bool,
-    /// Keys with one value that is followed; `null` or no value is as good.
-    only: &'static [(&'static str, Only)],
+    /// Keys with one value that is followed, as JSON; `null` or no value is as good.
+    only: &'static [(&'static str, &'static str)],
     /// What follows from other sizes.
     finish: fn(&mut GptConfig),
     pub names: &'static Names,
@@ -56,28 +57,25 @@ pub(super) const TYPES: &[ModelType] = &[
             ..GptConfig::new(1)
         },
         keys: &[&[
-            Key("vocab_size", Says::Size(|c| &mut c.vocab_size)),
-            Key(
-                "n_positions|max_position_embeddings",
-                Says::Size(|c| &mut c.context),
-            ),
-            Key("n_embd|hidden_size", Says::Size(|c| &mut c.d_model)),
-            Key("n_layer|num_hidden_layers", Says::Size(|c| &mut c.n_layers)),
-            Key("n_head|num_attention_heads", Says::Size(|c| &mut c.n_heads)),
-            Key("n_inner", Says::Size(|c| &mut c.d_ff)),
-            Key("activation_function", Says::Activation(&PLAIN)),
-            Key("layer_norm_epsilon", Says::Number(|c| &mut c.norm_eps)),
-            Key("resid_pdrop", Says::Number(|c| &mut c.dropout)),
-            Key("embd_pdrop", Says::Share(|c| &mut c.embedding_dropout)),
-            Key("attn_pdrop", Says::Share(|c| &mut c.attention_dropout)),
-            Key("tie_word_embeddings", Says::Flag(|c| &mut c.tie_weights)),
+            ("vocab_size", "vocab_size"),
+            ("n_positions|max_position_embeddings", "context"),
+            ("n_embd|hidden_size", "d_model"),
+            ("n_layer|num_hidden_layers", "n_layers"),
+            ("n_head|num_attention_heads", "n_heads"),
+            ("n_inner", "d_ff"),
+            ("activation_function", "ffn"),
+            ("layer_norm_epsilon", "norm_eps"),
+            ("resid_pdrop", "dropout"),
+            ("embd_pdrop", "embedding_dropout"),
+            ("attn_pdrop", "attention_dropout"),
+            ("tie_word_embeddings", "tie_weights"),
         ]],
         rope: Rope::None,
         windows: Windows::None,
         whole_heads: true,
         only: &[
-            ("scale_attn_weights", Only::True),
-            ("scale_attn_by_inverse_layer_idx", Only::False),
+            ("scale_attn_weights", "true"),
+            ("scale_attn_by_inverse_layer_idx", "false"),
         ],
         finish: |c| {
             if c.d_ff == 0 {
@@ -99,9 +97,9 @@ pub(super) const TYPES: &[ModelType] = &[
         keys: &[
             DECODER,
             &[
-                Key("hidden_act", Says::Activation(&GATED)),
-                Key("attention_bias", Says::AttentionBias),
-                Key("mlp_bias", Says::Flag(|c| &mut c.bias)),
+                ("hidden_act", "ffn"),
+                ("attention_bias", "attention_bias"),
+                ("mlp_bias", "bias"),
             ],
         ],
         rope: Rope::Flat,
@@ -122,7 +120,7 @@ pub(super) const TYPES: &[ModelType] = &[
             d_ff: 14_336,
             ..decoder()
         },
-        keys: &[DECODER, &[Key("hidden_act", Says::Activation(&GATED))]],
+        keys: &[DECODER, &[("hidden_act", "ffn")]],
         rope: Rope::Flat,
         windows: Windows::AllLayers,
         whole_heads: false,
@@ -138,7 +136,7 @@ pub(super) const TYPES: &[ModelType] = &[
             qkv_bias: Some(true),
             ..qwen()
         },
-        keys: &[DECODER, &[Key("hidden_act", Says::Activation(&GATED))]],
+        keys: &[DECODER, &[("hidden_act", "ffn")]],
         rope: Rope::Flat,
         windows: Windows::LaterLayers,
         whole_heads: false,
@@ -157,10 +155,7 @@ pub(super) const TYPES: &[ModelType] = &[
         },
         keys: &[
             DECODER,
-            &[
-                Key("hidden_act", Says::Activation(&GATED)),
-                Key("attention_bias", Says::AttentionBias),
-            ],
+            &[("hidden_act", "ffn"), ("attention_bias", "attention_bias")],
         ],
         rope: Rope::Flat,
         windows: Windows::LaterLayers,
@@ -192,9 +187,9 @@ pub(super) const TYPES: &[ModelType] = &[
         keys: &[
             DECODER,
             &[
-                Key("hidden_activation", Says::Activation(&GATED)),
-                Key("attention_bias", Says::AttentionBias),
-                Key("query_pre_attn_scalar", Says::AttentionScale),
+                ("hidden_activation", "ffn"),
+                ("attention_bias", "attention_bias"),
+                ("query_pre_attn_scalar", "attention_scale"),
             ],
         ],
         rope: Rope::ByKindOfLayer,
@@ -231,48 +226,30 @@ fn qwen() -> GptConfig {
 
 /// Their keys.
 const DECODER: &[Key] = &[
-    Key("vocab_size", Says::Size(|c| &mut c.vocab_size)),
-    Key("max_position_embeddings", Says::Size(|c| &mut c.context)),
-    Key("hidden_size", Says::Size(|c| &mut c.d_model)),
-    Key("intermediate_size", Says::Size(|c| &mut c.d_ff)),
-    Key("num_hidden_layers", Says::Size(|c| &mut c.n_layers)),
-    Key("num_attention_heads", Says::Size(|c| &mut c.n_heads)),
-    Key("num_key_value_heads", Says::KeyValueHeads),
-    Key("head_dim", Says::HeadDim),
-    Key("rms_norm_eps", Says::Number(|c| &mut c.norm_eps)),
-    Key(
-        "attention_dropout",
-        Says::Share(|c| &mut c.attention_dropout),
-    ),
-    Key("tie_word_embeddings", Says::Flag(|c| &mut c.tie_weights)),
+    ("vocab_size", "vocab_size"),
+    ("max_position_embeddings", "context"),
+    ("hidden_size", "d_model"),
+    ("intermediate_size", "d_ff"),
+    ("num_hidden_layers", "n_layers"),
+    ("num_attention_heads", "n_heads"),
+    ("num_key_value_heads", "n_kv_heads"),
+    ("head_dim", "head_dim"),
+    ("rms_norm_eps", "norm_eps"),
+    ("attention_dropout", "attention_dropout"),
+    ("tie_word_embeddings", "tie_weights"),
 ];
 
 /// Keys of any type that would change what is computed.
-const ANY_TYPE: &[(&str, Only)] = &[
-    ("add_cross_attention", Only::False),
-    ("is_encoder_decoder", Only::False),
-    ("partial_rotary_factor", Only::One),
-    ("rope_interleaved", Only::False),
-    ("per_layer_config", Only::Null),
-    ("quantization_config", Only::Null),
-    ("attn_logit_softcapping", Only::Null),
-    ("final_logit_softcapping", Only::Null),
-    ("use_bidirectional_attention", Only::False),
-];
-
-/// What files call the settings that [`GptConfig::validate`] names.
-const SETTINGS: [(&str, &[&str]); 11] = [
-    ("context", &["max_position_embeddings"]),
-    ("d_model", &["hidden_size"]),
-    ("d_ff", &["intermediate_size", "n_inner"]),
-    ("n_layers", &["num_hidden_layers"]),
-    ("n_heads", &["num_attention_heads"]),
-    ("n_kv_heads", &["num_key_value_heads"]),
-    ("norm_eps", &["rms_norm_eps", "layer_norm_epsilon"]),
-    ("dropout", &["resid_pdrop"]),
-    ("embedding_dropout", &["embd_pdrop"]),
-    ("attention_dropout", &["attention_dropout", "attn_pdrop"]),
-    ("attention_scale", &["query_pre_attn_scalar"]),
+const ANY_TYPE: &[(&str, &str)] = &[
+    ("add_cross_attention", "false"),
+    ("is_encoder_decoder", "false"),
+    ("partial_rotary_factor", "1"),
+    ("rope_interleaved", "false"),
+    ("per_layer_config", "null"),
+    ("quantization_config", "null"),
+    ("attn_logit_softcapping", "null"),
+    ("final_logit_softcapping", "null"),
+    ("use_bidirectional_attention", "false"),
 ];
 
 /// The activations of plain layers by the library's names. Those that several names have are written by the first.
@@ -293,116 +270,9 @@ const GATED: [(&str, FeedForwardKind); 5] = [
     ("gelu_fast", FeedForwardKind::GegluTanh),
 ];
 
-/// A key and what it says; behind `|` another name of it that the library reads.
-#[derive(Debug)]
-struct Key(&'static str, Says);
-
-/// What a key says of a model. `null` says what no key does, where nothing else stands.
-#[derive(Debug)]
-enum Says {
-    Size(fn(&mut GptConfig) -> &mut usize),
-    Number(fn(&mut GptConfig) -> &mut f32),
-    Flag(fn(&mut GptConfig) -> &mut bool),
-    /// A share of dropout.
-    Share(fn(&mut GptConfig) -> &mut Option<f32>),
-    Activation(&'static [(&'static str, FeedForwardKind)]),
-    /// Whether all projections of attention have biases.
-    AttentionBias,
-    /// `null` is as many as there are heads.
-    KeyValueHeads,
-    HeadDim,
-    /// Scores are divided by its root.
-    AttentionScale,
-}
-
-/// The one value of a key that is followed.
-#[derive(Clone, Copy, Debug)]
-enum Only {
-    True,
-    False,
-    Null,
-    One,
-}
-
-impl From<Only> for Value {
-    fn from(only: Only) -> Value {
-        match only {
-            Only::True => json!(true),
-            Only::False => json!(false),
-            Only::Null => Value::Null,
-            Only::One => json!(1),
-        }
-    }
-}
-
-impl Key {
-    fn read(&self, fields: &Fields<'_>, c: &mut GptConfig) -> Result<(), Reason> {
-        let &Key(names, ref says) = self;
-        let name = names.split('|').find(|name| fields.has(name));
-        let Some(name) = name else {
-            return Ok(());
-        };
-        match says {
-            Says::Size(place) => set(place(c), fields.get(name)?),
-            Says::Number(place) => set(place(c), fields.get(name)?),
-            Says::Flag(place) => set(place(c), fields.get(name)?),
-            Says::Share(place) => set(place(c), fields.get(name)?.map(Some)),
-            Says::AttentionBias => set(&mut c.attention_bias, fields.get(name)?.map(Some)),
-            Says::HeadDim => set(&mut c.head_dim, fields.get(name)?.map(Some)),
-            Says::KeyValueHeads => c.n_kv_heads = fields.get(name)?,
-            Says::AttentionScale => {
-                let divisor = fields.get::<f32>(name)?;
-                set(
-                    &mut c.attention_scale,
-                    divisor.map(|d| Some(1.0 / d.sqrt())),
-                );
-            }
-            Says::Activation(known) => {
-                let Some(given) = fields.get::<String>(name)? else {
-                    return Ok(());
-                };
-                let found = known.iter().find(|(known, _)| *known == given);
-                c.ffn = found.map(|&(_, kind)| kind).ok_or_else(|| {
-                    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-                    let names = names.join(", ");
-                    format!("{name} `{given}` is not known: expected one of {names}")
-                })?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What it says of a model of which [nothing is left open](explicit).
-    fn write(&self, c: &mut GptConfig, json: &mut Map<String, Value>) {
-        let Key(names, says) = self;
-        let name = names.split('|').next().unwrap_or(names);
-        let value = match says {
-            Says::Size(place) => json!(*place(c)),
-            // The shortest decimal that is the number, not its binary expansion.
-            Says::Number(place) => shortest(*place(c)),
-            Says::Flag(place) => json!(*place(c)),
-            Says::Share(place) => place(c).map_or(Value::Null, shortest),
-            Says::AttentionBias => json!(c.has_attention_bias()),
-            Says::KeyValueHeads => json!(c.n_kv_heads()),
-            Says::HeadDim => json!(c.head_dim()),
-            Says::AttentionScale => {
-                let scale = f64::from(c.attention_scale.unwrap_or(1.0));
-                json!((1.0 / (scale * scale)).round() as u64)
-            }
-            Says::Activation(known) => {
-                let found = known.iter().find(|(_, kind)| *kind == c.ffn);
-                found.map_or(Value::Null, |&(name, _)| json!(name))
-            }
-        };
-        json.insert(name.to_owned(), value);
-    }
-}
-
-fn set<T>(place: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *place = value;
-    }
-}
+/// A key of files, behind `|` another name of it that the library reads, and the setting of [`GptConfig`] that it says. `null`
+/// says what no key does.
+type Key = (&'static str, &'static str);
 
 impl ModelType {
     /// The type of this name.
@@ -412,12 +282,9 @@ impl ModelType {
 
     /// The model that a file of this type describes; else the key that cannot be followed.
     pub fn read(&self, fields: &Fields<'_>) -> Result<GptConfig, Reason> {
-        let mut config = (self.start)();
-        for key in self.keys.iter().copied().flatten() {
-            key.read(fields, &mut config)?;
-        }
+        let mut config = self.settings(fields)?;
         for &(key, only) in self.only.iter().chain(ANY_TYPE) {
-            fields.only(key, &only.into())?;
+            fields.only(key, &serde_json::from_str(only).expect("it is JSON"))?;
         }
         (self.finish)(&mut config);
         let (d_model, n_heads) = (config.d_model, config.n_heads);
@@ -443,14 +310,58 @@ impl ModelType {
         Ok(config)
     }
 
+    fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter().copied().flatten()
+    }
+
+    /// The activations by the library's names.
+    fn activations(&self) -> &'static [(&'static str, FeedForwardKind)] {
+        match (self.start)().ffn.is_gated() {
+            true => &GATED,
+            false => &PLAIN,
+        }
+    }
+
+    /// What the keys say that say one thing each.
+    fn settings(&self, fields: &Fields<'_>) -> Result<GptConfig, Reason> {
+        let mut config = (self.start)();
+        let (mut settings, mut scale) = (json!(config), config.attention_scale);
+        for &(names, setting) in self.keys() {
+            let Some(name) = names.split('|').find(|name| fields.has(name)) else {
+                continue;
+            };
+            settings[setting] = match (fields.value(name), setting) {
+                // As many as there are heads.
+                (None, "n_kv_heads") => Value::Null,
+                (None, _) => continue,
+                // Scores are divided by its root.
+                (Some(_), "attention_scale") => {
+                    scale = Some(1.0 / fields.need::<f32>(name)?.sqrt());
+                    continue;
+                }
+                (Some(_), "ffn") => {
+                    let (given, known) = (fields.need::<String>(name)?, self.activations());
+                    let found = known.iter().find(|(known, _)| *known == given);
+                    json!(found.map(|(_, kind)| kind).ok_or_else(|| {
+                        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+                        let names = names.join(", ");
+                        format!("{name} `{given}` is not known: expected one of {names}")
+                    })?)
+                }
+                (Some(value), _) => value.clone(),
+            };
+            let read = GptConfig::deserialize(&settings);
+            config = read.map_err(|error| format!("{name}: {error}"))?;
+        }
+        config.attention_scale = scale;
+        Ok(config)
+    }
+
     /// A message with the names of settings as files have them.
     fn in_its_words(&self, message: &str, fields: &Fields<'_>) -> String {
         let is_name = |c: char| c.is_alphanumeric() || "_.".contains(c);
         let theirs = |word: &str| {
-            let (_, names) = SETTINGS.iter().find(|(ours, _)| *ours == word)?;
-            let mut keys = self.keys.iter().copied().flatten();
-            let Key(key, _) =
-                keys.find(|Key(key, _)| key.split('|').any(|k| names.contains(&k)))?;
+            let (key, _) = self.keys().find(|(_, ours)| *ours == word)?;
             let mut said = key.split('|').filter(|key| fields.has(key));
             said.next().or(key.split('|').next())
         };
@@ -468,8 +379,26 @@ impl ModelType {
         let mut json = Map::new();
         json.insert("architectures".to_owned(), json!([self.architecture]));
         json.insert("model_type".to_owned(), json!(self.name));
-        for key in self.keys.iter().copied().flatten() {
-            key.write(&mut config.clone(), &mut json);
+        let settings = json!(config);
+        for &(names, setting) in self.keys() {
+            let name = names.split('|').next().unwrap_or(names);
+            let value = match (&settings[setting], setting) {
+                (_, "attention_scale") => {
+                    let scale = f64::from(config.attention_scale.unwrap_or(1.0));
+                    json!((1.0 / (scale * scale)).round() as u64)
+                }
+                (_, "ffn") => {
+                    let mut known = self.activations().iter();
+                    let found = known.find(|(_, kind)| *kind == config.ffn);
+                    found.map_or(Value::Null, |&(name, _)| json!(name))
+                }
+                // The shortest decimal that is the number, not its binary expansion.
+                (Value::Number(number), _) if number.is_f64() => {
+                    shortest(number.as_f64().unwrap_or_default() as f32)
+                }
+                (value, _) => value.clone(),
+            };
+            json.insert(name.to_owned(), value);
         }
         self.rope.write(&config, &mut json);
         self.windows.write(&config, &mut json);

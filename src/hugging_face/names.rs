@@ -141,18 +141,9 @@ impl Names {
             Some(_) if pattern.ends_with("qkv") => vec![config.n_heads * head, kv, kv],
             Some(_) => vec![columns / 2; 2],
         };
-        let mut end = 0;
-        let parts = alternatives(&theirs).into_iter().zip(widths);
-        let parts = parts.map(|(name, width)| {
-            end += width;
-            Part {
-                name,
-                columns: end - width..end,
-            }
-        });
         Entry {
             ours: ours.to_owned(),
-            parts: parts.collect(),
+            parts: Part::side_by_side(alternatives(&theirs).into_iter().zip(widths)),
             is_transposed: is_matrix && (self.transposes || ours == OUR_HEAD),
             offset: if is_norm { self.norm_offset } else { 0.0 },
             shape,
@@ -171,7 +162,7 @@ fn alternatives(name: &str) -> Vec<String> {
 }
 
 /// A parameter of a model, and the tensors that hold it in files.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub ours: String,
     /// Of the parameter.
@@ -184,12 +175,27 @@ pub(super) struct Entry {
 }
 
 /// A tensor of a file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Part {
     /// Without the prefix.
     pub name: String,
     /// Of the parameter's last axis, those that it holds.
     pub columns: Range<usize>,
+}
+
+impl Part {
+    /// Parts of these widths.
+    pub fn side_by_side(parts: impl Iterator<Item = (String, usize)>) -> Vec<Part> {
+        let mut end = 0;
+        let parts = parts.map(|(name, width)| {
+            end += width;
+            Part {
+                name,
+                columns: end - width..end,
+            }
+        });
+        parts.collect()
+    }
 }
 
 impl Entry {
@@ -234,12 +240,10 @@ impl Entry {
         let found: usize = tensors.iter().map(|part| part.shape().elements()).sum();
         let needed = self.elements();
         if found != needed {
-            return Err(Error::Parameter {
-                name: self.ours.clone(),
-                reason: format!(
-                    "the model has {found} numbers there, the one of the configuration {needed}"
-                ),
-            });
+            let reason = format!(
+                "the model has {found} numbers there, the one of the configuration {needed}"
+            );
+            return Err(Error::parameter(&self.ours, reason));
         }
         Ok(tensors)
     }

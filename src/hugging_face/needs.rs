@@ -126,8 +126,13 @@ impl MemoryNeeds {
         self.weights(precision.dtype()) + adapters * trained(precision) + self.tables()
     }
 
-    /// Refuses a model whose parameters and tables are more than the device has.
-    pub(super) fn check(&self, dtype: DType, memory: Option<u64>, device: &Device) -> Result<()> {
+    /// Refuses a model whose parameters, stored as `dtype`, and tables are more than `memory`, if that is known, such as what
+    /// the device [has](Device::memory); [`ModelFiles::load`](super::ModelFiles::load) does so first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] if a table is larger than the device's buffers may be.
+    pub fn check(&self, dtype: DType, memory: Option<u64>, device: &Device) -> Result<()> {
         let limits = device.limits();
         let largest = limits
             .max_buffer_size
@@ -149,13 +154,11 @@ impl MemoryNeeds {
                         bytes(self.weights(DType::F16) + self.tables())
                     ),
                 };
-                Err(Error::OutOfMemory {
-                    reason: format!(
-                        "the model's parameters take {} as {dtype:?}{halves}, the adapter has {}",
-                        bytes(needed),
-                        bytes(memory)
-                    ),
-                })
+                let (needed, memory) = (bytes(needed), bytes(memory));
+                let reason = format!(
+                    "the model's parameters take {needed} as {dtype:?}{halves}, the adapter has {memory}"
+                );
+                Err(Error::OutOfMemory { reason })
             }
             _ => Ok(()),
         }
@@ -166,46 +169,5 @@ fn trained(precision: Precision) -> u64 {
     match precision {
         Precision::F32 => TRAINED,
         Precision::Mixed => TRAINED + 2,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_does_not_fit_is_refused() {
-        let device = Device::new().unwrap();
-        let config = GptConfig {
-            positions: PositionKind::Rotary,
-            context: 1024,
-            n_layers: 1,
-            ..GptConfig::new(1000)
-        };
-        let needs = MemoryNeeds::of(&config).unwrap();
-        let all = needs.inference(DType::F32, 0);
-        for memory in [None, Some(all)] {
-            needs.check(DType::F32, memory, &device).unwrap();
-        }
-        let refused = |dtype, memory| needs.check(dtype, Some(memory), &device).unwrap_err();
-        assert_eq!(
-            refused(DType::F32, all - 1).to_string(),
-            "out of device memory: the model's parameters take 205.2 KiB as F32 (118.6 KiB as F16), the adapter has 205.2 KiB; \
-             use a smaller batch, context or model"
-        );
-        assert_eq!(
-            refused(DType::F16, 1024).to_string(),
-            "out of device memory: the model's parameters take 118.6 KiB as F16, the adapter has 1.0 KiB; use a smaller \
-             batch, context or model"
-        );
-        let config = GptConfig {
-            context: 1 << 24,
-            d_model: 512,
-            ..config
-        };
-        let needs = MemoryNeeds::of(&config).unwrap();
-        let error = needs.check(DType::F32, None, &device).unwrap_err();
-        let expected = "the model's table of positions needs 8.0 GiB, this adapter's limit is ";
-        assert!(error.to_string().starts_with(expected), "{error}");
     }
 }

@@ -13,52 +13,19 @@ pub(super) fn text(state: &State, value: &Value) -> Result<String, Error> {
     if let Some(text) = value.as_str() {
         return Ok(text.to_owned());
     }
+    let style = Style {
+        state,
+        is_json: false,
+        ensure_ascii: false,
+        sort_keys: false,
+        indent: None,
+        separators: [", ", ": "].map(str::to_owned),
+    };
     let mut out = String::new();
-    match value.kind() {
-        ValueKind::Undefined => {}
-        _ => represent(state, value, 0, &mut out)?,
+    if !value.is_undefined() {
+        style.write(value, 0, &mut out)?;
     }
     Ok(out)
-}
-
-/// `repr(value)`.
-fn represent(state: &State, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
-    check(state, depth)?;
-    match value.kind() {
-        ValueKind::None => out.push_str("None"),
-        ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
-        ValueKind::Number => number(value, out),
-        ValueKind::String => quote(value.as_str().unwrap_or_default(), out),
-        ValueKind::Seq | ValueKind::Iterable => {
-            let is_tuple = value.is_tuple();
-            out.push(if is_tuple { '(' } else { '[' });
-            let mut count = 0;
-            for item in value.try_iter()? {
-                out.push_str(if count > 0 { ", " } else { "" });
-                represent(state, &item, depth + 1, out)?;
-                count += 1;
-            }
-            out.push_str(match (is_tuple, count) {
-                (true, 1) => ",)",
-                (true, _) => ")",
-                (false, _) => "]",
-            });
-        }
-        ValueKind::Map => {
-            out.push('{');
-            for (index, key) in value.try_iter()?.enumerate() {
-                out.push_str(if index > 0 { ", " } else { "" });
-                represent(state, &key, depth + 1, out)?;
-                out.push_str(": ");
-                represent(state, &value.get_item(&key)?, depth + 1, out)?;
-            }
-            out.push('}');
-        }
-        _ => {
-            let _ = write!(out, "{value}");
-        }
-    }
-    Ok(())
 }
 
 /// A text in quotation marks, as Python chooses them.
@@ -107,9 +74,11 @@ fn number(value: &Value, out: &mut String) {
     }
 }
 
-/// How JSON is to be written.
+/// How values are to be written.
 struct Style<'a> {
     state: &'a State<'a, 'a>,
+    /// As JSON, not as `repr(value)`.
+    is_json: bool,
     ensure_ascii: bool,
     sort_keys: bool,
     /// What a level is indented by, if lines are to be broken.
@@ -139,6 +108,7 @@ pub(super) fn json(state: &State, value: &Value, options: &Kwargs) -> Result<Str
     };
     let style = Style {
         state,
+        is_json: true,
         ensure_ascii: options
             .get::<Option<bool>>("ensure_ascii")?
             .unwrap_or(false),
@@ -155,19 +125,30 @@ pub(super) fn json(state: &State, value: &Value, options: &Kwargs) -> Result<Str
 impl Style<'_> {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
         check(self.state, depth)?;
+        let [none, yes, no] = match self.is_json {
+            true => ["null", "true", "false"],
+            false => ["None", "True", "False"],
+        };
         match value.kind() {
-            ValueKind::None => out.push_str("null"),
-            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::None => out.push_str(none),
+            ValueKind::Bool => out.push_str(if value.is_true() { yes } else { no }),
             ValueKind::Number => match f64::try_from(value.clone()) {
-                Ok(float) if float.is_nan() => out.push_str("NaN"),
-                Ok(f64::INFINITY) => out.push_str("Infinity"),
-                Ok(f64::NEG_INFINITY) => out.push_str("-Infinity"),
+                Ok(float) if float.is_nan() && self.is_json => out.push_str("NaN"),
+                Ok(f64::INFINITY) if self.is_json => out.push_str("Infinity"),
+                Ok(f64::NEG_INFINITY) if self.is_json => out.push_str("-Infinity"),
                 _ => number(value, out),
             },
-            ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
+            ValueKind::String if self.is_json => {
+                self.string(value.as_str().unwrap_or_default(), out);
+            }
+            ValueKind::String => quote(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
-                let items = value.try_iter()?;
-                self.items(['[', ']'], items, depth, out, |item, out| {
+                let ends = match value.is_tuple() && !self.is_json {
+                    true if value.len() == Some(1) => ["(", ",)"],
+                    true => ["(", ")"],
+                    false => ["[", "]"],
+                };
+                self.items(ends, value.try_iter()?, depth, out, |item, out| {
                     self.write(&item, depth + 1, out)
                 })?;
             }
@@ -176,20 +157,24 @@ impl Style<'_> {
                 if self.sort_keys {
                     keys.sort();
                 }
-                self.items(['{', '}'], keys, depth, out, |key, out| {
-                    self.string(&text(self.state, &key)?, out);
+                self.items(["{", "}"], keys, depth, out, |key, out| {
+                    match self.is_json {
+                        true => self.string(&text(self.state, &key)?, out),
+                        false => self.write(&key, depth + 1, out)?,
+                    }
                     out.push_str(&self.separators[1]);
                     self.write(&value.get_item(&key)?, depth + 1, out)
                 })?;
             }
-            kind => return Err(refuse(&format!("tojson: {kind} has no JSON"))),
+            kind if self.is_json => return Err(refuse(&format!("tojson: {kind} has no JSON"))),
+            _ => *out += &value.to_string(),
         }
         Ok(())
     }
 
     fn items(
         &self,
-        [open, close]: [char; 2],
+        [open, close]: [&str; 2],
         items: impl IntoIterator<Item = Value>,
         depth: usize,
         out: &mut String,
@@ -201,7 +186,7 @@ impl Style<'_> {
                 out.push_str(&indent.repeat(depth));
             }
         };
-        out.push(open);
+        out.push_str(open);
         let mut is_empty = true;
         for item in items {
             out.push_str(if is_empty { "" } else { &self.separators[0] });
@@ -212,7 +197,7 @@ impl Style<'_> {
         if !is_empty {
             line(depth, out);
         }
-        out.push(close);
+        out.push_str(close);
         Ok(())
     }
 

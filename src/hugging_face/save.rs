@@ -16,7 +16,7 @@ use super::files::{CONFIG, INDEX, WEIGHTS};
 use super::model_type::{ModelType, TYPES};
 use super::names::{Entry, HEAD, Part};
 use super::weights::transpose;
-use crate::checkpoint::{Staged, TensorsFile, replace_with};
+use crate::checkpoint::{Staged, TensorsFile, number_size, replace_with};
 use crate::data::CharTokenizer;
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Tensor};
@@ -94,41 +94,40 @@ pub fn export_in_files(
     for key in ["bos_token_id", "eos_token_id"] {
         json.insert(key.to_owned(), ids.clone());
     }
-    let (dtype, size) = match parameters.dtype() {
-        DType::F16 => (Dtype::F16, 2),
-        _ => (Dtype::F32, 4),
-    };
-    let stored = if dtype == Dtype::F16 {
-        "float16"
-    } else {
-        "float32"
+    let (dtype, stored) = match parameters.dtype() {
+        DType::F16 => (Dtype::F16, "float16"),
+        _ => (Dtype::F32, "float32"),
     };
     json.insert("dtype".to_owned(), Value::from(stored));
     let entries = names.entries(config)?;
-    let mut parts = Vec::new();
+    let mut all = Vec::new();
     for entry in &entries {
         for part in &entry.parts {
             let name = match part.name.as_str() {
                 HEAD => HEAD.to_owned(),
                 theirs => format!("{}{theirs}", names.prefix),
             };
-            parts.push((name, entry, part));
+            let tensors = entry.tensors(parameters)?;
+            let stored = Stored {
+                entry,
+                part,
+                tensors,
+                dtype,
+            };
+            all.push((name, stored));
         }
     }
     // The order in which safetensors writes tensors of one type.
-    parts.sort_by(|a, b| a.0.cmp(&b.0));
-    let bytes_of = |(_, entry, part): &(String, &Entry, &Part)| {
-        size * entry.shape_of(part).iter().product::<usize>()
-    };
+    all.sort_by(|a, b| a.0.cmp(&b.0));
     let mut shards = Vec::new();
-    while !parts.is_empty() {
+    while !all.is_empty() {
         let mut bytes = 0;
-        let fits = parts.iter().take_while(|part| {
-            bytes += bytes_of(part) as u64;
+        let fits = all.iter().take_while(|(_, stored)| {
+            bytes += stored.bytes() as u64;
             bytes <= largest
         });
-        let rest = parts.split_off(fits.count().max(1));
-        shards.push(std::mem::replace(&mut parts, rest));
+        let rest = all.split_off(fits.count().max(1));
+        shards.push(std::mem::replace(&mut all, rest));
     }
     let count = shards.len();
     let name_of = |number: usize| match count {
@@ -136,37 +135,40 @@ pub fn export_in_files(
         _ => format!("model-{number:05}-of-{count:05}.safetensors"),
     };
     let (mut files, mut total, mut weight_map) = (Vec::new(), 0, Map::new());
-    for (number, parts) in (1..).zip(shards) {
-        let (mut end, mut infos, mut contents) = (0, Vec::new(), Vec::new());
-        for part in parts {
-            let start = end;
-            end += bytes_of(&part);
-            let (name, entry, part) = part;
+    for (number, shard) in (1..).zip(shards) {
+        for (name, stored) in &shard {
             weight_map.insert(name.clone(), Value::from(name_of(number)));
-            let info = TensorInfo {
-                dtype,
-                shape: entry.shape_of(part),
-                data_offsets: (start, end),
-            };
-            infos.push((name, info));
-            contents.push(Content::Part {
-                entry,
-                part,
-                tensors: entry.tensors(parameters)?,
-                dtype,
-            });
+            total += stored.bytes();
         }
-        total += end;
-        files.push((name_of(number), header_of(infos), contents));
+        files.push(file_of(name_of(number), shard));
     }
     let index = json!({
-        "metadata": { "total_parameters": total / size, "total_size": total },
+        "metadata": { "total_parameters": total / parameters.dtype().bytes(), "total_size": total },
         "weight_map": weight_map,
     });
     let [json, index] = [Value::Object(json), index]
         .map(|value| serde_json::to_vec_pretty(&value).expect("keys are strings"));
-    let index = Some(&index[..]).filter(|_| count > 1);
-    write(directory.as_ref(), &json, index, &files)
+    let index = (count > 1).then_some((INDEX, &index[..]));
+    check(directory.as_ref(), index.is_some())?;
+    let texts: Vec<_> = index.into_iter().chain([(CONFIG, &json[..])]).collect();
+    write(directory.as_ref(), &files, &texts)
+}
+
+/// A file of these tensors, which are in the order of their names.
+pub(super) fn file_of<'a>(name: String, tensors: Vec<(String, Stored<'a>)>) -> WeightsFile<'a> {
+    let (mut end, mut infos, mut contents) = (0, Vec::new(), Vec::new());
+    for (name, stored) in tensors {
+        let start = end;
+        end += stored.bytes();
+        let info = TensorInfo {
+            dtype: stored.dtype,
+            shape: stored.entry.shape_of(stored.part),
+            data_offsets: (start, end),
+        };
+        infos.push((name, info));
+        contents.push(Content::Stored(stored));
+    }
+    (name, header_of(infos), contents)
 }
 
 /// Everything of a file before the tensors' data.
@@ -225,8 +227,7 @@ pub fn export_characters(
     ] {
         let path = directory.as_ref().join(name);
         let text = serde_json::to_vec_pretty(&json).expect("keys are strings");
-        replace_with(&path, |file| file.write_all(&text))
-            .map_err(|source| Error::File { path, source })?;
+        replace_with(&path, |file| file.write_all(&text)).map_err(Error::file(path))?;
     }
     Ok(())
 }
@@ -241,11 +242,9 @@ fn describe(config: &GptConfig) -> Result<(&'static ModelType, Map<String, Value
             Err(key) => differences.push(format!("{} has no {key}", model_type.name)),
         }
     }
-    Err(Error::InvalidArgument {
-        name: "the model's configuration".to_owned(),
-        value: differences.join("; "),
-        expected: "a model that one of these types describes".to_owned(),
-    })
+    let expected = "a model that one of these types describes";
+    let name = "the model's configuration";
+    Err(Error::invalid(name, differences.join("; "), expected))
 }
 
 /// A file of weights: its name, everything before the tensors' data, and that data.
@@ -257,30 +256,26 @@ pub(super) fn check(directory: &Path, has_index: bool) -> Result<()> {
     let other = if has_index { WEIGHTS } else { INDEX };
     match directory.join(other).exists() {
         false => Ok(()),
-        true => Err(Error::Checkpoint {
-            path: directory.to_owned(),
-            reason: format!(
+        true => Err(Error::checkpoint(
+            directory,
+            format!(
                 "it holds a {other}, by which readers would find other weights than those to be saved: name another \
                  directory, or remove that file"
             ),
-        }),
+        )),
     }
 }
 
-/// Writes the configuration and the weights. All are complete before the first takes the place of what was there.
+/// Writes the weights, and texts beside them by their names. All are complete before the first takes the place of what was
+/// there.
 pub(super) fn write(
     directory: &Path,
-    json: &[u8],
-    index: Option<&[u8]>,
     files: &[WeightsFile<'_>],
+    texts: &[(&str, &[u8])],
 ) -> Result<()> {
-    check(directory, index.is_some())?;
     let refuse = |path: &Path, source: io::Error| match source.downcast::<Error>() {
         Ok(error) => error,
-        Err(source) => Error::File {
-            path: path.to_owned(),
-            source,
-        },
+        Err(source) => Error::file(path)(source),
     };
     fs::create_dir_all(directory).map_err(|source| refuse(directory, source))?;
     let mut staged = Vec::new();
@@ -290,18 +285,19 @@ pub(super) fn write(
             let mut file = BufWriter::new(file);
             file.write_all(header)?;
             for content in contents {
-                content.write(&mut file)?;
+                match content {
+                    Content::Stored(stored) => stored.write(&mut file)?,
+                    Content::Kept { file: from, info } => from.copy(info, &mut file)?,
+                }
             }
             file.flush()
         });
         staged.push(file.map_err(|source| refuse(&path, source))?);
     }
-    for (name, text) in [(INDEX, index), (CONFIG, Some(json))] {
+    for (name, text) in texts {
         let path = directory.join(name);
-        if let Some(text) = text {
-            let file = Staged::write(&path, |file| file.write_all(text));
-            staged.push(file.map_err(|source| refuse(&path, source))?);
-        }
+        let file = Staged::write(&path, |file| file.write_all(text));
+        staged.push(file.map_err(|source| refuse(&path, source))?);
     }
     let mut placed = staged.into_iter().map(Staged::place);
     placed.try_for_each(|placed| placed.map_err(|source| refuse(directory, source)))
@@ -309,13 +305,7 @@ pub(super) fn write(
 
 /// The data of one tensor of a file.
 pub(super) enum Content<'a> {
-    /// Some columns of a parameter, which lies in some tensors one behind the other.
-    Part {
-        entry: &'a Entry,
-        part: &'a Part,
-        tensors: Vec<Tensor>,
-        dtype: Dtype,
-    },
+    Stored(Stored<'a>),
     /// What is to be kept of a file.
     Kept {
         file: &'a TensorsFile,
@@ -323,18 +313,28 @@ pub(super) enum Content<'a> {
     },
 }
 
-impl Content<'_> {
+/// Some columns of a parameter, which lies in some tensors one behind the other.
+pub(super) struct Stored<'a> {
+    pub entry: &'a Entry,
+    pub part: &'a Part,
+    pub tensors: Vec<Tensor>,
+    pub dtype: Dtype,
+}
+
+impl Stored<'_> {
+    fn bytes(&self) -> usize {
+        let elements: usize = self.entry.shape_of(self.part).iter().product();
+        elements * number_size(self.dtype).expect("it is a type of numbers")
+    }
+
     /// Errors of the device come wrapped.
     fn write(&self, file: &mut impl Write) -> io::Result<()> {
-        let (entry, part, tensors, dtype) = match self {
-            Content::Kept { file: from, info } => return from.copy(info, file),
-            Content::Part {
-                entry,
-                part,
-                tensors,
-                dtype,
-            } => (entry, part, tensors, *dtype),
-        };
+        let &Stored {
+            entry,
+            part,
+            ref tensors,
+            dtype,
+        } = self;
         let mut write = |mut values: Vec<f32>| {
             if entry.offset != 0.0 {
                 values.iter_mut().for_each(|value| *value -= entry.offset);
@@ -350,24 +350,22 @@ impl Content<'_> {
                 _ => file.write_all(bytemuck::cast_slice(&values)),
             }
         };
-        if entry.parts.len() == 1 && !entry.is_transposed {
-            for tensor in tensors {
-                let count = tensor.shape().elements();
-                for start in (0..count).step_by(PIECE) {
-                    let piece = tensor.part(start, [count.min(start + PIECE) - start]);
-                    write(piece.to_floats().map_err(io::Error::other)?)?;
-                }
-            }
-            return Ok(());
-        }
-        // One copy of the parameter, of which the file gets columns.
-        let mut values = Vec::with_capacity(entry.elements());
+        // One copy of the parameter, of which the file gets columns, unless it gets all as they are.
+        let is_whole = entry.parts.len() == 1 && !entry.is_transposed;
+        let mut values = Vec::new();
         for tensor in tensors {
             let count = tensor.shape().elements();
             for start in (0..count).step_by(PIECE) {
                 let piece = tensor.part(start, [count.min(start + PIECE) - start]);
-                values.extend(piece.to_floats().map_err(io::Error::other)?);
+                let piece = piece.to_floats().map_err(io::Error::other)?;
+                match is_whole {
+                    true => write(piece)?,
+                    false => values.extend(piece),
+                }
             }
+        }
+        if is_whole {
+            return Ok(());
         }
         let [rows, columns] = entry.extents();
         let (first, width) = (part.columns.start, part.columns.len());
@@ -393,10 +391,5 @@ fn require_range(name: &str, dtype: Dtype, values: &[f32]) -> io::Result<()> {
         Dtype::F16 => DType::F16.require_range(values),
         _ => Ok(()),
     };
-    fits.map_err(|reason| {
-        io::Error::other(Error::Parameter {
-            name: name.to_owned(),
-            reason,
-        })
-    })
+    fits.map_err(|reason| io::Error::other(Error::parameter(name, reason)))
 }

@@ -476,8 +476,8 @@ fn parse_if_there<T: DeserializeOwned + Default>(path: PathBuf) -> Result<T> {
 }
 
 fn refuse(path: &Path, error: impl fmt::Display) -> Error {
-    Error::Checkpoint {
-        path: path.to_owned(),
-        reason: format!("it is no tokenizer that can be used: {error}"),
-    }
+    Error::checkpoint(
+        path,
+        format!("it is no tokenizer that can be used: {error}"),
+    )
 }

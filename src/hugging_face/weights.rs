@@ -5,16 +5,21 @@ use std::path::Path;
 
 use safetensors::tensor::TensorInfo;
 
-use super::files::{CONFIG, WeightFiles};
-use super::names::{Entry, HEAD, Names, Part};
+use super::files::WeightFiles;
+use super::names::{Entry, HEAD, LLAMA, Names, Part};
 use crate::checkpoint::{PIECE, TensorsFile, number_size, widen};
 use crate::error::{Error, Result};
 use crate::gpu::DType;
+use crate::nn::Parameters;
 
 /// The numbers of a transposed matrix that the host holds at a time, but at least an eighth of it: each strip of rows reads a
 /// piece of every column.
 const STRIP: usize = 1 << 20;
 const STRIPS: usize = 8;
+
+/// Numbers that are written at a time, and that wgpu may keep on the host until they have arrived.
+const WRITTEN: usize = 1 << 20;
+const MOST_UNDER_WAY: usize = 1 << 23;
 
 /// Rows and columns that are transposed together.
 const TILE: usize = 16;
@@ -53,6 +58,16 @@ impl Weights {
         })
     }
 
+    /// A file by itself, whose tensors are called what entries say.
+    pub fn of(name: &str, file: TensorsFile) -> Weights {
+        Weights {
+            files: vec![(name.to_owned(), file)],
+            index: None,
+            names: &LLAMA,
+            prefix: "",
+        }
+    }
+
     /// The name of a tensor in the files.
     fn name(&self, theirs: &str) -> String {
         match theirs {
@@ -61,7 +76,7 @@ impl Weights {
         }
     }
 
-    fn find(&self, name: &str) -> Option<(&TensorsFile, &TensorInfo)> {
+    pub fn find(&self, name: &str) -> Option<(&TensorsFile, &TensorInfo)> {
         let mut files = self.files.iter();
         files.find_map(|(_, file)| Some((file, file.metadata.info(name)?)))
     }
@@ -77,7 +92,7 @@ impl Weights {
     }
 
     /// The first file, for what is wrong with all of them.
-    fn refuse(&self, reason: String) -> Error {
+    pub fn refuse(&self, reason: String) -> Error {
         self.files[0].1.refuse(reason)
     }
 
@@ -103,8 +118,9 @@ impl Weights {
         Ok(false)
     }
 
-    /// Checks that every parameter is there in the right shape, and nothing else that would matter.
-    pub fn check(&self, entries: &[Entry], n_layers: usize) -> Result<()> {
+    /// Checks that every parameter is there in the right shape, and nothing else that would matter. `model` is what needs them,
+    /// `unknown` what is wrong with other tensors.
+    pub fn check(&self, entries: &[Entry], model: &str, unknown: &str) -> Result<()> {
         for (_, file) in &self.files {
             for name in file.metadata.offset_keys() {
                 let info = file.metadata.info(&name).expect("it is one of the names");
@@ -113,14 +129,12 @@ impl Weights {
                     if self.names.is_constant(bare) {
                         continue;
                     }
-                    return Err(file.refuse(format!(
-                        "tensor `{name}` belongs to no part of the model of {CONFIG}, which has {n_layers} layers"
-                    )));
+                    return Err(file.refuse(format!("tensor `{name}` {unknown}")));
                 };
                 let needed = entry.shape_of(part);
                 if info.shape != needed {
                     return Err(file.refuse(format!(
-                        "tensor `{name}` has shape {:?}, the model of {CONFIG} needs {needed:?}",
+                        "tensor `{name}` has shape {:?}, {model} needs {needed:?}",
                         info.shape
                     )));
                 }
@@ -148,7 +162,7 @@ impl Weights {
                     false => "",
                 };
                 Err(self.refuse(format!(
-                    "tensor `{name}`, which the model of {CONFIG} needs, is missing{remedy}"
+                    "tensor `{name}`, which {model} needs, is missing{remedy}"
                 )))
             }
         }
@@ -171,8 +185,52 @@ impl Weights {
         }
     }
 
+    /// Puts the numbers of all entries into parameters. `progress` is told the bytes of these that have been read, and all that
+    /// there are.
+    pub fn restore(
+        &self,
+        entries: &[Entry],
+        parameters: &Parameters,
+        progress: impl Fn(u64, u64),
+    ) -> Result<()> {
+        let (device, dtype) = (parameters.device(), parameters.dtype());
+        let all: usize = entries.iter().map(Entry::elements).sum();
+        let in_bytes = |count: usize| (count * dtype.bytes()) as u64;
+        let (mut under_way, mut done) = (0, 0);
+        for entry in entries {
+            let mut tensors = entry.tensors(parameters)?.into_iter();
+            let (mut tensor, mut start) = (tensors.next(), 0);
+            self.read(entry, dtype, |numbers| {
+                done += numbers.len();
+                progress(in_bytes(done), in_bytes(all));
+                let mut rest = numbers;
+                while let Some(place) = &tensor {
+                    let room = place.shape().elements() - start;
+                    let (piece, behind) = rest.split_at(rest.len().min(room).min(WRITTEN));
+                    if !piece.is_empty() {
+                        place.part(start, [piece.len()]).write_floats(piece)?;
+                    }
+                    start += piece.len();
+                    under_way += piece.len();
+                    rest = behind;
+                    if under_way >= MOST_UNDER_WAY {
+                        device.flush()?;
+                        under_way = 0;
+                    }
+                    if start == place.shape().elements() {
+                        (tensor, start) = (tensors.next(), 0);
+                    } else if rest.is_empty() {
+                        break;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        device.flush()
+    }
+
     /// Hands over all numbers of a parameter in its own order, to be rounded to a type, a piece at a time.
-    pub fn read(
+    fn read(
         &self,
         entry: &Entry,
         dtype: DType,

@@ -2,6 +2,7 @@
 
 use super::config::GptConfig;
 use super::kv_cache::Places;
+use super::multi_head_attention::{in_heads, joined};
 use super::position::first_rows;
 use super::{Linear, ParameterBuilder, Positions, RmsNorm};
 use crate::gpu::Tensor;
@@ -111,7 +112,7 @@ impl CausalSelfAttention {
         cache: &Tensor,
     ) -> Var<'t> {
         let tape = x.tape();
-        let [batch, length] = [0, 1].map(|axis| x.shape().dim(axis));
+        let length = x.shape().dim(1);
         let kv_width = self.settings.n_kv_heads * self.head_dim;
         let q_width = self.settings.n_heads * self.head_dim;
         let qkv = self.qkv.forward(x);
@@ -123,16 +124,12 @@ impl CausalSelfAttention {
             return self.out.forward(qkv.packed_attention(&self.settings));
         };
         let q = qkv.cached_heads(&self.heads(tape, positions, None), cache, places.starts);
-        let heads = |x: Var<'t>, start: usize, width: usize, length: usize| {
-            let x = x.slice(2, start..start + width);
-            let x = x.reshape([batch, length, width / self.head_dim, self.head_dim]);
-            x.permute(&[0, 2, 1, 3])
-        };
+        let heads =
+            |x: Var<'t>, start, width| in_heads(x.slice(2, start..start + width), self.head_dim);
         // Only the places that may hold something: what a token costs grows with its text, not with the capacity.
         let cached = tape.tensor(cache).slice(1, 0..seen.keys);
-        let q = heads(q, 0, q_width, length);
-        let k = heads(cached, 0, kv_width, seen.keys);
-        let v = heads(cached, kv_width, kv_width, seen.keys);
+        let q = heads(q, 0, q_width);
+        let [k, v] = [0, kv_width].map(|start| heads(cached, start, kv_width));
         // The mask says what causality and the window say of texts of different lengths.
         let settings = Attention {
             causal: false,
@@ -140,8 +137,7 @@ impl CausalSelfAttention {
             ..self.settings.clone()
         };
         let attended = attention(q, k, v, Some(Mask::Boolean(seen.mask)), &settings);
-        let attended = attended.permute(&[0, 2, 1, 3]);
-        self.out.forward(attended.reshape([batch, length, q_width]))
+        self.out.forward(joined(attended))
     }
 
     /// Its linear layers.

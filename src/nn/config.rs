@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::kinds::{FeedForwardKind, NormKind, NormPlacement, PositionKind};
 use super::rotary::{LocalAttention, Rotary};
-use super::setting::{impossible, require_positive};
-use crate::error::Result;
+use super::setting::require_positive;
+use crate::error::{Error, Result};
 use crate::ops::attention::MAX_HEAD_DIM;
 
 /// No single size may pass this: what is larger is a slip of the keyboard.
@@ -192,7 +192,7 @@ impl GptConfig {
         ];
         for (name, value, most) in sizes {
             if !(1..=most).contains(&value) {
-                return Err(impossible(name, value, format!("1 to {most}")));
+                return Err(Error::invalid(name, value, format!("1 to {most}")));
             }
         }
         self.validate_heads()?;
@@ -215,7 +215,7 @@ impl GptConfig {
         ];
         for (name, share) in shares {
             if !(0.0..1.0).contains(&share) {
-                return Err(impossible(name, share, "0 or more, below 1"));
+                return Err(Error::invalid(name, share, "0 or more, below 1"));
             }
         }
         // The fixed tables count here too: they take memory like parameters do.
@@ -223,7 +223,7 @@ impl GptConfig {
         let total = self.count().saturating_add(table);
         if total > MOST_PARAMETERS {
             let expected = format!("sizes with at most {MOST_PARAMETERS} parameters in total");
-            return Err(impossible("the model's size", total, expected));
+            return Err(Error::invalid("the model's size", total, expected));
         }
         Ok(())
     }
@@ -232,23 +232,23 @@ impl GptConfig {
         let (d_model, n_heads, kv_heads) = (self.d_model, self.n_heads, self.n_kv_heads());
         if self.head_dim.is_none() && !d_model.is_multiple_of(n_heads) {
             let expected = format!("a multiple of n_heads = {n_heads}");
-            return Err(impossible("d_model", d_model, expected));
+            return Err(Error::invalid("d_model", d_model, expected));
         }
         if kv_heads == 0 || !n_heads.is_multiple_of(kv_heads) {
             let expected = format!("a divisor of n_heads = {n_heads}");
-            return Err(impossible("n_kv_heads", kv_heads, expected));
+            return Err(Error::invalid("n_kv_heads", kv_heads, expected));
         }
         let head_dim = self.head_dim();
         if self.head_dim.is_some() && !(1..=MAX_HEAD_DIM).contains(&head_dim) {
             let expected = format!("1 to {MAX_HEAD_DIM}");
-            return Err(impossible("head_dim", head_dim, expected));
+            return Err(Error::invalid("head_dim", head_dim, expected));
         }
         if head_dim > MAX_HEAD_DIM {
             let expected = format!(
                 "at least {} heads for d_model = {d_model}: a head holds at most {MAX_HEAD_DIM}",
                 d_model.div_ceil(MAX_HEAD_DIM)
             );
-            return Err(impossible("n_heads", n_heads, expected));
+            return Err(Error::invalid("n_heads", n_heads, expected));
         }
         if self.positions == PositionKind::Rotary && !head_dim.is_multiple_of(2) {
             let (name, value) = match self.head_dim {
@@ -256,7 +256,7 @@ impl GptConfig {
                 None => ("d_model", d_model),
             };
             let expected = format!("heads of even extent for rotary positions, not of {head_dim}");
-            return Err(impossible(name, value, expected));
+            return Err(Error::invalid(name, value, expected));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::block::{Branches, Norms};
-use super::config::GptConfig;
+use super::config::{GptConfig, SINUSOIDAL_BASE};
 use super::kinds::{FeedForwardKind, NormKind, NormPlacement, PositionKind};
 use super::{
     Embedding, FeedForward, Linear, MultiHeadAttention, MultiHeadAttentionConfig, Norm,
@@ -206,14 +206,12 @@ impl Encoder {
             vocab_size,
             context,
             d_model,
-            n_heads,
             bias,
             ..
         } = config;
         let token_embedding =
             Embedding::new(&mut builder.enter("token_embedding"), vocab_size, d_model);
-        let sinusoidal = PositionKind::Sinusoidal;
-        let positions = Positions::new(builder, sinusoidal, context, d_model, n_heads);
+        let positions = Positions::sinusoidal(builder, context, d_model, SINUSOIDAL_BASE);
         let mut blocks = Vec::new();
         for i in 0..config.n_layers {
             let scope = &mut builder.enter(format!("blocks.{i}"));

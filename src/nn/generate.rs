@@ -227,11 +227,11 @@ impl Gpt {
         );
         for prompt in prompts.iter().map(AsRef::as_ref) {
             if prompt.is_empty() {
-                return Err(Error::InvalidArgument {
-                    name: "prompt".to_owned(),
-                    value: "empty".to_owned(),
-                    expected: "at least one token to continue".to_owned(),
-                });
+                return Err(Error::invalid(
+                    "prompt",
+                    "empty",
+                    "at least one token to continue",
+                ));
             }
             check_tokens(prompt, self.config().vocab_size)?;
         }

@@ -130,7 +130,7 @@ impl Gpt {
             }
             PositionKind::Learned => {
                 let scope = &mut builder.enter("position_embedding");
-                Positions::new(scope, PositionKind::Learned, context, d_model, 1)
+                Positions::learned(scope, context, d_model)
             }
             PositionKind::Rotary => {
                 Positions::rotary(builder, context, config.head_dim(), &config.rotary)

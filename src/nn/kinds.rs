@@ -31,7 +31,7 @@ macro_rules! named {
                 known.copied().ok_or_else(|| {
                     let names: Vec<&str> = $type::ALL.iter().map(|kind| kind.name()).collect();
                     let expected = format!("one of {}", names.join(", "));
-                    $crate::nn::setting::impossible($setting, text, expected)
+                    $crate::Error::invalid($setting, text, expected)
                 })
             }
         }

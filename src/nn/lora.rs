@@ -4,9 +4,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::setting::impossible;
 use super::{Init, InitKind, Parameter, ParameterBuilder};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::blocks::MOST_BLOCKS;
 use crate::tape::{Tape, Var};
 
@@ -53,13 +52,17 @@ impl LoraConfig {
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) if the rank is zero, alpha not finite, or dropout no share.
     pub fn validate(&self) -> Result<()> {
         if self.rank == 0 {
-            return Err(impossible("rank", self.rank, "at least 1"));
+            return Err(Error::invalid("rank", self.rank, "at least 1"));
         }
         if !self.alpha.is_finite() {
-            return Err(impossible("alpha", self.alpha, "a finite number"));
+            return Err(Error::invalid("alpha", self.alpha, "a finite number"));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return Err(impossible("dropout", self.dropout, "0 or more, below 1"));
+            return Err(Error::invalid(
+                "dropout",
+                self.dropout,
+                "0 or more, below 1",
+            ));
         }
         Ok(())
     }

@@ -203,7 +203,8 @@ impl MultiHeadAttention {
         mask: Option<Mask<'t>>,
     ) -> Var<'t> {
         let [q, k, v] = self.heads(query, key, value);
-        self.joined(attention(q, k, v, mask, &self.config.attention()))
+        let heads = attention(q, k, v, mask, &self.config.attention());
+        self.out.forward(joined(heads))
     }
 
     /// [`MultiHeadAttention::forward`], which also returns the weights `[B, n_heads, Tq, Tk]` to look at, before dropout.
@@ -222,7 +223,7 @@ impl MultiHeadAttention {
     ) -> (Var<'t>, Var<'t>) {
         let [q, k, v] = self.heads(query, key, value);
         let (out, weights) = attention_with_weights(q, k, v, mask, &self.config.attention());
-        (self.joined(out), weights)
+        (self.out.forward(joined(out)), weights)
     }
 
     /// Attention of `x` `[B, T, d_model]` to itself.
@@ -271,22 +272,24 @@ impl MultiHeadAttention {
                 ]
             }
         };
-        projected.map(|x| {
-            let &[batch, length, columns] = x.shape().dims() else {
-                panic!("attention: {} is not [batch, length, extent]", x.shape());
-            };
-            let head_dim = self.config.head_dim();
-            let split = x.reshape([batch, length, columns / head_dim, head_dim]);
-            split.permute(&[0, 2, 1, 3])
-        })
+        projected.map(|x| in_heads(x, self.config.head_dim()))
     }
+}
 
-    /// `[B, H, T, head_dim]`, side by side and mixed.
-    #[track_caller]
-    fn joined<'t>(&self, heads: Var<'t>) -> Var<'t> {
-        let [batch, length] = [0, 2].map(|axis| heads.shape().dim(axis));
-        let rows = heads.permute(&[0, 2, 1, 3]);
-        self.out
-            .forward(rows.reshape([batch, length, self.config.d_model]))
-    }
+/// `[B, T, H·head_dim]` as `[B, H, T, head_dim]`.
+#[track_caller]
+pub(super) fn in_heads(x: Var<'_>, head_dim: usize) -> Var<'_> {
+    let &[batch, length, columns] = x.shape().dims() else {
+        panic!("attention: {} is not [batch, length, extent]", x.shape());
+    };
+    let split = x.reshape([batch, length, columns / head_dim, head_dim]);
+    split.permute(&[0, 2, 1, 3])
+}
+
+/// `[B, H, T, head_dim]` as `[B, T, H·head_dim]`.
+#[track_caller]
+pub(super) fn joined(heads: Var<'_>) -> Var<'_> {
+    let [batch, count, length, head_dim] = [0, 1, 2, 3].map(|axis| heads.shape().dim(axis));
+    let rows = heads.permute(&[0, 2, 1, 3]);
+    rows.reshape([batch, length, count * head_dim])
 }

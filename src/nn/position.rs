@@ -1,7 +1,5 @@
 //! How a transformer knows the order of its tokens.
 
-use super::config::SINUSOIDAL_BASE;
-use super::kinds::PositionKind;
 use super::{Constant, Embedding, ParameterBuilder, Rotary};
 use crate::ops::rotary_table_of;
 use crate::tape::{Tape, Var};
@@ -18,25 +16,10 @@ pub enum Positions {
 }
 
 impl Positions {
-    /// Positions up to `context` for vectors of extent `width` in `heads` heads. Learned ones have a parameter
-    /// `weight`.
+    /// Learned positions up to `context` for vectors of extent `width`, a parameter `weight`.
     #[track_caller]
-    pub fn new(
-        builder: &mut ParameterBuilder,
-        kind: PositionKind,
-        context: usize,
-        width: usize,
-        heads: usize,
-    ) -> Positions {
-        match kind {
-            PositionKind::Learned => Positions::Learned(Embedding::whole(builder, context, width)),
-            PositionKind::Sinusoidal => {
-                Positions::sinusoidal(builder, context, width, SINUSOIDAL_BASE)
-            }
-            PositionKind::Rotary => {
-                Positions::rotary(builder, context, width / heads, &Rotary::default())
-            }
-        }
+    pub fn learned(builder: &mut ParameterBuilder, context: usize, width: usize) -> Positions {
+        Positions::Learned(Embedding::whole(builder, context, width))
     }
 
     /// Sinusoidal positions up to `context` for vectors of extent `width`, whose slowest wave has nearly `base` times the

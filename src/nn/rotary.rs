@@ -4,8 +4,8 @@ use std::f64::consts::TAU;
 
 use serde::{Deserialize, Serialize};
 
-use super::setting::{impossible, require_positive};
-use crate::error::Result;
+use super::setting::require_positive;
+use crate::error::{Error, Result};
 
 /// The base of the rotary angles, as published.
 pub const ROTARY_BASE: f64 = 10_000.0;
@@ -86,12 +86,12 @@ impl Rotary {
                 if !(high > low && high.is_finite()) {
                     let name = format!("{name}.scaling.high_frequency_factor");
                     let expected = format!("more than low_frequency_factor = {low}");
-                    return Err(impossible(&name, high, expected));
+                    return Err(Error::invalid(&name, high, expected));
                 }
                 match original_context {
                     0 => {
                         let name = format!("{name}.scaling.original_context");
-                        Err(impossible(&name, 0, "at least 1"))
+                        Err(Error::invalid(&name, 0, "at least 1"))
                     }
                     _ => Ok(()),
                 }
@@ -140,11 +140,11 @@ impl LocalAttention {
     /// Checks that such layers can exist in a model of so many.
     pub(super) fn validate(&self, n_layers: usize) -> Result<()> {
         if !(1..=1 << 29).contains(&self.window) {
-            return Err(impossible("local.window", self.window, "1 to 2²⁹"));
+            return Err(Error::invalid("local.window", self.window, "1 to 2²⁹"));
         }
         if self.layers.len() != n_layers {
             let expected = format!("an entry for each of {n_layers} layers");
-            return Err(impossible("local.layers", self.layers.len(), expected));
+            return Err(Error::invalid("local.layers", self.layers.len(), expected));
         }
         match &self.rotary {
             Some(rotary) => rotary.validate("local.rotary"),

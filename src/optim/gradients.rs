@@ -52,20 +52,14 @@ impl Gradients {
         loss_scale: LossScale,
     ) -> Result<Gradients> {
         if parameters.dtype() != DType::F32 {
-            return Err(Error::InvalidArgument {
-                name: "the parameters' type".to_owned(),
-                value: format!("{:?}, which is for inference", parameters.dtype()),
-                expected: "F32: build them without ParameterBuilder::with_dtype, and train on tapes of mixed precision"
-                    .to_owned(),
-            });
+            let value = format!("{:?}, which is for inference", parameters.dtype());
+            let expected = "F32: build them without ParameterBuilder::with_dtype, and train on tapes of mixed precision";
+            return Err(Error::invalid("the parameters' type", value, expected));
         }
         if let Some(frozen) = parameters.iter().find(|parameter| parameter.is_frozen()) {
-            return Err(Error::InvalidArgument {
-                name: format!("`{}`", frozen.name()),
-                value: "frozen by its builder".to_owned(),
-                expected: "parameters to train: describe them to another ParameterBuilder, or freeze some by ParameterGroups"
-                    .to_owned(),
-            });
+            let name = format!("`{}`", frozen.name());
+            let expected = "parameters to train: describe them to another ParameterBuilder, or freeze some by ParameterGroups";
+            return Err(Error::invalid(name, "frozen by its builder", expected));
         }
         let factors = groups.of(parameters)?;
         for segment in parameters.segments() {

@@ -63,8 +63,40 @@ impl Schedule {
     ///
     /// [`Error::InvalidArgument`] if the warm-up is longer than the whole, or if a ratio is outside 0..=1.
     pub fn validate(&self) -> Result<()> {
-        let (warmup, total, ratio, name) = match *self {
-            Self::Constant { .. } => return Ok(()),
+        let (warmup, total, ratio, name) = self.course();
+        if warmup > total {
+            let expected = format!("at most the total number of steps, {total}");
+            return Err(Error::invalid("warmup", warmup, expected));
+        }
+        if !(0.0..=1.0).contains(&ratio) {
+            let expected = "a fraction of the base learning rate, between 0 and 1";
+            return Err(Error::invalid(name, ratio, expected));
+        }
+        Ok(())
+    }
+
+    /// The learning rate of a step, counted from 0.
+    pub fn lr(&self, base: f32, step: u64) -> f32 {
+        // In f64 throughout, because an f32 cannot count the steps of a long run.
+        let (warmup, total, ratio, _) = self.course();
+        let (p, ratio) = (progress(step, warmup, total), f64::from(ratio));
+        let factor = match self {
+            Self::Constant { .. } => 1.0,
+            Self::WarmupCosine { .. } => ratio + (1.0 - ratio) * (1.0 + (PI * p).cos()) / 2.0,
+            Self::Linear { .. } => 1.0 + (ratio - 1.0) * p,
+        };
+        let factor = if step < warmup {
+            (step as f64 + 1.0) / (warmup as f64 + 1.0)
+        } else {
+            factor
+        };
+        (f64::from(base) * factor) as f32
+    }
+
+    /// The steps of warm-up, all steps, the last rate as a fraction of the base rate, and what that is called.
+    fn course(&self) -> (u64, u64, f32, &'static str) {
+        match *self {
+            Self::Constant { warmup } => (warmup, u64::MAX, 1.0, ""),
             Self::WarmupCosine {
                 warmup,
                 total,
@@ -75,53 +107,7 @@ impl Schedule {
                 total,
                 end_ratio,
             } => (warmup, total, end_ratio, "end_ratio"),
-        };
-        if warmup > total {
-            return Err(Error::InvalidArgument {
-                name: "warmup".into(),
-                value: warmup.to_string(),
-                expected: format!("at most the total number of steps, {total}"),
-            });
         }
-        if !(0.0..=1.0).contains(&ratio) {
-            return Err(Error::InvalidArgument {
-                name: name.into(),
-                value: ratio.to_string(),
-                expected: "a fraction of the base learning rate, between 0 and 1".into(),
-            });
-        }
-        Ok(())
-    }
-
-    /// The learning rate of a step, counted from 0.
-    pub fn lr(&self, base: f32, step: u64) -> f32 {
-        // In f64 throughout, because an f32 cannot count the steps of a long run.
-        let (warmup, factor) = match *self {
-            Self::Constant { warmup } => (warmup, 1.0),
-            Self::WarmupCosine {
-                warmup,
-                total,
-                min_ratio,
-            } => {
-                let min = f64::from(min_ratio);
-                let cosine = (1.0 + (PI * progress(step, warmup, total)).cos()) / 2.0;
-                (warmup, min + (1.0 - min) * cosine)
-            }
-            Self::Linear {
-                warmup,
-                total,
-                end_ratio,
-            } => {
-                let slope = f64::from(end_ratio) - 1.0;
-                (warmup, 1.0 + slope * progress(step, warmup, total))
-            }
-        };
-        let factor = if step < warmup {
-            (step as f64 + 1.0) / (warmup as f64 + 1.0)
-        } else {
-            factor
-        };
-        (f64::from(base) * factor) as f32
     }
 }
 

@@ -1,5 +1,9 @@
 //! Which fusions the planner may use.
 
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
 /// Which fusions the planner may use. All are on by default; `SHADEGRAD_FUSE=off` in the environment turns all off, and
 /// a list such as `SHADEGRAD_FUSE=pointwise,epilogue` all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,9 +46,11 @@ impl Fusion {
     };
 }
 
-impl Fusion {
-    /// The fusions by name: all of them for `on`, none for `off`, else those of a list with commas between.
-    fn named(names: &str) -> std::result::Result<Fusion, String> {
+/// The fusions by name: all of them for `on`, none for `off`, else those of a list with commas between.
+impl FromStr for Fusion {
+    type Err = Error;
+
+    fn from_str(names: &str) -> Result<Fusion> {
         match names.trim() {
             "on" | "" => return Ok(Fusion::ON),
             "off" => return Ok(Fusion::OFF),
@@ -59,50 +65,38 @@ impl Fusion {
                 "copy_elision" => fusion.copy_elision = true,
                 "horizontal" => fusion.horizontal = true,
                 "uniform" => fusion.uniform = true,
-                unknown => return Err(unknown.to_owned()),
+                unknown => {
+                    let known = "some of pointwise, epilogue, gate, copy_elision, horizontal and uniform, or on or off";
+                    return Err(Error::invalid("fusion", unknown, known));
+                }
             }
         }
         Ok(fusion)
     }
 }
 
-impl Default for Fusion {
-    /// What `SHADEGRAD_FUSE` says in the environment: `on` (as without it), `off`, or the fusions to use, such as
-    /// `pointwise,epilogue`.
+impl Fusion {
+    /// What `SHADEGRAD_FUSE` says in the environment.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// If it names a fusion that there isn't.
-    fn default() -> Fusion {
-        static CHOSEN: std::sync::OnceLock<Fusion> = std::sync::OnceLock::new();
-        *CHOSEN.get_or_init(|| {
-            let names = std::env::var("SHADEGRAD_FUSE").unwrap_or_default();
-            Fusion::named(&names).unwrap_or_else(|unknown| {
-                panic!(
-                    "SHADEGRAD_FUSE: there is no fusion `{unknown}`; there are pointwise, epilogue, gate, \
-                     copy_elision, horizontal and uniform, or on and off"
-                )
-            })
+    /// [`Error::InvalidArgument`] if it names a fusion that there isn't.
+    pub(super) fn from_environment() -> Result<Fusion> {
+        let names = std::env::var("SHADEGRAD_FUSE").unwrap_or_default();
+        names.parse().map_err(|error| match error {
+            Error::InvalidArgument {
+                value, expected, ..
+            } => Error::invalid("SHADEGRAD_FUSE", value, expected),
+            other => other,
         })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::Fusion;
-
-    #[test]
-    fn fusions_by_name() {
-        assert_eq!(Fusion::named(""), Ok(Fusion::ON));
-        assert_eq!(Fusion::named("on"), Ok(Fusion::ON));
-        assert_eq!(Fusion::named("off"), Ok(Fusion::OFF));
-        let all = "pointwise, epilogue,gate,copy_elision,horizontal,uniform";
-        assert_eq!(Fusion::named(all), Ok(Fusion::ON));
-        let one = Fusion {
-            epilogue: true,
-            ..Fusion::OFF
-        };
-        assert_eq!(Fusion::named("epilogue"), Ok(one));
-        assert_eq!(Fusion::named("epilog"), Err("epilog".to_owned()));
+impl Default for Fusion {
+    /// What `SHADEGRAD_FUSE` says in the environment: `on` (as without it), `off`, or the fusions to use, such as
+    /// `pointwise,epilogue`. If it names one that there isn't, tapes refuse to run.
+    fn default() -> Fusion {
+        static CHOSEN: std::sync::OnceLock<Fusion> = std::sync::OnceLock::new();
+        *CHOSEN.get_or_init(|| Fusion::from_environment().unwrap_or(Fusion::ON))
     }
 }

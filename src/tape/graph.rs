@@ -129,53 +129,31 @@ impl<O: ?Sized> List<O> {
         }
     }
 
-    /// Empties the list and keeps its room for the next one: recording a step allocates an eighth of the bytes then.
-    pub fn clear(&mut self) {
-        let List {
-            nodes,
-            values,
-            edges,
-            tensors,
-            bound,
-            input_bytes,
-            fetches,
-            signature,
-            fusion,
-            precision,
-            casts,
-            copied,
-            cast_from,
-            random_streams,
-            random_key,
-            rows,
-            writers,
-            boundaries,
-            checkpoints,
-            is_checkpointing,
-            refused,
-        } = self;
-        nodes.clear();
-        values.clear();
-        edges.clear();
-        tensors.clear();
-        bound.clear();
-        input_bytes.clear();
-        fetches.clear();
-        signature.clear();
-        *fusion = Fusion::default();
-        *precision = Precision::default();
-        casts.clear();
-        copied.clear();
-        cast_from.clear();
-        *random_streams = 0;
-        *random_key = None;
-        *rows = None;
-        writers.clear();
-        boundaries.clear();
-        checkpoints.clear();
-        *is_checkpointing = false;
-        *refused = None;
-        input_bytes.shrink_to(MOST_SPARE_BYTES);
+    /// An empty list with this one's room: recording a step allocates an eighth of the bytes then.
+    pub fn emptied(mut self) -> List<O> {
+        self.input_bytes.clear();
+        self.input_bytes.shrink_to(MOST_SPARE_BYTES);
+        self.signature.clear();
+        self.casts.clear();
+        self.bound.clear();
+        self.cast_from.clear();
+        List {
+            nodes: emptied(self.nodes),
+            values: emptied(self.values),
+            edges: emptied(self.edges),
+            tensors: emptied(self.tensors),
+            fetches: emptied(self.fetches),
+            copied: emptied(self.copied),
+            writers: emptied(self.writers),
+            boundaries: emptied(self.boundaries),
+            checkpoints: emptied(self.checkpoints),
+            input_bytes: self.input_bytes,
+            signature: self.signature,
+            bound: self.bound,
+            casts: self.casts,
+            cast_from: self.cast_from,
+            ..List::new()
+        }
     }
 
     pub fn inputs(&self, node: NodeId) -> &[ValueId] {
@@ -188,6 +166,11 @@ impl<O: ?Sized> List<O> {
         node: NodeId,
     ) -> impl ExactSizeIterator<Item = ValueId> + DoubleEndedIterator + use<O> {
         self.nodes[node.index()].outputs.clone().map(ValueId)
+    }
+
+    /// The first of a node's outputs.
+    pub fn output(&self, node: NodeId) -> Option<ValueId> {
+        self.outputs(node).next()
     }
 
     pub fn operation(&self, node: NodeId) -> Option<&Rc<O>> {
@@ -297,4 +280,9 @@ impl<O: ?Sized> List<O> {
         (3u8, value.0).hash(&mut self.signature);
         start..start + bytes
     }
+}
+
+fn emptied<T>(mut list: Vec<T>) -> Vec<T> {
+    list.clear();
+    list
 }

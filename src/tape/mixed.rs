@@ -90,10 +90,10 @@ impl Tape {
         let (node, input) = {
             let graph = self.graph.borrow();
             let node = graph.producer(var.id);
-            let operation = graph.operation(node)?;
-            let input = *graph.inputs(node).first()?;
-            let is_view = matches!(operation.role(var.tensor_type()), Role::View);
-            (is_view.then_some(node)?, self.var(input))
+            let Some(Role::View) = graph.role(node) else {
+                return None;
+            };
+            (node, self.var(*graph.inputs(node).first()?))
         };
         if input.shape().elements() != var.shape().elements() {
             return None;

@@ -203,8 +203,7 @@ impl Tape {
 
 impl Drop for Tape {
     fn drop(&mut self) {
-        let mut graph = self.graph.replace(Graph::new());
-        graph.clear();
+        let graph = self.graph.replace(Graph::new()).emptied();
         // A thread that is ending has no place for it.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();

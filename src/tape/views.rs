@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::graph::{Source, ValueId};
+use super::graph::{NodeId, Source, ValueId};
 use super::record::Graph;
 use super::role::{Role, TensorType};
 use crate::shape::Layout;
@@ -22,11 +22,15 @@ impl Graph {
         })
     }
 
+    /// How the planner treats a node; `None` for leaves, and for what only overwrites tensors.
+    pub fn role(&self, node: NodeId) -> Option<Role<'_>> {
+        let output = self.ty(self.output(node)?);
+        self.operation(node).map(|operation| operation.role(output))
+    }
+
     /// What a view, or a view of one, looks at.
     pub fn source_of(&self, mut value: ValueId) -> ValueId {
-        while let Some(operation) = self.operation(self.producer(value))
-            && let Role::View = operation.role(self.ty(value))
-        {
+        while let Some(Role::View) = self.role(self.producer(value)) {
             value = self.inputs(self.producer(value))[0];
         }
         value
@@ -60,7 +64,7 @@ impl Graph {
             }
             Source::Tensor { .. } => None,
             Source::Operation(operation) => {
-                let Role::View = operation.role(self.ty(value)) else {
+                let Some(Role::View) = self.role(node) else {
                     return None;
                 };
                 let (layout, bytes) = self.host_layout(self.inputs(node)[0])?;

@@ -76,7 +76,7 @@ fn the_environment_asks_for_it() {
         }
         return;
     }
-    let run = |value: &str| {
+    let run = |variable: &str, value: &str| {
         let output = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -84,7 +84,7 @@ fn the_environment_asks_for_it() {
                 "--nocapture",
             ])
             .env("SHADEGRAD_EXPLAINED", "1")
-            .env("SHADEGRAD_PLAN", value)
+            .env(variable, value)
             .output()
             .unwrap();
         (
@@ -92,16 +92,16 @@ fn the_environment_asks_for_it() {
             String::from_utf8_lossy(&output.stderr).into_owned(),
         )
     };
-    let (worked, printed) = run("print");
+    let (worked, printed) = run("SHADEGRAD_PLAN", "print");
     assert!(
         worked && printed.matches("input  F32 [2]\n").count() == 1,
         "{printed}"
     );
-    let (worked, printed) = run("");
+    let (worked, printed) = run("SHADEGRAD_PLAN", "");
     assert!(worked && !printed.contains("=="), "{printed}");
-    let (worked, printed) = run("yes");
-    assert!(
-        !worked && printed.contains("SHADEGRAD_PLAN: `yes` means nothing"),
-        "{printed}"
-    );
+    for (variable, value) in [("SHADEGRAD_PLAN", "yes"), ("SHADEGRAD_FUSE", "epilog")] {
+        let (worked, printed) = run(variable, value);
+        let said = format!("{variable} = {value} is not possible");
+        assert!(!worked && printed.contains(&said), "{printed}");
+    }
 }

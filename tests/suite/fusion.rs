@@ -515,3 +515,23 @@ fn large_values_are_computed_over_what_they_are_made_of() {
         }
     }
 }
+
+#[test]
+fn fusions_by_name() {
+    let all = "pointwise, epilogue,gate,copy_elision,horizontal,uniform";
+    for (names, expected) in [
+        ("", Fusion::ON),
+        ("on", Fusion::ON),
+        ("off", Fusion::OFF),
+        (all, Fusion::ON),
+    ] {
+        assert_eq!(names.parse::<Fusion>().unwrap(), expected);
+    }
+    let one = Fusion {
+        epilogue: true,
+        ..Fusion::OFF
+    };
+    assert_eq!("epilogue".parse::<Fusion>().unwrap(), one);
+    let error = "epilog".parse::<Fusion>().unwrap_err().to_string();
+    assert!(error.contains("fusion = epilog is not possible"), "{error}");
+}

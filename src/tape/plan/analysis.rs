@@ -53,28 +53,37 @@ impl Analysis {
     /// Whether a node is a view that needs no kernel.
     pub fn is_free_view(&self, graph: &Graph, node: NodeId) -> bool {
         let output = graph
-            .outputs(node)
-            .next()
+            .output(node)
             .expect("nodes have outputs or are effects");
         self.views[output.index()].base != output
     }
 
-    /// Whether only such nodes read the elements of `base`, themselves or through views, and nobody fetches them.
+    /// Itself and its views, by position.
+    fn views_of(&self, base: ValueId) -> impl Iterator<Item = usize> + '_ {
+        (0..self.views.len()).filter(move |&value| self.views[value].base == base)
+    }
+
+    /// Nodes that read a value, directly or through a view.
+    pub fn deep_readers(&self, base: ValueId) -> impl Iterator<Item = NodeId> + '_ {
+        let values = self.views_of(base);
+        values.flat_map(|value| self.readers[value].iter().copied())
+    }
+
+    /// Whether only such nodes read the elements of `base`, themselves or through views.
     pub fn is_only_read_by(
         &self,
         graph: &Graph,
         base: ValueId,
         nodes: impl Fn(NodeId) -> bool,
     ) -> bool {
-        let mut values = (0..self.views.len()).filter(|&value| self.views[value].base == base);
-        values.all(|value| {
-            let mut others = self.readers[value].iter().filter(|&&reader| !nodes(reader));
-            !self.fetched[value] && others.all(|&reader| self.is_view_node(graph, reader))
-        })
+        let is_view = |node| graph.outputs(node).len() == 1 && self.is_free_view(graph, node);
+        let mut readers = self.deep_readers(base);
+        readers.all(|reader| nodes(reader) || is_view(reader))
     }
 
-    fn is_view_node(&self, graph: &Graph, node: NodeId) -> bool {
-        graph.outputs(node).len() == 1 && self.is_free_view(graph, node)
+    /// Whether a value is copied to the host, whole or in part.
+    pub fn is_fetched(&self, base: ValueId) -> bool {
+        self.views_of(base).any(|value| self.fetched[value])
     }
 
     /// Whether the value's elements are produced under its own id, dense.
@@ -115,23 +124,21 @@ fn views(graph: &Graph, live: &[bool]) -> Vec<View> {
     let mut views: Vec<View> = Vec::with_capacity(graph.values.len());
     for index in 0..graph.values.len() {
         let id = ValueId(index as u32);
-        let ty = graph.ty(id);
         let own = View {
             base: id,
-            layout: Layout::contiguous(ty.shape, 0),
+            layout: Layout::contiguous(graph.ty(id).shape, 0),
         };
         let node = graph.producer(id);
-        let view = match graph.operation(node) {
-            Some(operation) if live[node.index()] && matches!(operation.role(ty), Role::View) => {
-                let input = views[graph.inputs(node)[0].index()];
-                operation.view(&input.layout).map_or(own, |layout| View {
-                    base: input.base,
-                    layout,
-                })
-            }
-            _ => own,
-        };
-        views.push(view);
+        let is_view = live[node.index()] && matches!(graph.role(node), Some(Role::View));
+        let view = graph
+            .operation(node)
+            .filter(|_| is_view)
+            .and_then(|operation| {
+                let View { base, layout } = views[graph.inputs(node)[0].index()];
+                let layout = operation.view(&layout)?;
+                Some(View { base, layout })
+            });
+        views.push(view.unwrap_or(own));
     }
     views
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::memory::MemoryUse;
@@ -14,11 +14,12 @@ use super::profile::{self, KernelTime};
 #[cfg(not(target_family = "wasm"))]
 use super::recorder::{Phase, PhaseClock};
 use super::replay::Plan;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Device;
 use crate::gpu::pool::BufferPool;
 use crate::gpu::readback::Landing;
 use crate::gpu::stats::count;
+use crate::tape::fusion::Fusion;
 use crate::tape::record::Graph;
 use crate::tape::signature::Signature;
 
@@ -137,13 +138,16 @@ pub(in crate::tape) fn explain(device: &Device, graph: &mut Graph) -> Result<Str
 }
 
 /// Whether `SHADEGRAD_PLAN=print` is set.
-fn is_printed() -> bool {
-    static PRINTED: OnceLock<bool> = OnceLock::new();
-    *PRINTED.get_or_init(|| match std::env::var("SHADEGRAD_PLAN").as_deref() {
-        Ok("print") => true,
-        Ok("") | Err(_) => false,
-        Ok(other) => panic!("SHADEGRAD_PLAN: `{other}` means nothing; `print` prints plans"),
-    })
+fn is_printed() -> Result<bool> {
+    match std::env::var("SHADEGRAD_PLAN").as_deref() {
+        Ok("print") => Ok(true),
+        Ok("") | Err(_) => Ok(false),
+        Ok(other) => Err(Error::invalid(
+            "SHADEGRAD_PLAN",
+            other,
+            "`print`, to print plans",
+        )),
+    }
 }
 
 fn check(device: &Device, graph: &mut Graph) -> Result<()> {
@@ -162,7 +166,8 @@ impl Planner {
             return Ok(plan);
         }
         count(&counters.plans, 1);
-        let mut listing = is_printed().then(Listing::default);
+        Fusion::from_environment()?;
+        let mut listing = is_printed()?.then(Listing::default);
         let planned = passes::run(device, graph, &mut listing);
         if let Some(Listing { text }) = listing {
             eprintln!("{text}");

@@ -35,11 +35,15 @@ impl Lowerer<'_> {
             let (Some(producer), true) = (producer, is_whole) else {
                 continue;
             };
+            // Another reader might write to the tensor's buffer, and no dispatch may bind it both ways.
+            let is_reader = |reader| reader == node || producer.members().any(|it| it == reader);
+            // What is fetched is so at last, when the tensor may hold something else.
+            let is_fetched = analysis.is_fetched(view.base);
             if self.places.contains_key(&view.base)
-                || !self.is_only_assigned(view.base, node, producer)
+                || !analysis.is_only_read_by(graph, view.base, is_reader)
                 || self.touches(producer, tensor)
                 || self.is_used(tensor, |reader| reader < node)
-                || (self.is_fetched(view.base) && self.is_used(tensor, |reader| reader > node))
+                || (is_fetched && self.is_used(tensor, |reader| reader > node))
             {
                 continue;
             }
@@ -48,35 +52,18 @@ impl Lowerer<'_> {
         }
     }
 
-    /// Whether nobody reads a value but its own group and one assignment. Another reader might write to the tensor's
-    /// buffer, and no dispatch may bind it both ways.
-    fn is_only_assigned(&self, base: ValueId, assign: NodeId, producer: &FusionGroup) -> bool {
-        let is_view = |node: NodeId| {
-            self.graph.outputs(node).len() > 0 && self.analysis.is_free_view(self.graph, node)
-        };
-        self.deep_readers(base).all(|reader| {
-            reader == assign || is_view(reader) || producer.members().any(|node| node == reader)
-        })
-    }
-
     /// Whether a group reads or overwrites the tensor's buffer: no dispatch may bind it both ways.
     fn touches(&self, group: &FusionGroup, tensor: &Tensor) -> bool {
         group.inputs(self.graph).iter().any(|&input| {
             let base = self.analysis.views[input.index()].base;
-            let forwarded = self.places.get(&base).is_some_and(|&(slot, _)| {
-                matches!(&self.program.slots[slot], Slot::External { buffer, .. } if buffer.id() == tensor.buffer.id())
-            });
-            let bound = self.graph.tensor(base)
-                .is_some_and(|source| source.buffer.id() == tensor.buffer.id());
-            forwarded || bound
+            let slot = self
+                .places
+                .get(&base)
+                .map(|&(slot, _)| &self.program.slots[slot]);
+            let bound = self.graph.tensor(base).map(|source| &source.buffer);
+            let mut buffers = slot.and_then(Slot::persistent).into_iter().chain(bound);
+            buffers.any(|buffer| buffer.id() == tensor.buffer.id())
         })
-    }
-
-    /// Whether a value is copied to the host, whole or in part. That happens last, when the tensor that it was computed
-    /// in may hold something else.
-    fn is_fetched(&self, base: ValueId) -> bool {
-        let mut fetches = self.graph.fetches.iter();
-        fetches.any(|(value, _)| self.analysis.views[value.index()].base == base)
     }
 
     /// Whether one of the `nodes` reads or overwrites the tensor's elements.
@@ -91,14 +78,10 @@ impl Lowerer<'_> {
             other.buffer.id() == tensor.buffer.id()
                 && other.layout.offset < end
                 && start < other.layout.end()
-                && self.deep_readers(ValueId(index as u32)).any(&nodes)
+                && self
+                    .analysis
+                    .deep_readers(ValueId(index as u32))
+                    .any(&nodes)
         })
-    }
-
-    /// Nodes that read a value, directly or through a view.
-    fn deep_readers(&self, base: ValueId) -> impl Iterator<Item = NodeId> + '_ {
-        (0..self.graph.values.len())
-            .filter(move |&index| self.analysis.views[index].base == base)
-            .flat_map(|index| self.analysis.readers[index].iter().copied())
     }
 }

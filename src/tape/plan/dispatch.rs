@@ -26,6 +26,22 @@ pub(super) enum Slot {
     Window { of: usize, start: u64 },
 }
 
+impl Slot {
+    /// The persistent buffer that it is a range of, if it is.
+    pub fn persistent(&self) -> Option<&Buffer> {
+        match self {
+            Slot::External { buffer, .. } => Some(buffer),
+            _ => None,
+        }
+    }
+}
+
+/// Whether two slots are one, or ranges of one buffer.
+pub(super) fn is_same_buffer(slots: &[Slot], a: usize, b: usize) -> bool {
+    let buffers = [a, b].map(|slot| slots[slot].persistent().map(Buffer::id));
+    a == b || (buffers[0].is_some() && buffers[0] == buffers[1])
+}
+
 /// A tensor as a kernel sees it: a buffer to bind and where the elements lie in it.
 ///
 /// Kernels must honour the layout's `offset`, for outputs too. Outputs and temporaries are dense; inputs may have any

@@ -8,18 +8,19 @@ use crate::shape::Shape;
 
 /// What an operation lowers itself with: its operands, temporaries, and a place to emit dispatches.
 pub struct Lowering<'a> {
-    emit: &'a mut dyn Emit,
-    inputs: Vec<Operand>,
-    outputs: Vec<Option<Operand>>,
-    needed: Vec<bool>,
-    has_gate: bool,
+    pub(super) emit: &'a mut dyn Emit,
+    pub(super) inputs: Vec<Operand>,
+    /// Without output 0 where an epilogue stores it.
+    pub(super) outputs: Vec<Option<Operand>>,
+    /// Of the outputs, which somebody reads.
+    pub(super) needed: Vec<bool>,
+    pub(super) has_gate: bool,
 }
 
 /// What the planner does for an operation.
 pub(super) trait Emit {
     fn device(&self) -> &Device;
     fn temp(&mut self, shape: Shape, dtype: DType) -> Operand;
-    fn contiguous(&mut self, operand: &Operand) -> Operand;
     fn copy(&mut self, from: &Operand, to: &Operand);
     fn push(&mut self, dispatch: Dispatch);
     fn epilogue(&mut self, first_binding: usize) -> Epilogue;
@@ -27,23 +28,7 @@ pub(super) trait Emit {
     fn fault_counter(&mut self, fault: Fault) -> Operand;
 }
 
-impl<'a> Lowering<'a> {
-    pub(super) fn new(
-        emit: &'a mut dyn Emit,
-        inputs: Vec<Operand>,
-        outputs: Vec<Option<Operand>>,
-        needed: Vec<bool>,
-        has_gate: bool,
-    ) -> Lowering<'a> {
-        Lowering {
-            emit,
-            inputs,
-            outputs,
-            needed,
-            has_gate,
-        }
-    }
-
+impl Lowering<'_> {
     /// The device that the dispatches will run on: its class and limits choose kernel variants.
     pub fn device(&self) -> &Device {
         self.emit.device()
@@ -102,7 +87,10 @@ impl<'a> Lowering<'a> {
 
     /// The operand itself if it is dense, else a dense copy (one more dispatch).
     pub fn contiguous(&mut self, operand: &Operand) -> Operand {
-        self.emit.contiguous(operand)
+        match operand.layout.is_contiguous() {
+            true => *operand,
+            false => self.contiguous_copy(operand),
+        }
     }
 
     /// A dense copy of the operand, made even if it is dense already.

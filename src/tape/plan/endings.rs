@@ -1,7 +1,5 @@
 //! What ends an epilogue, as text: see [`End`].
 
-use std::fmt::Write;
-
 use super::dispatch::Operand;
 use super::ends::End;
 use super::lowerer::Lowerer;
@@ -36,12 +34,11 @@ impl Ending {
         leaves: &mut Vec<Operand>,
     ) -> Ending {
         let graph = lowerer.graph;
-        let output = graph.outputs(end.node()).next().expect("an output");
-        let operation = graph.operation(end.node()).expect("an operation");
+        let output = graph.output(end.node()).expect("an output");
         let target = lowerer.operand(output);
-        let (kind, called, output) = match operation.role(graph.ty(output)) {
-            Role::Gate { wgsl, called } => (Kind::Gate(wgsl), called, target),
-            Role::GateGradient { gate, up, called } => {
+        let (kind, called, output) = match graph.role(end.node()) {
+            Some(Role::Gate { wgsl, called }) => (Kind::Gate(wgsl), called, target),
+            Some(Role::GateGradient { gate, up, called }) => {
                 let (_, packed) = end.inputs(graph);
                 let packed = lowerer.operand(packed.expect("a gradient reads rows"));
                 leaves.push(left_half(&packed, shape));
@@ -66,15 +63,13 @@ impl Ending {
     pub fn functions(&self, text: &mut String) {
         match &self.kind {
             Kind::Gate(wgsl) => {
-                writeln!(text, "fn gated(gate: T, up: T) -> T {{ return {wgsl}; }}").unwrap();
+                *text += &format!("fn gated(gate: T, up: T) -> T {{ return {wgsl}; }}\n");
             }
             Kind::GateGradient(halves) => {
                 for (name, wgsl) in ["gate_gradient", "up_gradient"].iter().zip(halves) {
-                    writeln!(
-                        text,
-                        "fn {name}(gate: T, up: T, gradient: T) -> T {{ return {wgsl}; }}"
-                    )
-                    .unwrap();
+                    *text += &format!(
+                        "fn {name}(gate: T, up: T, gradient: T) -> T {{ return {wgsl}; }}\n"
+                    );
                 }
             }
         }
@@ -90,14 +85,12 @@ impl Ending {
         apart: &str,
     ) {
         let (step, from, to) = (self.step, at(rows), at(output));
-        writeln!(
-            text,
+        *text += &format!(
             "    let gate = in{rows}[{from}];\n    \
              let up = in{rows}[{from} + {apart}];\n    \
              out{output}[{to}] = gate_gradient(gate, up, v{step});\n    \
-             out{output}[{to} + {apart}] = up_gradient(gate, up, v{step});"
-        )
-        .unwrap();
+             out{output}[{to} + {apart}] = up_gradient(gate, up, v{step});\n"
+        );
     }
 }
 

@@ -28,7 +28,7 @@ impl End {
                 && has_halves
                 && half.shape == rows.shape.with_dim(rank - 1, rows.shape.last() / 2)
         };
-        match (graph.operation(node)?.role(output), &inputs[..]) {
+        match (graph.role(node)?, &inputs[..]) {
             (Role::Gate { .. }, &[rows]) if is_half(output, rows) => Some(End::Gate(node)),
             (Role::GateGradient { .. }, &[rows, half]) if output == rows && is_half(half, rows) => {
                 Some(End::GateGradient(node))

@@ -111,16 +111,11 @@ impl<'a> Grouping<'a> {
                 continue;
             }
             group_of[node.index()] = Some(groups.len());
-            groups.push(if is_pointwise(graph, node) {
-                FusionGroup {
-                    pointwise: vec![node],
-                    ..FusionGroup::default()
-                }
-            } else {
-                FusionGroup {
-                    root: Some(node),
-                    ..FusionGroup::default()
-                }
+            let is_root = !is_pointwise(graph, node);
+            groups.push(FusionGroup {
+                root: is_root.then_some(node),
+                pointwise: if is_root { Vec::new() } else { vec![node] },
+                end: None,
             });
         }
         Grouping {
@@ -139,7 +134,7 @@ impl<'a> Grouping<'a> {
             else {
                 continue;
             };
-            let value = self.graph.outputs(node).next().expect("one output");
+            let value = self.graph.output(node).expect("one output");
             let mut readers = self.analysis.readers[value.index()]
                 .iter()
                 .map(|reader| self.group_of[reader.index()]);
@@ -219,28 +214,24 @@ impl<'a> Grouping<'a> {
 
     /// The output that a node stores through an epilogue, if it does, as what grid, and whether its kernel gates.
     fn epilogue(&self, root: NodeId) -> Option<(ValueId, [usize; 3], bool)> {
-        let output = self.graph.outputs(root).next()?;
-        match self.graph.operation(root)?.role(self.graph.ty(output)) {
-            Role::Epilogue { grid, gates } => Some((output, grid, gates)),
+        match self.graph.role(root)? {
+            Role::Epilogue { grid, gates } => Some((self.graph.output(root)?, grid, gates)),
             _ => None,
         }
     }
 
     /// Merges two groups if that is sound; says whether it was.
     fn try_merge(&mut self, one: usize, other: usize) -> bool {
-        let merged = {
-            let (a, b) = (&self.groups[one], &self.groups[other]);
-            if a.root.is_some() && b.root.is_some() {
-                return false;
-            }
-            let mut pointwise: Vec<NodeId> =
-                a.pointwise.iter().chain(&b.pointwise).copied().collect();
-            pointwise.sort();
-            FusionGroup {
-                root: a.root.or(b.root),
-                pointwise,
-                end: None,
-            }
+        let (a, b) = (&self.groups[one], &self.groups[other]);
+        if a.root.is_some() && b.root.is_some() {
+            return false;
+        }
+        let mut pointwise = [&a.pointwise[..], &b.pointwise].concat();
+        pointwise.sort();
+        let merged = FusionGroup {
+            root: a.root.or(b.root),
+            pointwise,
+            end: None,
         };
         self.merge(one, other, merged)
     }
@@ -326,11 +317,8 @@ impl<'a> Grouping<'a> {
     fn comes_back(&self, group: &FusionGroup) -> bool {
         let inside: HashSet<NodeId> = group.members().collect();
         let mut seen = vec![false; self.graph.nodes.len()];
-        let mut pending: Vec<NodeId> = group
-            .inputs(self.graph)
-            .iter()
-            .map(|&value| self.graph.producer(value))
-            .collect();
+        let producer = |&value: &ValueId| self.graph.producer(value);
+        let mut pending: Vec<NodeId> = group.inputs(self.graph).iter().map(producer).collect();
         while let Some(node) = pending.pop() {
             if inside.contains(&node) {
                 return true;
@@ -338,21 +326,15 @@ impl<'a> Grouping<'a> {
             if std::mem::replace(&mut seen[node.index()], true) {
                 continue;
             }
-            let together: Vec<NodeId> = match self.group_of[node.index()] {
-                Some(group) => self.groups[group].members().collect(),
-                None => vec![node],
-            };
-            for member in together {
-                seen[member.index()] = true;
+            // All that run together with it.
+            let group = self.group_of[node.index()].map(|group| &self.groups[group]);
+            let members = group.into_iter().flat_map(FusionGroup::members);
+            for member in members.chain([node]) {
                 if inside.contains(&member) {
                     return true;
                 }
-                pending.extend(
-                    self.graph
-                        .inputs(member)
-                        .iter()
-                        .map(|&value| self.graph.producer(value)),
-                );
+                seen[member.index()] = true;
+                pending.extend(self.graph.inputs(member).iter().map(producer));
             }
         }
         false
@@ -406,17 +388,9 @@ impl<'a> Grouping<'a> {
 }
 
 fn is_pointwise(graph: &Graph, node: NodeId) -> bool {
-    let Some(output) = graph.outputs(node).next() else {
-        return false;
-    };
-    graph
-        .operation(node)
-        .is_some_and(|operation| matches!(operation.role(graph.ty(output)), Role::Pointwise { .. }))
+    matches!(graph.role(node), Some(Role::Pointwise { .. }))
 }
 
 fn shape_of(graph: &Graph, node: NodeId) -> Option<Shape> {
-    graph
-        .outputs(node)
-        .next()
-        .map(|value| graph.ty(value).shape)
+    graph.output(node).map(|value| graph.ty(value).shape)
 }

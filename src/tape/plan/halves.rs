@@ -34,7 +34,7 @@ fn widened(kernel: &Module, binding: u32, has_f16: bool) -> Option<Result<Module
     let is_bound =
         |it: &&Declaration| matches!(it.kind, Kind::Storage(number, _) if number == binding);
     let array = kernel.iter().find(is_bound)?;
-    let ty = element(kernel, array);
+    let ty = element(kernel, array).map(|(_, element)| element);
     let Some(halves) = Halves::new(kernel, array, ty.unwrap_or_default(), has_f16) else {
         let is_half = ty.is_some_and(|ty| ty.contains("f16"));
         let reason = format!("`{}` is no array of floats", array.name);
@@ -43,14 +43,18 @@ fn widened(kernel: &Module, binding: u32, has_f16: bool) -> Option<Result<Module
     Some(halves.put_in(kernel))
 }
 
-/// The type of an array's elements.
-fn element<'a>(kernel: &'a Module, array: &'a Declaration) -> Option<&'a str> {
+/// The type of an array's elements, as it is declared and without an alias.
+pub(super) fn element<'a>(
+    kernel: &'a Module,
+    array: &'a Declaration,
+) -> Option<(&'a str, &'a str)> {
     let declared = array.declared_type();
     let declared = declared.strip_prefix("array<")?.strip_suffix('>')?;
     let alias = kernel
         .find(declared)
         .and_then(|alias| alias.text.split_once("= "));
-    Some(alias.map_or(declared, |(_, element)| element.trim_end_matches(';')))
+    let element = alias.map_or(declared, |(_, element)| element.trim_end_matches(';'));
+    Some((declared, element))
 }
 
 /// An array that is to hold halves.

@@ -74,18 +74,15 @@ impl<'a> Lowerer<'a> {
         let base = self.analysis.views[input.index()].base;
         let elements = |value: ValueId| self.graph.ty(value).shape.elements();
         let (source, target) = (self.operand(input), self.operand(output));
-        let is_transient =
-            |operand: &Operand| matches!(self.program.slots[operand.slot], Slot::Transient { .. });
+        let is_mine = |reader| reader == node;
         let fits = source.layout.is_contiguous()
             && elements(base) == elements(output)
             && source.dtype == target.dtype
-            && is_transient(&source)
-            && is_transient(&target);
-        if !fits
-            || !self
-                .analysis
-                .is_only_read_by(self.graph, base, |reader| reader == node)
-        {
+            && self.is_transient(source.slot)
+            && self.is_transient(target.slot)
+            && !self.analysis.is_fetched(base)
+            && self.analysis.is_only_read_by(self.graph, base, is_mine);
+        if !fits {
             return None;
         }
         self.places
@@ -108,19 +105,25 @@ impl<'a> Lowerer<'a> {
             let is_free = |&&input: &&ValueId| {
                 let base = base_of(input);
                 let readings = inputs.iter().filter(|&&other| base_of(other) == base);
+                let place = self.places.get(&base);
+                let is_ours = |node| group.members().any(|it| it == node);
                 graph.ty(input) == ty
                     && graph.ty(base).shape.elements() == ty.shape.elements()
                     && analysis.views[input.index()].layout.is_contiguous()
-                    && matches!(self.places.get(&base), Some(&(slot, _)) if matches!(self.program.slots[slot], Slot::Transient { .. }))
+                    && place.is_some_and(|&(slot, _)| self.is_transient(slot))
                     && readings.count() == 1
-                    && analysis
-                        .is_only_read_by(graph, base, |node| group.members().any(|it| it == node))
+                    && !analysis.is_fetched(base)
+                    && analysis.is_only_read_by(graph, base, is_ours)
             };
             if let Some(&input) = inputs.iter().find(is_free) {
                 self.places.insert(output, self.places[&base_of(input)]);
                 return;
             }
         }
+    }
+
+    fn is_transient(&self, slot: usize) -> bool {
+        matches!(self.program.slots[slot], Slot::Transient { .. })
     }
 
     fn place(&mut self, base: ValueId) -> (usize, usize) {
@@ -147,39 +150,33 @@ impl<'a> Lowerer<'a> {
             start = start.min(last as usize);
             start -= start % BINDING_ALIGNMENT;
         }
-        let slot = Slot::External {
-            buffer: tensor.buffer.clone(),
-            start: start as u64,
-            bytes: (end - start) as u64,
-            first: first as u64,
-        };
-        (self.slot(slot), (first - start) / size)
+        let range = (start as u64, (end - start) as u64);
+        // A range that is bound already keeps its slot, so that operands can be compared.
+        let mut slots = self.program.slots.iter_mut();
+        let known = slots.position(|slot| match slot {
+            Slot::External {
+                buffer,
+                start,
+                bytes,
+                first: known,
+            } if buffer.id() == tensor.buffer.id() && (*start, *bytes) == range => {
+                *known = (*known).min(first as u64);
+                true
+            }
+            _ => false,
+        });
+        let slot = known.unwrap_or_else(|| {
+            self.slot(Slot::External {
+                buffer: tensor.buffer.clone(),
+                start: range.0,
+                bytes: range.1,
+                first: first as u64,
+            })
+        });
+        (slot, (first - start) / size)
     }
 
     fn slot(&mut self, slot: Slot) -> usize {
-        // A range that is bound already keeps its slot, so that operands can be compared.
-        if let Slot::External {
-            buffer,
-            start,
-            bytes,
-            first,
-        } = &slot
-        {
-            for (index, other) in self.program.slots.iter_mut().enumerate() {
-                match other {
-                    Slot::External {
-                        buffer: b,
-                        start: s,
-                        bytes: l,
-                        first: f,
-                    } if b.id() == buffer.id() && s == start && l == bytes => {
-                        *f = (*f).min(*first);
-                        return index;
-                    }
-                    _ => {}
-                }
-            }
-        }
         self.program.slots.push(slot);
         self.program.slots.len() - 1
     }

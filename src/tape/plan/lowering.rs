@@ -1,7 +1,7 @@
 //! From groups to dispatches over virtual slots.
 
 use super::analysis::Analysis;
-use super::dispatch::{Dispatch, Operand, Program, Slot};
+use super::dispatch::{Dispatch, Operand, Program, is_same_buffer};
 use super::emit::{Emit, Lowering};
 use super::ends::End;
 use super::epilogue::Epilogue;
@@ -32,9 +32,10 @@ pub(super) fn lower(
     for (value, range) in &graph.fetches {
         let operand = lowerer.operand(*value);
         // Whole words are copied to the host.
-        let dense = match (operand.dtype.bytes() * operand.layout.offset) % 4 {
-            0 => pointwise::contiguous(&mut lowerer, &operand),
-            _ => pointwise::copied(&mut lowerer, &operand),
+        let is_word = (operand.dtype.bytes() * operand.layout.offset).is_multiple_of(4);
+        let dense = match is_word && operand.layout.is_contiguous() {
+            true => operand,
+            false => pointwise::copied(&mut lowerer, &operand),
         };
         lowerer.program.fetches.push((dense, range.clone()));
     }
@@ -46,17 +47,12 @@ fn lower_group(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
         pointwise::lower(lowerer, group);
         return;
     };
-    let operation = lowerer
-        .graph
-        .operation(root)
-        .expect("groups hold operations")
-        .clone();
-    let output = lowerer.graph.outputs(root).next();
-    if let Some(output) = output
-        && let Role::View = operation.role(lowerer.graph.ty(output))
-    {
+    let graph = lowerer.graph;
+    let operation = graph.operation(root).expect("groups hold operations");
+    let role = graph.role(root);
+    if let (Some(Role::View), Some(output)) = (&role, graph.output(root)) {
         // A view that strides cannot express: copy into the input's order, which is the output's.
-        let input = lowerer.operand(lowerer.graph.inputs(root)[0]);
+        let input = lowerer.operand(graph.inputs(root)[0]);
         let copy = lowerer.operand(output);
         let target = Operand {
             layout: Layout::contiguous(input.shape(), copy.layout.offset),
@@ -65,17 +61,12 @@ fn lower_group(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
         pointwise::copy(lowerer, &input, &target);
         return;
     }
-    let values = lowerer.graph.inputs(root).to_vec();
+    let values = graph.inputs(root);
     let mut inputs: Vec<Operand> = values.iter().map(|&value| lowerer.operand(value)).collect();
-    copy_out(lowerer, operation.mutates(), &values, &mut inputs);
-    let needed = group.outputs(lowerer.graph, lowerer.analysis);
-    let values: Vec<ValueId> = lowerer.graph.outputs(root).collect();
-    let is_epilogue = output.is_some_and(|output| {
-        matches!(
-            operation.role(lowerer.graph.ty(output)),
-            Role::Epilogue { .. }
-        )
-    });
+    copy_out(lowerer, operation.mutates(), values, &mut inputs);
+    let needed = group.outputs(graph, lowerer.analysis);
+    let values: Vec<ValueId> = graph.outputs(root).collect();
+    let is_epilogue = matches!(role, Some(Role::Epilogue { .. }));
     let outputs = values
         .iter()
         .enumerate()
@@ -85,8 +76,13 @@ fn lower_group(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
     let needed = values.iter().map(|value| needed.contains(value)).collect();
     let has_gate = matches!(group.end, Some(End::Gate(_)));
     let mut emit = GroupLowerer { lowerer, group };
-    let mut cx = Lowering::new(&mut emit, inputs, outputs, needed, has_gate);
-    operation.lower(&mut cx);
+    operation.lower(&mut Lowering {
+        emit: &mut emit,
+        inputs,
+        outputs,
+        needed,
+        has_gate,
+    });
 }
 
 /// Copies those inputs of an operation that lie in a buffer which it overwrites, in the same tensor or beside it: no
@@ -102,23 +98,11 @@ fn copy_out(
         let base = lowerer.analysis.views[values[index].index()].base;
         // What was computed in its place is no copy.
         let is_tensor = lowerer.graph.tensor(base).is_some();
-        let slot = inputs[index].slot;
-        if is_tensor
-            && written
-                .iter()
-                .any(|&other| is_same_buffer(&lowerer.program, slot, other))
-        {
-            let copy = lowerer.temp(inputs[index].shape(), inputs[index].dtype);
-            pointwise::copy(lowerer, &inputs[index], &copy);
-            inputs[index] = copy;
+        let (slots, slot) = (&lowerer.program.slots, inputs[index].slot);
+        let mut written = written.iter();
+        if is_tensor && written.any(|&other| is_same_buffer(slots, slot, other)) {
+            inputs[index] = pointwise::copied(lowerer, &inputs[index]);
         }
-    }
-}
-
-fn is_same_buffer(program: &Program, a: usize, b: usize) -> bool {
-    match (&program.slots[a], &program.slots[b]) {
-        (Slot::External { buffer: a, .. }, Slot::External { buffer: b, .. }) => a.id() == b.id(),
-        _ => false,
     }
 }
 
@@ -134,9 +118,6 @@ impl Emit for GroupLowerer<'_, '_> {
     }
     fn temp(&mut self, shape: Shape, dtype: DType) -> Operand {
         self.lowerer.temp(shape, dtype)
-    }
-    fn contiguous(&mut self, operand: &Operand) -> Operand {
-        pointwise::contiguous(self.lowerer, operand)
     }
     fn copy(&mut self, from: &Operand, to: &Operand) {
         pointwise::copy(self.lowerer, from, to);

@@ -117,12 +117,8 @@ pub(super) fn total(
     inputs: &[Option<&Buffer>],
     results: &Ring,
 ) -> MemoryUse {
-    let mut persistent = HashMap::new();
-    for slot in &program.slots {
-        if let Slot::External { buffer, .. } = slot {
-            persistent.insert(buffer.id(), buffer.bytes());
-        }
-    }
+    let persistent = program.slots.iter().filter_map(Slot::persistent);
+    let persistent: HashMap<_, _> = persistent.map(|b| (b.id(), b.bytes())).collect();
     MemoryUse {
         intermediate: assignment.sizes.iter().sum(),
         lower_bound: assignment.lower_bound,

@@ -1,13 +1,12 @@
 //! The generator of fused pointwise kernels: a group's nodes become one WGSL function over elements.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use super::dispatch::{Dispatch, Operand};
 use super::endings::Ending;
 use super::groups::FusionGroup;
 use super::lowerer::Lowerer;
-use crate::gpu::{AdapterClass, DType, Kernel};
+use crate::gpu::{AdapterClass, Kernel};
 use crate::shape::{Shape, collapse};
 use crate::tape::graph::ValueId;
 use crate::tape::role::{PointwiseFunction, Role};
@@ -56,15 +55,12 @@ pub(crate) fn declare_functions<'a>(
         .into_iter()
         .map(|function| (function.name, function))
         .collect();
-    let mut helpers = Vec::new();
+    let mut helpers = vec![""];
     for function in functions.values() {
-        if !function.helpers.is_empty() && !helpers.contains(&function.helpers) {
+        if !helpers.contains(&function.helpers) {
             helpers.push(function.helpers);
+            *out += &format!("{}\n", function.helpers);
         }
-    }
-    for helper in helpers {
-        out.push_str(helper);
-        out.push('\n');
     }
     if functions
         .values()
@@ -72,15 +68,18 @@ pub(crate) fn declare_functions<'a>(
     {
         out.push_str(KEEP_NAN);
     }
-    for function in functions.values() {
-        let parameters: Vec<String> = function
-            .inputs
-            .iter()
-            .chain(function.attributes)
-            .map(|name| format!("{name}: T"))
-            .collect();
-        let (name, parameters, body) = (function.name, parameters.join(", "), function.wgsl);
-        writeln!(out, "fn pw_{name}({parameters}) -> T {{ return {body}; }}").unwrap();
+    for PointwiseFunction {
+        name,
+        inputs,
+        attributes,
+        wgsl,
+        ..
+    } in functions.values()
+    {
+        let parameters = inputs.iter().chain(*attributes);
+        let parameters: Vec<String> = parameters.map(|name| format!("{name}: T")).collect();
+        let parameters = parameters.join(", ");
+        *out += &format!("fn pw_{name}({parameters}) -> T {{ return {wgsl}; }}\n");
     }
 }
 
@@ -88,9 +87,7 @@ impl Expression {
     pub fn of(lowerer: &mut Lowerer<'_>, group: &FusionGroup) -> Expression {
         let graph = lowerer.graph;
         let first = group.members().next().expect("groups have members");
-        let shape = graph
-            .ty(graph.outputs(first).next().expect("an output"))
-            .shape;
+        let shape = graph.ty(graph.output(first).expect("an output")).shape;
         let mut expression = Expression {
             shape,
             leaves: Vec::new(),
@@ -100,37 +97,26 @@ impl Expression {
         };
         let mut step_of: BTreeMap<ValueId, usize> = BTreeMap::new();
         if let Some(root) = group.root {
-            step_of.insert(graph.outputs(root).next().expect("an output"), 0);
+            step_of.insert(graph.output(root).expect("an output"), 0);
             expression.steps.push(Step::Root);
         }
         for &node in &group.pointwise {
             let mut arguments = Vec::new();
             for &input in graph.inputs(node) {
-                let step = match step_of.get(&input) {
-                    Some(&step) => step,
-                    None => {
-                        let operand = lowerer.operand(input);
-                        let layout = operand
-                            .layout
-                            .broadcast_to(shape)
-                            .expect("checked when recorded");
-                        expression.leaves.push(Operand { layout, ..operand });
-                        expression
-                            .steps
-                            .push(Step::Leaf(expression.leaves.len() - 1));
-                        step_of.insert(input, expression.steps.len() - 1);
-                        expression.steps.len() - 1
-                    }
-                };
-                arguments.push(step);
+                arguments.push(*step_of.entry(input).or_insert_with(|| {
+                    let operand = lowerer.operand(input);
+                    let layout = operand.layout.broadcast_to(shape);
+                    let layout = layout.expect("checked when recorded");
+                    expression.steps.push(Step::Leaf(expression.leaves.len()));
+                    expression.leaves.push(Operand { layout, ..operand });
+                    expression.steps.len() - 1
+                }));
             }
-            let output = graph.outputs(node).next().expect("an output");
-            let operation = graph.operation(node).expect("an operation");
-            let Role::Pointwise {
+            let Some(Role::Pointwise {
                 function,
                 attributes,
                 iterations,
-            } = operation.role(graph.ty(output))
+            }) = graph.role(node)
             else {
                 unreachable!("members are pointwise");
             };
@@ -140,6 +126,7 @@ impl Expression {
                 iterations,
                 arguments,
             });
+            let output = graph.output(node).expect("an output");
             step_of.insert(output, expression.steps.len() - 1);
         }
         for value in group.outputs(graph, lowerer.analysis) {
@@ -224,7 +211,7 @@ impl Expression {
                     format!("pw_{}({})", function.name, arguments.join(", "))
                 }
             };
-            writeln!(out, "    let v{index} = {value};").unwrap();
+            *out += &format!("    let v{index} = {value};\n");
         }
     }
 }
@@ -248,14 +235,6 @@ pub(super) fn copy(lowerer: &mut Lowerer<'_>, from: &Operand, to: &Operand) {
     emit(lowerer, &expression, "copy");
 }
 
-/// The operand itself if it is dense, else a dense copy.
-pub(super) fn contiguous(lowerer: &mut Lowerer<'_>, operand: &Operand) -> Operand {
-    if operand.layout.is_contiguous() {
-        return *operand;
-    }
-    copied(lowerer, operand)
-}
-
 /// A dense copy.
 pub(super) fn copied(lowerer: &mut Lowerer<'_>, operand: &Operand) -> Operand {
     let copy = lowerer.temp(operand.shape(), operand.dtype);
@@ -272,13 +251,10 @@ fn emit(lowerer: &mut Lowerer<'_>, expression: &Expression, name: &'static str) 
     let rank = extents.len();
     let inner = extents[rank - 1];
     let dtype = expression.outputs[0].1.dtype;
+    let places = layouts.iter().zip(&strides);
+    let places = places.map(|(layout, strides)| (layout.offset, &strides[..]));
     // Four elements a thread where every operand can be read that way.
-    let packs: Vec<Pack> = layouts
-        .iter()
-        .zip(&strides)
-        .map(|(layout, strides)| Pack::of(layout.offset, strides))
-        .collect();
-    let vector = inner.is_multiple_of(4) && packs.iter().all(|&pack| pack != Pack::Single);
+    let (packs, vector) = Pack::all(inner, places.clone());
     let width = if vector { 4 } else { 1 };
     let threads = match lowerer.device.class() {
         AdapterClass::Software => 64,
@@ -287,23 +263,12 @@ fn emit(lowerer: &mut Lowerer<'_>, expression: &Expression, name: &'static str) 
     let mut words = vec![(expression.shape.elements() / width) as u32];
     words.extend(extents.iter().map(|&extent| extent as u32));
     words[rank] /= width as u32;
-    for ((layout, strides), pack) in layouts.iter().zip(&strides).zip(&packs) {
-        let width = if vector && *pack == Pack::Quad { 4 } else { 1 };
-        words.push((layout.offset / width) as u32);
-        let (last, outer) = strides.split_last().expect("rank is at least one");
-        words.extend(outer.iter().map(|stride| (stride / width) as u32));
-        words.push(*last as u32);
+    for (pack, (offset, strides)) in packs.iter().zip(places) {
+        words.extend(pack.words(offset, strides));
     }
-    let source = source(
-        expression,
-        rank,
-        vector,
-        &packs,
-        dtype,
-        threads,
-        words.len(),
-    );
-    let mut dispatch = Dispatch::new(Kernel::generated(name, &source, "main"))
+    let text =
+        aliases(dtype.wgsl(), vector) + &source(expression, rank, &packs, threads, words.len());
+    let mut dispatch = Dispatch::new(Kernel::generated(name, &text, "main"))
         .params(&words)
         .iterations(width * expression.iterations())
         .groups((words[0] as usize).div_ceil(threads));
@@ -322,42 +287,81 @@ fn emit(lowerer: &mut Lowerer<'_>, expression: &Expression, name: &'static str) 
 
 /// Bytes of the distinct elements that an operand touches: a broadcast operand is read once.
 pub(super) fn touched_bytes(operand: &Operand) -> u64 {
-    let extents = operand
+    let axes = operand
         .layout
         .shape
         .dims()
         .iter()
         .zip(operand.layout.strides());
-    operand.dtype.bytes() as u64
-        * extents
-            .filter(|(_, stride)| **stride != 0)
-            .map(|(extent, _)| *extent as u64)
-            .product::<u64>()
+    let extents = axes
+        .filter(|(_, stride)| **stride != 0)
+        .map(|(extent, _)| *extent as u64);
+    operand.dtype.bytes() as u64 * extents.product::<u64>()
 }
 
-/// How an operand can be read four elements at a time.
+/// How an operand is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pack {
-    /// As one aligned vec4.
+    /// Four elements at a time, as one aligned vec4.
     Quad,
-    /// One element repeated.
+    /// One element, repeated four times.
     Splat,
-    /// Not at all.
+    /// One by one.
     Single,
 }
 
 impl Pack {
-    pub fn of(offset: usize, strides: &[usize]) -> Pack {
+    /// Four at a time, which the second answer says, if operands of these offsets and strides and rows of so many elements let
+    /// them; else all one by one.
+    pub fn all<'a>(
+        row: usize,
+        operands: impl Iterator<Item = (usize, &'a [usize])>,
+    ) -> (Vec<Pack>, bool) {
+        let packs: Vec<Pack> = operands
+            .map(|(offset, strides)| Pack::of(offset, strides))
+            .collect();
+        match row.is_multiple_of(4) && !packs.contains(&Pack::Single) {
+            true => (packs, true),
+            false => (vec![Pack::Single; packs.len()], false),
+        }
+    }
+
+    fn of(offset: usize, strides: &[usize]) -> Pack {
         let (last, outer) = strides.split_last().expect("rank is at least one");
+        let mut starts = outer.iter().chain([&offset]);
         match last {
             0 => Pack::Splat,
-            1 if offset.is_multiple_of(4)
-                && outer.iter().all(|stride| stride.is_multiple_of(4)) =>
-            {
-                Pack::Quad
-            }
+            1 if starts.all(|start| start.is_multiple_of(4)) => Pack::Quad,
             _ => Pack::Single,
         }
+    }
+
+    /// Offset and strides as kernels take them.
+    pub fn words(self, offset: usize, strides: &[usize]) -> impl Iterator<Item = u32> {
+        let width = if self == Pack::Quad { 4 } else { 1 };
+        let (last, outer) = strides.split_last().expect("rank is at least one");
+        let outer = std::iter::once(offset).chain(outer.iter().copied());
+        let outer = outer.map(move |start| start / width);
+        outer.chain([*last]).map(|word| word as u32)
+    }
+
+    /// Declares what is bound to an operand, for writing too unless it `is_leaf`.
+    pub fn declare(self, operand: &Operand, binding: usize, name: &str, is_leaf: bool) -> String {
+        let element = operand.dtype.wgsl();
+        let stored = match self {
+            Pack::Quad => format!("vec4<{element}>"),
+            _ => element.to_owned(),
+        };
+        let access = if is_leaf { "read" } else { "read_write" };
+        format!("@group(0) @binding({binding}) var<storage, {access}> {name}: array<{stored}>;\n")
+    }
+}
+
+/// The types that steps compute.
+pub(super) fn aliases(element: &str, vector: bool) -> String {
+    match vector {
+        true => format!("alias T = vec4<{element}>;\nalias Bits = vec4<u32>;\n"),
+        false => format!("alias T = {element};\nalias Bits = u32;\n"),
     }
 }
 
@@ -365,99 +369,57 @@ impl Pack {
 fn source(
     expression: &Expression,
     rank: usize,
-    vector: bool,
     packs: &[Pack],
-    dtype: DType,
     threads: usize,
     words: usize,
 ) -> String {
     let word = |index: usize| format!("p[{}].{}", index / 4, ["x", "y", "z", "w"][index % 4]);
-    let mut text = String::new();
-    let element = dtype.wgsl();
-    let t = if vector {
-        format!("vec4<{element}>")
-    } else {
-        element.to_owned()
-    };
-    writeln!(text, "alias T = {t};").unwrap();
-    writeln!(
-        text,
-        "alias Bits = {};",
-        if vector { "vec4<u32>" } else { "u32" }
-    )
-    .unwrap();
     let quads = words.div_ceil(4);
-    writeln!(
-        text,
-        "@group(0) @binding(0) var<uniform> p: array<vec4<u32>, {quads}>;"
-    )
-    .unwrap();
+    let mut text = format!("@group(0) @binding(0) var<uniform> p: array<vec4<u32>, {quads}>;\n");
     let leaves = expression.leaves.len();
     let bound = |index: usize| expression.bound_as(index);
     let operands = expression.operands().enumerate();
     let operands = operands.filter(|&(index, _)| bound(index) == index);
     for (binding, (index, operand)) in (1..).zip(operands) {
-        let element = operand.dtype.wgsl();
-        let stored = if vector && packs[index] == Pack::Quad {
-            format!("vec4<{element}>")
-        } else {
-            element.to_owned()
-        };
-        let access = if index < leaves { "read" } else { "read_write" };
-        writeln!(
-            text,
-            "@group(0) @binding({binding}) var<storage, {access}> b{index}: array<{stored}>;"
-        )
-        .unwrap();
+        let name = format!("b{index}");
+        text += &packs[index].declare(operand, binding, &name, index < leaves);
     }
     expression.functions(&mut text);
-    writeln!(
-        text,
+    text += &format!(
         "@compute @workgroup_size({threads})\nfn main(@builtin(workgroup_id) group: vec3<u32>, \
-         @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{"
-    )
-    .unwrap();
-    writeln!(
-        text,
-        "    let i = (group.x + group.y * groups.x) * {threads}u + lane;"
-    )
-    .unwrap();
-    writeln!(text, "    if (i >= {}) {{ return; }}", word(0)).unwrap();
+         @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{\n    \
+         let i = (group.x + group.y * groups.x) * {threads}u + lane;\n    \
+         if (i >= {}) {{ return; }}\n",
+        word(0)
+    );
     // Coordinates, innermost first.
     if rank == 1 {
-        writeln!(text, "    let i0 = i;").unwrap();
+        text += "    let i0 = i;\n";
     } else {
-        writeln!(text, "    var rest = i;").unwrap();
+        text += "    var rest = i;\n";
         for axis in (1..rank).rev() {
             let extent = word(1 + axis);
-            writeln!(
-                text,
-                "    let i{axis} = rest % {extent};\n    rest = rest / {extent};"
-            )
-            .unwrap();
+            text += &format!("    let i{axis} = rest % {extent};\n    rest = rest / {extent};\n");
         }
-        writeln!(text, "    let i0 = rest;").unwrap();
+        text += "    let i0 = rest;\n";
     }
     let place = |operand: usize| {
         let first = 1 + rank + operand * (1 + rank);
         let mut place = word(first);
         for axis in 0..rank {
-            let is_last = axis + 1 == rank;
-            match (is_last && vector, packs[operand]) {
-                (true, Pack::Quad) => write!(place, " + i{axis}").unwrap(),
-                (true, _) => {}
-                (false, _) => write!(place, " + i{axis} * {}", word(first + 1 + axis)).unwrap(),
-            }
+            place += &match packs[operand] {
+                Pack::Quad if axis + 1 == rank => format!(" + i{axis}"),
+                Pack::Splat if axis + 1 == rank => String::new(),
+                _ => format!(" + i{axis} * {}", word(first + 1 + axis)),
+            };
         }
         place
     };
     expression.statements(&mut text, "", |leaf| {
         format!("T(b{}[{}])", bound(leaf), place(leaf))
     });
-    for (index, (step, _)) in expression.outputs.iter().enumerate() {
-        let operand = leaves + index;
-        writeln!(text, "    b{operand}[{}] = v{step};", place(operand)).unwrap();
+    for (operand, (step, _)) in (leaves..).zip(&expression.outputs) {
+        text += &format!("    b{operand}[{}] = v{step};\n", place(operand));
     }
-    text.push_str("}\n");
-    text
+    text + "}\n"
 }

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use super::analysis::{Analysis, nodes};
-use super::dispatch::{Dispatch, Operand, Program, Slot};
+use super::dispatch::{Cost, Program, Slot};
 use super::ends::End;
 use super::groups::FusionGroup;
 use super::memory::Assignment;
@@ -33,24 +33,17 @@ impl Listing {
     pub fn recorded(&mut self, graph: &Graph) {
         self.pass("recorded", format!("{} nodes", graph.nodes.len()));
         for node in nodes(graph) {
-            let outputs: Vec<String> = graph.outputs(node).map(value).collect();
-            let types: Vec<String> = graph
-                .outputs(node)
-                .map(|output| graph.ty(output))
-                .map(|ty| format!("{:?} {}", ty.dtype, ty.shape))
-                .collect();
+            let outputs = joined(", ", graph.outputs(node).map(value));
+            let types = graph.outputs(node).map(|output| graph.ty(output));
+            let types = joined(", ", types.map(|ty| format!("{:?} {}", ty.dtype, ty.shape)));
             if graph.boundaries.contains(&node) {
                 self.line("-- boundary");
             }
             let equals = if outputs.is_empty() { "" } else { " = " };
-            let (outputs, types) = (outputs.join(", "), types.join(", "));
-            self.line(format!(
-                "{outputs}{equals}{}  {types}",
-                call(graph, node, &|input| value(input))
-            ));
+            self.line(format!("{outputs}{equals}{}  {types}", call(graph, node)));
         }
-        let fetched: Vec<String> = graph.fetches.iter().map(|&(id, _)| value(id)).collect();
-        self.line(format!("fetched: {}", fetched.join(", ")));
+        let fetched = joined(", ", graph.fetches.iter().map(|&(id, _)| value(id)));
+        self.line(format!("fetched: {fetched}"));
     }
 
     /// What is needed, and which values are views.
@@ -58,12 +51,9 @@ impl Listing {
         let live = analysis.live.iter().filter(|live| **live).count();
         self.pass("live", format!("{live} of {} nodes", graph.nodes.len()));
         let dead = nodes(graph).filter(|node| !analysis.live[node.index()]);
-        let dead: Vec<String> = dead
-            .flat_map(|node| graph.outputs(node))
-            .map(value)
-            .collect();
+        let dead = joined(", ", dead.flat_map(|node| graph.outputs(node)).map(value));
         if !dead.is_empty() {
-            self.line(format!("pruned: {}", dead.join(", ")));
+            self.line(format!("pruned: {dead}"));
         }
         for (index, view) in analysis.views.iter().enumerate() {
             let id = ValueId(index as u32);
@@ -83,32 +73,26 @@ impl Listing {
         for group in groups {
             let name = |node: NodeId| {
                 let operation = graph.operation(node).expect("members are operations");
-                let outputs: Vec<String> = graph.outputs(node).map(value).collect();
-                format!("{} {}", operation.name(), outputs.join(" "))
-                    .trim_end()
-                    .to_owned()
+                let outputs = graph.outputs(node).map(value);
+                joined(
+                    " ",
+                    std::iter::once(operation.name().to_owned()).chain(outputs),
+                )
             };
             let root = group.root.map(|root| match group.pointwise.is_empty() {
                 true => name(root),
                 false => format!("{} then ", name(root)),
             });
-            let pointwise: Vec<String> = group.pointwise.iter().copied().map(name).collect();
             let end = group
                 .end
                 .map(|end| format!(", ended by {}", name(End::node(end))));
-            let read: Vec<String> = group.inputs(graph).into_iter().map(value).collect();
-            let stored: Vec<String> = group
-                .outputs(graph, analysis)
-                .into_iter()
-                .map(value)
-                .collect();
             self.line(format!(
                 "{}{}{}: reads {}, stores {}",
                 root.unwrap_or_default(),
-                pointwise.join(", "),
+                joined(", ", group.pointwise.iter().copied().map(name)),
                 end.unwrap_or_default(),
-                read.join(" "),
-                stored.join(" ")
+                joined(" ", group.inputs(graph).into_iter().map(value)),
+                joined(" ", group.outputs(graph, analysis).into_iter().map(value))
             ));
         }
     }
@@ -117,37 +101,26 @@ impl Listing {
     pub fn dispatches(&mut self, pass: &str, program: &Program) {
         self.pass(pass, format!("{} dispatches", program.dispatches.len()));
         for (index, dispatch) in program.dispatches.iter().enumerate() {
-            let Dispatch {
-                kernel,
-                grid: [x, y, z],
-                cost,
-                ..
-            } = dispatch;
-            let bindings: Vec<String> = dispatch
-                .bindings
-                .iter()
-                .map(|&(slot, access)| {
-                    let how = match access {
-                        Access::Read => "",
-                        Access::Write => "=",
-                        Access::Uniform { .. } | Access::Window { .. } => "u:",
-                    };
-                    format!("{how}{}", place(program, slot))
-                })
-                .collect();
+            let bindings = dispatch.bindings.iter().map(|&(slot, access)| {
+                let how = match access {
+                    Access::Read => "",
+                    Access::Write => "=",
+                    Access::Uniform { .. } | Access::Window { .. } => "u:",
+                };
+                format!("{how}{}", place(program, slot))
+            });
+            let (name, [x, y, z]) = (dispatch.kernel.name, dispatch.grid);
+            let (bindings, Cost { flops, bytes }) = (joined(" ", bindings), dispatch.cost);
             self.line(format!(
-                "{index}: {} {x}x{y}x{z} ({})  {} FLOP, {} B",
-                kernel.name,
-                bindings.join(" "),
-                cost.flops,
-                cost.bytes
+                "{index}: {name} {x}x{y}x{z} ({bindings})  {flops} FLOP, {bytes} B"
             ));
         }
         let fetched = program.fetches.iter();
-        let fetched: Vec<String> = fetched
-            .map(|(Operand { slot, .. }, _)| place(program, *slot))
-            .collect();
-        self.line(format!("fetched: {}", fetched.join(" ")));
+        let fetched = joined(
+            " ",
+            fetched.map(|(operand, _)| place(program, operand.slot)),
+        );
+        self.line(format!("fetched: {fetched}"));
     }
 
     /// Which slots share a buffer.
@@ -161,10 +134,14 @@ impl Listing {
         for (buffer, size) in assignment.sizes.iter().enumerate() {
             let slots = 0..program.slots.len();
             let slots = slots.filter(|&slot| assignment.buffer_of[slot] == Some(buffer));
-            let slots: Vec<String> = slots.map(|slot| place(program, slot)).collect();
-            self.line(format!("b{buffer} of {size} B: {}", slots.join(" ")));
+            let slots = joined(" ", slots.map(|slot| place(program, slot)));
+            self.line(format!("b{buffer} of {size} B: {slots}"));
         }
     }
+}
+
+fn joined(separator: &str, items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<String>>().join(separator)
 }
 
 fn value(id: ValueId) -> String {
@@ -172,13 +149,13 @@ fn value(id: ValueId) -> String {
 }
 
 /// What a node does with its inputs.
-fn call(graph: &Graph, node: NodeId, input: &dyn Fn(ValueId) -> String) -> String {
+fn call(graph: &Graph, node: NodeId) -> String {
     match &graph.nodes[node.index()].source {
         Source::Input { .. } => "input".to_owned(),
         Source::Tensor { index } => format!("tensor#{}", graph.tensors[*index].buffer.id()),
         Source::Operation(operation) => {
-            let inputs: Vec<String> = graph.inputs(node).iter().copied().map(input).collect();
-            format!("{}({})", operation.name(), inputs.join(", "))
+            let inputs = joined(", ", graph.inputs(node).iter().copied().map(value));
+            format!("{}({inputs})", operation.name())
         }
     }
 }

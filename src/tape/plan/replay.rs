@@ -162,10 +162,7 @@ impl Plan {
             bytes: counters.bytes(),
         }));
         let readback_bytes = readback_bytes + counted.map_or(0, Buffer::bytes);
-        let external = program.slots.iter().filter_map(|slot| match slot {
-            Slot::External { buffer, .. } => Some(buffer.downgrade()),
-            _ => None,
-        });
+        let external = program.slots.iter().filter_map(Slot::persistent);
         let distinct: HashSet<*const Pipeline> = pipelines.iter().map(Arc::as_ptr).collect();
         let ring = Ring::new(device, readback_bytes)?;
         let written = [inputs.as_ref(), counters.as_ref(), Some(&params.buffer)];
@@ -177,7 +174,7 @@ impl Plan {
             faults: program.faults.into(),
             counters,
             ring,
-            external: external.collect(),
+            external: external.map(Buffer::downgrade).collect(),
             inputs,
             pooled,
             _params: params.buffer,

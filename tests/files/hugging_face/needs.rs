@@ -171,6 +171,41 @@ fn a_parameter_that_no_kernel_can_bind() {
     assert_eq!(device().stats().buffers, before);
 }
 
+#[test]
+fn what_does_not_fit_is_refused() {
+    let config = GptConfig {
+        positions: PositionKind::Rotary,
+        context: 1024,
+        n_layers: 1,
+        ..GptConfig::new(1000)
+    };
+    let needs = MemoryNeeds::of(&config).unwrap();
+    let all = needs.inference(DType::F32, 0);
+    for memory in [None, Some(all)] {
+        needs.check(DType::F32, memory, device()).unwrap();
+    }
+    let refused = |dtype, memory| needs.check(dtype, Some(memory), device()).unwrap_err();
+    assert_eq!(
+        refused(DType::F32, all - 1).to_string(),
+        "out of device memory: the model's parameters take 205.2 KiB as F32 (118.6 KiB as F16), the adapter has 205.2 KiB; \
+         use a smaller batch, context or model"
+    );
+    assert_eq!(
+        refused(DType::F16, 1024).to_string(),
+        "out of device memory: the model's parameters take 118.6 KiB as F16, the adapter has 1.0 KiB; use a smaller \
+         batch, context or model"
+    );
+    let config = GptConfig {
+        context: 1 << 24,
+        d_model: 512,
+        ..config
+    };
+    let needs = MemoryNeeds::of(&config).unwrap();
+    let error = needs.check(DType::F32, None, device()).unwrap_err();
+    let expected = "the model's table of positions needs 8.0 GiB, this adapter's limit is ";
+    assert!(error.to_string().starts_with(expected), "{error}");
+}
+
 /// A software adapter's own word isn't one on the host's.
 #[test]
 fn memory_is_known_of_gpus_only() {

@@ -284,7 +284,7 @@ fn directories_that_cannot_be_followed_are_refused() {
         (
             "r",
             json!(4),
-            "lora_A.weight` is F32 [3, 36], the model needs numbers [4, 36]",
+            "lora_A.weight` has shape [3, 36], the model needs [4, 36]",
         ),
     ] {
         let mut bad = good.clone();

@@ -2,6 +2,7 @@
 
 mod batch;
 mod char_tokenizer;
+mod names;
 mod shuffle;
 mod stream;
 mod text;

@@ -3,8 +3,8 @@
 use shadegrad::nn::{
     CausalSelfAttention, DecoderBlock, Embedding, Encoder, EncoderBlock, EncoderConfig,
     FeedForward, FeedForwardKind, Gpt, GptConfig, Init, LayerNorm, Linear, LoraConfig,
-    MultiHeadAttention, MultiHeadAttentionConfig, Norm, NormKind, ParameterBuilder, PositionKind,
-    Positions, RmsNorm,
+    MultiHeadAttention, MultiHeadAttentionConfig, Norm, NormKind, ParameterBuilder, Positions,
+    RmsNorm,
 };
 
 use super::misuse;
@@ -32,9 +32,8 @@ fn two_layers_of_one_name_are_found_where_the_second_is_made() {
     misuse("a parameter `weight` already", || {
         Norm::new(&mut builder, NormKind::RmsNorm, 3, true, 1e-5)
     });
-    let learned = PositionKind::Learned;
     misuse("a parameter `weight` already", || {
-        Positions::new(&mut builder, learned, 4, 8, 2)
+        Positions::learned(&mut builder, 4, 8)
     });
 }
 

@@ -31,50 +31,46 @@ impl Toolchain {
     ///
     /// If there is none, or none with a linker; it says what to install.
     pub fn find() -> Result<Self> {
+        // `cargo run`, which runs this program, says which it is.
         let own = |variable: &str, name: &str| env::var_os(variable).unwrap_or_else(|| name.into());
-        // The variable CARGO is set where `cargo run` runs this program.
-        let candidates: Vec<(OsString, OsString, PathBuf)> = [
+        let candidates = [
             (own("CARGO", "cargo"), own("RUSTC", "rustc")),
             ("/usr/bin/cargo".into(), "/usr/bin/rustc".into()),
-        ]
-        .into_iter()
-        .filter_map(|(cargo, rustc)| Some((cargo, sysroot(&rustc)?, rustc)))
-        .map(|(cargo, sysroot, rustc)| (cargo, rustc, sysroot))
-        .collect();
-        for builds_std in [false, true] {
-            let needed = if builds_std {
-                "src/rust/library/Cargo.lock".to_owned()
-            } else {
-                format!("{TARGET}/lib")
-            };
-            let found = candidates.iter().find(|(cargo, _, sysroot)| {
-                sysroot.join("lib/rustlib").join(&needed).exists()
-                    && Command::new(cargo).arg("--version").output().is_ok()
-            });
-            if let Some((cargo, rustc, sysroot)) = found {
-                let linker = if linker_in(sysroot).is_some() {
-                    None
-                } else {
-                    let others = candidates
-                        .iter()
-                        .find_map(|(_, _, sysroot)| linker_in(sysroot));
-                    Some(others.or_else(|| in_path("wasm-ld")).context(
-                        "no linker for WebAssembly: install a Rust toolchain with rustup, whose rust-lld is used, or lld \
-                         (its wasm-ld)",
-                    )?)
-                };
-                return Ok(Self {
-                    cargo: cargo.clone(),
-                    rustc: rustc.clone(),
-                    linker,
-                    builds_std,
-                });
-            }
-        }
-        bail!(
-            "no compiler for {TARGET}: run `rustup target add {TARGET}`, or, where rustup has none to fetch, \
-             `sh scripts/setup-web.sh`, which installs Debian's (rustc-web, cargo-web, rust-web-src)"
-        )
+        ];
+        let present: Vec<_> = candidates
+            .into_iter()
+            .filter(|(cargo, _)| output(Command::new(cargo).arg("--version")).is_some())
+            .filter_map(|(cargo, rustc)| {
+                let sysroot = output(Command::new(&rustc).args(["--print", "sysroot"]))?;
+                Some((cargo, rustc, Path::new(&sysroot).join("lib/rustlib")))
+            })
+            .collect();
+        let compiled = present
+            .iter()
+            .find(|(.., libraries)| libraries.join(TARGET).join("lib").exists());
+        let sources = present
+            .iter()
+            .find(|(.., libraries)| libraries.join("src/rust/library/Cargo.lock").exists());
+        let Some((cargo, rustc, libraries)) = compiled.or(sources) else {
+            bail!(
+                "no compiler for {TARGET}: run `rustup target add {TARGET}`, or `sh scripts/setup-web.sh`, which also installs \
+                 Debian's where rustup has none"
+            );
+        };
+        let linker = if linker_in(libraries).is_some() {
+            None
+        } else {
+            let other = present
+                .iter()
+                .find_map(|(.., libraries)| linker_in(libraries));
+            Some(other.context("no rust-lld, the linker for WebAssembly: install a Rust toolchain with rustup, which has it")?)
+        };
+        Ok(Self {
+            cargo: cargo.clone(),
+            rustc: rustc.clone(),
+            linker,
+            builds_std: compiled.is_none(),
+        })
     }
 
     /// One line: which it is.
@@ -107,7 +103,6 @@ impl Toolchain {
             )
             .args([
                 "build",
-                "--locked",
                 "--lib",
                 "-p",
                 "shadegrad-web",
@@ -159,13 +154,9 @@ pub fn in_path(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-fn sysroot(rustc: &OsString) -> Option<PathBuf> {
-    output(Command::new(rustc).args(["--print", "sysroot"])).map(PathBuf::from)
-}
-
 /// The linker that toolchains of rustup bring.
-fn linker_in(sysroot: &Path) -> Option<PathBuf> {
-    let hosts = fs::read_dir(sysroot.join("lib/rustlib")).ok()?.flatten();
+fn linker_in(libraries: &Path) -> Option<PathBuf> {
+    let hosts = fs::read_dir(libraries).ok()?.flatten();
     hosts
         .map(|host| {
             host.path()

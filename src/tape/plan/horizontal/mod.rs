@@ -6,7 +6,7 @@
 
 mod merge;
 
-use super::dispatch::{Dispatch, Program, Slot};
+use super::dispatch::{Dispatch, Program, Slot, is_same_buffer};
 use super::groups::MOST_BINDINGS;
 use crate::gpu::kernel::Access;
 use crate::gpu::{AdapterClass, Kernel};
@@ -195,17 +195,8 @@ impl Context<'_> {
     /// Whether one reads a buffer that the other writes to, if only elsewhere: one dispatch may not do that.
     fn bind_for_both(&self, one: &Group, other: &Group) -> bool {
         any_two(one, other, |(a, access_a), (b, access_b)| {
-            access_a != access_b && self.is_same_buffer(a, b)
+            access_a != access_b && is_same_buffer(self.slots, a, b)
         })
-    }
-
-    fn is_same_buffer(&self, a: usize, b: usize) -> bool {
-        match (&self.slots[a], &self.slots[b]) {
-            (Slot::External { buffer: a, .. }, Slot::External { buffer: b, .. }) => {
-                a.id() == b.id()
-            }
-            _ => a == b,
-        }
     }
 
     fn overlap(&self, a: usize, b: usize) -> bool {
@@ -219,7 +210,7 @@ impl Context<'_> {
             _ => 0..u64::MAX,
         };
         let (one, other) = (range(&self.slots[a]), range(&self.slots[b]));
-        self.is_same_buffer(a, b) && one.start < other.end && other.start < one.end
+        is_same_buffer(self.slots, a, b) && one.start < other.end && other.start < one.end
     }
 }
 

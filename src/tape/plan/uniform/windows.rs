@@ -1,6 +1,7 @@
 //! Kernels with arrays in uniform buffers instead of storage buffers.
 
 use crate::gpu::syntax::{Declaration, Kind, Module};
+use crate::tape::plan::halves::element;
 use crate::tape::plan::window::WINDOW;
 
 /// The kernel with what is read at a binding declared as uniform arrays of so many bytes, of which all but the first are
@@ -17,14 +18,7 @@ pub(super) fn rewritten(
         .iter()
         .find(|it| it.kind == Kind::Storage(binding, false))?;
     let name = &*array.name;
-    let declared = array
-        .declared_type()
-        .strip_prefix("array<")?
-        .strip_suffix('>')?;
-    let alias = kernel
-        .find(declared)
-        .and_then(|alias| alias.text.split_once("= "));
-    let element = alias.map_or(declared, |(_, element)| element.trim_end_matches(';'));
+    let (declared, element) = element(kernel, array)?;
     let array = Array {
         name,
         windows: (1..windows.len())

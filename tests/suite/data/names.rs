@@ -1,6 +1,11 @@
+//! Lists of names.
+
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 
-use super::*;
+use shadegrad::Error;
+use shadegrad::data::{Batch, CharTokenizer, IGNORE_INDEX, NamesDataset};
 
 /// `count` distinct names of two to five letters.
 fn list(count: usize) -> String {
@@ -138,12 +143,17 @@ fn a_batch_depends_on_seed_and_step_only() {
 
 #[test]
 fn training_draws_every_training_name_and_no_test_name() {
-    let dataset = NamesDataset::new(&list(100), 8, 3).unwrap();
+    let text = list(100);
+    let dataset = NamesDataset::new(&text, 8, 3).unwrap();
     let drawn: HashSet<_> = (0..50)
         .flat_map(|step| names_of(&dataset.train_batch(32, step)))
         .map(Option::unwrap)
         .collect();
-    let train: HashSet<_> = dataset.names[..90].iter().cloned().collect();
+    let train = text.lines().filter(|name| dataset.is_known(name));
+    let train: HashSet<_> = train
+        .map(|name| dataset.tokenizer().encode(name).unwrap())
+        .collect();
+    assert_eq!(train.len(), 90);
     assert_eq!(drawn, train);
 }
 
@@ -175,7 +185,8 @@ proptest! {
     fn batches_in_order_cover_their_names_once(
         count in 2usize..400, batch_size in 1usize..50, max in 0usize..500, seed: u64
     ) {
-        let dataset = NamesDataset::new(&list(count), 7, seed).unwrap();
+        let text = list(count);
+        let dataset = NamesDataset::new(&text, 7, seed).unwrap();
         let collect = |batches: &mut dyn Iterator<Item = Batch>| {
             let mut names = Vec::new();
             for batch in batches {
@@ -190,9 +201,18 @@ proptest! {
             names.into_iter().map(Option::unwrap).collect::<Vec<_>>()
         };
         let test = collect(&mut dataset.test_batches(batch_size));
-        prop_assert_eq!(&test[..], &dataset.names[dataset.train_len()..]);
+        let train = collect(&mut dataset.train_subset_batches(batch_size, count));
+        prop_assert_eq!((train.len(), test.len()), (dataset.train_len(), dataset.test_len()));
         let subset = collect(&mut dataset.train_subset_batches(batch_size, max));
-        prop_assert_eq!(&subset[..], &dataset.names[..max.min(dataset.train_len())]);
+        prop_assert_eq!(&subset[..], &train[..max.min(train.len())]);
+        let mut all = [train, test].concat();
+        all.sort();
+        let mut names: Vec<_> = text
+            .lines()
+            .map(|name| dataset.tokenizer().encode(name).unwrap())
+            .collect();
+        names.sort();
+        prop_assert_eq!(all, names);
         prop_assert_eq!(
             dataset.test_batches(batch_size).len(),
             dataset.test_len().div_ceil(batch_size)
