@@ -1,130 +1,139 @@
-// What causality, windows, masks and dropout do to squares of scores, for attention's kernels on GPUs: put in front of
-// attention_tiled.wgsl and attention_tiled_backward.wgsl. Follows attention.wgsl and attention_squares.wgsl.
+// What causality, windows, masks and dropout do to squares of scores, and how squares of results are stored, for attention's
+// kernels on GPUs: put in front of attention_tiled.wgsl and attention_tiled_backward.wgsl. Follows attention.wgsl and
+// attention_squares.wgsl.
 //
-// A square's rows are own rows: queries in functions named after queries, keys in those named after keys. What is done
-// for its columns is long, and done for tiles on a border only, or not at all: loops of four turns keep the text short.
+// What is done for a square's columns is long, and done for tiles on a border only, or not at all: loops of four turns keep
+// the text short.
 
 import shadegrad::attention_squares;
 
-const BIASED: bool = false; // scores of all tiles go through `masked`: there is a mask, or a linear bias
+const BIASED: bool = false;    // scores of all tiles go through `masked`: there is a mask, or a linear bias
+const OWNS_KEYS: bool = false; // a square's rows, own rows, are keys and its columns queries; else the other way round
+
+fn own_rows() -> u32 { return select(p.queries, p.keys, OWNS_KEYS); }
+fn own_at(lies: vec4<u32>, head: Head, row: u32) -> u32 {
+    if (OWNS_KEYS) { return key_row_at(lies, head, row); }
+    return row_at(lies, head, row);
+}
+
+// Which of the other side's rows an own row sees.
+fn first_seen(head: Head, own: u32) -> u32 {
+    if (OWNS_KEYS) { return first_query(head, own); }
+    return first_key(head, own);
+}
+fn end_seen(head: Head, own: u32) -> u32 {
+    if (OWNS_KEYS) { return end_query(head, own); }
+    return end_key(head, own);
+}
 
 // Four rows from `first` on; those past the end repeat the last.
 fn four_rows(first: u32, rows: u32) -> vec4<u32> {
     return min(vec4<u32>(first, first + 1u, first + 2u, first + 3u), vec4<u32>(rows - 1u));
 }
 
-// The columns of a square one further, with another last one: four turns are through with all of them.
-fn turned(c: mat4x4<f32>, last: vec4<f32>) -> mat4x4<f32> { return mat4x4<f32>(c[1], c[2], c[3], last); }
-
-// Own rows are queries i ….
-
-fn masked_for_queries(scores: vec4<f32>, head: Head, i: vec4<u32>, start: vec4<u32>, seen: vec4<u32>, j: u32) -> vec4<f32> {
-    let is_seen = vec4<u32>(j) - start < seen;
+fn column_masked(scores: vec4<f32>, head: Head, own: vec4<u32>, start: vec4<u32>, seen: vec4<u32>, other: u32) -> vec4<f32> {
+    let is_seen = vec4<u32>(other) - start < seen;
+    var i = own;
+    var j = vec4<u32>(other);
+    if (OWNS_KEYS) {
+        i = vec4<u32>(min(other, p.queries - 1u));
+        j = own;
+    }
     return vec4<f32>(
-        masked(scores.x, is_seen.x, head, i.x, j), masked(scores.y, is_seen.y, head, i.y, j),
-        masked(scores.z, is_seen.z, head, i.z, j), masked(scores.w, is_seen.w, head, i.w, j));
+        masked(scores.x, is_seen.x, head, i.x, j.x), masked(scores.y, is_seen.y, head, i.y, j.y),
+        masked(scores.z, is_seen.z, head, i.z, j.z), masked(scores.w, is_seen.w, head, i.w, j.w));
 }
 
-fn query_square_masked(c: mat4x4<f32>, head: Head, i0: u32, j: u32) -> mat4x4<f32> {
-    let i = four_rows(i0, p.queries);
-    let start = vec4<u32>(first_key(head, i.x), first_key(head, i.y), first_key(head, i.z), first_key(head, i.w));
-    let end = vec4<u32>(end_key(head, i.x), end_key(head, i.y), end_key(head, i.z), end_key(head, i.w));
+fn square_masked(c: mat4x4<f32>, head: Head, own: u32, other: u32) -> mat4x4<f32> {
+    let rows = four_rows(own, own_rows());
+    let start = vec4<u32>(first_seen(head, rows.x), first_seen(head, rows.y), first_seen(head, rows.z), first_seen(head, rows.w));
+    let end = vec4<u32>(end_seen(head, rows.x), end_seen(head, rows.y), end_seen(head, rows.z), end_seen(head, rows.w));
     var result = c;
     for (var e = 0u; e < 4u; e++) {
-        result = turned(result, masked_for_queries(result[0], head, i, start, end - start, j + e));
+        // One column further: four turns are through with all of them.
+        let column = column_masked(result[0], head, rows, start, end - start, other + e);
+        result = mat4x4<f32>(result[1], result[2], result[3], column);
     }
     return result;
 }
 
-fn queries_masked(c: Squares, head: Head, i: u32, j: u32) -> Squares {
+fn squares_masked(c: Squares, head: Head, own: u32, other: u32) -> Squares {
     var result = Squares();
-    result.c00 = query_square_masked(c.c00, head, i, j);
-    if (SCORE_QUADS == 2u) { result.c01 = query_square_masked(c.c01, head, i, j + 4u * ACROSS); }
+    result.c00 = square_masked(c.c00, head, own, other);
+    if (SCORE_QUADS == 2u) { result.c01 = square_masked(c.c01, head, own, other + 4u * ACROSS); }
     if (ROW_QUADS == 2u) {
-        result.c10 = query_square_masked(c.c10, head, i + 4u * DOWN, j);
-        if (SCORE_QUADS == 2u) { result.c11 = query_square_masked(c.c11, head, i + 4u * DOWN, j + 4u * ACROSS); }
+        result.c10 = square_masked(c.c10, head, own + 4u * DOWN, other);
+        if (SCORE_QUADS == 2u) { result.c11 = square_masked(c.c11, head, own + 4u * DOWN, other + 4u * ACROSS); }
     }
     return result;
 }
 
-fn dropped_for_queries(w: vec4<f32>, kept: vec4<u32>, e: u32) -> vec4<f32> {
+fn column_dropped(w: vec4<f32>, kept: vec4<u32>, e: u32) -> vec4<f32> {
     return vec4<f32>(
         dropped(w.x, kept.x, e), dropped(w.y, kept.y, e), dropped(w.z, kept.z, e), dropped(w.w, kept.w, e));
 }
 
-fn query_square_dropped(c: mat4x4<f32>, key: DropoutKey, head: Head, i: u32, j: u32) -> mat4x4<f32> {
+// The square as if own rows were queries, and back.
+fn by_queries(c: mat4x4<f32>) -> mat4x4<f32> {
+    if (OWNS_KEYS) { return transpose(c); }
+    return c;
+}
+
+fn square_dropped(c: mat4x4<f32>, key: DropoutKey, head: Head, own: u32, other: u32) -> mat4x4<f32> {
+    let i = select(own, other, OWNS_KEYS);
+    let j = select(other, own, OWNS_KEYS);
     var kept = vec4<u32>(); // by each query, for keys j … j + 3
     for (var r = 0u; r < 4u; r++) {
         kept = vec4<u32>(kept.yzw, kept_weights(key, head, min(i + r, p.queries - 1u), j));
     }
-    return mat4x4<f32>(
-        dropped_for_queries(c[0], kept, 0u), dropped_for_queries(c[1], kept, 1u),
-        dropped_for_queries(c[2], kept, 2u), dropped_for_queries(c[3], kept, 3u));
+    let w = by_queries(c);
+    return by_queries(mat4x4<f32>(
+        column_dropped(w[0], kept, 0u), column_dropped(w[1], kept, 1u),
+        column_dropped(w[2], kept, 2u), column_dropped(w[3], kept, 3u)));
 }
 
-fn queries_dropped(c: Squares, key: DropoutKey, head: Head, i: u32, j: u32) -> Squares {
+fn squares_dropped(c: Squares, key: DropoutKey, head: Head, own: u32, other: u32) -> Squares {
     var result = Squares();
-    result.c00 = query_square_dropped(c.c00, key, head, i, j);
-    if (SCORE_QUADS == 2u) { result.c01 = query_square_dropped(c.c01, key, head, i, j + 4u * ACROSS); }
+    result.c00 = square_dropped(c.c00, key, head, own, other);
+    if (SCORE_QUADS == 2u) { result.c01 = square_dropped(c.c01, key, head, own, other + 4u * ACROSS); }
     if (ROW_QUADS == 2u) {
-        result.c10 = query_square_dropped(c.c10, key, head, i + 4u * DOWN, j);
-        if (SCORE_QUADS == 2u) { result.c11 = query_square_dropped(c.c11, key, head, i + 4u * DOWN, j + 4u * ACROSS); }
+        result.c10 = square_dropped(c.c10, key, head, own + 4u * DOWN, other);
+        if (SCORE_QUADS == 2u) { result.c11 = square_dropped(c.c11, key, head, own + 4u * DOWN, other + 4u * ACROSS); }
     }
     return result;
 }
 
-// Own rows are keys j ….
-
-fn masked_for_keys(scores: vec4<f32>, head: Head, i: u32, j: vec4<u32>, start: vec4<u32>, seen: vec4<u32>) -> vec4<f32> {
-    let is_seen = vec4<u32>(i) - start < seen;
-    let row = min(i, p.queries - 1u);
-    return vec4<f32>(
-        masked(scores.x, is_seen.x, head, row, j.x), masked(scores.y, is_seen.y, head, row, j.y),
-        masked(scores.z, is_seen.z, head, row, j.z), masked(scores.w, is_seen.w, head, row, j.w));
+fn store_row(lies: vec4<u32>, head: Head, row: u32, chunk: u32, value: vec4<f32>) {
+    if (row < own_rows() && chunk < CHUNKS) { store_chunk_result(own_at(lies, head, row), chunk, value); }
 }
-
-fn key_square_masked(c: mat4x4<f32>, head: Head, i: u32, j0: u32) -> mat4x4<f32> {
-    let j = four_rows(j0, p.keys);
-    let start = vec4<u32>(first_query(head, j.x), first_query(head, j.y), first_query(head, j.z), first_query(head, j.w));
-    let end = vec4<u32>(end_query(head, j.x), end_query(head, j.y), end_query(head, j.z), end_query(head, j.w));
-    var result = c;
-    for (var e = 0u; e < 4u; e++) {
-        result = turned(result, masked_for_keys(result[0], head, i + e, j, start, end - start));
-    }
-    return result;
+fn store_square(lies: vec4<u32>, head: Head, row: u32, chunk: u32, square: mat4x4<f32>) {
+    let rows = transpose(square);
+    store_row(lies, head, row + $4u, chunk, rows[$4]);
 }
-
-fn keys_masked(c: Squares, head: Head, i: u32, j: u32) -> Squares {
-    var result = Squares();
-    result.c00 = key_square_masked(c.c00, head, i, j);
-    if (SCORE_QUADS == 2u) { result.c01 = key_square_masked(c.c01, head, i + 4u * ACROSS, j); }
+fn store_squares(lies: vec4<u32>, head: Head, row: u32, column: u32, c: Squares) {
+    store_square(lies, head, row, column, c.c00);
+    if (RESULT_QUADS == 2u) { store_square(lies, head, row, column + ACROSS, c.c01); }
     if (ROW_QUADS == 2u) {
-        result.c10 = key_square_masked(c.c10, head, i, j + 4u * DOWN);
-        if (SCORE_QUADS == 2u) { result.c11 = key_square_masked(c.c11, head, i + 4u * ACROSS, j + 4u * DOWN); }
+        store_square(lies, head, row + 4u * DOWN, column, c.c10);
+        if (RESULT_QUADS == 2u) { store_square(lies, head, row + 4u * DOWN, column + ACROSS, c.c11); }
     }
-    return result;
 }
 
-fn dropped_for_keys(w: vec4<f32>, key: DropoutKey, head: Head, i: u32, j: u32) -> vec4<f32> {
-    let kept = kept_weights(key, head, min(i, p.queries - 1u), j);
-    return vec4<f32>(dropped(w.x, kept, 0u), dropped(w.y, kept, 1u), dropped(w.z, kept, 2u), dropped(w.w, kept, 3u));
+// What dispatches before have left.
+fn load_square(lies: vec4<u32>, head: Head, row: u32, chunk: u32) -> mat4x4<f32> {
+    let rows = four_rows(row, own_rows());
+    let at = min(chunk, CHUNKS - 1u);
+    return transpose(mat4x4<f32>(
+        chunk_result(own_at(lies, head, rows.x), at), chunk_result(own_at(lies, head, rows.y), at),
+        chunk_result(own_at(lies, head, rows.z), at), chunk_result(own_at(lies, head, rows.w), at)));
 }
-
-fn key_square_dropped(c: mat4x4<f32>, key: DropoutKey, head: Head, i: u32, j: u32) -> mat4x4<f32> {
-    var result = c;
-    for (var e = 0u; e < 4u; e++) {
-        result = turned(result, dropped_for_keys(result[0], key, head, i + e, j));
-    }
-    return result;
-}
-
-fn keys_dropped(c: Squares, key: DropoutKey, head: Head, i: u32, j: u32) -> Squares {
-    var result = Squares();
-    result.c00 = key_square_dropped(c.c00, key, head, i, j);
-    if (SCORE_QUADS == 2u) { result.c01 = key_square_dropped(c.c01, key, head, i + 4u * ACROSS, j); }
+fn load_squares(lies: vec4<u32>, head: Head, row: u32, column: u32) -> Squares {
+    var c = Squares();
+    c.c00 = load_square(lies, head, row, column);
+    if (RESULT_QUADS == 2u) { c.c01 = load_square(lies, head, row, column + ACROSS); }
     if (ROW_QUADS == 2u) {
-        result.c10 = key_square_dropped(c.c10, key, head, i, j + 4u * DOWN);
-        if (SCORE_QUADS == 2u) { result.c11 = key_square_dropped(c.c11, key, head, i + 4u * ACROSS, j + 4u * DOWN); }
+        c.c10 = load_square(lies, head, row + 4u * DOWN, column);
+        if (RESULT_QUADS == 2u) { c.c11 = load_square(lies, head, row + 4u * DOWN, column + ACROSS); }
     }
-    return result;
+    return c;
 }

@@ -16,21 +16,13 @@ fn invocation(here: Here) -> u32 { return here.subgroup * SUBGROUP + here.subgro
 
 fn largest_of_quad(n: vec4<f32>) -> vec4<f32> {
     var most = n;
-    if (ACROSS > 1u) { most = max(most, subgroupShuffleXor(most, 1u)); }
-    if (ACROSS > 2u) { most = max(most, subgroupShuffleXor(most, 2u)); }
-    if (ACROSS > 4u) { most = max(most, subgroupShuffleXor(most, 4u)); }
-    if (ACROSS > 8u) { most = max(most, subgroupShuffleXor(most, 8u)); }
-    if (ACROSS > 16u) { most = max(most, subgroupShuffleXor(most, 16u)); }
+    if (ACROSS > 1u << $5u) { most = max(most, subgroupShuffleXor(most, 1u << $5u)); }
     return most;
 }
 
 fn sum_of_quad(n: vec4<f32>) -> vec4<f32> {
     var sum = n;
-    if (ACROSS > 1u) { sum += subgroupShuffleXor(sum, 1u); }
-    if (ACROSS > 2u) { sum += subgroupShuffleXor(sum, 2u); }
-    if (ACROSS > 4u) { sum += subgroupShuffleXor(sum, 4u); }
-    if (ACROSS > 8u) { sum += subgroupShuffleXor(sum, 8u); }
-    if (ACROSS > 16u) { sum += subgroupShuffleXor(sum, 16u); }
+    if (ACROSS > 1u << $5u) { sum += subgroupShuffleXor(sum, 1u << $5u); }
     return sum;
 }
 

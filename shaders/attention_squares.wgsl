@@ -111,17 +111,11 @@ fn step(c: ptr<function, Squares>, x: u32, y: u32, across: u32) {
 fn mixed(quad: u32, by: u32, count: u32) -> u32 { return quad ^ (by & (min(count, 8u) - 1u)); }
 
 fn keep_own(at: u32, square: mat4x4<f32>) {
-    first_tile[at] = square[0];
-    first_tile[at + OWN] = square[1];
-    first_tile[at + 2u * OWN] = square[2];
-    first_tile[at + 3u * OWN] = square[3];
+    first_tile[at + $4u * OWN] = square[$4];
 }
 
 fn keep_other(at: u32, square: mat4x4<f32>) {
-    second_tile[at] = square[0];
-    second_tile[at + OTHER] = square[1];
-    second_tile[at + 2u * OTHER] = square[2];
-    second_tile[at + 3u * OTHER] = square[3];
+    second_tile[at + $4u * OTHER] = square[$4];
 }
 
 // Four rows (which are its rows) by the four elements of a chunk.
@@ -162,19 +156,13 @@ fn keep_slice_square(place: Place, t: u32, square: mat4x4<f32>) {
 fn along_steps(c: ptr<function, Squares>, place: Place, d: u32) {
     let x = place.first + 4u * d * OWN + mixed(place.row, 2u * d, DOWN);
     let y = place.second + 4u * d * OTHER + mixed(place.column, 2u * d, ACROSS);
-    step(c, x, y, SCORE_QUADS);
-    step(c, x + OWN, y + OTHER, SCORE_QUADS);
-    step(c, x + 2u * OWN, y + 2u * OTHER, SCORE_QUADS);
-    step(c, x + 3u * OWN, y + 3u * OTHER, SCORE_QUADS);
+    step(c, x + $4u * OWN, y + $4u * OTHER, SCORE_QUADS);
 }
 
 fn across_steps(c: ptr<function, Squares>, place: Place, d: u32) {
     let x = place.first + 4u * d * OWN + mixed(place.row, d, DOWN);
     let y = place.second + 4u * d * WIDTH + place.column;
-    step(c, x, y, RESULT_QUADS);
-    step(c, x + OWN, y + WIDTH, RESULT_QUADS);
-    step(c, x + 2u * OWN, y + 2u * WIDTH, RESULT_QUADS);
-    step(c, x + 3u * OWN, y + 3u * WIDTH, RESULT_QUADS);
+    step(c, x + $4u * OWN, y + $4u * WIDTH, RESULT_QUADS);
 }
 
 // Adds the product, along the rows, of a tile of own rows and a tile of other rows: scores. For uniform control flow
@@ -198,10 +186,7 @@ fn plus_along(
         if (OVERLAPPED) {
             next0 = slice_square(head, pair, chunk + DEPTH, place.lane);
             if (SLICE > TEAM) { next1 = slice_square(head, pair, chunk + DEPTH, place.lane + TEAM); }
-            along_steps(c, place, 0u);
-            if (DEPTH > 1u) { along_steps(c, place, 1u); }
-            if (DEPTH > 2u) { along_steps(c, place, 2u); }
-            if (DEPTH > 3u) { along_steps(c, place, 3u); }
+            if (DEPTH > $4u) { along_steps(c, place, $4u); }
         } else {
             for (var d = 0u; d < DEPTH; d++) { along_steps(c, place, d); }
         }
@@ -227,10 +212,7 @@ fn line_chunk(head: Head, other: u32, row: u32, t: u32, is_there: bool) -> vec4<
 
 fn line_chunks(head: Head, other: u32, row: u32, lane: u32, is_there: bool) -> mat4x4<f32> {
     var next = mat4x4<f32>();
-    next[0] = line_chunk(head, other, row, lane, is_there);
-    if (LINE_CHUNKS > TEAM) { next[1] = line_chunk(head, other, row, lane + TEAM, is_there); }
-    if (LINE_CHUNKS > 2u * TEAM) { next[2] = line_chunk(head, other, row, lane + 2u * TEAM, is_there); }
-    if (LINE_CHUNKS > 3u * TEAM) { next[3] = line_chunk(head, other, row, lane + 3u * TEAM, is_there); }
+    if (LINE_CHUNKS > $4u * TEAM) { next[$4] = line_chunk(head, other, row, lane + $4u * TEAM, is_there); }
     return next;
 }
 
@@ -239,10 +221,7 @@ fn keep_chunk(place: Place, t: u32, chunk: vec4<f32>) {
 }
 
 fn keep_chunks(place: Place, next: mat4x4<f32>) {
-    keep_chunk(place, place.lane, next[0]);
-    if (LINE_CHUNKS > TEAM) { keep_chunk(place, place.lane + TEAM, next[1]); }
-    if (LINE_CHUNKS > 2u * TEAM) { keep_chunk(place, place.lane + 2u * TEAM, next[2]); }
-    if (LINE_CHUNKS > 3u * TEAM) { keep_chunk(place, place.lane + 3u * TEAM, next[3]); }
+    if (LINE_CHUNKS > $4u * TEAM) { keep_chunk(place, place.lane + $4u * TEAM, next[$4]); }
 }
 
 // Adds the product, across the rows, of scores (or weights) and a tile of other rows: results. For uniform control flow
@@ -262,10 +241,7 @@ fn plus_across(c: ptr<function, Squares>, place: Place, head: Head, scores: Squa
         workgroupBarrier();
         if (OVERLAPPED) {
             next = line_chunks(head, other, row + 4u * LINES, place.lane, slice + 1u < OTHER / LINES);
-            across_steps(c, place, 0u);
-            if (LINES > 1u) { across_steps(c, place, 1u); }
-            if (LINES > 2u) { across_steps(c, place, 2u); }
-            if (LINES > 3u) { across_steps(c, place, 3u); }
+            if (LINES > $4u) { across_steps(c, place, $4u); }
         } else {
             for (var d = 0u; d < LINES; d++) { across_steps(c, place, d); }
         }

@@ -24,6 +24,9 @@ struct Own {
     value: Row,
 }
 
+// Log-sum-exp and D of a query: `backward` finds D out.
+fn about_of(head: Head, i: u32, upstream: Row) -> vec2<f32> { return statistics_of(head, i); }
+
 // With `is_whole`, `own` has the row's key and value as well, which saves loading them again; queries and keys are then
 // of one length. The loop of at most one turn is a branch: llvmpipe runs both sides of an `if`.
 fn query_side(head: Head, lane: u32, own: Own, is_whole: bool) {
@@ -89,7 +92,7 @@ fn key_side(owner: Head, lane: u32, own: Own, is_whole: bool) {
             for (var is_other = !is_whole || i0 != first; is_other; is_other = false) {
                 query = load_q(row_at(p.q, head, row));
                 upstream = load_dout(row_at(p.dout, head, row));
-                about = statistics_of(head, row, upstream);
+                about = about_of(head, row, upstream);
             }
             let kept = kept_eight(dropout, head, row, first);
             let count = min(8u, queries - i0);
@@ -117,7 +120,7 @@ fn as_query(head: Head, lane: u32) -> Own {
     let i = min(head.tile * 8u + lane, p.queries - 1u);
     let upstream = load_dout(row_at(p.dout, head, i));
     let query = load_q(row_at(p.q, head, i));
-    return Own(query, upstream, statistics_of(head, i, upstream), zero_row(), zero_row());
+    return Own(query, upstream, about_of(head, i, upstream), zero_row(), zero_row());
 }
 
 fn as_key(head: Head, lane: u32, own: Own) -> Own {

@@ -49,32 +49,12 @@ fn weights_under(c: Squares, top: Numbers) -> Squares {
         weights_of(c.c00, top.r0), weights_of(c.c01, top.r0), weights_of(c.c10, top.r1), weights_of(c.c11, top.r1));
 }
 
-fn store_row(head: Head, i: u32, chunk: u32, value: vec4<f32>) {
-    if (i < p.queries && chunk < CHUNKS) { store_chunk_out(row_at(p.out, head, i), chunk, value); }
-}
-fn store_square(head: Head, i: u32, chunk: u32, square: mat4x4<f32>) {
-    let rows = transpose(square);
-    store_row(head, i, chunk, rows[0]);
-    store_row(head, i + 1u, chunk, rows[1]);
-    store_row(head, i + 2u, chunk, rows[2]);
-    store_row(head, i + 3u, chunk, rows[3]);
-}
 fn store_lse(head: Head, i: u32, top: vec4<f32>, sum: vec4<f32>) {
     let at = p.lse_offset + head.index * p.queries + i;
-    if (i < p.queries) { lse[at] = lse_of(top.x, sum.x); }
-    if (i + 1u < p.queries) { lse[at + 1u] = lse_of(top.y, sum.y); }
-    if (i + 2u < p.queries) { lse[at + 2u] = lse_of(top.z, sum.z); }
-    if (i + 3u < p.queries) { lse[at + 3u] = lse_of(top.w, sum.w); }
+    if (i + $4u < p.queries) { lse[at + $4u] = lse_of(top[$4], sum[$4]); }
 }
 
 // What dispatches before have left.
-fn load_square(head: Head, i: u32, chunk: u32) -> mat4x4<f32> {
-    let rows = four_rows(i, p.queries);
-    let at = min(chunk, CHUNKS - 1u);
-    return transpose(mat4x4<f32>(
-        chunk_out(row_at(p.out, head, rows.x), at), chunk_out(row_at(p.out, head, rows.y), at),
-        chunk_out(row_at(p.out, head, rows.z), at), chunk_out(row_at(p.out, head, rows.w), at)));
-}
 fn load_lse(head: Head, i: u32) -> vec4<f32> {
     let at = four_rows(i, p.queries) + p.lse_offset + head.index * p.queries;
     return vec4<f32>(lse[at.x], lse[at.y], lse[at.z], lse[at.w]);
@@ -103,14 +83,11 @@ fn forward(group: Group, here: Here) {
     var top = Numbers(vec4<f32>(LOWEST), vec4<f32>(LOWEST));
     var sum = Numbers();
     if (CONTINUED) {
-        acc.c00 = load_square(head, i, place.column);
-        if (RESULT_QUADS == 2u) { acc.c01 = load_square(head, i, place.column + ACROSS); }
+        acc = load_squares(p.out, head, i, place.column);
         let upper = load_lse(head, i);
         top.r0 = tops_of_lse(upper);
         sum.r0 = sums_of_lse(upper);
         if (ROW_QUADS == 2u) {
-            acc.c10 = load_square(head, i + 4u * DOWN, place.column);
-            if (RESULT_QUADS == 2u) { acc.c11 = load_square(head, i + 4u * DOWN, place.column + ACROSS); }
             let lower = load_lse(head, i + 4u * DOWN);
             top.r1 = tops_of_lse(lower);
             sum.r1 = sums_of_lse(lower);
@@ -126,7 +103,7 @@ fn forward(group: Group, here: Here) {
         let j = j0 + 4u * place.column;
         scores = squares_scaled(scores, Numbers(vec4<f32>(p.scale), vec4<f32>(p.scale)));
         if (BIASED || !all_seen(leader, first, end, j0, j0 + 4u * OTHER)) {
-            scores = queries_masked(scores, head, i, j);
+            scores = squares_masked(scores, head, i, j);
         }
 
         let tops = largest_of_rows(largest(scores), place);
@@ -137,7 +114,7 @@ fn forward(group: Group, here: Here) {
         let added = sums(weights);
         sum = Numbers(fma(sum.r0, shrink.r0, added.r0), fma(sum.r1, shrink.r1, added.r1));
         acc = squares_scaled(acc, shrink);
-        plus_across(&acc, place, head, queries_dropped(weights, dropout, head, i, j), VALUES, j0);
+        plus_across(&acc, place, head, squares_dropped(weights, dropout, head, i, j), VALUES, j0);
     }
 
     sum = sum_of_rows(sum, place);
@@ -146,13 +123,8 @@ fn forward(group: Group, here: Here) {
     let none0 = sum.r0 == vec4<f32>();
     let none1 = sum.r1 == vec4<f32>();
     acc = squares_scaled(acc, Numbers(select(1.0 / sum.r0, vec4<f32>(), none0), select(1.0 / sum.r1, vec4<f32>(), none1)));
-    store_square(head, i, place.column, acc.c00);
-    if (RESULT_QUADS == 2u) { store_square(head, i, place.column + ACROSS, acc.c01); }
-    if (place.column == 0u) { store_lse(head, i, top.r0, sum.r0); }
-    if (ROW_QUADS == 2u) {
-        let next_i = i + 4u * DOWN;
-        store_square(head, next_i, place.column, acc.c10);
-        if (RESULT_QUADS == 2u) { store_square(head, next_i, place.column + ACROSS, acc.c11); }
-        if (place.column == 0u) { store_lse(head, next_i, top.r1, sum.r1); }
-    }
+    store_squares(p.out, head, i, place.column, acc);
+    if (place.column > 0u) { return; }
+    store_lse(head, i, top.r0, sum.r0);
+    if (ROW_QUADS == 2u) { store_lse(head, i + 4u * DOWN, top.r1, sum.r1); }
 }

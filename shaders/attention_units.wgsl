@@ -141,7 +141,7 @@ fn store_results(lies: vec4<u32>, head: Head, first: u32, column: u32, factor: f
         let chunk = column * (ACROSS * MATRIX_SIZE / 4u) + quad;
         let at = select(row_at(lies, head, row), key_row_at(lies, head, row), OWNS_KEYS);
         if (row < select(p.queries, p.keys, OWNS_KEYS) && chunk < CHUNKS) {
-            store_chunk_gradient(at, chunk, factor * sums_at(quad, RESULT_LINE, n % OWN));
+            store_chunk_result(at, chunk, factor * sums_at(quad, RESULT_LINE, n % OWN));
         }
     }
 }

@@ -24,8 +24,8 @@ fn forward(group: Group, @builtin(local_invocation_index) lane: u32) {
     let i = first + lane * BLOCK;
     let query = block_times(load_q_block(head, i, 0u), p.scale);
     let dropout = dropout_key();
-    let start = first_keys(head, i);
-    let seen = end_keys(head, i) - start;
+    let start = first_seen(head, i);
+    let seen = end_seen(head, i) - start;
     let keys = end_key(head, min(first + 8u * BLOCK, p.queries) - 1u);
     let part = lane % PARTS * SLICE;
     var acc = zero_block();
@@ -41,15 +41,15 @@ fn forward(group: Group, @builtin(local_invocation_index) lane: u32) {
     for (var j = max(first_key(head, first) / STEP * STEP, p.begin); j < end; j += STEP) {
         let row = min(j + lane / PARTS, p.keys - 1u);
         let key = load_k(key_row_at(p.k, head, row), part);
-        let scores = masked_keys(first_products(query, key), head, i, j, start, seen);
+        let scores = masked_rows(first_products(query, key), head, i, j, start, seen);
         let next = max(top, largest(scores));
         let shrink = exp(top - next);
         let weights = weights_under(scores, next);
         top = next;
         sum = sum * shrink + total(weights);
         let value = load_v(key_row_at(p.v, head, row), part);
-        let kept = kept_keys(dropout, head, i, j);
-        acc = plus_second(block_scaled(acc, shrink), dropped_keys(weights, kept), value);
+        let kept = kept_rows(dropout, head, i, j);
+        acc = plus_second(block_scaled(acc, shrink), dropped_rows(weights, kept), value);
     }
     // A query that sees nothing gives zeros.
     let none = sum == Numbers();

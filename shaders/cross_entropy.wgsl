@@ -8,7 +8,8 @@
 // over the row: when the maximum rises, the sums so far are rescaled. Rows whose target is ignored give zeros. A target
 // that is no class makes its row not a number, so that the mistake shows.
 //
-// `count_targets` → the scale; `losses_…` or `gradients_…` → a loss for each row; `mean_loss` → their scaled sum.
+// `count_targets` → the scale; `rows_…` → a loss for each row, and its gradient unless what writes it is declared away;
+// `mean_loss` → their scaled sum.
 
 import shadegrad::grid;
 import shadegrad::team;
@@ -123,15 +124,7 @@ fn write_gradient(row: u32, target_class: u32, part: Part, first: u32, step: u32
 // One row an invocation: for short rows on software adapters.
 
 @compute @workgroup_size(16)
-fn losses_by_invocation(group: Group, @builtin(local_invocation_index) lane: u32) {
-    let row = index_of(group) * 16u + lane;
-    if (row >= p.rows) { return; }
-    let target_class = targets[p.targets_offset + row];
-    losses[p.losses_offset + row] = loss_of(row, target_class, part_of(row, 0u, 1u));
-}
-
-@compute @workgroup_size(16)
-fn gradients_by_invocation(group: Group, @builtin(local_invocation_index) lane: u32) {
+fn rows_by_invocation(group: Group, @builtin(local_invocation_index) lane: u32) {
     let row = index_of(group) * 16u + lane;
     if (row >= p.rows) { return; }
     let target_class = targets[p.targets_offset + row];
@@ -156,19 +149,9 @@ fn join_all(part: Part, lane: u32) -> Part {
 }
 
 @compute @workgroup_size(LANES)
-fn losses_by_workgroup(group: Group, @builtin(local_invocation_index) lane: u32) {
+fn rows_by_workgroup(group: Group, @builtin(local_invocation_index) lane: u32) {
     let index = index_of(group);
     // Groups past the end read the last row and store nothing, so that barriers stay uniform.
-    let row = min(index, p.rows - 1u);
-    let part = join_all(part_of(row, lane, LANES), lane);
-    if (index < p.rows && lane == 0u) {
-        losses[p.losses_offset + row] = loss_of(row, targets[p.targets_offset + row], part);
-    }
-}
-
-@compute @workgroup_size(LANES)
-fn gradients_by_workgroup(group: Group, @builtin(local_invocation_index) lane: u32) {
-    let index = index_of(group);
     let row = min(index, p.rows - 1u);
     let part = join_all(part_of(row, lane, LANES), lane);
     let target_class = targets[p.targets_offset + row];
@@ -199,22 +182,8 @@ fn join_team(part: Part, place: Place) -> Part {
     return Part(most, sums.x, sums.y, 0.0);
 }
 
-@compute @workgroup_size(LANES * TEAMS)
-fn losses_by_team(group: Group, place: Place) {
-    let lane = lane_of(place);
-    // Rows past the end have no classes.
-    let row = index_of(group) * TEAMS + team_of(place);
-    let part = join_team(part_of(row, select(p.classes, lane, row < p.rows), LANES), place);
-    if (row < p.rows && lane == 0u) {
-        losses[p.losses_offset + row] = loss_of(row, targets[p.targets_offset + row], part);
-    }
-}
-
 fn store_four(to: u32, v: vec4<f32>) {
-    gradient[to] = v.x;
-    gradient[to + LANES] = v.y;
-    gradient[to + 2u * LANES] = v.z;
-    gradient[to + 3u * LANES] = v.w;
+    gradient[to + $4u * LANES] = v[$4];
 }
 
 // Writes the gradient of a lane's classes as if none were the target.
@@ -253,14 +222,8 @@ fn write_target(row: u32, lane: u32, target_class: u32, part: Part, at_target: f
     }
 }
 
-@compute @workgroup_size(LANES * TEAMS)
-fn gradients_by_team(group: Group, place: Place) {
-    let lane = lane_of(place);
-    let row = index_of(group) * TEAMS + team_of(place);
-    let part = join_team(part_of(row, select(p.classes, lane, row < p.rows), LANES), place);
-    if (row >= p.rows) { return; }
-    let target_class = targets[p.targets_offset + row];
-    let at_target = loss_at_target(row, lane, target_class, part);
+// The gradient of a lane's classes, given the target's logit if that is among them.
+fn write_of_lane(row: u32, lane: u32, target_class: u32, part: Part, at_target: f32) {
     if (is_ignored(target_class)) {
         let to = p.gradient_offset + row * p.classes;
         for (var k = lane; k < p.classes; k += LANES) { gradient[to + k] = 0.0; }
@@ -271,11 +234,27 @@ fn gradients_by_team(group: Group, place: Place) {
     write_target(row, lane, target_class, part, at_target, slope);
 }
 
+@compute @workgroup_size(LANES * TEAMS)
+fn rows_by_team(group: Group, place: Place) {
+    let lane = lane_of(place);
+    // Rows past the end have no classes.
+    let row = index_of(group) * TEAMS + team_of(place);
+    let part = join_team(part_of(row, select(p.classes, lane, row < p.rows), LANES), place);
+    if (row >= p.rows) { return; }
+    let target_class = targets[p.targets_offset + row];
+    let at_target = loss_at_target(row, lane, target_class, part);
+    write_of_lane(row, lane, target_class, part, at_target);
+}
+
 // For large vocabularies: a workgroup keeps its row in registers, so that memory is read once and written once. (Read
-// twice, rows under way are more than caches hold.) The number of classes is a constant here, and the block says how many
-// vec4 a lane keeps: LANES apart in each, the last ones past the end.
+// twice, rows under way are more than caches hold.) A lane keeps BLOCKS vec4: LANES apart in each, the last ones past the end.
 
 const CLASSES: u32 = 8u;
+const BLOCKS: u32 = 2u; // at most 25
+
+struct Kept {
+    b$25: vec4<f32>,
+}
 
 fn block(row: u32, lane: u32, b: u32) -> vec4<f32> {
     let k = 4u * b * LANES + lane;
@@ -305,10 +284,7 @@ fn store_block(to: u32, lane: u32, b: u32, v: vec4<f32>) {
         store_four(to + k, v);
         return;
     }
-    if (k < CLASSES) { gradient[to + k] = v.x; }
-    if (k + LANES < CLASSES) { gradient[to + k + LANES] = v.y; }
-    if (k + 2u * LANES < CLASSES) { gradient[to + k + 2u * LANES] = v.z; }
-    if (k + 3u * LANES < CLASSES) { gradient[to + k + 3u * LANES] = v.w; }
+    if (k + $4u * LANES < CLASSES) { gradient[to + k + $4u * LANES] = v[$4]; }
 }
 
 @compute @workgroup_size(LANES)
@@ -317,104 +293,81 @@ fn gradients_in_registers(group: Group, place: Place) {
     let index = index_of(group);
     // Groups past the end read the last row and store nothing, so that barriers stay uniform.
     let row = min(index, p.rows - 1u);
-    let kept = kept_row(row, lane);
-    let top = max_over_team(max(most_kept(kept), -3.0e38), place);
+    var r = Kept();
+    var most = -3.0e38;
+    if (BLOCKS > $25u) { r.b$25 = block(row, lane, $25u); }
+    if (BLOCKS > $25u) { most = max(most, most_of_four(r.b$25)); }
+    let top = max_over_team(most, place);
     var distance = 0.0;
-    if (p.uniform > 0.0) { distance = distance_kept(kept, lane, top); }
-    let terms = exp_kept(kept, top);
-    let sums = sums_over_team(vec2<f32>(total_kept(terms), distance), place);
+    if (p.uniform > 0.0) {
+        if (BLOCKS > $25u) { distance += distance_of_four(r.b$25, lane, $25u, top); }
+    }
+    var total = 0.0;
+    if (BLOCKS > $25u) { r.b$25 = exp(r.b$25 - top); total += sum_of_four(r.b$25); }
+    let sums = sums_over_team(vec2<f32>(total, distance), place);
     let part = Part(top, sums.x, sums.y, 0.0);
     if (index >= p.rows) { return; }
     let target_class = targets[p.targets_offset + row];
     let at_target = loss_at_target(row, lane, target_class, part);
-    let to = p.gradient_offset + row * p.classes;
-    if (is_ignored(target_class)) {
-        store_kept(to, lane, Kept(), 0.0, 0.0);
-        return;
-    }
+    let ignored = is_ignored(target_class);
     let slope = slope_of(target_class);
-    store_kept(to, lane, terms, slope / part.total, p.uniform * slope);
-    write_target(row, lane, target_class, part, at_target, slope);
+    let factor = slope / part.total;
+    let off = p.uniform * slope;
+    let to = p.gradient_offset + row * p.classes;
+    if (BLOCKS > $25u) { store_block(to, lane, $25u, select(r.b$25 * factor - off, vec4<f32>(), vec4<bool>(ignored))); }
+    if (!ignored) { write_target(row, lane, target_class, part, at_target, slope); }
 }
 
 // Both of these run as a single workgroup.
 
 @group(0) @binding(1) var<storage, read> all_targets: array<u32>;
 @group(0) @binding(2) var<storage, read_write> count: array<f32>;
-
-var<workgroup> counts: array<u32, LANES>;
-
-fn counts_of_four(row: u32) -> vec4<u32> {
-    let first = p.targets_offset + row;
-    return vec4<u32>(
-        select(1u, 0u, is_ignored(all_targets[first])),
-        select(1u, 0u, is_ignored(all_targets[first + LANES])),
-        select(1u, 0u, is_ignored(all_targets[first + 2u * LANES])),
-        select(1u, 0u, is_ignored(all_targets[first + 3u * LANES])));
-}
-
-// One over the number of targets that are not ignored; zero if all are.
-@compute @workgroup_size(LANES)
-fn count_targets(@builtin(local_invocation_index) lane: u32) {
-    var mine = 0u;
-    var row = lane;
-    // On GPUs, many loads under way at a time.
-    if (LANES > 8u) {
-        for (; row + 15u * LANES < p.rows; row += 16u * LANES) {
-            let counts4 = (counts_of_four(row) + counts_of_four(row + 4u * LANES))
-                + (counts_of_four(row + 8u * LANES) + counts_of_four(row + 12u * LANES));
-            mine += (counts4.x + counts4.y) + (counts4.z + counts4.w);
-        }
-    }
-    for (; row < p.rows; row += LANES) {
-        mine += select(1u, 0u, is_ignored(all_targets[p.targets_offset + row]));
-    }
-    counts[lane] = mine;
-    workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if (lane < half) { counts[lane] += counts[lane + half]; }
-        workgroupBarrier();
-    }
-    if (lane == 0u) {
-        let all = counts[0];
-        count[0] = select(1.0 / f32(max(all, 1u)), 0.0, all == 0u);
-    }
-}
-
 @group(0) @binding(1) var<storage, read> row_losses: array<f32>;
 @group(0) @binding(2) var<storage, read> row_scale: array<f32>;
 @group(0) @binding(3) var<storage, read_write> loss: array<f32>;
 
-var<workgroup> sums: array<f32, LANES>;
+fn is_counted(row: u32) -> f32 { return select(1.0, 0.0, is_ignored(all_targets[p.targets_offset + row])); }
 
-fn four_losses(row: u32) -> vec4<f32> {
-    return vec4<f32>(
-        row_losses[row], row_losses[row + LANES],
-        row_losses[row + 2u * LANES], row_losses[row + 3u * LANES]);
+// What is added up: declared again where targets are counted.
+fn term(row: u32) -> f32 { return row_losses[row]; }
+fn terms(row: u32) -> vec4<f32> {
+    return vec4<f32>(term(row), term(row + LANES), term(row + 2u * LANES), term(row + 3u * LANES));
 }
 
-@compute @workgroup_size(LANES)
-fn mean_loss(@builtin(local_invocation_index) lane: u32) {
+var<workgroup> sums: array<f32, LANES>;
+
+fn sum_of_rows(lane: u32) -> f32 {
     var mine = 0.0;
     var row = lane;
+    // On GPUs, many loads under way at a time.
     if (LANES > 8u) {
         for (; row + 15u * LANES < p.rows; row += 16u * LANES) {
-            mine += sum_of_four((four_losses(row) + four_losses(row + 4u * LANES))
-                + (four_losses(row + 8u * LANES) + four_losses(row + 12u * LANES)));
+            mine += sum_of_four((terms(row) + terms(row + 4u * LANES)) + (terms(row + 8u * LANES) + terms(row + 12u * LANES)));
         }
     }
-    for (; row < p.rows; row += LANES) {
-        mine += row_losses[row];
-    }
+    for (; row < p.rows; row += LANES) { mine += term(row); }
     sums[lane] = mine;
     workgroupBarrier();
     for (var half = LANES / 2u; half > 0u; half /= 2u) {
         if (lane < half) { sums[lane] += sums[lane + half]; }
         workgroupBarrier();
     }
+    return sums[0];
+}
+
+// One over the number of targets that are not ignored; zero if all are.
+@compute @workgroup_size(LANES)
+fn count_targets(@builtin(local_invocation_index) lane: u32) {
+    let all = sum_of_rows(lane);
+    if (lane == 0u) { count[0] = select(1.0 / max(all, 1.0), 0.0, all == 0.0); }
+}
+
+@compute @workgroup_size(LANES)
+fn mean_loss(@builtin(local_invocation_index) lane: u32) {
+    let all = sum_of_rows(lane);
     if (lane == 0u) {
         var scale = p.scale;
         if (p.is_counted == 1u) { scale = row_scale[0]; }
-        loss[p.losses_offset] = sums[0] * scale;
+        loss[p.losses_offset] = all * scale;
     }
 }

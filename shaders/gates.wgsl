@@ -1,6 +1,5 @@
 // The gated unit h = f(gate)·up of a packed row [gate, up], and its gradient. Neighbouring invocations work on
 // neighbouring elements of h: one each, or four (T = vec4) where all extents and offsets are multiples of four.
-// gates_rows.wgsl is the twin for software adapters.
 
 import shadegrad::grid;
 

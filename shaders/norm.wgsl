@@ -63,72 +63,30 @@ fn forward(group: Group, place: Place) {
     let scale = 1.0 / f32(p.n);
     var w = Blocks();
     var c = Blocks();
-    if (KEPT > 0u) { w.b0 = weight4(0u, column(0u, lane)); }
-    if (KEPT > 1u) { w.b1 = weight4(0u, column(1u, lane)); }
-    if (KEPT > 2u) { w.b2 = weight4(0u, column(2u, lane)); }
-    if (KEPT > 3u) { w.b3 = weight4(0u, column(3u, lane)); }
-    if (KEPT > 4u) { w.b4 = weight4(0u, column(4u, lane)); }
-    if (KEPT > 5u) { w.b5 = weight4(0u, column(5u, lane)); }
-    if (KEPT > 6u) { w.b6 = weight4(0u, column(6u, lane)); }
-    if (KEPT > 7u) { w.b7 = weight4(0u, column(7u, lane)); }
+    if (KEPT > $8u) { w.b$8 = weight4(0u, column($8u, lane)); }
     if (BIAS) {
-        if (KEPT > 0u) { c.b0 = bias4(0u, column(0u, lane)); }
-        if (KEPT > 1u) { c.b1 = bias4(0u, column(1u, lane)); }
-        if (KEPT > 2u) { c.b2 = bias4(0u, column(2u, lane)); }
-        if (KEPT > 3u) { c.b3 = bias4(0u, column(3u, lane)); }
-        if (KEPT > 4u) { c.b4 = bias4(0u, column(4u, lane)); }
-        if (KEPT > 5u) { c.b5 = bias4(0u, column(5u, lane)); }
-        if (KEPT > 6u) { c.b6 = bias4(0u, column(6u, lane)); }
-        if (KEPT > 7u) { c.b7 = bias4(0u, column(7u, lane)); }
+        if (KEPT > $8u) { c.b$8 = bias4(0u, column($8u, lane)); }
     }
     // Every team makes as many rounds, so that barriers stay uniform; those past the end store nothing.
     for (var i = 0u; i < p.rows_per_team; i++) {
         let row = team * p.rows_per_team + i;
         let source = min(row, p.rows - 1u);
         var r = Blocks();
-        if (KEPT > 0u) { r.b0 = block(source, 0u, lane); }
-        if (KEPT > 1u) { r.b1 = block(source, 1u, lane); }
-        if (KEPT > 2u) { r.b2 = block(source, 2u, lane); }
-        if (KEPT > 3u) { r.b3 = block(source, 3u, lane); }
-        if (KEPT > 4u) { r.b4 = block(source, 4u, lane); }
-        if (KEPT > 5u) { r.b5 = block(source, 5u, lane); }
-        if (KEPT > 6u) { r.b6 = block(source, 6u, lane); }
-        if (KEPT > 7u) { r.b7 = block(source, 7u, lane); }
+        if (KEPT > $8u) { r.b$8 = block(source, $8u, lane); }
         var mean = 0.0;
         if (LAYER_NORM) {
             var sum = vec4<f32>(0.0);
-            if (KEPT > 0u) { sum += r.b0; }
-            if (KEPT > 1u) { sum += r.b1; }
-            if (KEPT > 2u) { sum += r.b2; }
-            if (KEPT > 3u) { sum += r.b3; }
-            if (KEPT > 4u) { sum += r.b4; }
-            if (KEPT > 5u) { sum += r.b5; }
-            if (KEPT > 6u) { sum += r.b6; }
-            if (KEPT > 7u) { sum += r.b7; }
+            if (KEPT > $8u) { sum += r.b$8; }
             for (var b = KEPT; b < p.blocks; b++) { sum += block(source, b, lane); }
             mean = sums_over_team(vec2<f32>(total(sum), 0.0), place).x * scale;
         }
         // The variance of the centred values: as accurate as can be.
         var squares = vec4<f32>(0.0);
-        if (KEPT > 0u) { squares += squared(r.b0, 0u, lane, mean); }
-        if (KEPT > 1u) { squares += squared(r.b1, 1u, lane, mean); }
-        if (KEPT > 2u) { squares += squared(r.b2, 2u, lane, mean); }
-        if (KEPT > 3u) { squares += squared(r.b3, 3u, lane, mean); }
-        if (KEPT > 4u) { squares += squared(r.b4, 4u, lane, mean); }
-        if (KEPT > 5u) { squares += squared(r.b5, 5u, lane, mean); }
-        if (KEPT > 6u) { squares += squared(r.b6, 6u, lane, mean); }
-        if (KEPT > 7u) { squares += squared(r.b7, 7u, lane, mean); }
+        if (KEPT > $8u) { squares += squared(r.b$8, $8u, lane, mean); }
         for (var b = KEPT; b < p.blocks; b++) { squares += squared(x4(source, column(b, lane)), b, lane, mean); }
         let variance = sums_over_team(vec2<f32>(total(squares), 0.0), place).x * scale;
         let rstd = inverseSqrt(variance + p.epsilon);
-        if (KEPT > 0u) { put_kept(row, 0u, lane, (r.b0 - mean) * rstd * w.b0 + c.b0); }
-        if (KEPT > 1u) { put_kept(row, 1u, lane, (r.b1 - mean) * rstd * w.b1 + c.b1); }
-        if (KEPT > 2u) { put_kept(row, 2u, lane, (r.b2 - mean) * rstd * w.b2 + c.b2); }
-        if (KEPT > 3u) { put_kept(row, 3u, lane, (r.b3 - mean) * rstd * w.b3 + c.b3); }
-        if (KEPT > 4u) { put_kept(row, 4u, lane, (r.b4 - mean) * rstd * w.b4 + c.b4); }
-        if (KEPT > 5u) { put_kept(row, 5u, lane, (r.b5 - mean) * rstd * w.b5 + c.b5); }
-        if (KEPT > 6u) { put_kept(row, 6u, lane, (r.b6 - mean) * rstd * w.b6 + c.b6); }
-        if (KEPT > 7u) { put_kept(row, 7u, lane, (r.b7 - mean) * rstd * w.b7 + c.b7); }
+        if (KEPT > $8u) { put_kept(row, $8u, lane, (r.b$8 - mean) * rstd * w.b$8 + c.b$8); }
         for (var b = KEPT; b < p.blocks; b++) { put_y(row, b, lane, x4(source, column(b, lane)), mean, rstd); }
         if (row < p.rows && lane == 0u) { statistics[row] = vec2<f32>(rstd, mean); }
     }
@@ -158,10 +116,7 @@ fn put_dx(row: u32, b: u32, lane: u32, g: vec4<f32>, h: vec4<f32>, means: vec2<f
 
 fn put_partial(part: u32, which: u32, column: u32, value: vec4<f32>) {
     let at = (part * 2u + which) * p.n + column;
-    partial_sums[at] = value.x;
-    if (column + 1u < p.n) { partial_sums[at + 1u] = value.y; }
-    if (column + 2u < p.n) { partial_sums[at + 2u] = value.z; }
-    if (column + 3u < p.n) { partial_sums[at + 3u] = value.w; }
+    if (column + $4u < p.n) { partial_sums[at + $4u] = value[$4]; }
 }
 
 var<workgroup> of_teams: array<vec4<f32>, LANES * TEAMS>;
@@ -198,42 +153,12 @@ fn backward(group: Group, place: Place) {
     var w = Blocks();
     var dw = Blocks();
     var db = Blocks();
-    if (KEPT > 0u) { w.b0 = weight4(0u, column(0u, lane)); }
-    if (KEPT > 1u) { w.b1 = weight4(0u, column(1u, lane)); }
-    if (KEPT > 2u) { w.b2 = weight4(0u, column(2u, lane)); }
-    if (KEPT > 3u) { w.b3 = weight4(0u, column(3u, lane)); }
+    if (KEPT > $4u) { w.b$4 = weight4(0u, column($4u, lane)); }
     for (var i = 0u; i < p.rows_per_team; i++) {
         let row = start + i;
         var g = Blocks();
         var h = Blocks();
-        if (KEPT > 0u) {
-            let t = terms(row, 0u, lane);
-            g.b0 = t.d * w.b0;
-            h.b0 = t.h;
-            dw.b0 += t.d * t.h;
-            db.b0 += t.d;
-        }
-        if (KEPT > 1u) {
-            let t = terms(row, 1u, lane);
-            g.b1 = t.d * w.b1;
-            h.b1 = t.h;
-            dw.b1 += t.d * t.h;
-            db.b1 += t.d;
-        }
-        if (KEPT > 2u) {
-            let t = terms(row, 2u, lane);
-            g.b2 = t.d * w.b2;
-            h.b2 = t.h;
-            dw.b2 += t.d * t.h;
-            db.b2 += t.d;
-        }
-        if (KEPT > 3u) {
-            let t = terms(row, 3u, lane);
-            g.b3 = t.d * w.b3;
-            h.b3 = t.h;
-            dw.b3 += t.d * t.h;
-            db.b3 += t.d;
-        }
+        if (KEPT > $4u) { let t = terms(row, $4u, lane); g.b$4 = t.d * w.b$4; h.b$4 = t.h; dw.b$4 += t.d * t.h; db.b$4 += t.d; }
         var g_sum = (g.b0 + g.b1) + (g.b2 + g.b3);
         var gh_sum = (g.b0 * h.b0 + g.b1 * h.b1) + (g.b2 * h.b2 + g.b3 * h.b3);
         for (var b = KEPT; b < p.blocks; b++) {
@@ -243,19 +168,13 @@ fn backward(group: Group, place: Place) {
             gh_sum += term * t.h;
         }
         let means = sums_over_team(vec2<f32>(total(g_sum), total(gh_sum)), place) * scale;
-        if (KEPT > 0u) { put_dx(row, 0u, lane, g.b0, h.b0, means); }
-        if (KEPT > 1u) { put_dx(row, 1u, lane, g.b1, h.b1, means); }
-        if (KEPT > 2u) { put_dx(row, 2u, lane, g.b2, h.b2, means); }
-        if (KEPT > 3u) { put_dx(row, 3u, lane, g.b3, h.b3, means); }
+        if (KEPT > $4u) { put_dx(row, $4u, lane, g.b$4, h.b$4, means); }
         for (var b = KEPT; b < p.blocks; b++) {
             let t = terms(row, b, lane);
             put_dx(row, b, lane, t.d * weight4(0u, column(b, lane)), t.h, means);
         }
     }
-    if (KEPT > 0u) { put_sums(part, 0u, dw.b0, db.b0, place); }
-    if (KEPT > 1u) { put_sums(part, 1u, dw.b1, db.b1, place); }
-    if (KEPT > 2u) { put_sums(part, 2u, dw.b2, db.b2, place); }
-    if (KEPT > 3u) { put_sums(part, 3u, dw.b3, db.b3, place); }
+    if (KEPT > $4u) { put_sums(part, $4u, dw.b$4, db.b$4, place); }
     for (var b = KEPT; b < p.blocks; b++) {
         var dweight = vec4<f32>(0.0);
         var dbias = vec4<f32>(0.0);

@@ -161,8 +161,5 @@ fn backward(group: Group, @builtin(subgroup_invocation_id) lane: u32) {
 
 fn put_partial(team: u32, which: u32, column: u32, value: vec4<f32>) {
     let at = (team * 2u + which) * p.n + column;
-    if (column < p.n) { partial_sums[at] = value.x; }
-    if (column + 1u < p.n) { partial_sums[at + 1u] = value.y; }
-    if (column + 2u < p.n) { partial_sums[at + 2u] = value.z; }
-    if (column + 3u < p.n) { partial_sums[at + 3u] = value.w; }
+    if (column + $4u < p.n) { partial_sums[at + $4u] = value[$4]; }
 }

@@ -1,4 +1,4 @@
-// Reductions over any axes of a strided tensor: sum, max and min (`reduce`), and the place of the maximum (`argmax`).
+// Reductions over any axes of a strided tensor: sum, max and min, and the place of the maximum.
 //
 // LANES invocations, a team, work on one place: each folds every LANES-th step of the reduced axes in order, then the
 // team combines what its lanes have in a fixed tree. A place is one output or four neighbouring ones, a step one
@@ -40,7 +40,9 @@ alias Place = f32;
 alias PlaceBits = u32;
 @group(0) @binding(1) var<storage, read> input: array<f32>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
+fn element(at: u32, step: u32) -> Step { return input[at]; }
 fn finish(value: Step) -> Place { return value; }
+fn put(at: u32, value: Place) { output[at] = value * p.scale; }
 
 fn start(first: Step) -> Step { return Step(0.0); }
 fn fold(a: Step, b: Step) -> Step { return a + b; }
@@ -88,9 +90,9 @@ var<workgroup> partial: array<Place, LANES * TEAMS>;
 fn reduce(group: Group, @builtin(local_invocation_index) local: u32) {
     let part = part(index_of(group), local);
     // Maxima start from an element; a lane without steps may take any of the team's.
-    var total = start(input[part.base + position(part.begin)]);
+    var total = start(element(part.base + position(part.begin), part.begin));
     for (var step = part.begin + part.lane; step < part.end; step += LANES) {
-        total = fold(total, input[part.base + position(step)]);
+        total = fold(total, element(part.base + position(step), step));
     }
     var result = finish(total);
     if (LANES > 1u) {
@@ -105,11 +107,10 @@ fn reduce(group: Group, @builtin(local_invocation_index) local: u32) {
         }
         result = partial[local];
     }
-    if (part.live && part.lane == 0u) {
-        output[p.output_offset + part.team] = result * p.scale;
-    }
+    if (part.live && part.lane == 0u) { put(p.output_offset + part.team, result); }
 }
 
+// The place of the maximum.
 struct Candidate { value: f32, step: u32 }
 
 // Told by the bits, as compilers may assume that floats are numbers.
@@ -122,31 +123,4 @@ fn better(a: Candidate, b: Candidate) -> Candidate {
     let equal = select(a.value == b.value, is_nan(b.value), is_nan(a.value));
     let take_b = larger || (equal && first);
     return Candidate(select(a.value, b.value, take_b), select(a.step, b.step, take_b));
-}
-
-@group(0) @binding(2) var<storage, read_write> steps: array<u32>;
-var<workgroup> candidates: array<Candidate, LANES * TEAMS>;
-
-@compute @workgroup_size(LANES * TEAMS)
-fn argmax(group: Group, @builtin(local_invocation_index) local: u32) {
-    let part = part(index_of(group), local);
-    var best = Candidate(input[part.base], 0u);
-    for (var step = part.lane; step < part.end; step += LANES) {
-        best = better(best, Candidate(input[part.base + position(step)], step));
-    }
-    if (LANES > 1u) {
-        candidates[local] = best;
-        workgroupBarrier();
-        let stride = select(TEAMS, 1u, ADJACENT == 1u);
-        for (var half = LANES / 2u; half > 0u; half /= 2u) {
-            if (part.lane < half) {
-                candidates[local] = better(candidates[local], candidates[local + half * stride]);
-            }
-            workgroupBarrier();
-        }
-        best = candidates[local];
-    }
-    if (part.live && part.lane == 0u) {
-        steps[p.output_offset + part.team] = best.step;
-    }
 }

@@ -68,7 +68,7 @@ fn draw_of(row: u32) -> Draw {
 
 fn is_allowed(token: u32) -> bool {
     if (!draw.suppresses) { return true; }
-    return (suppressed[suppressed_at + token / 32u] >> (token % 32u) & 1u) == 0u;
+    return ((suppressed[suppressed_at + token / 32u] >> (token % 32u)) & 1u) == 0u;
 }
 
 // Four logits, LANES apart, or one. Those past the end repeat the last one.
@@ -205,11 +205,7 @@ fn fill(at: u32, level: u32, path: Path, lane: u32) {
     workgroupBarrier();
     for (var token = lane; token < p.n; token += AT_ONCE * LANES) {
         let x = four(token);
-        note_in_histogram(at, level, path, x.x, token);
-        if (AT_ONCE == 1u) { continue; }
-        note_in_histogram(at, level, path, x.y, token + LANES);
-        note_in_histogram(at, level, path, x.z, token + 2u * LANES);
-        note_in_histogram(at, level, path, x.w, token + 3u * LANES);
+        if (AT_ONCE > $4u) { note_in_histogram(at, level, path, x[$4], token + $4u * LANES); }
     }
     workgroupBarrier();
     for (var s = lane; s < 16u; s += LANES) {
@@ -275,11 +271,7 @@ fn find_in(path: Path, goal: Target, before: Sum, lane: u32) -> Found {
     workgroupBarrier();
     for (var token = lane; token < p.n; token += AT_ONCE * LANES) {
         let x = four(token);
-        gather_token(path, x.x, token);
-        if (AT_ONCE == 1u) { continue; }
-        gather_token(path, x.y, token + LANES);
-        gather_token(path, x.z, token + 2u * LANES);
-        gather_token(path, x.w, token + 3u * LANES);
+        if (AT_ONCE > $4u) { gather_token(path, x[$4], token + $4u * LANES); }
     }
     workgroupBarrier();
     let count = atomicLoad(&gathered);
@@ -380,11 +372,7 @@ fn extremes_of_row(lane: u32) -> Extremes {
     var mine = Extremes(0u, NONE, NONE, NONE);
     for (var token = lane; token < p.n; token += AT_ONCE * LANES) {
         let x = four(token);
-        mine = with_token(mine, x.x, token);
-        if (AT_ONCE == 1u) { continue; }
-        mine = with_token(mine, x.y, token + LANES);
-        mine = with_token(mine, x.z, token + 2u * LANES);
-        mine = with_token(mine, x.w, token + 3u * LANES);
+        if (AT_ONCE > $4u) { mine = with_token(mine, x[$4], token + $4u * LANES); }
     }
     atomicMax(&most_key, mine.most);
     atomicMin(&least_key, mine.least);

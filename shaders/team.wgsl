@@ -1,6 +1,5 @@
 // How invocations share rows: LANES of them, a team, have a row; a workgroup has TEAMS teams. For kernels
-// that work row by row. This is the portable form; team_shuffles.wgsl, team_subgroups.wgsl and team_subgroup8.wgsl are its
-// twins.
+// that work row by row. This is the portable form; team_shuffles.wgsl and team_subgroups.wgsl are its twins.
 
 const LANES: u32 = 8u;
 const TEAMS: u32 = 8u;

@@ -1,4 +1,4 @@
-// The twin of team.wgsl for GPUs whose subgroups all have SUBGROUP lanes: a team is a subgroup or a part of one, and
+// The twin of team.wgsl for adapters whose subgroups all have SUBGROUP lanes: a team is a subgroup or a part of one, and
 // shuffles combine what its lanes have, without workgroup memory or barriers. Invocations are numbered by subgroup and by
 // lane, so that nothing is assumed about which of them make a subgroup; a workgroup is a multiple of SUBGROUP, so that
 // all subgroups are full.
@@ -16,19 +16,13 @@ fn lane_of(place: Place) -> u32 { return place.subgroup_lane % LANES; }
 fn team_of(place: Place) -> u32 { return (place.subgroup * SUBGROUP + place.subgroup_lane) / LANES; }
 
 fn sums_over_team(value: vec2<f32>, place: Place) -> vec2<f32> {
-    var sum = value + subgroupShuffleXor(value, 1u);
-    sum += subgroupShuffleXor(sum, 2u);
-    sum += subgroupShuffleXor(sum, 4u);
-    if (LANES > 8u) { sum += subgroupShuffleXor(sum, 8u); }
-    if (LANES > 16u) { sum += subgroupShuffleXor(sum, 16u); }
+    var sum = value;
+    if (LANES > 1u << $5u) { sum += subgroupShuffleXor(sum, 1u << $5u); }
     return sum;
 }
 
 fn max_over_team(value: f32, place: Place) -> f32 {
-    var most = max(value, subgroupShuffleXor(value, 1u));
-    most = max(most, subgroupShuffleXor(most, 2u));
-    most = max(most, subgroupShuffleXor(most, 4u));
-    if (LANES > 8u) { most = max(most, subgroupShuffleXor(most, 8u)); }
-    if (LANES > 16u) { most = max(most, subgroupShuffleXor(most, 16u)); }
+    var most = value;
+    if (LANES > 1u << $5u) { most = max(most, subgroupShuffleXor(most, 1u << $5u)); }
     return most;
 }

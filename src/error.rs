@@ -288,6 +288,37 @@ impl fmt::Debug for Error {
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Refuses a setting unless it is sound, see [`Error::invalid`].
+pub(crate) fn require(
+    sound: bool,
+    name: impl Into<String>,
+    value: impl ToString,
+    expected: impl Into<String>,
+) -> Result<()> {
+    match sound {
+        true => Ok(()),
+        false => Err(Error::invalid(name, value, expected)),
+    }
+}
+
+/// Refuses what needs more than the adapter offers, see [`Error::Limit`].
+pub(crate) fn require_within(limit: u64, what: impl Into<String>, needed: u64) -> Result<()> {
+    let what = what.into();
+    match needed <= limit {
+        true => Ok(()),
+        false => Err(Error::Limit {
+            what,
+            needed,
+            limit,
+        }),
+    }
+}
+
+pub(crate) fn require_positive(name: impl Into<String>, value: f32) -> Result<()> {
+    let sound = value > 0.0 && value.is_finite();
+    require(sound, name, value, "a positive number")
+}
+
 /// Names and values that come from outside may have so many characters in a message.
 const SHORT: usize = 200;
 
@@ -349,3 +380,40 @@ pub(crate) fn bytes(count: u64) -> String {
         (number, unit) => format!("{number:.1} {unit}"),
     }
 }
+
+/// Gives an enum the names that it has in configurations, for `FromStr` and `Display`.
+macro_rules! named {
+    ($type:ident, $setting:literal, $($variant:ident = $name:literal),+) => {
+        impl $type {
+            /// All kinds.
+            pub const ALL: &[$type] = &[$($type::$variant),+];
+
+            /// The name in configurations.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($type::$variant => $name),+
+                }
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = $crate::Error;
+
+            fn from_str(text: &str) -> $crate::Result<$type> {
+                let known = $type::ALL.iter().find(|kind| kind.name() == text);
+                known.copied().ok_or_else(|| {
+                    let names: Vec<&str> = $type::ALL.iter().map(|kind| kind.name()).collect();
+                    let expected = format!("one of {}", names.join(", "));
+                    $crate::Error::invalid($setting, text, expected)
+                })
+            }
+        }
+    };
+}
+pub(crate) use named;

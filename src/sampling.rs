@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use rand::Rng;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, require};
 use crate::gpu::Fetch;
 #[cfg(not(target_family = "wasm"))]
 use crate::gpu::blocking::block_on;
@@ -67,21 +67,14 @@ impl SamplingConfig {
     /// above 0 and at most 1.
     pub fn validate(&self) -> Result<()> {
         let temperature = self.temperature;
-        if !(temperature.is_finite() && temperature >= 0.0) {
-            let expected = "a finite number that is not negative; 0 is greedy";
-            return Err(Error::invalid("temperature", temperature, expected));
-        }
-        if self.top_k == Some(0) {
-            let expected = "at least 1; leave it out for no limit";
-            return Err(Error::invalid("top_k", 0, expected));
-        }
-        match self.top_p {
-            Some(p) if !(p > 0.0 && p <= 1.0) => {
-                let expected = "above 0 and at most 1; leave it out for no limit";
-                Err(Error::invalid("top_p", p, expected))
-            }
-            _ => Ok(()),
-        }
+        let sound = temperature.is_finite() && temperature >= 0.0;
+        let expected = "a finite number that is not negative; 0 is greedy";
+        require(sound, "temperature", temperature, expected)?;
+        let expected = "at least 1; leave it out for no limit";
+        require(self.top_k != Some(0), "top_k", 0, expected)?;
+        let p = self.top_p.unwrap_or(1.0);
+        let expected = "above 0 and at most 1; leave it out for no limit";
+        require(p > 0.0 && p <= 1.0, "top_p", p, expected)
     }
 
     /// The tokens that may come next with their probabilities, the most likely first; the probabilities sum to 1.

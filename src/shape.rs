@@ -96,10 +96,12 @@ impl Shape {
     pub fn broadcast(&self, other: &Shape) -> Option<Shape> {
         let rank = self.rank().max(other.rank());
         let mut dims = [1; MAX_RANK];
-        for (axis, dim) in dims[..rank].iter_mut().enumerate() {
-            let left = self.aligned(axis, rank);
-            let right = other.aligned(axis, rank);
-            *dim = match (left, right) {
+        for from_last in 1..=rank {
+            let extent = |shape: &Shape| match shape.rank().checked_sub(from_last) {
+                Some(axis) => shape.dims[axis],
+                None => 1,
+            };
+            dims[rank - from_last] = match (extent(self), extent(other)) {
                 (a, b) if a == b => a,
                 (1, b) => b,
                 (a, 1) => a,
@@ -108,36 +110,13 @@ impl Shape {
         }
         Some(Shape::new(&dims[..rank]))
     }
-
-    /// The extent at `axis` of this shape padded with leading ones to `rank`.
-    fn aligned(&self, axis: usize, rank: usize) -> usize {
-        let missing = rank - self.rank();
-        if axis < missing {
-            1
-        } else {
-            self.dims[axis - missing]
-        }
-    }
 }
 
-impl<const N: usize> From<[usize; N]> for Shape {
+/// Of arrays, slices and vectors of extents.
+impl<T: AsRef<[usize]>> From<T> for Shape {
     #[track_caller]
-    fn from(extents: [usize; N]) -> Shape {
-        Shape::new(&extents)
-    }
-}
-
-impl From<&[usize]> for Shape {
-    #[track_caller]
-    fn from(extents: &[usize]) -> Shape {
-        Shape::new(extents)
-    }
-}
-
-impl From<&Vec<usize>> for Shape {
-    #[track_caller]
-    fn from(extents: &Vec<usize>) -> Shape {
-        Shape::new(extents)
+    fn from(extents: T) -> Shape {
+        Shape::new(extents.as_ref())
     }
 }
 
@@ -311,14 +290,9 @@ impl Layout {
 
     /// One past the largest element index that this layout touches.
     pub fn end(&self) -> usize {
-        let reach: usize = self
-            .shape
-            .dims()
-            .iter()
-            .zip(self.strides())
-            .map(|(extent, stride)| (extent - 1) * stride)
-            .sum();
-        self.offset + reach + 1
+        let axes = self.shape.dims().iter().zip(self.strides());
+        let reach = axes.map(|(extent, stride)| (extent - 1) * stride);
+        self.offset + reach.sum::<usize>() + 1
     }
 }
 

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use pollster::block_on;
 use shadegrad::Error;
 use shadegrad::checkpoint::Checkpoint;
+use shadegrad::gpu::block_on;
 use shadegrad::hugging_face;
 use shadegrad::tape::Precision;
 

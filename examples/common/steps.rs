@@ -62,9 +62,9 @@ impl UnderWay {
         let Some(Submitted { report, earlier }) = self.steps.pop_front() else {
             return Ok(None);
         };
-        let mut results = report.get()?;
+        let mut results = report.ready().await?;
         for loss in earlier {
-            results.loss += loss.item()?;
+            results.loss += loss.ready().await?[0];
         }
         Ok(Some(results))
     }
@@ -242,7 +242,7 @@ impl Recorder<'_> {
             while outstanding.len() > most
                 && let Some((loss, count)) = outstanding.pop_front()
             {
-                sum += f64::from(loss.item()?) * count as f64;
+                sum += f64::from(loss.ready().await?[0]) * count as f64;
                 total += count;
             }
             let Some((number, batch)) = next else {

@@ -49,7 +49,7 @@ pub async fn continued(
 ) -> Result<Vec<Vec<u32>>> {
     let mut texts = vec![Vec::new(); prompts.len()];
     let mut generation = gpt.generation(&prompts, most, samplers, stop)?;
-    while let Some(next) = generation.next() {
+    while let Some(next) = generation.next_async().await {
         let next = next?;
         texts[next.text].push(next.token);
     }

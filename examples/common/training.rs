@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use pollster::block_on;
 use shadegrad::Error;
 use shadegrad::data::Split;
+use shadegrad::gpu::block_on;
 use shadegrad::optim::{self, AdamW, Optimizer};
 use shadegrad::profile::Profile;
 

@@ -35,8 +35,8 @@ use common::steps::Recorder;
 use common::training::Training;
 use common::words::HumanCount;
 use common::{Result, interrupt, plot, profiling, program, ranks, report};
-use pollster::block_on;
 use shadegrad::Device;
+use shadegrad::gpu::block_on;
 use shadegrad::nn::{Gpt, GptConfig};
 use shadegrad::optim::AdamW;
 

@@ -154,10 +154,7 @@ pub fn save(
 ) -> Result<()> {
     let path = path.as_ref();
     let bytes = block_on(to_bytes(parameters, optimizer, metadata))?;
-    replace(path, &bytes).map_err(|source| Error::File {
-        path: path.to_owned(),
-        source,
-    })
+    replace(path, &bytes).map_err(Error::file(path))
 }
 
 /// A checkpoint as the bytes of its file, for where there are no files. [`Checkpoint::from_bytes`] takes them.
@@ -204,10 +201,7 @@ pub async fn to_bytes(
             settings: optimizer.settings(),
         }),
     };
-    let refuse = |reason: String| Error::Checkpoint {
-        path: PathBuf::new(),
-        reason,
-    };
+    let refuse = |reason: String| Error::checkpoint("", reason);
     let header = serde_json::to_string(&header).map_err(|error| refuse(error.to_string()))?;
     let views = tensors.iter().map(|(name, shape, (dtype, bytes))| {
         TensorView::new(*dtype, shape.dims().to_vec(), bytes).map(|view| (name, view))
@@ -274,10 +268,7 @@ impl Checkpoint {
 
     /// A checkpoint without the tensors' data.
     fn described(path: &Path, file: &tensor::Metadata) -> Result<Checkpoint> {
-        let refuse = |reason| Error::Checkpoint {
-            path: path.to_owned(),
-            reason,
-        };
+        let refuse = |reason: String| Error::checkpoint(path, reason);
         let header = file
             .metadata()
             .as_ref()
@@ -486,10 +477,7 @@ impl Checkpoint {
     }
 
     fn refuse(&self, reason: String) -> Error {
-        Error::Checkpoint {
-            path: self.path.clone(),
-            reason,
-        }
+        Error::checkpoint(&self.path, reason)
     }
 }
 

@@ -24,10 +24,7 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
         create(&temporary, &target)?;
         fs::remove_file(&temporary)
     };
-    check().map_err(|source| Error::File {
-        path: path.to_owned(),
-        source,
-    })
+    check().map_err(Error::file(path))
 }
 
 pub(super) fn not_regular() -> io::Error {

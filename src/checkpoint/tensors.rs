@@ -38,10 +38,7 @@ pub(crate) struct TensorsFile {
 impl TensorsFile {
     /// Opens a file and reads its header.
     pub fn open(path: &Path) -> Result<TensorsFile> {
-        let fail = |source| Error::File {
-            path: path.to_owned(),
-            source,
-        };
+        let fail = |source| Error::file(path)(source);
         let mut file = open_file(path)?;
         let stamp = stamp(&file).map_err(fail)?;
         let (header, metadata) = header(path, &mut file, stamp.0)?;
@@ -56,10 +53,7 @@ impl TensorsFile {
 
     /// That something is wrong with the file.
     pub fn refuse(&self, reason: String) -> Error {
-        Error::Checkpoint {
-            path: self.path.clone(),
-            reason,
-        }
+        Error::checkpoint(&self.path, reason)
     }
 
     /// Some of the numbers of a tensor whose type [is one that can be read](number_size).
@@ -93,10 +87,9 @@ impl TensorsFile {
         let read = read_at(&mut file, start, bytes).and_then(|()| stamp(&file));
         match read {
             Ok(stamp) if stamp == self.stamp => Ok(()),
-            Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => Err(Error::File {
-                path: self.path.clone(),
-                source,
-            }),
+            Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
+                Err(Error::file(&self.path)(source))
+            }
             _ => {
                 Err(self
                     .refuse("it has been changed since it was opened: open it again".to_owned()))
@@ -118,10 +111,7 @@ impl TensorsFile {
 
 /// The header of a file of `size` bytes, which begins with it: everything before the tensors' data.
 pub(super) fn header(path: &Path, file: &mut impl Read, size: u64) -> Result<(Vec<u8>, Metadata)> {
-    let fail = |source| Error::File {
-        path: path.to_owned(),
-        source,
-    };
+    let fail = |source| Error::file(path)(source);
     let mut header = Vec::new();
     let mut read = |count: u64| file.by_ref().take(count).read_to_end(&mut header);
     read(8).map_err(fail)?;
@@ -130,10 +120,8 @@ pub(super) fn header(path: &Path, file: &mut impl Read, size: u64) -> Result<(Ve
     // Of a file that is another one, the byte that tells.
     let length = length.map_or(0, |n| if n > LONGEST_HEADER { 1 } else { n });
     read(length).map_err(fail)?;
-    let metadata = parse(&header, size).map_err(|error| Error::Checkpoint {
-        path: path.to_owned(),
-        reason: what_is_wrong(&header, size as usize, &error),
-    })?;
+    let metadata = parse(&header, size)
+        .map_err(|error| Error::checkpoint(path, what_is_wrong(&header, size as usize, &error)))?;
     Ok((header, metadata))
 }
 
@@ -151,10 +139,7 @@ fn read_at(file: &mut File, start: u64, bytes: &mut [u8]) -> io::Result<()> {
 
 /// Opens what is a file: a pipe would wait for a writer, and a device may have no end.
 pub(crate) fn open_file(path: &Path) -> Result<File> {
-    let access = |source| Error::File {
-        path: path.to_owned(),
-        source,
-    };
+    let access = |source| Error::file(path)(source);
     let found = fs::metadata(path).map_err(access)?;
     if !found.is_file() {
         return Err(access(not_regular()));

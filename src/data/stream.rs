@@ -1,7 +1,7 @@
 //! Random windows of one long stream of tokens.
 
 use super::Batch;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, require};
 use crate::rng;
 
 /// A part of the data.
@@ -33,9 +33,7 @@ impl StreamDataset {
     /// * [`Error::InvalidArgument`] if `context` is zero;
     /// * [`Error::TextTooShort`] if a split cannot hold one window, that is `context` inputs and a last target.
     pub fn new(tokens: Vec<u32>, context: usize) -> Result<Self> {
-        if context == 0 {
-            return Err(Error::invalid("context", "0", "at least 1 token"));
-        }
+        require(context > 0, "context", context, "at least 1 token")?;
         let boundary = tokens.len() * 9 / 10;
         let dataset = Self {
             tokens,

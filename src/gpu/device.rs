@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Poll, Waker};
 
 #[cfg(target_family = "wasm")]
 use super::adapter::name_in_browser;
@@ -17,7 +19,7 @@ use super::blocking::block_on;
 use super::buffer::Buffer;
 use super::options::{DeviceOptions, Feature, flag};
 use super::stats::{Counters, Stats, WaitTimes, count};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, require_within};
 
 /// A GPU (or software adapter) opened for computing: its queue, caches of compiled kernels and plans, its buffers and
 /// statistics. Cheap to clone; all clones are the same device.
@@ -78,6 +80,15 @@ impl Drop for Shared {
 struct Failure {
     lost: Option<String>,
     error: Option<Error>,
+    /// Of those who wait for the loss.
+    wakers: Vec<Waker>,
+}
+
+impl Failure {
+    fn lose(&mut self, reason: String) {
+        self.lost.get_or_insert(reason);
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
 }
 
 impl Device {
@@ -235,8 +246,25 @@ impl Device {
     /// Gives the device up: all further calls fail with [`Error::DeviceLost`]. For tests of what a program does then.
     pub fn destroy(&self) {
         self.shared.wgpu.destroy();
-        let mut failure = self.shared.failure.lock().unwrap();
-        failure.lost.get_or_insert("destroyed".to_owned());
+        self.shared
+            .failure
+            .lock()
+            .unwrap()
+            .lose("destroyed".to_owned());
+    }
+
+    /// Waits until the device is lost, for ever if it never is: the error that all further calls fail with, for programs that
+    /// make no calls while they have nothing to do.
+    pub async fn lost(&self) -> Error {
+        poll_fn(|context| {
+            let mut failure = self.shared.failure.lock().unwrap();
+            if let Some(reason) = failure.lost.clone() {
+                return Poll::Ready(Error::DeviceLost { reason });
+            }
+            failure.wakers.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await
     }
 
     pub(crate) fn poll(&self, kind: wgpu::PollType) -> Result<()> {
@@ -353,13 +381,7 @@ impl Device {
         } else {
             limits.max_buffer_size
         };
-        if bytes > limit {
-            return Err(Error::Limit {
-                what: format!("buffer `{label}`, in bytes,"),
-                needed: bytes,
-                limit,
-            });
-        }
+        require_within(limit, format!("buffer `{label}`, in bytes,"), bytes)?;
         let raw = self.scoped(|| {
             self.shared.wgpu.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
@@ -475,7 +497,7 @@ async fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device>
     let lost = failure.clone();
     device.set_device_lost_callback(move |reason, message| {
         let text = format!("{reason:?}: {message}");
-        lost.lock().unwrap().lost.get_or_insert(text);
+        lost.lock().unwrap().lose(text);
     });
     Ok(Device {
         shared: Arc::new(Shared {

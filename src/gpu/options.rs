@@ -55,11 +55,7 @@ impl Feature {
             "off" => Ok(Feature::Off),
             "on" if self == Feature::Off => Ok(self),
             "on" => Ok(Feature::On),
-            _ => Err(Error::InvalidArgument {
-                name: variable.to_owned(),
-                value: value.to_owned(),
-                expected: "`on` or `off`".to_owned(),
-            }),
+            _ => Err(Error::invalid(variable, value, "`on` or `off`")),
         }
     }
 
@@ -73,36 +69,10 @@ pub(super) fn flag(name: &str) -> Result<bool> {
     match std::env::var(name).unwrap_or_default().as_str() {
         "" | "0" => Ok(false),
         "1" => Ok(true),
-        value => Err(Error::InvalidArgument {
-            name: name.to_owned(),
-            value: value.to_owned(),
-            expected: "`1`, or `0` as without it".to_owned(),
-        }),
+        value => Err(Error::invalid(name, value, "`1`, or `0` as without it")),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Feature;
-
-    #[test]
-    fn features_by_variable() {
-        use Feature::{Auto, Off, On};
-        for (option, value, expected) in [
-            (Auto, "", Auto),
-            (On, "", On),
-            (Off, "", Off),
-            (Auto, "on", On),
-            (Off, "on", Off),
-            (Auto, "off", Off),
-            (On, "off", Off),
-        ] {
-            assert_eq!(option.or("X", value).unwrap(), expected);
-        }
-        let refused = On.or("SHADEGRAD_F16", "no").unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "SHADEGRAD_F16 = no is not possible: expected `on` or `off`"
-        );
-    }
-}
+#[path = "../../tests/unit/gpu/options.rs"]
+mod tests;

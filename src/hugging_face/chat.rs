@@ -12,7 +12,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, State};
 use minijinja_contrib::pycompat;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::files::read;
 use super::python;
@@ -222,28 +222,34 @@ fn listed(
     path: &Path,
     value: Option<&serde_json::Value>,
 ) -> Result<BTreeMap<String, (PathBuf, String)>> {
-    use serde_json::Value;
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Listed {
+        Default(String),
+        ByName(BTreeMap<String, String>),
+        Named(Vec<Named>),
+    }
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+        template: String,
+    }
 
-    let named: Option<Vec<_>> = match value {
-        None | Some(Value::Null) => Some(Vec::new()),
-        Some(Value::String(source)) => Some(vec![(DEFAULT, &**source)]),
-        Some(Value::Array(list)) => list
-            .iter()
-            .map(|entry| entry["name"].as_str().zip(entry["template"].as_str()))
-            .collect(),
-        Some(Value::Object(map)) => map
-            .iter()
-            .map(|(name, source)| Some((&**name, source.as_str()?)))
-            .collect(),
-        Some(_) => None,
-    };
-    let named = named.ok_or_else(|| {
+    let listed = value.map_or(Ok(None), Option::<Listed>::deserialize);
+    let listed = listed.map_err(|_| {
         let what = format!("its `{KEY}` is neither a text nor a list of texts with names");
         damaged(path, what)
     })?;
+    let named: Vec<(String, String)> = match listed {
+        None => Vec::new(),
+        Some(Listed::Default(source)) => vec![(DEFAULT.to_owned(), source)],
+        Some(Listed::ByName(map)) => map.into_iter().collect(),
+        Some(Listed::Named(list)) => list.into_iter().map(|it| (it.name, it.template)).collect(),
+    };
     let named = named.into_iter();
-    let own = named.map(|(name, source)| (name.to_owned(), (path.to_owned(), source.to_owned())));
-    Ok(own.collect())
+    Ok(named
+        .map(|(name, source)| (name, (path.to_owned(), source)))
+        .collect())
 }
 
 /// A template's source without the marks of what an assistant says: they don't change the text. What is within them has
@@ -333,11 +339,9 @@ fn message(message: &impl Serialize) -> Result<Value> {
     let reasoning = REASONING.iter().find_map(|name| find(&pairs, name));
     if let Some(at) = reasoning {
         let reasoning = pairs[at].1.clone();
-        for (name, is_kept) in [(REASONING[0], false), (REASONING[1], true)] {
-            match find(&pairs, name) {
-                Some(_) if is_kept => {}
-                Some(at) => pairs[at].1 = reasoning.clone(),
-                None => pairs.push((Value::from(name), reasoning.clone())),
+        for name in &REASONING[..2] {
+            if find(&pairs, name).is_none() {
+                pairs.push((Value::from(*name), reasoning.clone()));
             }
         }
     }

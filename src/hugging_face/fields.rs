@@ -112,6 +112,12 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
     }
 }
 
+/// The keys of an object, none of which stands there twice.
+pub(super) fn unique(json: &[u8]) -> serde_json::Result<Map<String, Value>> {
+    let map: Unique<Value> = serde_json::from_slice(json)?;
+    Ok(map.0.into_iter().collect())
+}
+
 /// A number as JSON, as short as it can be read back.
 pub(super) fn shortest(number: f32) -> Value {
     let text = number.to_string();

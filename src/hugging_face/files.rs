@@ -30,13 +30,6 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// The files that hold the weights.
-pub(super) struct WeightFiles {
-    pub names: Vec<String>,
-    /// What says which tensor is in which, if there are several.
-    pub index: Option<Index>,
-}
-
 /// `model.safetensors.index.json`.
 pub(super) struct Index {
     pub json: Vec<u8>,
@@ -44,9 +37,9 @@ pub(super) struct Index {
     files: BTreeMap<String, String>,
 }
 
-impl WeightFiles {
-    /// Those of a directory; where there are none, what there is instead says what to do.
-    pub fn find(directory: &Path) -> Result<WeightFiles> {
+impl Index {
+    /// That of a directory, if it has several files of weights; where there are none, what there is instead says what to do.
+    pub fn find(directory: &Path) -> Result<Option<Index>> {
         let has = |name: &str| directory.join(name).exists();
         if has(WEIGHTS) || !has(INDEX) {
             let other = "pytorch_model.bin";
@@ -57,31 +50,26 @@ impl WeightFiles {
                 );
                 return Err(Error::checkpoint(directory, reason));
             }
-            return Ok(WeightFiles {
-                names: vec![WEIGHTS.to_owned()],
-                index: None,
-            });
+            return Ok(None);
         }
         let path = directory.join(INDEX);
         let json = read(&path)?;
-        let index = match Index::parse(&json) {
-            Ok(index) => index,
-            Err(reason) => return Err(refuse(path)(reason)),
-        };
-        let names: BTreeSet<&String> = index.values().collect();
-        if let Some(missing) = names.iter().find(|name| !has(name)) {
-            return Err(refuse(path)(format!(
-                "it names {missing}, which is not there: get that file, too"
-            )));
+        let files = Index::parse(&json).map_err(|reason| Error::checkpoint(&path, reason))?;
+        let index = Index { json, files };
+        match index.names().into_iter().find(|name| !has(name)) {
+            None => Ok(Some(index)),
+            Some(missing) => {
+                let reason = format!("it names {missing}, which is not there: get that file, too");
+                Err(Error::checkpoint(path, reason))
+            }
         }
-        Ok(WeightFiles {
-            names: names.into_iter().cloned().collect(),
-            index: Some(Index { files: index, json }),
-        })
     }
-}
 
-impl Index {
+    /// The files of weights.
+    pub fn names(&self) -> BTreeSet<String> {
+        self.files.values().cloned().collect()
+    }
+
     fn parse(json: &[u8]) -> Result<BTreeMap<String, String>, String> {
         #[derive(Deserialize)]
         struct File {

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::fields::{Fields, Reason, Unique};
+use super::fields::{Fields, Reason, unique};
 use super::files::{read, refuse};
 use crate::error::Result;
 use crate::sampling::SamplingConfig;
@@ -124,8 +124,7 @@ impl TokenIds {
 }
 
 fn parse(json: &[u8]) -> Result<GenerationConfig, Reason> {
-    let map: Unique<Value> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    let map = Map::from_iter(map.0);
+    let map = unique(json).map_err(|error| error.to_string())?;
     let fields = Fields::new(&map);
     let drawn = SamplingConfig {
         temperature: fields.get("temperature")?.unwrap_or(1.0),

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::fields::{Fields, Reason, Unique};
+use super::fields::{Fields, Reason, unique};
 use super::files::{CONFIG, INDEX, read, refuse};
 use super::generation::{GenerationConfig, TokenIds};
 use super::model_type::{ModelType, TYPES};
@@ -343,26 +343,17 @@ impl ModelFiles {
 
 /// The type of a `config.json`, the model, and the tokens that end its texts.
 fn parse(json: &[u8]) -> Result<(&'static ModelType, GptConfig, Vec<u32>), Reason> {
-    let map: Unique<Value> = serde_json::from_slice(json)
-        .map_err(|error| format!("it is no configuration of a model: {error}"))?;
-    let map = Map::from_iter(map.0);
+    let map =
+        unique(json).map_err(|error| format!("it is no configuration of a model: {error}"))?;
     let fields = Fields::new(&map);
-    let known = || {
-        let names: Vec<&str> = TYPES.iter().map(|known| known.name).collect();
-        names.join(", ")
-    };
     let name: String = fields.get("model_type")?.unwrap_or_default();
-    if name.is_empty() {
-        return Err(format!(
-            "it names no model_type; expected one of {}",
-            known()
-        ));
-    }
-    let Some(model_type) = ModelType::named(&name) else {
-        return Err(format!(
-            "its model_type is `{name}`; expected one of {}",
-            known()
-        ));
+    let Some(model_type) = TYPES.iter().find(|known| known.name == name) else {
+        let known: Vec<&str> = TYPES.iter().map(|known| known.name).collect();
+        let found = match name.is_empty() {
+            true => "it names no model_type".to_owned(),
+            false => format!("its model_type is `{name}`"),
+        };
+        return Err(format!("{found}; expected one of {}", known.join(", ")));
     };
     let config = model_type.read(&fields)?;
     let ends = TokenIds::of_end(&fields)?;

@@ -275,11 +275,6 @@ const GATED: [(&str, FeedForwardKind); 5] = [
 type Key = (&'static str, &'static str);
 
 impl ModelType {
-    /// The type of this name.
-    pub fn named(name: &str) -> Option<&'static ModelType> {
-        TYPES.iter().find(|known| known.name == name)
-    }
-
     /// The model that a file of this type describes; else the key that cannot be followed.
     pub fn read(&self, fields: &Fields<'_>) -> Result<GptConfig, Reason> {
         let mut config = self.settings(fields)?;

@@ -18,8 +18,8 @@ pub(super) struct Names {
     /// What the names of all tensors but the head begin with, unless a file holds the bare transformer.
     pub prefix: &'static str,
     /// Layers here and in files, without `.weight` and `.bias`. `#` is the number of a layer; `{a,b}` are several
-    /// tensors, whose outputs stand side by side here.
-    layers: &'static [(&'static str, &'static str)],
+    /// tensors, whose outputs stand side by side here. The first that fits counts.
+    layers: &'static [&'static [(&'static str, &'static str)]],
     /// Whether files hold the matrices of linear layers as `[outputs, inputs]`. They do so with the head in any case.
     pub transposes: bool,
     /// What files leave out of the weights of norms.
@@ -32,7 +32,7 @@ pub(super) struct Names {
 
 pub(super) const GPT2: Names = Names {
     prefix: "transformer.",
-    layers: &[
+    layers: &[&[
         ("token_embedding", "wte"),
         ("position_embedding", "wpe"),
         ("blocks.#.norm1", "h.#.ln_1"),
@@ -42,7 +42,7 @@ pub(super) const GPT2: Names = Names {
         ("blocks.#.ffn.up", "h.#.mlp.c_fc"),
         ("blocks.#.ffn.down", "h.#.mlp.c_proj"),
         ("norm", "ln_f"),
-    ],
+    ]],
     transposes: false,
     norm_offset: 0.0,
     lora_targets: &["c_attn"],
@@ -50,20 +50,22 @@ pub(super) const GPT2: Names = Names {
     constants: &[".attn.bias", ".attn.masked_bias"],
 };
 
+const LLAMA_LAYERS: &[(&str, &str)] = &[
+    ("token_embedding", "embed_tokens"),
+    ("blocks.#.norm1", "layers.#.input_layernorm"),
+    ("blocks.#.attention.qkv", "layers.#.self_attn.{q,k,v}_proj"),
+    ("blocks.#.attention.q_norm", "layers.#.self_attn.q_norm"),
+    ("blocks.#.attention.k_norm", "layers.#.self_attn.k_norm"),
+    ("blocks.#.attention.out", "layers.#.self_attn.o_proj"),
+    ("blocks.#.norm2", "layers.#.post_attention_layernorm"),
+    ("blocks.#.ffn.gate_up", "layers.#.mlp.{gate,up}_proj"),
+    ("blocks.#.ffn.down", "layers.#.mlp.down_proj"),
+    ("norm", "norm"),
+];
+
 pub(super) const LLAMA: Names = Names {
     prefix: "model.",
-    layers: &[
-        ("token_embedding", "embed_tokens"),
-        ("blocks.#.norm1", "layers.#.input_layernorm"),
-        ("blocks.#.attention.qkv", "layers.#.self_attn.{q,k,v}_proj"),
-        ("blocks.#.attention.q_norm", "layers.#.self_attn.q_norm"),
-        ("blocks.#.attention.k_norm", "layers.#.self_attn.k_norm"),
-        ("blocks.#.attention.out", "layers.#.self_attn.o_proj"),
-        ("blocks.#.norm2", "layers.#.post_attention_layernorm"),
-        ("blocks.#.ffn.gate_up", "layers.#.mlp.{gate,up}_proj"),
-        ("blocks.#.ffn.down", "layers.#.mlp.down_proj"),
-        ("norm", "norm"),
-    ],
+    layers: &[LLAMA_LAYERS],
     transposes: true,
     norm_offset: 0.0,
     lora_targets: &["q_proj", "v_proj"],
@@ -73,21 +75,15 @@ pub(super) const LLAMA: Names = Names {
 
 pub(super) const GEMMA: Names = Names {
     layers: &[
-        ("token_embedding", "embed_tokens"),
-        ("blocks.#.norm1", "layers.#.input_layernorm"),
-        ("blocks.#.norm1_after", "layers.#.post_attention_layernorm"),
-        ("blocks.#.attention.qkv", "layers.#.self_attn.{q,k,v}_proj"),
-        ("blocks.#.attention.q_norm", "layers.#.self_attn.q_norm"),
-        ("blocks.#.attention.k_norm", "layers.#.self_attn.k_norm"),
-        ("blocks.#.attention.out", "layers.#.self_attn.o_proj"),
-        ("blocks.#.norm2", "layers.#.pre_feedforward_layernorm"),
-        (
-            "blocks.#.norm2_after",
-            "layers.#.post_feedforward_layernorm",
-        ),
-        ("blocks.#.ffn.gate_up", "layers.#.mlp.{gate,up}_proj"),
-        ("blocks.#.ffn.down", "layers.#.mlp.down_proj"),
-        ("norm", "norm"),
+        &[
+            ("blocks.#.norm1_after", "layers.#.post_attention_layernorm"),
+            ("blocks.#.norm2", "layers.#.pre_feedforward_layernorm"),
+            (
+                "blocks.#.norm2_after",
+                "layers.#.post_feedforward_layernorm",
+            ),
+        ],
+        LLAMA_LAYERS,
     ],
     norm_offset: 1.0,
     ..LLAMA
@@ -107,7 +103,7 @@ impl Names {
     pub fn entries(&self, config: &GptConfig) -> Result<Vec<Entry>> {
         let mut builder = ParameterBuilder::new(0).with_parameter_limit(u64::MAX);
         Gpt::new(config, &mut builder)?;
-        let parameters = builder.described().iter();
+        let parameters = builder.parameters().iter();
         let entries = parameters.map(|parameter| {
             let shape = parameter.shape().dims().to_vec();
             self.entry(parameter.name(), shape, config)
@@ -122,7 +118,7 @@ impl Names {
             Some(number) => layer.replacen(number, "#", 1),
             None => layer.to_owned(),
         };
-        let mut known = self.layers.iter();
+        let mut known = self.layers.iter().copied().flatten();
         let theirs = known.find(|(ours, _)| *ours == pattern);
         let theirs = match theirs {
             Some((_, theirs)) => format!("{theirs}.{kind}"),
@@ -181,6 +177,13 @@ pub(super) struct Part {
     pub name: String,
     /// Of the parameter's last axis, those that it holds.
     pub columns: Range<usize>,
+}
+
+/// The parts of all entries.
+pub(super) fn parts(entries: &[Entry]) -> impl Iterator<Item = (&Entry, &Part)> {
+    entries
+        .iter()
+        .flat_map(|entry| entry.parts.iter().map(move |part| (entry, part)))
 }
 
 impl Part {

@@ -1,6 +1,6 @@
 //! What a model will take of a device's memory.
 
-use crate::error::{Error, Result, bytes};
+use crate::error::{Error, Result, bytes, require_within};
 use crate::gpu::{DType, Device};
 use crate::nn::{Gpt, GptConfig, ParameterBuilder, PositionKind};
 use crate::tape::Precision;
@@ -57,7 +57,7 @@ impl MemoryNeeds {
             cached: (2 * config.n_layers * config.n_kv_heads() * config.head_dim()) as u64,
             linear: 0,
         };
-        for parameter in builder.described() {
+        for parameter in builder.parameters() {
             let shape = parameter.shape();
             needs.parameters += shape.elements() as u64;
             needs.stored += shape.elements().next_multiple_of(4) as u64;
@@ -137,13 +137,8 @@ impl MemoryNeeds {
         let largest = limits
             .max_buffer_size
             .min(limits.max_storage_buffer_binding_size);
-        if self.table > largest {
-            return Err(Error::Limit {
-                what: "the model's table of positions, in bytes,".to_owned(),
-                needed: self.table,
-                limit: largest,
-            });
-        }
+        let what = "the model's table of positions, in bytes,";
+        require_within(largest, what, self.table)?;
         let needed = self.weights(dtype) + self.tables();
         match memory {
             Some(memory) if needed > memory => {

@@ -46,10 +46,8 @@ impl Rope {
             }
             Rope::ByKindOfLayer => {
                 let parameters = fields.object(PARAMETERS)?;
-                let of = |kind| match &parameters {
-                    Some(parameters) => parameters.object(kind),
-                    None => Ok(None),
-                };
+                let nested = parameters.as_ref();
+                let of = |kind| nested.map_or(Ok(None), |nested| nested.object(kind));
                 let (full, sliding) = (of(FULL)?, of(SLIDING)?);
                 if parameters.is_some() && full.is_none() && sliding.is_none() {
                     return Err(format!("{PARAMETERS} has neither {FULL} nor {SLIDING}"));
@@ -60,11 +58,7 @@ impl Rope {
                         "rope_scaling stands beside {PARAMETERS}: leave out the one that doesn't hold"
                     ));
                 }
-                let base = match &full {
-                    Some(full) => full.get("rope_theta")?,
-                    None => None,
-                };
-                let base = base.or(fields.get("rope_theta")?).unwrap_or(1_000_000.0);
+                let base = fields.get("rope_theta")?.unwrap_or(1_000_000.0);
                 let full = scaling.as_ref().or(full.as_ref());
                 config.rotary = rotary(full, base, fields, config.context)?;
                 let base = fields.get("rope_local_base_freq")?.unwrap_or(10_000.0);

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::files::{CONFIG, INDEX, WEIGHTS};
 use super::model_type::{ModelType, TYPES};
-use super::names::{Entry, HEAD, Part};
+use super::names::{Entry, HEAD, Part, parts};
 use super::weights::transpose;
 use crate::checkpoint::{Staged, TensorsFile, number_size, replace_with};
 use crate::data::CharTokenizer;
@@ -101,21 +101,19 @@ pub fn export_in_files(
     json.insert("dtype".to_owned(), Value::from(stored));
     let entries = names.entries(config)?;
     let mut all = Vec::new();
-    for entry in &entries {
-        for part in &entry.parts {
-            let name = match part.name.as_str() {
-                HEAD => HEAD.to_owned(),
-                theirs => format!("{}{theirs}", names.prefix),
-            };
-            let tensors = entry.tensors(parameters)?;
-            let stored = Stored {
-                entry,
-                part,
-                tensors,
-                dtype,
-            };
-            all.push((name, stored));
-        }
+    for (entry, part) in parts(&entries) {
+        let name = match part.name.as_str() {
+            HEAD => HEAD.to_owned(),
+            theirs => format!("{}{theirs}", names.prefix),
+        };
+        let tensors = entry.tensors(parameters)?;
+        let stored = Stored {
+            entry,
+            part,
+            tensors,
+            dtype,
+        };
+        all.push((name, stored));
     }
     // The order in which safetensors writes tensors of one type.
     all.sort_by(|a, b| a.0.cmp(&b.0));

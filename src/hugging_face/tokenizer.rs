@@ -111,8 +111,12 @@ impl Tokenizer {
     fn from_merges(directory: &Path) -> Result<Tokenizer> {
         let path = directory.join(VOCABULARY);
         let mut vocabulary: BTreeMap<String, u32> = parse(&path)?;
-        let settings = settings(directory)?;
-        let added = added_tokens(directory, &settings, &mut vocabulary)?;
+        let stated = settings(directory)?;
+        let mut settings = stated.clone();
+        for role in FILLED {
+            settings.entry(role).or_insert(END_OF_TEXT.into());
+        }
+        let added = added_tokens(directory, &stated, &settings, &mut vocabulary)?;
         let merges = merges(&directory.join(MERGES))?;
         let vocabulary: Vocab = vocabulary.into_iter().collect();
         let model = BPE::builder().vocab_and_merges(vocabulary, merges).build();
@@ -134,7 +138,7 @@ impl Tokenizer {
         ];
         let ends = ends.map(|(flag, role)| {
             let is_added = settings.get(flag) == Some(&Value::Bool(true));
-            let token = is_added.then(|| of_gpt2(&settings, role)).flatten()?;
+            let token = is_added.then(|| of_role(&settings, role)).flatten()?;
             inner.token_to_id(&token.content)
         });
         Ok(Tokenizer { path, inner, ends })
@@ -174,9 +178,7 @@ impl Tokenizer {
     ///
     /// [`Error::Checkpoint`] if the tokenizer has no tokens for it; GPT-2's has for every text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| refuse(&self.path, error))?;
-        Ok(encoding.get_ids().to_vec())
+        self.encoded(text, false)
     }
 
     /// The tokens of a whole text as the model expects it: with those around it that the tokenizer adds, `<s>` or
@@ -188,11 +190,15 @@ impl Tokenizer {
     ///
     /// As [`Tokenizer::encode`].
     pub fn encode_with_special_tokens(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, true);
-        let encoding = encoding.map_err(|error| refuse(&self.path, error))?;
+        let tokens = self.encoded(text, true)?;
         let [first, last] = self.ends;
-        let tokens = first.into_iter().chain(encoding.get_ids().iter().copied());
-        Ok(tokens.chain(last).collect())
+        Ok(first.into_iter().chain(tokens).chain(last).collect())
+    }
+
+    fn encoded(&self, text: &str, adds_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, adds_special_tokens);
+        let encoding = encoding.map_err(|error| refuse(&self.path, error))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of tokens. Bytes that are no UTF-8 become `U+FFFD`: a character may take several tokens. So does a token
@@ -325,12 +331,11 @@ fn missing_tokens(
     inner: &tokenizers::Tokenizer,
 ) -> Result<Vec<AddedToken>> {
     let listed = listed_tokens(&directory.join(SETTINGS), settings)?.unwrap_or_default();
-    let named = ROLES.iter().filter_map(|role| of_role(settings, role));
     let known = inner.get_added_tokens_decoder();
     let room = room(directory)?.unwrap_or(u64::MAX);
     let mut next = inner.get_vocab_size(true) as u64;
     let mut missing: Vec<AddedToken> = Vec::new();
-    for token in listed.into_values().chain(named).chain(others(settings)) {
+    for token in listed.into_values().chain(special_tokens(settings)) {
         let is_it = |other: &AddedToken| other.content == token.content;
         let is_new = inner.token_to_id(&token.content).is_none();
         if known.values().any(is_it) || missing.iter().any(is_it) || (is_new && next >= room) {
@@ -344,9 +349,10 @@ fn missing_tokens(
 
 /// The added tokens in the order of their ids, as `transformers` finds them: by `added_tokens_decoder` of the settings,
 /// else by the two older files. Those with an id of their own, which need not come right behind the vocabulary, are put
-/// into it.
+/// into it. `stated` is what the files say; the settings have what GPT-2 has besides.
 fn added_tokens(
     directory: &Path,
+    stated: &Map<String, Value>,
     settings: &Map<String, Value>,
     vocabulary: &mut BTreeMap<String, u32>,
 ) -> Result<Vec<AddedToken>> {
@@ -356,7 +362,7 @@ fn added_tokens(
         None => {
             source = directory.join(ADDED);
             let added: BTreeMap<String, u32> = parse_if_there(source.clone())?;
-            let special = special_tokens(settings);
+            let special: Vec<AddedToken> = special_tokens(settings).collect();
             let tokens = added.into_iter().map(|(content, id)| {
                 let is_special = special.iter().any(|token| token.content == content);
                 (id, AddedToken::from(content, is_special))
@@ -379,13 +385,11 @@ fn added_tokens(
     let room = room(directory)?;
     let mut added: Vec<AddedToken> = numbered.into_values().collect();
     for token in special_tokens(settings) {
-        let next = vocabulary
-            .values()
-            .max()
-            .map_or(0, |last| last.saturating_add(1));
+        let last = vocabulary.values().max();
+        let next = last.map_or(0, |last| last.saturating_add(1));
         let is_new = !vocabulary.contains_key(&token.content);
         // Models that end their texts otherwise have no room for what no file names.
-        let is_named = names(settings, &token.content);
+        let is_named = special_tokens(stated).any(|it| it.content == token.content);
         if is_new && !is_named && room.is_some_and(|room| u64::from(next) >= room) {
             continue;
         }
@@ -401,35 +405,17 @@ fn added_tokens(
     Ok(added)
 }
 
-/// A token with a meaning of its own, [`END_OF_TEXT`] where GPT-2 has it for want of another.
-fn of_gpt2(settings: &Map<String, Value>, role: &str) -> Option<AddedToken> {
-    match settings.get(role) {
-        None if FILLED.contains(&role) => Some(AddedToken::from(END_OF_TEXT, true)),
-        _ => of_role(settings, role),
-    }
-}
-
-fn special_tokens(settings: &Map<String, Value>) -> Vec<AddedToken> {
-    let tokens = ROLES.iter().filter_map(|role| of_gpt2(settings, role));
-    tokens.chain(others(settings)).collect()
-}
-
-/// Whether a file says that there is such a token.
-fn names(settings: &Map<String, Value>, content: &str) -> bool {
-    let mut tokens = ROLES.iter().filter_map(|role| of_role(settings, role));
-    tokens.any(|token| token.content == content)
-        || others(settings).any(|token| token.content == content)
+/// The tokens with a meaning of their own.
+fn special_tokens(settings: &Map<String, Value>) -> impl Iterator<Item = AddedToken> {
+    let tokens = ROLES.iter().filter_map(|role| of_role(settings, role));
+    let lists = OTHERS
+        .iter()
+        .filter_map(|name| settings.get(*name)?.as_array());
+    tokens.chain(lists.flatten().filter_map(|token| added_token(token, true)))
 }
 
 pub(super) fn of_role(settings: &Map<String, Value>, role: &str) -> Option<AddedToken> {
     added_token(settings.get(role)?, true)
-}
-
-fn others(settings: &Map<String, Value>) -> impl Iterator<Item = AddedToken> {
-    let lists = OTHERS
-        .iter()
-        .filter_map(|name| settings.get(*name)?.as_array());
-    lists.flatten().filter_map(|token| added_token(token, true))
 }
 
 /// A token by its text alone or with how it is to be found.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use safetensors::tensor::TensorInfo;
 
-use super::files::WeightFiles;
-use super::names::{Entry, HEAD, LLAMA, Names, Part};
+use super::files::{Index, WEIGHTS};
+use super::names::{Entry, HEAD, LLAMA, Names, Part, parts};
 use crate::checkpoint::{PIECE, TensorsFile, number_size, widen};
 use crate::error::{Error, Result};
 use crate::gpu::DType;
@@ -38,12 +38,15 @@ pub(super) struct Weights {
 impl Weights {
     /// Opens the files and reads their headers.
     pub fn open(directory: &Path, names: &'static Names) -> Result<Weights> {
-        let found = WeightFiles::find(directory)?;
+        let index = Index::find(directory)?;
+        let one = || [WEIGHTS.to_owned()].into();
+        let all = index.as_ref().map_or_else(one, Index::names);
         let mut files = Vec::new();
-        for name in &found.names {
-            files.push((name.clone(), TensorsFile::open(&directory.join(name))?));
+        for name in all {
+            let file = TensorsFile::open(&directory.join(&name))?;
+            files.push((name, file));
         }
-        if let Some(index) = &found.index {
+        if let Some(index) = &index {
             index.check(directory, &files)?;
         }
         let has_prefix = files.iter().any(|(_, file)| {
@@ -52,7 +55,7 @@ impl Weights {
         });
         Ok(Weights {
             files,
-            index: found.index.map(|index| index.json),
+            index: index.map(|index| index.json),
             names,
             prefix: if has_prefix { names.prefix } else { "" },
         })
@@ -121,9 +124,10 @@ impl Weights {
     /// Checks that every parameter is there in the right shape, and nothing else that would matter. `model` is what needs them,
     /// `unknown` what is wrong with other tensors.
     pub fn check(&self, entries: &[Entry], model: &str, unknown: &str) -> Result<()> {
+        // What has other tensors is another model, whatever their shapes.
+        let mut misfit = None;
         for (_, file) in &self.files {
             for name in file.metadata.offset_keys() {
-                let info = file.metadata.info(&name).expect("it is one of the names");
                 let Some((entry, part)) = self.owner(&name, entries) else {
                     let bare = name.strip_prefix(self.prefix).unwrap_or(&name);
                     if self.names.is_constant(bare) {
@@ -131,27 +135,25 @@ impl Weights {
                     }
                     return Err(file.refuse(format!("tensor `{name}` {unknown}")));
                 };
-                let needed = entry.shape_of(part);
-                if info.shape != needed {
-                    return Err(file.refuse(format!(
-                        "tensor `{name}` has shape {:?}, {model} needs {needed:?}",
-                        info.shape
-                    )));
-                }
-                if number_size(info.dtype).is_none() {
-                    return Err(file.refuse(format!(
-                        "tensor `{name}` has type {}, expected one of F32, F16, BF16",
-                        info.dtype
-                    )));
-                }
+                let info = file.metadata.info(&name).expect("it is one of the names");
+                let (shape, dtype, needed) = (&info.shape, info.dtype, entry.shape_of(part));
+                let reason = if *shape != needed {
+                    format!("has shape {shape:?}, {model} needs {needed:?}")
+                } else if number_size(dtype).is_none() {
+                    format!("has type {dtype}, expected one of F32, F16, BF16")
+                } else {
+                    continue;
+                };
+                misfit.get_or_insert_with(|| file.refuse(format!("tensor `{name}` {reason}")));
             }
         }
+        if let Some(error) = misfit {
+            return Err(error);
+        }
         let has_head = entries.iter().any(|entry| entry.parts[0].name == HEAD);
-        let names = entries.iter().flat_map(|entry| {
-            entry.parts.iter().map(move |part| match has_head {
-                true => self.name(&part.name),
-                false => self.stored(entry, part),
-            })
+        let names = parts(entries).map(|(entry, part)| match has_head {
+            true => self.name(&part.name),
+            false => self.stored(entry, part),
         });
         let mut missing = names.filter(|name| self.find(name).is_none());
         match missing.next() {
@@ -171,10 +173,8 @@ impl Weights {
     /// Whose values a tensor of a file holds. A head that is saved although it is tied is the token table.
     pub fn owner<'a>(&self, name: &str, entries: &'a [Entry]) -> Option<(&'a Entry, &'a Part)> {
         let named = |theirs: &str| {
-            let mut parts = entries
-                .iter()
-                .flat_map(|entry| entry.parts.iter().map(move |part| (entry, part)));
-            parts.find(|(_, part)| part.name == theirs)
+            let mut all = parts(entries);
+            all.find(|(_, part)| part.name == theirs)
         };
         match name {
             HEAD => named(HEAD).or_else(|| {

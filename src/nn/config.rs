@@ -4,8 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kinds::{FeedForwardKind, NormKind, NormPlacement, PositionKind};
 use super::rotary::{LocalAttention, Rotary};
-use super::setting::require_positive;
-use crate::error::{Error, Result};
+use crate::error::{Result, require, require_positive};
 use crate::ops::attention::MAX_HEAD_DIM;
 
 /// No single size may pass this: what is larger is a slip of the keyboard.
@@ -175,25 +174,21 @@ impl GptConfig {
     ///
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument), naming the setting, its value and what is possible.
     pub fn validate(&self) -> Result<()> {
+        let d_ff = match self.ffn {
+            FeedForwardKind::None => 1,
+            _ => self.d_ff,
+        };
         let sizes = [
             ("vocab_size", self.vocab_size, MOST),
             ("context", self.context, MOST),
             ("d_model", self.d_model, MOST),
             ("n_heads", self.n_heads, MOST),
             ("n_layers", self.n_layers, MOST_LAYERS),
-            (
-                "d_ff",
-                match self.ffn {
-                    FeedForwardKind::None => 1,
-                    _ => self.d_ff,
-                },
-                MOST,
-            ),
+            ("d_ff", d_ff, MOST),
         ];
         for (name, value, most) in sizes {
-            if !(1..=most).contains(&value) {
-                return Err(Error::invalid(name, value, format!("1 to {most}")));
-            }
+            let expected = format!("1 to {most}");
+            require((1..=most).contains(&value), name, value, expected)?;
         }
         self.validate_heads()?;
         if let Some(local) = &self.local {
@@ -214,51 +209,46 @@ impl GptConfig {
             ("attention_dropout", self.attention_dropout()),
         ];
         for (name, share) in shares {
-            if !(0.0..1.0).contains(&share) {
-                return Err(Error::invalid(name, share, "0 or more, below 1"));
-            }
+            let is_share = (0.0..1.0).contains(&share);
+            require(is_share, name, share, "0 or more, below 1")?;
         }
         // The fixed tables count here too: they take memory like parameters do.
         let table = (self.context as u64).saturating_mul(self.d_model as u64);
         let total = self.count().saturating_add(table);
-        if total > MOST_PARAMETERS {
-            let expected = format!("sizes with at most {MOST_PARAMETERS} parameters in total");
-            return Err(Error::invalid("the model's size", total, expected));
-        }
-        Ok(())
+        let expected = format!("sizes with at most {MOST_PARAMETERS} parameters in total");
+        require(
+            total <= MOST_PARAMETERS,
+            "the model's size",
+            total,
+            expected,
+        )
     }
 
     fn validate_heads(&self) -> Result<()> {
         let (d_model, n_heads, kv_heads) = (self.d_model, self.n_heads, self.n_kv_heads());
-        if self.head_dim.is_none() && !d_model.is_multiple_of(n_heads) {
-            let expected = format!("a multiple of n_heads = {n_heads}");
-            return Err(Error::invalid("d_model", d_model, expected));
-        }
-        if kv_heads == 0 || !n_heads.is_multiple_of(kv_heads) {
-            let expected = format!("a divisor of n_heads = {n_heads}");
-            return Err(Error::invalid("n_kv_heads", kv_heads, expected));
-        }
+        let is_whole = self.head_dim.is_some() || d_model.is_multiple_of(n_heads);
+        let expected = format!("a multiple of n_heads = {n_heads}");
+        require(is_whole, "d_model", d_model, expected)?;
+        let is_divisor = kv_heads > 0 && n_heads.is_multiple_of(kv_heads);
+        let expected = format!("a divisor of n_heads = {n_heads}");
+        require(is_divisor, "n_kv_heads", kv_heads, expected)?;
         let head_dim = self.head_dim();
-        if self.head_dim.is_some() && !(1..=MAX_HEAD_DIM).contains(&head_dim) {
-            let expected = format!("1 to {MAX_HEAD_DIM}");
-            return Err(Error::invalid("head_dim", head_dim, expected));
+        let fits = (1..=MAX_HEAD_DIM).contains(&head_dim);
+        if self.head_dim.is_some() {
+            require(fits, "head_dim", head_dim, format!("1 to {MAX_HEAD_DIM}"))?;
         }
-        if head_dim > MAX_HEAD_DIM {
-            let expected = format!(
-                "at least {} heads for d_model = {d_model}: a head holds at most {MAX_HEAD_DIM}",
-                d_model.div_ceil(MAX_HEAD_DIM)
-            );
-            return Err(Error::invalid("n_heads", n_heads, expected));
-        }
-        if self.positions == PositionKind::Rotary && !head_dim.is_multiple_of(2) {
-            let (name, value) = match self.head_dim {
-                Some(_) => ("head_dim", head_dim),
-                None => ("d_model", d_model),
-            };
-            let expected = format!("heads of even extent for rotary positions, not of {head_dim}");
-            return Err(Error::invalid(name, value, expected));
-        }
-        Ok(())
+        let least = d_model.div_ceil(MAX_HEAD_DIM);
+        let expected = format!(
+            "at least {least} heads for d_model = {d_model}: a head holds at most {MAX_HEAD_DIM}"
+        );
+        require(fits, "n_heads", n_heads, expected)?;
+        let turns = self.positions == PositionKind::Rotary;
+        let (name, value) = match self.head_dim {
+            Some(_) => ("head_dim", head_dim),
+            None => ("d_model", d_model),
+        };
+        let expected = format!("heads of even extent for rotary positions, not of {head_dim}");
+        require(!turns || head_dim.is_multiple_of(2), name, value, expected)
     }
 
     /// How many heads of keys and values there are: `n_kv_heads`, else `n_heads`.

@@ -1,6 +1,6 @@
 //! Flat storage: where parameters, and what belongs to them, lie in a few large tensors.
 
-use crate::error::{Error, Result};
+use crate::error::{Result, require_within};
 use crate::gpu::{DType, Device, Tensor};
 use crate::shape::Shape;
 
@@ -35,13 +35,7 @@ impl Places {
         for (index, (name, shape)) in parameters.enumerate() {
             let elements = shape.elements();
             let alone = dtype.storage(elements.next_multiple_of(SEGMENT_ALIGNMENT));
-            if alone > largest {
-                return Err(Error::Limit {
-                    what: format!("parameter `{name}`, in bytes,"),
-                    needed: alone,
-                    limit: largest,
-                });
-            }
+            require_within(largest, format!("parameter `{name}`, in bytes,"), alone)?;
             let used = filled.segments.last().copied();
             let fits =
                 used.is_some_and(|used| used + elements.next_multiple_of(ALIGNMENT) <= limit);

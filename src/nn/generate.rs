@@ -128,14 +128,8 @@ impl Gpt {
         let mut kept = self.texts_for(prompts.len(), longest, most)?;
         kept.restart(prompts.len());
         let kept = Kept::Model(Some(Box::new(kept)));
-        Generation::new(
-            self,
-            kept,
-            prompts,
-            most,
-            samplers,
-            stop.into_iter().collect(),
-        )
+        let stop = stop.into_iter().collect();
+        Generation::new(self, kept, prompts, most, samplers, stop)
     }
 
     /// [`Gpt::generation`] for texts that go on: of each prompt, the beginning that `texts` has already is not computed
@@ -188,14 +182,8 @@ impl Gpt {
         );
         let prompts = self.checked(prompts, samplers)?;
         let kept = Kept::Caller(texts);
-        Generation::new(
-            self,
-            kept,
-            prompts,
-            most,
-            samplers,
-            stop.into_iter().collect(),
-        )
+        let stop = stop.into_iter().collect();
+        Generation::new(self, kept, prompts, most, samplers, stop)
     }
 
     /// So many empty texts for [`Gpt::generation_with`], which makes more room as they grow.
@@ -227,11 +215,8 @@ impl Gpt {
         );
         for prompt in prompts.iter().map(AsRef::as_ref) {
             if prompt.is_empty() {
-                return Err(Error::invalid(
-                    "prompt",
-                    "empty",
-                    "at least one token to continue",
-                ));
+                let expected = "at least one token to continue";
+                return Err(Error::invalid("prompt", "empty", expected));
             }
             check_tokens(prompt, self.config().vocab_size)?;
         }

@@ -9,7 +9,7 @@ use super::{
     CachedTexts, DecoderBlock, Embedding, KvCache, Linear, Norm, Parameter, ParameterBuilder,
     Positions,
 };
-use crate::error::{Error, Result};
+use crate::error::{Result, require};
 use crate::gpu::{DType, Device};
 use crate::ops::CrossEntropy;
 use crate::tape::{Precision, Var};
@@ -278,8 +278,8 @@ impl Gpt {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] unless both are at least 1 and the capacity is at most the context;
-    /// [`Error::Limit`] or [`Error::OutOfMemory`] where it does not fit the device.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) unless both are at least 1 and the capacity is at most the context;
+    /// [`Error::Limit`](crate::Error::Limit) or [`Error::OutOfMemory`](crate::Error::OutOfMemory) where it does not fit the device.
     ///
     /// # Panics
     ///
@@ -292,13 +292,8 @@ impl Gpt {
             ("batch", batch, usize::MAX),
             ("capacity", capacity, context),
         ] {
-            if !(1..=most).contains(&value) {
-                return Err(Error::InvalidArgument {
-                    name: name.to_owned(),
-                    value: value.to_string(),
-                    expected: format!("1 to {most}"),
-                });
-            }
+            let expected = format!("1 to {most}");
+            require((1..=most).contains(&value), name, value, expected)?;
         }
         let dtype = self.precision.dtype();
         let width = self.config.n_kv_heads() * self.config.head_dim();

@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 
 use serde::{Deserialize, Serialize};
 
-use super::kinds::named;
+use crate::error::named;
 use crate::rng;
 
 /// The standard deviation that weights start with, as in GPT-2.

@@ -2,42 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Gives an enum the names that it has in configurations, for `FromStr` and `Display`.
-macro_rules! named {
-    ($type:ident, $setting:literal, $($variant:ident = $name:literal),+) => {
-        impl $type {
-            /// All kinds.
-            pub const ALL: &[$type] = &[$($type::$variant),+];
-
-            /// The name in configurations.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $($type::$variant => $name),+
-                }
-            }
-        }
-
-        impl std::fmt::Display for $type {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.name())
-            }
-        }
-
-        impl std::str::FromStr for $type {
-            type Err = $crate::Error;
-
-            fn from_str(text: &str) -> $crate::Result<$type> {
-                let known = $type::ALL.iter().find(|kind| kind.name() == text);
-                known.copied().ok_or_else(|| {
-                    let names: Vec<&str> = $type::ALL.iter().map(|kind| kind.name()).collect();
-                    let expected = format!("one of {}", names.join(", "));
-                    $crate::Error::invalid($setting, text, expected)
-                })
-            }
-        }
-    };
-}
-pub(super) use named;
+use crate::error::named;
 
 /// Which normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::{Init, InitKind, Parameter, ParameterBuilder};
-use crate::error::{Error, Result};
+use crate::error::{Result, require};
 use crate::ops::blocks::MOST_BLOCKS;
 use crate::tape::{Tape, Var};
 
@@ -51,20 +51,16 @@ impl LoraConfig {
     ///
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) if the rank is zero, alpha not finite, or dropout no share.
     pub fn validate(&self) -> Result<()> {
-        if self.rank == 0 {
-            return Err(Error::invalid("rank", self.rank, "at least 1"));
-        }
-        if !self.alpha.is_finite() {
-            return Err(Error::invalid("alpha", self.alpha, "a finite number"));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::invalid(
-                "dropout",
-                self.dropout,
-                "0 or more, below 1",
-            ));
-        }
-        Ok(())
+        let &LoraConfig {
+            rank,
+            alpha,
+            dropout,
+            ..
+        } = self;
+        require(rank > 0, "rank", rank, "at least 1")?;
+        require(alpha.is_finite(), "alpha", alpha, "a finite number")?;
+        let is_share = (0.0..1.0).contains(&dropout);
+        require(is_share, "dropout", dropout, "0 or more, below 1")
     }
 }
 

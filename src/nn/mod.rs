@@ -51,7 +51,6 @@ mod norm;
 mod parameter;
 mod position;
 mod rotary;
-mod setting;
 mod summary;
 
 pub use attention::CausalSelfAttention;

@@ -305,11 +305,6 @@ impl ParameterBuilder {
         constant
     }
 
-    /// What has been described so far.
-    pub(crate) fn described(&self) -> &[Parameter] {
-        &self.parameters
-    }
-
     /// Allocates the storage and writes the initial values.
     ///
     /// # Errors
@@ -591,10 +586,7 @@ impl Parameters {
 /// Checks that a parameter's values can be rounded to what holds them.
 fn require_range(name: &str, tensor: &Tensor, values: &[f32]) -> Result<()> {
     let checked = tensor.dtype().require_range(values);
-    checked.map_err(|reason| Error::Parameter {
-        name: name.to_owned(),
-        reason,
-    })
+    checked.map_err(|reason| Error::parameter(name, reason))
 }
 
 impl<'a> IntoIterator for &'a Parameters {

@@ -63,24 +63,30 @@ impl Positions {
     #[track_caller]
     pub fn add_to<'t>(&self, x: Var<'t>) -> Var<'t> {
         let length = x.shape().dim(x.shape().rank() - 2);
-        let table = match self {
-            Positions::Learned(table) => table.weight().on(x.tape()),
-            Positions::Sinusoidal(table) => table.on(x.tape()),
-            Positions::Rotary(_) => return x,
-        };
-        x + first_rows(table, length).tap("position_embedding")
+        match self.added(x.tape()) {
+            Some(table) => x + first_rows(table, length).tap("position_embedding"),
+            None => x,
+        }
     }
 
     /// Like [`Positions::add_to`], the tokens `[B, T, width]` standing at the positions `ids` (`U32 [B·T]`).
     #[track_caller]
     pub(super) fn add_at<'t>(&self, x: Var<'t>, ids: Var<'t>) -> Var<'t> {
-        let table = match self {
-            Positions::Learned(table) => table.weight().on(x.tape()),
-            Positions::Sinusoidal(table) => table.on(x.tape()),
-            Positions::Rotary(_) => return x,
+        let Some(table) = self.added(x.tape()) else {
+            return x;
         };
         let rows = table.embedding(ids).reshape(x.shape());
         x + rows.tap("position_embedding")
+    }
+
+    /// The table of what is added.
+    #[track_caller]
+    fn added<'t>(&self, tape: &'t Tape) -> Option<Var<'t>> {
+        match self {
+            Positions::Learned(table) => Some(table.weight().on(tape)),
+            Positions::Sinusoidal(table) => Some(table.on(tape)),
+            Positions::Rotary(_) => None,
+        }
     }
 
     /// The angles of all positions, `[context, head_dim]`, if they are of a kind that turns: see

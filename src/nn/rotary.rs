@@ -4,8 +4,7 @@ use std::f64::consts::TAU;
 
 use serde::{Deserialize, Serialize};
 
-use super::setting::require_positive;
-use crate::error::{Error, Result};
+use crate::error::{Result, require, require_positive};
 
 /// The base of the rotary angles, as published.
 pub const ROTARY_BASE: f64 = 10_000.0;
@@ -69,11 +68,11 @@ impl Rotary {
     ///
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) in the name of the setting `name`.
     pub(super) fn validate(&self, name: &str) -> Result<()> {
-        require_positive(&format!("{name}.base"), self.base)?;
+        require_positive(format!("{name}.base"), self.base)?;
         match &self.scaling {
             None => Ok(()),
             Some(RotaryScaling::Linear { factor }) => {
-                require_positive(&format!("{name}.scaling.factor"), *factor)
+                require_positive(format!("{name}.scaling.factor"), *factor)
             }
             Some(RotaryScaling::Llama3 {
                 factor,
@@ -81,20 +80,24 @@ impl Rotary {
                 high_frequency_factor: high,
                 original_context,
             }) => {
-                require_positive(&format!("{name}.scaling.factor"), *factor)?;
-                require_positive(&format!("{name}.scaling.low_frequency_factor"), *low)?;
-                if !(high > low && high.is_finite()) {
-                    let name = format!("{name}.scaling.high_frequency_factor");
-                    let expected = format!("more than low_frequency_factor = {low}");
-                    return Err(Error::invalid(&name, high, expected));
-                }
-                match original_context {
-                    0 => {
-                        let name = format!("{name}.scaling.original_context");
-                        Err(Error::invalid(&name, 0, "at least 1"))
-                    }
-                    _ => Ok(()),
-                }
+                require_positive(format!("{name}.scaling.factor"), *factor)?;
+                require_positive(format!("{name}.scaling.low_frequency_factor"), *low)?;
+                let sound = high > low && high.is_finite();
+                let expected = format!("more than low_frequency_factor = {low}");
+                let scaling = format!("{name}.scaling");
+                require(
+                    sound,
+                    format!("{scaling}.high_frequency_factor"),
+                    high,
+                    expected,
+                )?;
+                let context = *original_context;
+                require(
+                    context > 0,
+                    format!("{scaling}.original_context"),
+                    context,
+                    "at least 1",
+                )
             }
         }
     }
@@ -139,13 +142,14 @@ pub struct LocalAttention {
 impl LocalAttention {
     /// Checks that such layers can exist in a model of so many.
     pub(super) fn validate(&self, n_layers: usize) -> Result<()> {
-        if !(1..=1 << 29).contains(&self.window) {
-            return Err(Error::invalid("local.window", self.window, "1 to 2²⁹"));
-        }
-        if self.layers.len() != n_layers {
-            let expected = format!("an entry for each of {n_layers} layers");
-            return Err(Error::invalid("local.layers", self.layers.len(), expected));
-        }
+        let window = self.window;
+        let sound = (1..=1 << 29).contains(&window);
+        require(sound, "local.window", window, "1 to 2²⁹")?;
+        let (count, expected) = (
+            self.layers.len(),
+            format!("an entry for each of {n_layers} layers"),
+        );
+        require(count == n_layers, "local.layers", count, expected)?;
         match &self.rotary {
             Some(rotary) => rotary.validate("local.rotary"),
             None => Ok(()),

@@ -92,10 +92,8 @@ impl fmt::Display for Summary {
             let [elements, bytes] = [elements as u64, bytes].map(grouped);
             [name.to_owned(), shape, elements, bytes]
         };
-        let titles = ["parameter", "shape", "numbers", "bytes"].map(str::to_owned);
-        let mut rows = vec![titles];
-        let lines = self.lines.iter();
-        rows.extend(lines.map(|line| {
+        let mut rows = vec![["parameter", "shape", "numbers", "bytes"].map(str::to_owned)];
+        rows.extend(self.lines.iter().map(|line| {
             let shape = line.shape.to_string();
             row(&line.name, shape, line.elements(), line.bytes())
         }));
@@ -104,17 +102,18 @@ impl fmt::Display for Summary {
         rows.push(row("total", tensors, elements, bytes));
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
         let [names, shapes, numbers, bytes] = [0, 1, 2, 3].map(|column| width(column).unwrap_or(0));
-        for (index, [name, shape, number, byte]) in rows.iter().enumerate() {
-            let end = if index == 0 { "" } else { "\n" };
-            let line = index.checked_sub(1).and_then(|index| self.lines.get(index));
-            let frozen = line
-                .filter(|line| line.is_frozen)
-                .map_or("", |_| "  frozen");
-            write!(
-                f,
-                "{end}{name:names$}  {shape:>shapes$}  {number:>numbers$}  {byte:>bytes$}{frozen}"
-            )?;
-        }
+        let marks = self.lines.iter().map(|line| match line.is_frozen {
+            true => "  frozen",
+            false => "",
+        });
+        let marks = std::iter::once("").chain(marks).chain([""]);
+        let lines = rows
+            .iter()
+            .zip(marks)
+            .map(|([name, shape, number, byte], mark)| {
+                format!("{name:names$}  {shape:>shapes$}  {number:>numbers$}  {byte:>bytes$}{mark}")
+            });
+        f.write_str(&lines.collect::<Vec<String>>().join("\n"))?;
         match frozen {
             0 => Ok(()),
             _ => write!(
@@ -130,12 +129,7 @@ impl fmt::Display for Summary {
 /// A number with a comma before every three digits.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    let groups = digits.as_bytes().rchunks(3).rev();
+    let groups = groups.map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }

@@ -41,16 +41,12 @@ impl Operation for Blocks {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        let TensorType { shape, dtype } = inputs[0];
-        let (rows, count) = (shape.dim(0), self.columns.len());
+        let (rows, count) = (inputs[0].shape.dim(0), self.columns.len());
         let shape = match self.collects {
             true => [rows / count, self.narrow()],
             false => [rows * count, self.wide],
         };
-        vec![TensorType {
-            shape: shape.into(),
-            dtype,
-        }]
+        vec![inputs[0].with_shape(shape)]
     }
 
     fn takes(&self, _index: usize) -> Takes {

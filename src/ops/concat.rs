@@ -24,10 +24,8 @@ impl Operation for Concat {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let extent = inputs.iter().map(|input| input.shape.dim(self.axis)).sum();
-        vec![TensorType {
-            shape: inputs[0].shape.with_dim(self.axis, extent),
-            dtype: inputs[0].dtype,
-        }]
+        let shape = inputs[0].shape.with_dim(self.axis, extent);
+        vec![inputs[0].with_shape(shape)]
     }
 
     fn takes(&self, _index: usize) -> Takes {

@@ -146,7 +146,7 @@ impl Operation for Loss {
         };
         if let Some(counted) = &counted {
             cx.dispatch(
-                Dispatch::new(kernel("count_targets", &Team::alone(lanes)))
+                Dispatch::new(kernel("count_targets", &Team::alone(lanes)).declare(COUNTED))
                     .read(&targets)
                     .write(counted)
                     .params(&params(&losses))
@@ -156,7 +156,10 @@ impl Operation for Loss {
         }
         // Bound for the logits, and where the scale is not counted. Logits that the gradient overwrites are bound with it,
         // so something that the kernel does not read there stands in for them.
-        let main = variant.kernel(classes);
+        let mut main = variant.kernel(classes);
+        if !writes_gradient {
+            main = main.declare(WITHOUT_GRADIENT);
+        }
         let (main, first) = match over_logits {
             true => (main.declare(OVER_LOGITS), targets),
             false => (main, logits),
@@ -220,6 +223,15 @@ fn logit(row: u32, k: u32) -> f32 {
 }
 ";
 
+/// For losses alone.
+const WITHOUT_GRADIENT: &str = "\
+fn write_gradient(row: u32, target_class: u32, part: Part, first: u32, step: u32) {}
+fn write_of_lane(row: u32, lane: u32, target_class: u32, part: Part, at_target: f32) {}
+";
+
+/// What is added up to count targets.
+const COUNTED: &str = "fn term(row: u32) -> f32 { return is_counted(row); }";
+
 /// The logits as `[rows, classes]`, in place where strides allow.
 fn matrix(cx: &mut Lowering<'_>, rows: usize) -> Operand {
     let logits = cx.input(0);
@@ -255,25 +267,19 @@ const MOST_KEPT: usize = 25;
 
 impl Variant {
     fn of(cx: &Lowering<'_>, classes: usize, writes_gradient: bool) -> Variant {
-        let entry = |losses, gradients| if writes_gradient { gradients } else { losses };
-        let software = |entry, rows| Variant {
+        let software = |entry, rows, lanes| Variant {
             entry,
-            team: Team::alone(8),
+            team: Team::alone(lanes),
             rows,
             kept: 0,
         };
         match cx.class() {
-            AdapterClass::Software if classes <= 512 => {
-                software(entry("losses_by_invocation", "gradients_by_invocation"), 16)
-            }
+            AdapterClass::Software if classes <= 512 => software("rows_by_invocation", 16, 8),
             AdapterClass::Software => {
-                let one = software(entry("losses_by_workgroup", "gradients_by_workgroup"), 1);
+                let one = software("rows_by_workgroup", 1, 8);
                 match one.iterations(classes) <= cx.most_iterations() {
                     true => one,
-                    false => Variant {
-                        team: Team::alone(256),
-                        ..one
-                    },
+                    false => software("rows_by_workgroup", 1, 256),
                 }
             }
             AdapterClass::Gpu => {
@@ -288,7 +294,7 @@ impl Variant {
                     None => {
                         let team = Team::gpu(cx.device(), classes, 16, 32);
                         Variant {
-                            entry: entry("losses_by_team", "gradients_by_team"),
+                            entry: "rows_by_team",
                             rows: team.teams,
                             team,
                             kept: 0,
@@ -313,7 +319,9 @@ impl Variant {
         let kernel = kernel(self.entry, &self.team);
         match self.kept {
             0 => kernel,
-            blocks => kernel.constant("CLASSES", classes).declare(&kept(blocks)),
+            blocks => kernel
+                .constant("CLASSES", classes)
+                .constant("BLOCKS", blocks),
         }
     }
 }
@@ -326,37 +334,6 @@ fn lanes_for_registers(cx: &Lowering<'_>, classes: usize) -> Option<usize> {
         .min(limits.max_compute_workgroup_size_x) as usize;
     let mut sizes = [128, 256, 512].into_iter().filter(|&lanes| lanes <= most);
     sizes.find(|lanes| classes > CACHED && classes <= 4 * MOST_KEPT * lanes)
-}
-
-/// How a row is kept: so many blocks of four as members of a struct, because some compilers refuse arrays that a loop
-/// indexes.
-fn kept(blocks: usize) -> String {
-    let each = |separator: &str, part: &dyn Fn(usize) -> String| -> String {
-        let parts: Vec<String> = (0..blocks).map(part).collect();
-        parts.join(separator)
-    };
-    let most = (1..blocks).fold("most_of_four(r.b0)".to_owned(), |most, b| {
-        format!("max({most}, most_of_four(r.b{b}))")
-    });
-    format!(
-        "struct Kept {{ {} }}\n\
-         fn kept_row(row: u32, lane: u32) -> Kept {{ return Kept({}); }}\n\
-         fn most_kept(r: Kept) -> f32 {{ return {most}; }}\n\
-         fn distance_kept(r: Kept, lane: u32, top: f32) -> f32 {{ return {}; }}\n\
-         fn exp_kept(r: Kept, top: f32) -> Kept {{ return Kept({}); }}\n\
-         fn total_kept(r: Kept) -> f32 {{ return {}; }}\n\
-         fn store_kept(to: u32, lane: u32, r: Kept, factor: f32, off: f32) {{\n{}\n}}\n",
-        each(", ", &|b| format!("b{b}: vec4<f32>")),
-        each(", ", &|b| format!("block(row, lane, {b}u)")),
-        each(" + ", &|b| format!(
-            "distance_of_four(r.b{b}, lane, {b}u, top)"
-        )),
-        each(", ", &|b| format!("exp(r.b{b} - top)")),
-        each(" + ", &|b| format!("sum_of_four(r.b{b})")),
-        each("\n", &|b| format!(
-            "    store_block(to, lane, {b}u, r.b{b} * factor - off);"
-        )),
-    )
 }
 
 impl<'t> Var<'t> {

@@ -11,7 +11,7 @@
 
 use std::hash::Hash;
 
-use super::{Operation, Role, Takes, TensorType, row_grid};
+use super::{Operation, Role, Takes, TensorType, epilogue, row_grid};
 use crate::gpu::{AdapterClass, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
@@ -49,10 +49,7 @@ impl Operation for Dropout {
     }
 
     fn role(&self, output: TensorType) -> Role<'_> {
-        Role::Epilogue {
-            grid: row_grid(output.shape),
-            gates: false,
-        }
+        epilogue(row_grid(output.shape))
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {

@@ -10,7 +10,7 @@
 use std::hash::Hash;
 
 use super::indices::Bounds;
-use super::{Operation, Role, Takes, TensorType, row_grid};
+use super::{Operation, Role, Takes, TensorType, epilogue, row_grid};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
@@ -42,10 +42,8 @@ impl Operation for Embedding {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![TensorType {
-            shape: rows_of(inputs[1].shape, inputs[0].shape.dim(1)),
-            ..inputs[0]
-        }]
+        let shape = rows_of(inputs[1].shape, inputs[0].shape.dim(1));
+        vec![inputs[0].with_shape(shape)]
     }
 
     fn takes(&self, _index: usize) -> Takes {
@@ -66,10 +64,7 @@ impl Operation for Embedding {
     }
 
     fn role(&self, output: TensorType) -> Role<'_> {
-        Role::Epilogue {
-            grid: row_grid(output.shape),
-            gates: false,
-        }
+        epilogue(row_grid(output.shape))
     }
 
     fn bindings(&self, inputs: usize) -> usize {

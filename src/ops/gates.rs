@@ -9,7 +9,7 @@ use std::hash::Hash;
 
 use super::pointwise::table::rows;
 use super::{Operation, PointwiseFunction, Role, Takes, TensorType, require_floats};
-use crate::gpu::{AdapterClass, Kernel};
+use crate::gpu::Kernel;
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var, declare_functions};
 
@@ -154,10 +154,7 @@ impl Operation for Gate {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         require_floats(self.name(), inputs);
-        vec![TensorType {
-            shape: halved(self.name(), inputs[0].shape),
-            ..inputs[0]
-        }]
+        vec![inputs[0].with_shape(halved(self.name(), inputs[0].shape))]
     }
 
     fn takes(&self, _index: usize) -> Takes {
@@ -179,7 +176,7 @@ impl Operation for Gate {
     fn lower(&self, cx: &mut Lowering<'_>) {
         let packed = cx.contiguous(&cx.input(0));
         let hidden = cx.output(0);
-        let dispatch = self.0.dispatch(cx, "forward", &[packed, hidden]);
+        let dispatch = self.0.dispatch(self.name(), "forward", &[packed, hidden]);
         cx.dispatch(dispatch.read(&packed).write(&hidden).cost(
             6 * hidden.elements() as u64,
             packed.bytes() + hidden.bytes(),
@@ -238,7 +235,7 @@ impl Operation for GateBackward {
         let hidden_gradient = cx.contiguous(&cx.input(1));
         let output = cx.output(0);
         let operands = [packed, hidden_gradient, output];
-        let dispatch = self.0.dispatch(cx, "backward", &operands);
+        let dispatch = self.0.dispatch(self.name(), "backward", &operands);
         cx.dispatch(
             dispatch
                 .read(&packed)
@@ -255,51 +252,24 @@ impl Operation for GateBackward {
 impl Activation {
     /// The dispatch but for what it binds. The operands are the packed rows, `h` or its gradient, and the
     /// packed gradient if there is one.
-    fn dispatch(self, cx: &Lowering<'_>, entry: &'static str, operands: &[Operand]) -> Dispatch {
+    fn dispatch(self, name: &'static str, entry: &'static str, operands: &[Operand]) -> Dispatch {
         let hidden = operands[1];
         let half = hidden.shape().last();
         let aligned = |operand: &Operand| operand.layout.offset.is_multiple_of(4);
         let is_vector = half.is_multiple_of(4) && operands.iter().all(aligned);
         let unit = if is_vector { 4 } else { 1 };
-        let source = match cx.class() {
-            AdapterClass::Software => "gates_rows",
-            AdapterClass::Gpu => "gates",
-        };
-        let [forward, backward] = self.names();
-        let name = if entry == "forward" {
-            forward
-        } else {
-            backward
-        };
-        let mut kernel = Kernel::builtin(name, source, entry).declare(&self.text().declared());
+        let mut kernel = Kernel::builtin(name, "gates", entry).declare(&self.text().declared());
         if is_vector {
             kernel = kernel.declare("alias T = vec4<f32>;\nalias Bits = vec4<u32>;\n");
         }
-        let rows = hidden.elements() / half.max(1);
-        let half = half / unit;
-        let mut iterations = 0;
-        let (mut params, groups) = match cx.class() {
-            AdapterClass::Software => {
-                // Several teams a thread even out what the threads get.
-                let of_row = half.div_ceil(8) + 2;
-                let most = ((cx.most_iterations() - 1) / of_row).max(1);
-                let rows_per_team = rows.div_ceil(16).clamp(1, most);
-                iterations = rows_per_team * of_row + 1;
-                let words = [rows, rows_per_team, half];
-                (words.to_vec(), rows.div_ceil(rows_per_team))
-            }
-            AdapterClass::Gpu => {
-                let count = rows * half;
-                (vec![count, half], count.div_ceil(64))
-            }
-        };
-        params.extend(operands.iter().map(|o| o.offset() as usize / unit));
-        params.resize(6, 0);
-        let params: Vec<u32> = params.into_iter().map(|word| word as u32).collect();
+        let count = hidden.elements() / unit;
+        let mut params = vec![count as u32, (half / unit) as u32];
+        params.extend(operands.iter().map(|it| it.offset() / unit as u32));
+        params.resize(5, 0);
         Dispatch::new(kernel)
             .params(&params)
-            .groups(groups)
-            .iterations(iterations)
+            .groups(count.div_ceil(64))
+            .iterations(0)
     }
 }
 

@@ -32,10 +32,7 @@ impl Operation for Gather {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![TensorType {
-            shape: inputs[1].shape,
-            ..inputs[0]
-        }]
+        vec![inputs[0].with_shape(inputs[1].shape)]
     }
 
     fn takes(&self, _index: usize) -> Takes {

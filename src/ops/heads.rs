@@ -374,8 +374,7 @@ impl Operation for Attributes {
         let (ty, width) = (inputs[0], self.width(inputs));
         let shape = ty.shape;
         if self.is_cached {
-            let shape = shape.with_dim(2, self.queries * width);
-            return vec![TensorType { shape, ..ty }];
+            return vec![ty.with_shape(shape.with_dim(2, self.queries * width))];
         }
         let statistics = TensorType::f32([shape.elements() / width].into());
         let mut outputs = vec![ty];

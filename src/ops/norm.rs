@@ -6,8 +6,8 @@
 
 use std::hash::Hash;
 
-use super::rows::{Loops, Rows, Sharing, grid, load, load_by_rows};
-use super::{Operation, Role, Takes, TensorType, require_floats};
+use super::rows::{Loops, Rows, Sharing, grid, load};
+use super::{Operation, Role, Takes, TensorType, epilogue, require_floats};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::ops::reduce::sum_to;
 use crate::tape::{Backward, Dispatch, Epilogue, Lowering, Operand, Signature, Var};
@@ -91,10 +91,7 @@ impl Operation for Norm {
     }
 
     fn role(&self, output: TensorType) -> Role<'_> {
-        Role::Epilogue {
-            grid: grid(output.shape),
-            gates: false,
-        }
+        epilogue(grid(output.shape))
     }
 
     /// Statistics, `x`, weight, bias.
@@ -116,10 +113,13 @@ impl Operation for Norm {
         };
         let sharing = Sharing::repeating(cx, rows, width, loops);
         let [x, weight, third] = inputs;
-        let kernel = Form::of(cx, self.name(), "forward", width)
-            .kernel(&sharing, &epilogue, width, "bias", [&x, &weight, &third])
-            .flag("LAYER_NORM", self.kind == Kind::Layer)
-            .flag("BIAS", bias);
+        let kernel = self.kind.kernel(
+            cx,
+            (self.name(), "forward"),
+            (&sharing, &epilogue),
+            ("bias", bias),
+            [&x, &weight, &third],
+        );
         let mut params = sharing.params.to_vec();
         params.extend([x.place(), weight.place(), third.place(), [0; 2]].concat());
         params.extend([sharing.groups as u32, self.epsilon.to_bits(), 0, 0]);
@@ -211,10 +211,7 @@ impl Operation for NormBackward {
     }
 
     fn role(&self, output: TensorType) -> Role<'_> {
-        Role::Epilogue {
-            grid: grid(output.shape),
-            gates: false,
-        }
+        epilogue(grid(output.shape))
     }
 
     /// Statistics, `x`, weight, `dy`, partial sums.
@@ -241,10 +238,13 @@ impl Operation for NormBackward {
         params.extend([sharing.groups as u32, 0]);
         params.extend([&outputs[0], &outputs[outputs.len() - 1]].map(Operand::offset));
 
-        let kernel = Form::of(cx, self.name(), "backward", width)
-            .kernel(&sharing, &epilogue, width, "dy", [&x, &weight, &dy])
-            .flag("LAYER_NORM", self.kind == Kind::Layer)
-            .flag("BIAS", self.bias);
+        let kernel = self.kind.kernel(
+            cx,
+            (self.name(), "backward"),
+            (&sharing, &epilogue),
+            ("dy", self.bias),
+            [&x, &weight, &dy],
+        );
         cx.dispatch(
             Dispatch::new(kernel)
                 .read(&cx.input(2))
@@ -314,49 +314,35 @@ impl NormBackward {
 /// the time.
 const WIDEST_IN_REGISTERS: usize = 256;
 
-/// Which source a kernel is made from.
-struct Form {
-    kernel: Kernel,
-    portable: bool,
-}
-
-impl Form {
-    /// Registers where they do, else the portable form.
-    fn of(cx: &Lowering<'_>, name: &'static str, entry: &'static str, width: usize) -> Form {
-        let registers = cx.device().has_subgroups_of(8) && width <= WIDEST_IN_REGISTERS;
-        let kernel = if registers {
-            Kernel::builtin(name, "norm_subgroup8", entry).constant("BLOCKS", width.div_ceil(32))
-        } else {
-            Kernel::builtin(name, "norm", entry)
-        };
-        Form {
-            kernel,
-            portable: !registers,
-        }
-    }
-
-    /// With its operands, `x`, weight and a third, and the epilogue.
+impl Kind {
+    /// A kernel with its operands, `x`, weight and a third, and the epilogue: in registers where they do, else the portable form.
     fn kernel(
         self,
-        sharing: &Sharing,
-        epilogue: &Epilogue,
-        width: usize,
-        third: &str,
+        cx: &Lowering<'_>,
+        (name, entry): (&'static str, &'static str),
+        (sharing, epilogue): (&Sharing, &Epilogue),
+        (third, bias): (&str, bool),
         operands: [&Rows; 3],
     ) -> Kernel {
+        let width = sharing.params[0] as usize;
         let vector = width.is_multiple_of(4) && operands.iter().all(|rows| rows.is_aligned());
-        let (kernel, load, epilogue): (_, fn(&str, usize, bool) -> String, _) = if self.portable {
-            (sharing.kernel(self.kernel), load, &epilogue.wgsl)
-        } else {
-            (self.kernel, load_by_rows, &epilogue.wgsl_by_rows)
-        };
-        let names = ["x", "weight", third];
+        let names = ["x", "weight", third].into_iter().zip(2..);
         let loads: String = names
-            .iter()
-            .zip(2..)
             .map(|(name, binding)| load(name, binding, vector))
             .collect();
-        kernel.declare(&loads).declare(epilogue)
+        let kernel = if cx.device().has_subgroups_of(8) && width <= WIDEST_IN_REGISTERS {
+            Kernel::builtin(name, "norm_subgroup8", entry)
+                .constant("BLOCKS", width.div_ceil(32))
+                .declare(&epilogue.wgsl_by_rows)
+        } else {
+            sharing
+                .kernel(Kernel::builtin(name, "norm", entry))
+                .declare(&epilogue.wgsl)
+        };
+        kernel
+            .declare(&loads)
+            .flag("LAYER_NORM", self == Kind::Layer)
+            .flag("BIAS", bias)
     }
 }
 

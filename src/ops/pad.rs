@@ -34,10 +34,7 @@ impl Operation for Pad {
             "pad: {shape} holds {dtype:?}, only floats are padded"
         );
         let extent = self.before + shape.dim(self.axis) + self.after;
-        vec![TensorType {
-            shape: shape.with_dim(self.axis, extent),
-            dtype,
-        }]
+        vec![inputs[0].with_shape(shape.with_dim(self.axis, extent))]
     }
 
     fn takes(&self, _index: usize) -> Takes {
@@ -87,13 +84,11 @@ impl<'t> Var<'t> {
         if before + after == 0 {
             return self;
         }
-        self.tape.record(
-            Pad {
-                axis,
-                before,
-                after,
-            },
-            &[self],
-        )
+        let pad = Pad {
+            axis,
+            before,
+            after,
+        };
+        self.tape.record(pad, &[self])
     }
 }

@@ -3,7 +3,7 @@
 use std::hash::Hash;
 
 use super::dropout::places_each;
-use super::{Operation, Role, TensorType, row_grid};
+use super::{Operation, Role, TensorType, epilogue, row_grid};
 use crate::gpu::Kernel;
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
@@ -37,10 +37,7 @@ impl Operation for Random {
     }
 
     fn role(&self, output: TensorType) -> Role<'_> {
-        Role::Epilogue {
-            grid: row_grid(output.shape),
-            gates: false,
-        }
+        epilogue(row_grid(output.shape))
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {

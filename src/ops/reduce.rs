@@ -192,10 +192,23 @@ impl Operation for Argmax {
         let (input, output) = (cx.input(0), cx.output(0));
         let walk = Walk::single(&input.layout, &[self.axis], output.layout.offset);
         let split = Split::single(cx.class(), &walk, cx.most_iterations());
-        let kernel = split.kernel(walk.kernel(Kernel::builtin("argmax", "reduce", "argmax")));
+        let kernel = Kernel::builtin("argmax", "reduce", "reduce").declare(ARGMAX);
+        let kernel = split.kernel(walk.kernel(kernel));
         dispatch(cx, kernel, [&input, &output], &walk, &split, 1.0);
     }
 }
+
+/// What is reduced are elements with their places.
+const ARGMAX: &str = "\
+alias Step = Candidate;
+alias Place = Candidate;
+@group(0) @binding(2) var<storage, read_write> output: array<u32>;
+fn element(at: u32, step: u32) -> Step { return Candidate(input[at], step); }
+fn put(at: u32, value: Place) { output[at] = value.step; }
+fn start(first: Step) -> Step { return first; }
+fn fold(a: Step, b: Step) -> Step { return better(a, b); }
+fn combine(a: Place, b: Place) -> Place { return better(a, b); }
+";
 
 /// Checks the arguments of a reduction.
 #[track_caller]

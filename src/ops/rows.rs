@@ -72,14 +72,12 @@ impl Team {
 
     /// For software adapters: a vector register.
     fn software(device: &Device) -> Team {
+        let subgroup = device.has_subgroups_of(8).then_some(8);
+        let file = subgroup.map_or("team", |_| "team_shuffles");
         Team {
-            lanes: 8,
-            teams: 1,
-            file: match device.has_subgroups_of(8) {
-                true => "team_subgroup8",
-                false => "team",
-            },
-            subgroup: None,
+            file,
+            subgroup,
+            ..Team::alone(8)
         }
     }
 
@@ -280,32 +278,10 @@ impl Sharing {
     }
 }
 
-/// Declares an operand and how four columns of it are loaded. Columns past the end repeat the last ones.
+/// Declares an operand, and how four columns of a row are loaded: by `x4` or, in kernels that go from row to row, where they
+/// are by `x_place`, from there by `x_load`, and how far on they are in the next row by `x_step`. Columns past the end repeat
+/// the last ones.
 pub(super) fn load(name: &str, binding: usize, vector: bool) -> String {
-    let (element, value) = if vector {
-        (
-            "vec4<f32>",
-            format!("{name}[(at + min(column, last - 3u)) / 4u]"),
-        )
-    } else {
-        let one = |next: usize| format!("{name}[at + min(column + {next}u, last)]");
-        (
-            "f32",
-            format!("vec4<f32>({}, {}, {}, {})", one(0), one(1), one(2), one(3)),
-        )
-    };
-    format!(
-        "@group(0) @binding({binding}) var<storage, read> {name}: array<{element}>;\n\
-         fn {name}4(row: u32, column: u32) -> vec4<f32> {{\n    \
-         let at = p.{name}_at.x + row * p.{name}_at.y;\n    \
-         let last = p.n - 1u;\n    \
-         return {value};\n}}\n"
-    )
-}
-
-/// Like [`load`], for kernels that go from row to row: `x_place` says where four columns are, `x_step` how far on they
-/// are in the next row, and `x_load` loads them.
-pub(super) fn load_by_rows(name: &str, binding: usize, vector: bool) -> String {
     let (element, place, step, value) = if vector {
         (
             "vec4<f32>",
@@ -314,8 +290,7 @@ pub(super) fn load_by_rows(name: &str, binding: usize, vector: bool) -> String {
             format!("{name}[place.x]"),
         )
     } else {
-        let one = |axis: char| format!("{name}[place.{axis}]");
-        let [x, y, z, w] = ['x', 'y', 'z', 'w'].map(one);
+        let [x, y, z, w] = ['x', 'y', 'z', 'w'].map(|axis| format!("{name}[place.{axis}]"));
         (
             "f32",
             "at + min(vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last))",
@@ -330,6 +305,7 @@ pub(super) fn load_by_rows(name: &str, binding: usize, vector: bool) -> String {
          let last = p.n - 1u;\n    \
          return {place};\n}}\n\
          fn {name}_step() -> u32 {{ return p.{name}_at.y{step}; }}\n\
-         fn {name}_load(place: vec4<u32>) -> vec4<f32> {{ return {value}; }}\n"
+         fn {name}_load(place: vec4<u32>) -> vec4<f32> {{ return {value}; }}\n\
+         fn {name}4(row: u32, column: u32) -> vec4<f32> {{ return {name}_load({name}_place(row, column)); }}\n"
     )
 }

@@ -3,7 +3,7 @@
 //! For another axis, permute it to the end and back.
 
 use super::rows::{Loops, Rows, Sharing, grid, load};
-use super::{Operation, Role, Takes, TensorType};
+use super::{Operation, Role, Takes, TensorType, epilogue};
 use crate::gpu::Kernel;
 use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
 
@@ -47,10 +47,7 @@ impl Operation for Softmax {
     }
 
     fn role(&self, output: TensorType) -> Role<'_> {
-        Role::Epilogue {
-            grid: grid(output.shape),
-            gates: false,
-        }
+        epilogue(grid(output.shape))
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
@@ -100,10 +97,7 @@ impl Operation for SoftmaxBackward {
     }
 
     fn role(&self, output: TensorType) -> Role<'_> {
-        Role::Epilogue {
-            grid: grid(output.shape),
-            gates: false,
-        }
+        epilogue(grid(output.shape))
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {

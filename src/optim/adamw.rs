@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::gradients::Gradients;
 use super::groups::ParameterGroups;
 use super::loss_scale::LossScale;
-use super::optimizer::{Optimizer, Update, require, require_rate};
-use crate::error::Result;
+use super::optimizer::{Optimizer, Update, require_rate};
+use crate::error::{Result, require};
 use crate::gpu::Tensor;
 use crate::nn::{FlatTensors, Parameters};
 use crate::tape::{Tape, Var};
@@ -82,10 +82,7 @@ impl AdamW {
         // Zero would make 0/0 of parameters without a gradient.
         let sound = config.eps.is_normal() && config.eps > 0.0;
         require(sound, "eps", config.eps, "a positive number")?;
-        let decay = config.weight_decay;
-        let sound = decay.is_finite() && decay >= 0.0;
-        require(sound, "weight_decay", decay, "a finite number, at least 0")?;
-        require_clip(config.clip_norm)?;
+        require_decay_and_clip(config.weight_decay, config.clip_norm)?;
         let gradients = Gradients::new(parameters, &config.groups, config.loss_scale)?;
         Ok(AdamW {
             first: gradients.mirror()?,
@@ -108,24 +105,19 @@ impl AdamW {
         learning_rate: f32,
         is_accumulated: bool,
     ) -> Update<'t> {
-        let AdamWConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            clip_norm,
-            groups: _,
-            loss_scale: _,
-        } = self.config;
+        let config = &self.config;
+        let (beta1, beta2) = (config.beta1, config.beta2);
         require_rate(learning_rate);
-        let step = self.gradients.step(tape, loss, clip_norm, is_accumulated);
+        let step = self
+            .gradients
+            .step(tape, loss, config.clip_norm, is_accumulated);
         let t = self.gradients.steps as f64;
         let rate = f64::from(learning_rate);
         let values = [
             rate / (1.0 - beta1.powf(t)),
             (1.0 - beta2.powf(t)).sqrt(),
-            f64::from(eps),
-            rate * f64::from(weight_decay),
+            f64::from(config.eps),
+            rate * f64::from(config.weight_decay),
             1.0 - beta1,
             beta2,
             1.0 - beta2,
@@ -137,7 +129,9 @@ impl AdamW {
     }
 }
 
-pub(super) fn require_clip(clip: Option<f32>) -> Result<()> {
+pub(super) fn require_decay_and_clip(decay: f32, clip: Option<f32>) -> Result<()> {
+    let sound = decay.is_finite() && decay >= 0.0;
+    require(sound, "weight_decay", decay, "a finite number, at least 0")?;
     let value = clip.unwrap_or(1.0);
     let sound = value.is_normal() && value > 0.0;
     require(sound, "clip_norm", value, "a positive number")

@@ -9,6 +9,8 @@
 
 use std::hash::Hash;
 
+use bytemuck::NoUninit;
+
 use crate::gpu::{AdapterClass, DType, Kernel, Tensor};
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
@@ -81,34 +83,32 @@ impl Operation for GradientNorm {
         };
         let chunk = CHUNK * vectors.div_ceil(CHUNK * most_sums);
         let groups = |elements: usize| (elements / 4).div_ceil(chunk);
-        let count = segments
-            .iter()
-            .map(|segment| groups(segment.elements()))
-            .sum();
+        let counts = segments.iter().map(|segment| groups(segment.elements()));
+        let count = counts.sum();
         let partials = cx.temp([count], DType::F32);
         let mut first = 0;
         for segment in &segments {
             let count = groups(segment.elements());
             let params = Params {
-                vectors: segment.elements() / 4,
-                count,
+                vectors: segment.elements() as u32 / 4,
+                count: count as u32,
                 first,
-                chunk,
+                chunk: chunk as u32,
                 ..Params::default()
             };
             cx.dispatch(
                 Dispatch::new(kernel(sum_squares))
                     .read(segment)
                     .write(&partials)
-                    .params(&params.words())
+                    .params(params.words())
                     .groups(count)
                     .iterations(chunk / 2 + 8)
                     .cost(2 * segment.elements() as u64, segment.bytes()),
             );
-            first += count;
+            first += count as u32;
         }
         let params = Params {
-            count,
+            count: count as u32,
             loss: loss.offset(),
             clip: clip.offset(),
             control: control.offset(),
@@ -129,7 +129,7 @@ impl Operation for GradientNorm {
         }
         cx.dispatch(
             dispatch
-                .params(&params.words())
+                .params(params.words())
                 .iterations(count + 8)
                 .cost(count as u64, partials.bytes()),
         );
@@ -177,37 +177,25 @@ pub(super) fn over_segment(class: AdapterClass, kernel: Kernel, vectors: usize) 
 }
 
 /// The uniform parameters that the kernels in `shaders/optim.wgsl` share.
-#[derive(Default)]
+#[repr(C)]
+#[derive(Clone, Copy, Default, NoUninit)]
 pub(super) struct Params {
-    pub vectors: usize,
-    pub runs: usize,
-    /// In elements, as the next; a multiple of four, as inputs start at multiples of 16 bytes.
+    pub vectors: u32,
+    pub runs: u32,
+    /// In vec4s, as the next: inputs start at multiples of 16 bytes.
     pub runs_offset: u32,
-    /// Likewise.
     pub values: u32,
     pub control: u32,
-    pub count: usize,
-    pub first: usize,
+    pub count: u32,
+    pub first: u32,
     pub loss: u32,
     pub clip: u32,
-    pub chunk: usize,
+    pub chunk: u32,
     pub state: u32,
 }
 
 impl Params {
-    pub fn words(&self) -> [u32; 11] {
-        [
-            self.vectors as u32,
-            self.runs as u32,
-            self.runs_offset / 4,
-            self.values / 4,
-            self.control,
-            self.count as u32,
-            self.first as u32,
-            self.loss,
-            self.clip,
-            self.chunk as u32,
-            self.state,
-        ]
+    pub fn words(&self) -> &[u32] {
+        bytemuck::cast_slice(std::slice::from_ref(self))
     }
 }

@@ -100,7 +100,7 @@ impl Gradients {
             reached
         };
         if !tape.is_refused() {
-            self.reached = self.with_earlier(&reached);
+            self.reached = reached;
             self.pending += 1;
             self.pending_scaled = self.scale.on(tape).is_some();
         }
@@ -134,7 +134,7 @@ impl Gradients {
             if let Some(accumulated) = self.accumulated() {
                 add(tape, &self.gradient, accumulated);
             }
-            self.with_earlier(&reached)
+            reached
         };
         let runs = self.runs(&reached);
         // What has been accumulated waits for a tape that runs.
@@ -254,31 +254,26 @@ impl Gradients {
         accumulated.unwrap_or(&self.gradient)
     }
 
-    /// Which parameters, of those that are not frozen, the loss depends on.
+    /// Which parameters, of those that are not frozen, the loss depends on, or that of an earlier micro-batch.
     #[track_caller]
     fn differentiate<'t>(&self, tape: &'t Tape, loss: Var<'t>, to: &FlatTensors) -> Vec<bool> {
         let gradients = tape.backward(self.scale.applied(loss));
-        let mut reached = vec![false; self.factors.len()];
+        let (mut reached, mut reaches_any) = (self.reached.clone(), false);
         // All gradients are recorded before the first is assigned, so that the planner may fuse across them; it then
         // lets each gradient's kernel write straight into the flat storage.
         for ((index, ..), part) in to.places().zip(to.parts()) {
             let parameter = &self.parameters[index];
             let gradient = gradients.of(parameter.on(tape));
-            reached[index] = gradient.is_some();
+            reached[index] |= gradient.is_some();
+            reaches_any |= gradient.is_some();
             let gradient = gradient.unwrap_or_else(|| tape.full(parameter.shape(), 0.0));
             tape.assign(part, gradient);
         }
         assert!(
-            reached.contains(&true),
+            reaches_any,
             "step: the loss depends on no parameter that this optimizer trains: is it detached, or of another model?"
         );
         reached
-    }
-
-    /// Which parameters the loss depends on, or that of an earlier micro-batch.
-    fn with_earlier(&self, reached: &[bool]) -> Vec<bool> {
-        let earlier = self.reached.iter().zip(reached);
-        earlier.map(|(earlier, now)| earlier | now).collect()
     }
 
     /// The segment of the parameters that a segment of the gradient mirrors.
@@ -363,10 +358,10 @@ impl Operation for UpdateSegment {
     fn lower(&self, cx: &mut Lowering<'_>) {
         let [runs, values, control] = [2, 3, 4].map(|index| cx.input(index));
         let params = Params {
-            vectors: self.vectors,
-            runs: runs.elements() / 4,
-            runs_offset: runs.offset(),
-            values: values.offset(),
+            vectors: self.vectors as u32,
+            runs: runs.elements() as u32 / 4,
+            runs_offset: runs.offset() / 4,
+            values: values.offset() / 4,
             control: control.offset(),
             ..Params::default()
         };
@@ -379,7 +374,7 @@ impl Operation for UpdateSegment {
                  fn keep_half(place: u32, value: vec4<f32>) {{ halves[place] = value; }}"
             ));
         }
-        let mut dispatch = over_segment(cx.class(), kernel, params.vectors).params(&params.words());
+        let mut dispatch = over_segment(cx.class(), kernel, self.vectors).params(params.words());
         let mut bytes = 0;
         for index in 0..cx.input_count() {
             let operand = cx.input(index);
@@ -429,15 +424,16 @@ impl Operation for AddInto {
 
     fn lower(&self, cx: &mut Lowering<'_>) {
         let (to, from) = (cx.input(0), cx.input(1));
+        let vectors = to.elements() / 4;
         let params = Params {
-            vectors: to.elements() / 4,
+            vectors: vectors as u32,
             ..Params::default()
         };
         cx.dispatch(
-            over_segment(cx.class(), kernel("add_into"), params.vectors)
+            over_segment(cx.class(), kernel("add_into"), vectors)
                 .write(&to)
                 .read(&from)
-                .params(&params.words())
+                .params(params.words())
                 .cost(to.elements() as u64, 3 * to.bytes()),
         );
     }

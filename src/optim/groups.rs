@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::optimizer::require;
-use crate::error::Result;
+use crate::error::{Result, require};
 use crate::nn::{Parameter, Parameters, Summary};
 use crate::shape::Shape;
 
@@ -132,7 +131,7 @@ impl ParameterGroups {
         ] {
             require(
                 factor.is_finite() && factor >= 0.0,
-                &format!("factor of `{name}` on the {what}"),
+                format!("factor of `{name}` on the {what}"),
                 factor,
                 "a finite number, at least 0",
             )?;

@@ -12,8 +12,7 @@
 //! so that it rounds nothing. It is data on the device, and so is the rule: a step that overflows changes what the next
 //! one is scaled by, and the host hears of it with the step's report.
 
-use super::optimizer::require;
-use crate::error::Result;
+use crate::error::{Result, require};
 use crate::gpu::{Device, Tensor};
 use crate::shape::Shape;
 use crate::tape::{Tape, Var};

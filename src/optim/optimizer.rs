@@ -232,18 +232,6 @@ impl Report {
     }
 }
 
-/// Refuses a setting unless it is sound.
-pub(super) fn require(sound: bool, name: &str, value: impl ToString, expected: &str) -> Result<()> {
-    if sound {
-        return Ok(());
-    }
-    Err(Error::InvalidArgument {
-        name: name.to_owned(),
-        value: value.to_string(),
-        expected: expected.to_owned(),
-    })
-}
-
 /// # Panics
 ///
 /// If a learning rate is no finite number, or negative.

@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use crate::error::{Error, Result};
+use crate::error::{Result, require};
 
 /// How the learning rate changes over a run.
 ///
@@ -61,18 +61,14 @@ impl Schedule {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if the warm-up is longer than the whole, or if a ratio is outside 0..=1.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) if the warm-up is longer than the whole, or if a ratio is outside 0..=1.
     pub fn validate(&self) -> Result<()> {
         let (warmup, total, ratio, name) = self.course();
-        if warmup > total {
-            let expected = format!("at most the total number of steps, {total}");
-            return Err(Error::invalid("warmup", warmup, expected));
-        }
-        if !(0.0..=1.0).contains(&ratio) {
-            let expected = "a fraction of the base learning rate, between 0 and 1";
-            return Err(Error::invalid(name, ratio, expected));
-        }
-        Ok(())
+        let expected = format!("at most the total number of steps, {total}");
+        require(warmup <= total, "warmup", warmup, expected)?;
+        let is_fraction = (0.0..=1.0).contains(&ratio);
+        let expected = "a fraction of the base learning rate, between 0 and 1";
+        require(is_fraction, name, ratio, expected)
     }
 
     /// The learning rate of a step, counted from 0.

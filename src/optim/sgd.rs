@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::adamw::require_clip;
+use super::adamw::require_decay_and_clip;
 use super::gradients::Gradients;
 use super::groups::ParameterGroups;
 use super::loss_scale::LossScale;
-use super::optimizer::{Optimizer, Update, require, require_rate};
-use crate::error::Result;
+use super::optimizer::{Optimizer, Update, require_rate};
+use crate::error::{Result, require};
 use crate::gpu::Tensor;
 use crate::nn::{FlatTensors, Parameters};
 use crate::tape::{Tape, Var};
@@ -57,10 +57,7 @@ impl Sgd {
         let momentum = config.momentum;
         let sound = (0.0..1.0).contains(&momentum);
         require(sound, "momentum", momentum, "0 ≤ momentum < 1")?;
-        let decay = config.weight_decay;
-        let sound = decay.is_finite() && decay >= 0.0;
-        require(sound, "weight_decay", decay, "a finite number, at least 0")?;
-        require_clip(config.clip_norm)?;
+        require_decay_and_clip(config.weight_decay, config.clip_norm)?;
         let gradients = Gradients::new(parameters, &config.groups, config.loss_scale)?;
         Ok(Sgd {
             velocity: (momentum > 0.0).then(|| gradients.mirror()).transpose()?,
@@ -82,16 +79,12 @@ impl Sgd {
         learning_rate: f32,
         is_accumulated: bool,
     ) -> Update<'t> {
-        let SgdConfig {
-            momentum,
-            weight_decay,
-            clip_norm,
-            groups: _,
-            loss_scale: _,
-        } = self.config;
+        let config = &self.config;
         require_rate(learning_rate);
-        let step = self.gradients.step(tape, loss, clip_norm, is_accumulated);
-        let values = [learning_rate, momentum, weight_decay, 0.0];
+        let step = self
+            .gradients
+            .step(tape, loss, config.clip_norm, is_accumulated);
+        let values = [learning_rate, config.momentum, config.weight_decay, 0.0];
         let gradients = &self.gradients;
         match &self.velocity {
             Some(velocity) => gradients.update(&step, "sgd_momentum", values, &[velocity]),

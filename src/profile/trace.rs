@@ -22,10 +22,7 @@ impl Profile {
             let file = std::io::BufWriter::new(std::fs::File::create(path)?);
             write(self, file)
         };
-        write().map_err(|source| Error::File {
-            path: path.to_owned(),
-            source,
-        })
+        write().map_err(Error::file(path))
     }
 }
 

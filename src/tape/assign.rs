@@ -24,11 +24,7 @@ impl Tape {
         let given = value.tensor_type();
         assert!(
             given == expected,
-            "assign: value and destination differ: {:?} {} and {:?} {}",
-            given.dtype,
-            given.shape,
-            expected.dtype,
-            expected.shape
+            "assign: value and destination differ: {given} and {expected}"
         );
         let destination = self.tensor(destination);
         self.push(Assign, &[destination, value]);

@@ -46,9 +46,8 @@ impl Tape {
         self.require_own("backward", of);
         assert!(
             of.shape().elements() == 1 && of.dtype().is_float(),
-            "backward: only scalars are differentiated, this is {:?} {}; sum it first",
-            of.dtype(),
-            of.shape()
+            "backward: only scalars are differentiated, this is {}; sum it first",
+            of.tensor_type()
         );
         self.graph.borrow_mut().push_boundary();
         let seed = self.full(of.shape(), 1.0).cast(of.dtype());
@@ -64,14 +63,10 @@ impl Tape {
     pub fn backward_from<'t>(&'t self, of: Var<'t>, seed: Var<'t>) -> Gradients<'t> {
         self.require_own("backward", of);
         self.require_own("backward", seed);
-        let types = [of, seed].map(Var::tensor_type);
+        let [value, given] = [of, seed].map(Var::tensor_type);
         assert!(
-            types[0] == types[1] && types[0].dtype.is_float(),
-            "backward: value and seed differ in shape or type, or are no floats: {:?} {} and {:?} {}",
-            types[0].dtype,
-            types[0].shape,
-            types[1].dtype,
-            types[1].shape
+            value == given && value.dtype.is_float(),
+            "backward: value and seed differ in shape or type, or are no floats: {value} and {given}"
         );
         let mut of_value: Vec<Option<ValueId>> = vec![None; of.id.index() + 1];
         if of.needs_gradient() {
@@ -108,14 +103,11 @@ impl Tape {
                     continue;
                 }
                 self.require_own(operation.name(), gradient);
+                let [given, expected] = [gradient, input].map(Var::tensor_type);
                 assert!(
-                    gradient.shape() == input.shape() && gradient.dtype().is_float(),
-                    "{}: the gradient of input {index} is {:?} {}, expected {:?} {}",
-                    operation.name(),
-                    gradient.dtype(),
-                    gradient.shape(),
-                    input.dtype(),
-                    input.shape()
+                    given.shape == expected.shape && given.dtype.is_float(),
+                    "{}: the gradient of input {index} is {given}, expected {expected}",
+                    operation.name()
                 );
                 // What the operation was given in another type than it had: nothing is rounded on the way there.
                 let target = self.graph.borrow().cast_from.get(&inputs[index]).copied();

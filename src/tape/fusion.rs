@@ -27,23 +27,20 @@ pub struct Fusion {
 
 impl Fusion {
     /// Every fusion off.
-    pub const OFF: Fusion = Fusion {
-        pointwise: false,
-        epilogue: false,
-        gate: false,
-        copy_elision: false,
-        horizontal: false,
-        uniform: false,
-    };
+    pub const OFF: Fusion = Fusion::all(false);
     /// Every fusion on.
-    pub const ON: Fusion = Fusion {
-        pointwise: true,
-        epilogue: true,
-        gate: true,
-        copy_elision: true,
-        horizontal: true,
-        uniform: true,
-    };
+    pub const ON: Fusion = Fusion::all(true);
+
+    const fn all(is_on: bool) -> Fusion {
+        Fusion {
+            pointwise: is_on,
+            epilogue: is_on,
+            gate: is_on,
+            copy_elision: is_on,
+            horizontal: is_on,
+            uniform: is_on,
+        }
+    }
 }
 
 /// The fusions by name: all of them for `on`, none for `off`, else those of a list with commas between.

@@ -15,11 +15,9 @@
 //! Arithmetic is `f32` in all of them, but for what matrix units multiply. Fusion leaves out roundings: a value that is
 //! only read in the kernel that computes it is never stored, and stays `f32`.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
+use crate::error::named;
 use crate::gpu::DType;
 
 /// In which precision operations are recorded.
@@ -43,26 +41,7 @@ impl Precision {
     }
 }
 
-impl FromStr for Precision {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Precision, String> {
-        match text {
-            "f32" => Ok(Precision::F32),
-            "mixed" => Ok(Precision::Mixed),
-            _ => Err(format!("`{text}` is no precision: f32 or mixed")),
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Precision::F32 => "f32",
-            Precision::Mixed => "mixed",
-        })
-    }
-}
+named!(Precision, "precision", F32 = "f32", Mixed = "mixed");
 
 /// Which floating-point elements an operation takes for one of its inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -186,18 +186,14 @@ impl Tape {
     /// The name of the operation that made a value, if one did.
     pub(crate) fn made_by(&self, var: Var<'_>) -> Option<&'static str> {
         let graph = self.graph.borrow();
-        let node = graph.values[var.id.index()].node;
-        graph.operation(node).map(|operation| operation.name())
+        let operation = graph.operation(graph.producer(var.id));
+        operation.map(|operation| operation.name())
     }
 
     /// The value that a node holds if it is a constant made by [`Tape::full`].
     pub(crate) fn constant_of(&self, var: Var<'_>) -> Option<f32> {
         let graph = self.graph.borrow();
-        let node = graph.values[var.id.index()].node;
-        match &graph.nodes[node.index()].source {
-            Source::Operation(operation) => operation.constant(),
-            _ => None,
-        }
+        graph.operation(graph.producer(var.id))?.constant()
     }
 }
 
@@ -259,8 +255,7 @@ impl<'t> Var<'t> {
 
 impl std::fmt::Debug for Var<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let TensorType { shape, dtype } = self.tensor_type();
-        write!(f, "Var(%{} {dtype:?} {shape})", self.id.index())
+        write!(f, "Var(%{} {})", self.id.index(), self.tensor_type())
     }
 }
 

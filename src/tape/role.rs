@@ -1,5 +1,7 @@
 //! What the planner is told of an operation: types, roles, and pointwise functions as data.
 
+use std::fmt;
+
 use crate::gpu::DType;
 use crate::shape::Shape;
 
@@ -19,6 +21,13 @@ impl TensorType {
             shape,
             dtype: DType::F32,
         }
+    }
+}
+
+/// `F32 [2, 3]`
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.dtype, self.shape)
     }
 }
 

@@ -16,7 +16,7 @@ fn load_gradient(at: u32) -> Row { return Row(gradient[at / 4u]); }
 @group(0) @binding(4) var<storage, read> out: array<vec4<f32>>;
 fn load_out(at: u32) -> Row { return Row(out[at / 4u]); }
 @group(0) @binding(5) var<storage, read> lse: array<f32>;
-fn statistics_of(head: Head, i: u32, upstream: Row) -> vec2<f32> {
+fn about_of(head: Head, i: u32, upstream: Row) -> vec2<f32> {
     let delta = dot_rows(upstream, load_out(row_at(p.out, head, i)));
     return vec2<f32>(lse[p.lse_offset + head.index * p.queries + i], delta);
 }

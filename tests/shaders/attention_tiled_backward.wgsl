@@ -6,8 +6,8 @@ fn chunk_k(at: u32, chunk: u32) -> vec4<f32> { return k[at / 4u + chunk]; }
 fn chunk_v(at: u32, chunk: u32) -> vec4<f32> { return v[at / 4u + chunk]; }
 @group(0) @binding(4) var<storage, read> dout: array<vec4<f32>>;
 fn chunk_dout(at: u32, chunk: u32) -> vec4<f32> { return dout[at / 4u + chunk]; }
-@group(0) @binding(5) var<storage, read_write> gradient: array<vec4<f32>>;
-fn store_chunk_gradient(at: u32, chunk: u32, a: vec4<f32>) { gradient[at / 4u + chunk] = a; }
-fn chunk_gradient(at: u32, chunk: u32) -> vec4<f32> { return gradient[at / 4u + chunk]; }
+@group(0) @binding(5) var<storage, read_write> result: array<vec4<f32>>;
+fn store_chunk_result(at: u32, chunk: u32, a: vec4<f32>) { result[at / 4u + chunk] = a; }
+fn chunk_result(at: u32, chunk: u32) -> vec4<f32> { return result[at / 4u + chunk]; }
 @group(0) @binding(6) var<storage, read> statistics: array<u32>;
 fn statistics_of(head: Head, i: u32) -> vec2<f32> { return vec2<f32>(bitcast<f32>(statistics[0]), 0.0); }

@@ -6,12 +6,11 @@ fn chunk_k(at: u32, chunk: u32) -> vec4<f32> { return k[at / 4u + chunk]; }
 fn chunk_v(at: u32, chunk: u32) -> vec4<f32> { return v[at / 4u + chunk]; }
 @group(0) @binding(4) var<storage, read> dout: array<vec4<f32>>;
 fn chunk_dout(at: u32, chunk: u32) -> vec4<f32> { return dout[at / 4u + chunk]; }
-@group(0) @binding(5) var<storage, read_write> gradient: array<vec4<f32>>;
-fn store_chunk_gradient(at: u32, chunk: u32, a: vec4<f32>) { gradient[at / 4u + chunk] = a; }
-fn chunk_gradient(at: u32, chunk: u32) -> vec4<f32> { return gradient[at / 4u + chunk]; }
+@group(0) @binding(5) var<storage, read_write> result: array<vec4<f32>>;
+fn store_chunk_result(at: u32, chunk: u32, a: vec4<f32>) { result[at / 4u + chunk] = a; }
+fn chunk_result(at: u32, chunk: u32) -> vec4<f32> { return result[at / 4u + chunk]; }
 @group(0) @binding(6) var<storage, read> statistics: array<u32>;
 fn statistics_of(head: Head, i: u32) -> vec2<f32> { return vec2<f32>(bitcast<f32>(statistics[0]), 0.0); }
-fn store_chunk_out(at: u32, chunk: u32, a: vec4<f32>) { gradient[at / 4u + chunk] = a; }
 @group(0) @binding(7) var<storage, read_write> lse: array<f32>;
 
 fn stage_q(head: Head, first: u32, local: u32) {
@@ -157,8 +156,8 @@ fn forward(group: Group, @builtin(local_invocation_index) local: u32) {
     let at = row_at(p.out, head, i);
     let chunk0 = place.part + 0u * TEAM;
     let chunk1 = place.part + 1u * TEAM;
-    if (0u * (ACROSS * MATRIX_SIZE / 4u) + chunk0 < CHUNKS) { store_chunk_out(at, 0u * (ACROSS * MATRIX_SIZE / 4u) + chunk0, factor * own00); }
-    if (0u * (ACROSS * MATRIX_SIZE / 4u) + chunk1 < CHUNKS) { store_chunk_out(at, 0u * (ACROSS * MATRIX_SIZE / 4u) + chunk1, factor * own01); }
+    if (0u * (ACROSS * MATRIX_SIZE / 4u) + chunk0 < CHUNKS) { store_chunk_result(at, 0u * (ACROSS * MATRIX_SIZE / 4u) + chunk0, factor * own00); }
+    if (0u * (ACROSS * MATRIX_SIZE / 4u) + chunk1 < CHUNKS) { store_chunk_result(at, 0u * (ACROSS * MATRIX_SIZE / 4u) + chunk1, factor * own01); }
     if (place.part == 0u) { lse[p.lse_offset + head.index * p.queries + i] = lse_of(top, sum); }
 }
 

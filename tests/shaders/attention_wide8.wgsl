@@ -11,11 +11,11 @@ fn block_scaled(a: Block, w: Numbers) -> Block { return a; }
 fn largest(a: Scores) -> Numbers { return a.s0; }
 fn total(a: Scores) -> Numbers { return a.s0; }
 fn weights_under(a: Scores, top: Numbers) -> Scores { return Scores(exp(a.s0 - top)); }
-fn first_keys(head: Head, i: u32) -> Words { return Words(); }
-fn end_keys(head: Head, i: u32) -> Words { return Words(); }
-fn masked_keys(a: Scores, head: Head, i: u32, j: u32, start: Words, seen: Words) -> Scores { return a; }
-fn kept_keys(key: DropoutKey, head: Head, i: u32, j: u32) -> Words { return Words(); }
-fn dropped_keys(a: Scores, kept: Words) -> Scores { return a; }
+fn first_seen(head: Head, i: u32) -> Words { return Words(); }
+fn end_seen(head: Head, i: u32) -> Words { return Words(); }
+fn masked_rows(a: Scores, head: Head, i: u32, j: u32, start: Words, seen: Words) -> Scores { return a; }
+fn kept_rows(key: DropoutKey, head: Head, i: u32, j: u32) -> Words { return Words(); }
+fn dropped_rows(a: Scores, kept: Words) -> Scores { return a; }
 fn first_products(a: Block, first: Row) -> Scores { return Scores(a.m0 * subgroupShuffle(first.d0, 0u)); }
 fn plus_second(a: Block, w: Scores, second: Row) -> Block { return a; }
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;

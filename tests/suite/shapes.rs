@@ -56,7 +56,8 @@ fn axes_that_nest_in_every_layout_are_one() {
     };
     assert_eq!(axes(&[2, 3, 4]), 1);
     assert_eq!(axes(&[4]), 2);
-    assert_eq!(axes(&[3, 1]), 2);
+    assert_eq!(axes(&[2, 1, 1]), 2);
+    assert_eq!(axes(&[3, 1]), 3);
     assert_eq!(axes(&[2, 1, 4]), 3);
 }
 

@@ -153,7 +153,10 @@ fn a_lost_device_ends_the_wait() {
     let tape = Tape::inference(&device);
     let sum = tape.fetch::<f32>(tape.input([3], &[1.0, 2.0, 3.0]).sum_all());
     tape.run().unwrap();
+    let lost = device.lost();
     device.destroy();
+    let error = pollster::block_on(lost);
+    assert!(matches!(error, Error::DeviceLost { .. }), "{error:?}");
     let refused = pollster::block_on(sum.ready());
     assert!(
         matches!(refused, Err(Error::DeviceLost { .. })),

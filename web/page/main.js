@@ -6,33 +6,25 @@ import { LossCurve } from "./curve.js";
 import { DataChoice } from "./data.js";
 import { Engine, Stopped } from "./engine.js";
 import { Figures } from "./figures.js";
+import { buttons, element, fields, input, onClick, orError, say } from "./elements.js";
 import { acceptDrops, looksLikeCheckpoint, megabytes, readCheckpoint, save } from "./files.js";
 import { Refresher } from "./frames.js";
 import { loss as lossText, whole } from "./numbers.js";
 import { newCount, SampleList } from "./samples.js";
+import { readSampling } from "./sampling.js";
 import { SettingsForm } from "./settings.js";
-import { noAdapter, problem } from "./support.js";
+import { offerCopies } from "./share.js";
+import { noAdapter, problem, show } from "./support.js";
 
 /** @typedef {import("./engine.js").Description} Description */
 /** @typedef {import("./engine.js").Program} Program */
 
-/** Samples that “Sample” asks for. */
-const ASKED = { train_names: 20, train_text: 1 };
 /** Milliseconds between two evaluations that are read out. */
 const READ_OUT = 5000;
+/** Names that “Sample” asks for. */
+const NAMES = 20;
 /** Characters of a text that the attention maps begin with. */
 const EXCERPT = 16;
-
-/**
- * @template {HTMLElement} [T=HTMLElement]
- * @param {string} id
- */
-const element = (id) => /** @type {T} */ (document.getElementById(id));
-/** @param {string} id */
-const input = (id) => /** @type {HTMLInputElement} */ (document.getElementById(id));
-
-const buttons = { run: element("run"), step: element("step"), reset: element("reset"), sample: element("sample"), save: element("save") };
-const fields = { prompt: input("prompt"), temperature: input("temperature"), "top-k": input("top-k"), attention: input("attention-text") };
 
 const engine = new Engine(onEvent);
 const figures = new Figures({
@@ -70,6 +62,7 @@ let isFinished = false;
 /** No step has been made yet, so the first one compiles the kernels. */
 let isFresh = true;
 let hasFailed = false;
+let isDrawing = false;
 /** The opening that is under way, or was. @type {Promise<void>} */
 let opening = Promise.resolve();
 let openings = 0;
@@ -84,14 +77,23 @@ let readOut = 0;
 
 const given = read(location.search);
 const unsupported = problem();
-if (unsupported) showUnsupported(unsupported);
-else opening = start().then(begin);
+if (unsupported) show(unsupported, asDesktop());
+else opening = start().then(begin).catch(onBroken);
+
+/** What the address asks for, as a command. */
+function asDesktop() {
+  return command(given.program, flags([...given.settings].filter(([name]) => name !== "attention")));
+}
 
 /** Starts the worker. */
 async function start() {
   const first = await engine.start();
-  if (first.event === "ready") element("adapter").textContent = first.adapter;
-  if (first.event === "unsupported") showUnsupported(noAdapter(first.message));
+  if (first.event === "ready") {
+    element("adapter").textContent = first.adapter;
+    hasFailed = false;
+    element("failure").hidden = true;
+  }
+  if (first.event === "unsupported") show(noAdapter(first.message), asDesktop());
   return first.event === "ready";
 }
 
@@ -103,6 +105,11 @@ async function begin(isReady) {
   showAddress();
   await open();
   if (refused.length > 0) form.showError(`The address has settings that ${program} does not have, they are left out: ${refused.join(", ")}`);
+}
+
+/** @param {Error} error of a call that nobody answers for */
+function onBroken(error) {
+  if (!(error instanceof Stopped)) fail(error.message);
 }
 
 /** @param {any} event from the worker */
@@ -176,18 +183,18 @@ function pageSettings() {
 
 /** Lets the attention maps begin with something that is in the data, if nobody has typed anything. */
 function useText() {
-  const usual = (program === "train_text" && excerpt(data.text)) || "isabella";
+  const usual = program === "train_names" ? "isabella" : ((data.own && excerpt(data.own)) ?? "function");
   if (fields.attention.value === usualText) fields.attention.value = usual;
   usualText = usual;
 }
 
 /**
  * The beginning of a text, for the attention maps.
- * @param {string | null} text
+ * @param {string} text
  */
 function excerpt(text) {
-  const line = text?.slice(0, 1000).split("\n").find((line) => line.trim() !== "");
-  return line ? [...line.trim()].slice(0, EXCERPT).join("") : null;
+  const line = text.slice(0, 1000).split("\n").find((line) => line.trim() !== "");
+  return line ? [...line.trim()].slice(0, EXCERPT).join("").trimEnd() : null;
 }
 
 /** What is chosen now: settings that take a new model, the same with how samples are drawn, and the data. */
@@ -308,10 +315,9 @@ function adopt(description, asked) {
   opened = asked;
   step = description.step;
   savedAt = -1;
-  isRunning = hasFailed = false;
+  isRunning = false;
   isFinished = step >= description.steps;
   isFresh = true;
-  element("failure").hidden = true;
   element("adapter").textContent = description.adapter;
   const software = element("software");
   software.hidden = !description.isSoftware;
@@ -340,7 +346,10 @@ async function toggle() {
   await opening;
   // How samples are drawn may have been chosen since.
   const isStale = step === 0 && chosen().all !== opened.all;
-  if (isFinished || isStale || !model || hasFailed) await reset();
+  if (isFinished || isStale || !model || hasFailed || (step === 0 && isChanged())) {
+    if (!data.check({ focus: true })) return;
+    await reset();
+  }
   if (!model || hasFailed) {
     form.focusError();
     return;
@@ -362,7 +371,7 @@ function reset() {
   const isUnderWay = asked !== null && asked.all === now.all && asked.text === now.text;
   if (isUnderWay) return opening;
   // A device that is lost, or a module that has stopped, is gone with its worker.
-  if (hasFailed) opening = start().then((isReady) => (!isReady ? undefined : form.isMade ? open() : begin(true)));
+  if (hasFailed) opening = start().then((isReady) => (!isReady ? undefined : form.isMade ? open() : begin(true))).catch(onBroken);
   else opening = open();
   return opening;
 }
@@ -424,24 +433,22 @@ function fail(message) {
 
 // Sampling and attention
 
-async function drawSamples() {
-  const error = element("sample-error");
-  error.textContent = "";
-  await opening;
-  if (!model || hasFailed) return;
-  const temperature = Number(fields.temperature.value || form.usual("temperature"));
-  const topK = fields["top-k"].value.trim() === "" ? null : Number(fields["top-k"].value);
-  if (!(temperature >= 0 && temperature < Infinity)) error.textContent = `Temperature ${fields.temperature.value} is not possible: give 0 or a positive number.`;
-  else if (topK !== null && !(Number.isInteger(topK) && topK >= 1)) error.textContent = `Top k ${fields["top-k"].value} is not possible: give a whole number from 1, or leave it empty for all.`;
-  if (error.textContent) return;
-  const prompt = fields.prompt.value;
-  try {
-    const drawn = await engine.call("sample", { prompt, count: ASKED[model.program], temperature, topK });
-    const how = [`temperature ${temperature}`, ...(topK === null ? [] : [`top ${topK}`])].join(", ");
-    samples.addDraw(step, how, drawn, model.program === "train_names");
-  } catch (problem) {
-    if (!(problem instanceof Stopped)) error.textContent = /** @type {Error} */ (problem).message;
-  }
+function drawSamples() {
+  return orError("sample-error", async () => {
+    await opening;
+    if (!model || hasFailed) return;
+    const { how, ...request } = readSampling(form.usual("temperature"));
+    const areNames = model.program === "train_names";
+    isDrawing = true;
+    showState();
+    try {
+      const drawn = await engine.call("sample", { ...request, count: areNames ? NAMES : 1 });
+      samples.addDraw(step, how, drawn, areNames);
+    } finally {
+      isDrawing = false;
+      showState();
+    }
+  });
 }
 
 let isAttentionSeen = true;
@@ -459,7 +466,7 @@ const attention = new Refresher(async () => {
     error.textContent = /** @type {Error} */ (problem).message;
     maps.show(null);
   }
-}, () => model !== null && !hasFailed && (isAttentionSeen || !isRunning) && !document.hidden);
+}, () => model !== null && model.program === program && !hasFailed && (isAttentionSeen || !isRunning) && !document.hidden);
 
 new IntersectionObserver((entries) => {
   isAttentionSeen = entries[entries.length - 1].isIntersecting;
@@ -470,12 +477,6 @@ document.addEventListener("visibilitychange", () => attention.refresh());
 // What is said and shown
 
 /** @param {string} text */
-function say(text) {
-  const status = element("status");
-  if (status.textContent !== text) status.textContent = text;
-}
-
-/** @param {string} text */
 function sentence(text) {
   return text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
@@ -484,7 +485,7 @@ function sentence(text) {
 function showState() {
   const isReady = model !== null && !hasFailed;
   buttons.run.textContent = isRunning ? "Pause" : isFinished ? "Train again" : step > 0 && isReady ? "Resume" : "Start";
-  const can = { run: true, step: isReady && !isRunning && !isFinished, reset: true, sample: isReady, save: isReady };
+  const can = { run: true, step: isReady && !isRunning && !isFinished, reset: true, sample: isReady && !isDrawing, save: isReady };
   for (const [name, button] of Object.entries(buttons)) {
     button.setAttribute("aria-disabled", String(!can[/** @type {keyof typeof can} */ (name)]));
   }
@@ -499,47 +500,7 @@ function showState() {
   changed.textContent = hasChanged ? "Settings have changed. They take effect with Reset, which begins anew." : "";
 }
 
-/** @param {import("./support.js").Problem} found */
-function showUnsupported({ title, message, remedies }) {
-  element("main").hidden = true;
-  element("unsupported-title").textContent = title;
-  element("unsupported-message").textContent = message;
-  element("unsupported-remedies").replaceChildren(...remedies.map((remedy) => {
-    const item = document.createElement("li");
-    item.textContent = remedy;
-    return item;
-  }));
-  const settings = [...given.settings].filter(([name]) => name !== "attention");
-  element("unsupported-command").textContent = command(given.program, flags(settings));
-  element("unsupported").hidden = false;
-}
-
-/**
- * Copies a text.
- * @param {string} text
- * @param {string} what
- */
-async function copy(text, what) {
-  const status = element("copy-status");
-  try {
-    await navigator.clipboard.writeText(text);
-    status.textContent = `${what} copied.`;
-  } catch {
-    status.textContent = `The browser does not let the page copy: select it and copy it by hand. ${what}: ${text}`;
-  }
-}
-
 // What the user does
-
-/**
- * @param {HTMLElement} button
- * @param {() => unknown} act
- */
-function onClick(button, act) {
-  button.addEventListener("click", () => {
-    if (button.getAttribute("aria-disabled") !== "true") act();
-  });
-}
 
 onClick(buttons.run, toggle);
 onClick(buttons.step, oneStep);
@@ -547,19 +508,13 @@ onClick(buttons.reset, async () => {
   await reset();
   if (!model) form.focusError();
 });
-onClick(buttons.save, async () => {
-  element("file-error").textContent = "";
-  try {
-    const bytes = await engine.call("save");
-    if (!model) return;
-    const name = `${model.program === "train_names" ? "names" : "text"}-${step}.safetensors`;
-    save(bytes, name);
-    savedAt = step;
-    element("file-status").textContent = `Saved ${name} (${megabytes(bytes.length)}). On a desktop: ${command(model.program, ["--resume", name])}`;
-  } catch (error) {
-    if (!(error instanceof Stopped)) element("file-error").textContent = /** @type {Error} */ (error).message;
-  }
-});
+onClick(buttons.save, () => orError("file-error", async () => {
+  const bytes = await engine.call("save");
+  const name = `${model?.program === "train_text" ? "text" : "names"}-${step}.safetensors`;
+  save(bytes, name);
+  savedAt = step;
+  element("file-status").textContent = `Saved ${name} (${megabytes(bytes.length)}). On a desktop: ${command(model?.program ?? program, ["--resume", name])}`;
+}));
 element("sampling").addEventListener("submit", (event) => {
   event.preventDefault();
   if (buttons.sample.getAttribute("aria-disabled") !== "true") drawSamples();
@@ -577,7 +532,7 @@ element("settings-form").addEventListener("change", async ({ target }) => {
   const { name, value } = /** @type {HTMLInputElement} */ (target);
   // Data and its text speak for themselves.
   if (name === "data" || name === "") return;
-  if (name === "program") await useProgram(/** @type {Program} */ (value), new Map());
+  if (name === "program") await useProgram(/** @type {Program} */ (value), new Map()).catch(onBroken);
   onSettings();
 });
 onClick(element("defaults"), () => {
@@ -594,5 +549,4 @@ acceptDrops(element("drop-hint"), async (file) => {
   if (await looksLikeCheckpoint(file)) opening = openCheckpoint(file);
   else data.openFile(file);
 });
-onClick(element("copy-command"), () => copy(element("command").textContent ?? "", "Command"));
-onClick(element("copy-address"), () => copy(location.href, "Link"));
+offerCopies();

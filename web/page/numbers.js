@@ -9,7 +9,7 @@ export const whole = (value) => WHOLE.format(value);
 export const loss = (value) => (Number.isFinite(value) ? value.toFixed(3) : "not a number");
 
 /** @param {number} share from 0 to 1 */
-export const percent = (share) => `${Math.round(100 * share)} %`;
+export const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 /** @param {number} milliseconds */
 export function duration(milliseconds) {

@@ -1,6 +1,8 @@
 // What to do where the browser has no WebGPU, or no GPU for it.
 // Versions: https://github.com/gpuweb/gpuweb/wiki/Implementation-Status
 
+import { element } from "./elements.js";
+
 const LINUX_FLAGS = "--enable-unsafe-webgpu --ozone-platform=x11 --use-angle=vulkan --enable-features=Vulkan,VulkanFromANGLE";
 
 /** @typedef {{title: string, message: string, remedies: string[]}} Problem */
@@ -38,6 +40,24 @@ export function noAdapter(message) {
       ...browsers(),
     ],
   };
+}
+
+/**
+ * Shows a problem in place of the page's parts, none of which works.
+ * @param {Problem} found
+ * @param {string} command what does the same without a browser
+ */
+export function show({ title, message, remedies }, command) {
+  element("main").hidden = true;
+  element("unsupported-title").textContent = title;
+  element("unsupported-message").textContent = message;
+  element("unsupported-remedies").replaceChildren(...remedies.map((remedy) => {
+    const item = document.createElement("li");
+    item.textContent = remedy;
+    return item;
+  }));
+  element("unsupported-command").textContent = command;
+  element("unsupported").hidden = false;
 }
 
 /** Which browsers have it, this one first. */

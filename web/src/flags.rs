@@ -50,7 +50,8 @@ fn field(arg: &Arg) -> Option<Value> {
         let possible = arg.get_possible_values();
         values.extend(possible.iter().map(|value| value.get_name().to_owned()));
         if is(&[TypeId::of::<Precision>()]) {
-            values.extend([Precision::F32, Precision::Mixed].map(|precision| precision.to_string()));
+            values
+                .extend([Precision::F32, Precision::Mixed].map(|precision| precision.to_string()));
         }
         if values.is_empty() { "text" } else { "choice" }
     };
@@ -96,7 +97,9 @@ pub fn of_run<C: CommandFactory + FromArgMatches>(
             flags.extend(value.map(|value| [format!("--{name}"), value]));
         } else if given.value_source(id) == Some(ValueSource::CommandLine) {
             let values = given.get_raw(id).into_iter().flatten();
-            let last = values.last().map(|value| value.to_string_lossy().into_owned());
+            let last = values
+                .last()
+                .map(|value| value.to_string_lossy().into_owned());
             flags.extend(last.map(|value| [format!("--{name}"), value]));
         }
     }
@@ -132,7 +135,12 @@ fn changed(settings: &Map<String, Value>, usual: &Map<String, Value>, id: &str) 
 pub fn command_line(program: &str, text: Option<&str>, flags: &[String]) -> String {
     let file = text.map(|text| ["--filename", text]);
     let flags = flags.iter().map(String::as_str);
-    let words: Vec<String> = file.into_iter().flatten().chain(flags).map(quoted).collect();
+    let words: Vec<String> = file
+        .into_iter()
+        .flatten()
+        .chain(flags)
+        .map(quoted)
+        .collect();
     let program = format!("cargo run --release --example {program}");
     match words.is_empty() {
         true => program,

@@ -84,9 +84,10 @@ impl Gate {
         self.move_to(Place::Ended);
     }
 
-    /// Whether the training has ended.
-    pub fn is_ended(&self) -> bool {
-        self.place.get() == Place::Ended
+    /// Ends the training, and waits until it has.
+    pub async fn close(&self) {
+        self.set(Mode::End);
+        self.until(|| self.place.get() == Place::Ended).await;
     }
 
     /// Lets the training make one step, and waits until it has.
@@ -96,9 +97,14 @@ impl Gate {
         self.rest().await;
     }
 
+    /// Whether the training waits or has ended.
+    pub fn is_at_rest(&self) -> bool {
+        self.place.get() != Place::UnderWay
+    }
+
     /// Waits until the training waits or has ended.
     pub async fn rest(&self) {
-        self.until(|| self.place.get() != Place::UnderWay).await;
+        self.until(|| self.is_at_rest()).await;
     }
 
     /// Closes the gate until what this gives is dropped, and waits until the training waits there or has ended.

@@ -123,8 +123,8 @@ pub fn parse<C: CommandFactory + FromArgMatches>(
     defaults: &[(&'static str, &'static str)],
 ) -> Result<(C, Vec<String>)> {
     let words = std::iter::once(name).chain(flags.iter().map(String::as_str));
-    let (parsed, given) =
-        args::parse::<C>(words.map(OsString::from), defaults).map_err(|error| flags::line(&error))?;
+    let (parsed, given) = args::parse::<C>(words.map(OsString::from), defaults)
+        .map_err(|error| flags::line(&error))?;
     match given.iter().find(|name| FILES.contains(&name.as_str())) {
         Some(name) => Err(format!(
             "--{name} names a file, which a page cannot read: give it the text itself"

@@ -61,6 +61,7 @@ const describe = (program, flags, text) => {
   const number = (name) => Number(settings.get(name));
   const width = number("d-model");
   if (width % number("n-heads") !== 0) throw new Error(`--n-heads ${number("n-heads")} is not possible: the width, ${width}, is no multiple of it`);
+  if (Number(settings.get("n-kv-heads")) > number("n-heads")) throw new Error(`--n-kv-heads ${settings.get("n-kv-heads")} is not possible: at most --n-heads`);
   return {
     program, adapter: software ? "SwiftShader Device (Subzero) | webgpu | CPU" : "NVIDIA GeForce RTX 4070 | webgpu | lovelace", isSoftware: software,
     parameters: number("n-layers") * 12 * width * width + 2 * 27 * width, vocabulary: "\nabcdefghijklmnopqrstuvwxyz",

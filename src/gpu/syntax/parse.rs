@@ -86,9 +86,25 @@ fn without_comments(source: &str) -> String {
     text + rest
 }
 
+/// The text with lines repeated, each still as one line: `$8` stands for 0 to 7 in turn.
+fn repeated(source: &str) -> String {
+    let line = |line: &str| {
+        let behind = line.split_once('$').map_or("", |(_, behind)| behind);
+        let digits = behind.find(|c: char| !c.is_ascii_digit());
+        let count = &behind[..digits.unwrap_or(behind.len())];
+        let turn = |n: usize| line.replace(&format!("${count}"), &n.to_string());
+        match count.parse() {
+            Ok(times) => (0..times).map(turn).collect(),
+            Err(_) => line.to_owned(),
+        }
+    };
+    let lines: Vec<String> = source.split('\n').map(line).collect();
+    lines.join("\n")
+}
+
 /// The declarations of a text. What is none, naga says.
 pub(super) fn declarations(file: &Arc<str>, source: &str) -> Vec<Arc<Declaration>> {
-    let source = without_comments(source);
+    let source = repeated(&without_comments(source));
     let tokens: Vec<Token<'_>> = tokens(&source).collect();
     let mut declarations = Vec::new();
     let (mut first, mut line, mut counted) = (0, 0, 0);

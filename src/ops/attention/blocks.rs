@@ -78,7 +78,7 @@ impl Blocks {
             step = self.step,
         ));
         operands = self.arithmetic(operands);
-        operands = self.query_side(self.scores(operands));
+        operands = self.scores(operands);
         for name in ["first", "second"] {
             operands = operands
                 .text(&self.products(name))
@@ -120,60 +120,74 @@ impl Blocks {
             (1..self.step).fold("a.s0".to_owned(), |text, e| format!("max({text}, a.s{e})"));
         let total = Blocks::list(self.step, " + ", |e| format!("a.s{e}"));
         let under = self.of_steps(|e| format!("exp(a.s{e} - top)"));
-        let weights = self.of_steps(|e| format!("bounded_exp(a.s{e} - about.lse)"));
-        let gradients =
-            self.of_steps(|e| format!("shared_weights(w.s{e}) * (d.s{e} - about.delta)"));
         operands.text(&format!(
             "struct Scores {{ {fields} }}\n\
              struct KeptSteps {{ {kept_fields} }}\n\
-             struct About {{ lse: Numbers, delta: Numbers }}\n\
              fn bounded_exp(x: Numbers) -> Numbers {{ return exp(select(x, Numbers(), x > Numbers())); }}\n\
              fn shared_weights(w: Numbers) -> Numbers {{ return select(w, Numbers(), w >= Numbers(1.0)); }}\n\
              fn largest(a: Scores) -> Numbers {{ return {largest}; }}\n\
              fn total(a: Scores) -> Numbers {{ return {total}; }}\n\
-             fn weights_under(a: Scores, top: Numbers) -> Scores {{ return Scores({under}); }}\n\
-             fn weights_about(a: Scores, about: About) -> Scores {{ return Scores({weights}); }}\n\
-             fn gradients_about(w: Scores, d: Scores, about: About) -> Scores {{ return Scores({gradients}); }}"
+             fn weights_under(a: Scores, top: Numbers) -> Scores {{ return Scores({under}); }}"
         ))
     }
 
-    /// For own rows that are queries `i …` while keys `j …` stream by.
-    fn query_side(&self, operands: Operands) -> Operands {
-        let row = |r: usize| format!("min(i + {r}u, p.queries - 1u)");
-        let starts = self.of_rows(|r, _| format!("first_key(head, i + {r}u)"));
-        let ends = self.of_rows(|r, _| format!("end_key(head, i + {r}u)"));
+    /// For own rows `own …`, which are queries or keys, while rows `other …` of the other side stream by.
+    fn side(&self, operands: Operands, owns_keys: bool) -> Operands {
+        let end = if owns_keys { "p.keys" } else { "p.queries" };
+        let row = |r: usize| format!("min(own + {r}u, {end} - 1u)");
+        let other = if owns_keys { "query" } else { "key" };
+        let [starts, ends] = ["first", "end"]
+            .map(|which| self.of_rows(|r, _| format!("{which}_{other}(head, {})", row(r))));
         let masked = self.of_rows(|r, part| {
-            let i = row(r);
-            format!("masked(score.{part}, is_seen.{part}, head, {i}, min(j, p.keys - 1u))")
-        });
-        let all = self.of_steps(|e| format!("masked_key(a.s{e}, head, i, j + {e}u, start, seen)"));
-        let kept = self.of_rows(|r, _| {
-            let i = row(r);
-            if self.step > 4 {
-                format!("kept_eight(key, head, {i}, j)")
-            } else {
-                format!("kept_weights(key, head, {i}, j / 4u * 4u) >> (j % 4u)")
+            let (own, seen) = (row(r), format!("score.{part}, is_seen.{part}, head"));
+            match owns_keys {
+                true => format!("masked({seen}, min(other, p.queries - 1u), {own})"),
+                false => format!("masked({seen}, {own}, min(other, p.keys - 1u))"),
             }
         });
+        let all =
+            self.of_steps(|e| format!("masked_row(a.s{e}, head, own, other + {e}u, start, seen)"));
+        let (kept_type, kept) = match owns_keys {
+            true => {
+                let kept = self.of_steps(|e| {
+                    let i = format!("min(other + {e}u, p.queries - 1u)");
+                    format!("kept_weights(key, head, {i}, own / 4u * 4u) >> (own % 4u)")
+                });
+                ("KeptSteps", kept)
+            }
+            false => {
+                let kept = self.of_rows(|r, _| match self.step {
+                    8.. => format!("kept_eight(key, head, {}, other)", row(r)),
+                    _ => {
+                        let i = row(r);
+                        format!("kept_weights(key, head, {i}, other / 4u * 4u) >> (other % 4u)")
+                    }
+                });
+                ("Words", kept)
+            }
+        };
         let dropped = self.of_steps(|e| {
-            let each = self.of_rows(|_, part| format!("dropped(a.s{e}.{part}, kept.{part}, {e}u)"));
+            let each = self.of_rows(|r, part| match owns_keys {
+                true => format!("dropped(a.s{e}.{part}, kept.k{e}, {r}u)"),
+                false => format!("dropped(a.s{e}.{part}, kept.{part}, {e}u)"),
+            });
             format!("Numbers({each})")
         });
         operands.text(&format!(
-            "fn first_keys(head: Head, i: u32) -> Words {{ return Words({starts}); }}\n\
-             fn end_keys(head: Head, i: u32) -> Words {{ return Words({ends}); }}\n\
-             fn masked_key(score: Numbers, head: Head, i: u32, j: u32, start: Words, seen: Words) -> Numbers {{\n    \
-             let is_seen = Words(j) - start < seen;\n    \
+            "fn first_seen(head: Head, own: u32) -> Words {{ return Words({starts}); }}\n\
+             fn end_seen(head: Head, own: u32) -> Words {{ return Words({ends}); }}\n\
+             fn masked_row(score: Numbers, head: Head, own: u32, other: u32, start: Words, seen: Words) -> Numbers {{\n    \
+             let is_seen = Words(other) - start < seen;\n    \
              return Numbers({masked});\n}}\n\
-             fn masked_keys(a: Scores, head: Head, i: u32, j: u32, start: Words, seen: Words) -> Scores {{\n    \
+             fn masked_rows(a: Scores, head: Head, own: u32, other: u32, start: Words, seen: Words) -> Scores {{\n    \
              return Scores({all});\n}}\n\
-             fn kept_keys(key: DropoutKey, head: Head, i: u32, j: u32) -> Words {{ return Words({kept}); }}\n\
-             fn dropped_keys(a: Scores, kept: Words) -> Scores {{ return Scores({dropped}); }}"
+             fn kept_rows(key: DropoutKey, head: Head, own: u32, other: u32) -> {kept_type} {{ return {kept_type}({kept}); }}\n\
+             fn dropped_rows(a: Scores, kept: {kept_type}) -> Scores {{ return Scores({dropped}); }}"
         ))
     }
 
     /// `store_lse`, and what reads it again, for own rows that are queries.
-    pub fn lse(&self, operands: Operands) -> Operands {
+    fn lse(&self, operands: Operands) -> Operands {
         let stores = Blocks::list(self.rows, "\n    ", |r| {
             let part = &"xyzw"[r..=r];
             format!(
@@ -195,64 +209,42 @@ impl Blocks {
         ))
     }
 
-    /// `about_queries`: the statistics of own rows that are queries.
-    pub fn about_queries(&self, operands: Operands) -> Operands {
+    /// The statistics of queries, `about_rows`: of own rows or, where these are keys, of the row that an invocation holds for
+    /// all; and what becomes of scores with them.
+    fn about(&self, operands: Operands, owns_keys: bool) -> Operands {
         let loads = Blocks::list(self.rows, "\n    ", |r| {
-            format!("let a{r} = statistics_of(head, min(i + {r}u, p.queries - 1u));")
+            format!("let a{r} = statistics_of(head, min(own + {r}u, p.queries - 1u));")
         });
-        let lse = self.of_rows(|r, _| format!("a{r}.x"));
-        let delta = self.of_rows(|r, _| format!("a{r}.y"));
-        operands.text(&format!(
-            "fn about_queries(head: Head, i: u32) -> About {{\n    \
-             {loads}\n    \
-             return About(Numbers({lse}), Numbers({delta}));\n}}"
-        ))
-    }
-
-    /// For own rows that are keys `j …` while queries `i …` stream by. The statistics of the queries are
-    /// in `about`, in the registers of the lanes that hold the query.
-    pub fn key_side(&self, operands: Operands) -> Operands {
-        let row = |r: usize| format!("min(j + {r}u, p.keys - 1u)");
-        let starts = self.of_rows(|r, _| format!("first_query(head, {})", row(r)));
-        let ends = self.of_rows(|r, _| format!("end_query(head, {})", row(r)));
-        let masked = self.of_rows(|r, part| {
-            let j = row(r);
-            format!("masked(score.{part}, is_seen.{part}, head, min(i, p.queries - 1u), {j})")
-        });
-        let all =
-            self.of_steps(|e| format!("masked_query(a.s{e}, head, i + {e}u, j, start, seen)"));
-        let kept = self.of_steps(|e| {
-            format!(
-                "kept_weights(key, head, min(i + {e}u, p.queries - 1u), j / 4u * 4u) >> (j % 4u)"
-            )
-        });
-        let dropped = self.of_steps(|e| {
-            let each = self.of_rows(|r, part| format!("dropped(a.s{e}.{part}, kept.k{e}, {r}u)"));
-            format!("Numbers({each})")
-        });
-        let about = "about: vec2<f32>";
-        let about_of =
-            |e: usize, part: &str| format!("subgroupShuffle(about.{part}, {}u)", e * self.parts);
-        let weights =
-            self.of_steps(|e| format!("bounded_exp(a.s{e} - Numbers({}))", about_of(e, "x")));
+        let [lse, delta] = ["x", "y"].map(|part| self.of_rows(|r, _| format!("a{r}.{part}")));
+        let (ty, text) = match owns_keys {
+            true => (
+                "vec2<f32>",
+                "return statistics_of(head, min(row, p.queries - 1u));".to_owned(),
+            ),
+            false => (
+                "About",
+                format!("{loads}\n    return About(Numbers({lse}), Numbers({delta}));"),
+            ),
+        };
+        let of = |e: usize, field: &str, part: &str| match owns_keys {
+            true => format!(
+                "Numbers(subgroupShuffle(about.{part}, {}u))",
+                e * self.parts
+            ),
+            false => format!("about.{field}"),
+        };
+        let weights = self.of_steps(|e| format!("bounded_exp(a.s{e} - {})", of(e, "lse", "x")));
         let gradients = self.of_steps(|e| {
             format!(
-                "shared_weights(w.s{e}) * (d.s{e} - Numbers({}))",
-                about_of(e, "y")
+                "shared_weights(w.s{e}) * (d.s{e} - {})",
+                of(e, "delta", "y")
             )
         });
         operands.text(&format!(
-            "fn first_queries(head: Head, j: u32) -> Words {{ return Words({starts}); }}\n\
-             fn end_queries(head: Head, j: u32) -> Words {{ return Words({ends}); }}\n\
-             fn masked_query(score: Numbers, head: Head, i: u32, j: u32, start: Words, seen: Words) -> Numbers {{\n    \
-             let is_seen = Words(i) - start < seen;\n    \
-             return Numbers({masked});\n}}\n\
-             fn masked_queries(a: Scores, head: Head, i: u32, j: u32, start: Words, seen: Words) -> Scores {{\n    \
-             return Scores({all});\n}}\n\
-             fn kept_queries(key: DropoutKey, head: Head, i: u32, j: u32) -> KeptSteps {{ return KeptSteps({kept}); }}\n\
-             fn dropped_queries(a: Scores, kept: KeptSteps) -> Scores {{ return Scores({dropped}); }}\n\
-             fn weights_of_queries(a: Scores, {about}) -> Scores {{ return Scores({weights}); }}\n\
-             fn gradients_of_queries(w: Scores, d: Scores, {about}) -> Scores {{ return Scores({gradients}); }}"
+            "struct About {{ lse: Numbers, delta: Numbers }}\n\
+             fn about_rows(head: Head, own: u32, row: u32) -> {ty} {{\n    {text}\n}}\n\
+             fn weights_about(a: Scores, about: {ty}) -> Scores {{ return Scores({weights}); }}\n\
+             fn gradients_about(w: Scores, d: Scores, about: {ty}) -> Scores {{ return Scores({gradients}); }}"
         ))
     }
 
@@ -281,8 +273,8 @@ impl Blocks {
         )
     }
 
-    /// `load_<name>_block`, for an operand whose chunks can be loaded: `rows` of them, `row_at` tells where each is.
-    pub fn load(&self, operands: Operands, name: &str, row_at: &str, rows: &str) -> Operands {
+    /// `load_<block>_block`, for an operand whose chunks can be loaded: `rows` of them, `row_at` tells where each is.
+    fn load(&self, operands: Operands, block: &str, [name, row_at, rows]: [&str; 3]) -> Operands {
         let chunks = self.of_chunks(|c| format!("chunk_{name}(at, chunk + {c}u)"));
         let shifted = Blocks::list(self.rows - 1, ", ", |r| format!("rows.r{}", r + 1));
         let members = self.of_chunks(|c| {
@@ -290,7 +282,7 @@ impl Blocks {
             format!("transpose(mat{}x4<f32>({columns}))", self.rows)
         });
         operands.text(&format!(
-            "fn load_{name}_block(head: Head, first: u32, chunk: u32) -> Block {{\n    \
+            "fn load_{block}_block(head: Head, first: u32, chunk: u32) -> Block {{\n    \
              var rows = Own();\n    \
              for (var n = 0u; n < BLOCK; n++) {{\n        \
              let at = {row_at}(p.{name}, head, min(first + n, {rows} - 1u));\n        \
@@ -299,14 +291,13 @@ impl Blocks {
         ))
     }
 
-    /// `store_<name>_block`, into `buffer`, whose chunks can be stored.
-    pub fn store(
+    /// `store_<block>_block`, into `buffer`, whose chunks can be stored.
+    fn store(
         &self,
         operands: Operands,
-        name: &str,
+        block: &str,
         buffer: &str,
-        row_at: &str,
-        rows: &str,
+        [name, row_at, rows]: [&str; 3],
     ) -> Operands {
         let transposed = Blocks::list(self.chunks, "\n    ", |c| {
             format!("let t{c} = transpose(a.m{c});")
@@ -321,7 +312,7 @@ impl Blocks {
             format!("rows.r{}", (r + 1).min(self.rows - 1))
         });
         operands.text(&format!(
-            "fn store_{name}_block(head: Head, first: u32, chunk: u32, a: Block) {{\n    \
+            "fn store_{block}_block(head: Head, first: u32, chunk: u32, a: Block) {{\n    \
              {transposed}\n    \
              var rows = Own({own});\n    \
              for (var n = 0u; n < min(BLOCK, {rows} - min(first, {rows})); n++) {{\n        \
@@ -331,26 +322,41 @@ impl Blocks {
         ))
     }
 
-    /// The bindings of backward kernels: operands of both sides, and the gradient.
-    pub fn gradients(&self, mut operands: Operands) -> Operands {
-        for (name, row_at, rows) in [
-            ("q", "row_at", "p.queries"),
-            ("k", "key_row_at", "p.keys"),
-            ("v", "key_row_at", "p.keys"),
-            ("dout", "row_at", "p.queries"),
-        ] {
-            operands = self.load(operands.read_rows(name, &[name]), name, row_at, rows);
-        }
+    /// The operands of the forward kernel.
+    pub fn forward(&self, operands: Operands) -> Operands {
+        let row = |name| [name, "row_at", "p.queries"];
+        let operands = self.load(operands, "q", row("q")).write_chunks("out");
+        let operands = self.load(operands, "out", row("out"));
+        let operands = self.store(operands, "out", "out", row("out"));
+        self.side(self.lse(operands), false)
+    }
+
+    /// The operands of backward kernels. Of both sides the first are multiplied for scores, the second for their gradients; x
+    /// is the gradient of what is first of own rows, y of the second.
+    pub fn backward(&self, mut operands: Operands, owns_keys: bool) -> Operands {
+        let query = |name| [name, "row_at", "p.queries"];
+        let key = |name| [name, "key_row_at", "p.keys"];
+        let sides = [query("q"), key("k"), key("v"), query("dout")];
+        let (own, other, results) = match owns_keys {
+            true => ([1, 2], [0, 3], vec![key("dk"), key("dv")]),
+            false => ([0, 3], [1, 2], vec![query("dq")]),
+        };
         operands = operands.write_chunks("gradient");
-        operands = operands.reload("gradient", &["dq", "dk", "dv"]);
-        for (name, row_at, rows) in [
-            ("dq", "row_at", "p.queries"),
-            ("dk", "key_row_at", "p.keys"),
-            ("dv", "key_row_at", "p.keys"),
-        ] {
-            operands = self.load(operands, name, row_at, rows);
-            operands = self.store(operands, name, "gradient", row_at, rows);
+        for (block, [own, other]) in ["first", "second"]
+            .into_iter()
+            .zip([[own[0], other[0]], [own[1], other[1]]])
+        {
+            let [name, row_at, rows] = sides[other];
+            operands = self.load(operands, block, sides[own]).text(&format!(
+                "fn load_{block}(head: Head, row: u32, part: u32) -> Row {{\n    \
+                 return load_{name}({row_at}(p.{name}, head, min(row, {rows} - 1u)), part);\n}}"
+            ));
         }
-        operands
+        for (block, result) in ["x", "y"].into_iter().zip(results) {
+            operands = operands.reload("gradient", &result[..1]);
+            operands = self.load(operands, block, result);
+            operands = self.store(operands, block, "gradient", result);
+        }
+        self.about(self.side(operands, owns_keys), owns_keys)
     }
 }

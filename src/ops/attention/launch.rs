@@ -97,6 +97,8 @@ pub(super) struct Launch<'p> {
     pub dout: Option<Rows>,
     pub gradients: [Strides; 3],
     pub lse: Option<Operand>,
+    /// What backward kernels know about queries, and the random key.
+    pub statistics: Option<Operand>,
     pub mask: Option<Operand>,
     pub key: Option<Operand>,
 }
@@ -130,6 +132,7 @@ impl<'p> Launch<'p> {
             dout: None,
             gradients: [[0; 4]; 3],
             lse: None,
+            statistics: None,
             mask: input(problem.mask.is_some()),
             key: input(problem.dropout.is_some()),
         }
@@ -197,12 +200,7 @@ impl<'p> Launch<'p> {
 
     /// The kernel with mask, bias and dropout put in, from `operands` on which they may bind more. The random key is
     /// at the start of the statistics where there are some.
-    pub fn kernel(
-        &self,
-        mut kernel: Kernel,
-        mut operands: Operands,
-        with_statistics: bool,
-    ) -> Kernel {
+    pub fn kernel(&self, mut kernel: Kernel, mut operands: Operands) -> Kernel {
         let problem = self.problem;
         let score = if problem.alibi {
             kernel = kernel.declare(SLOPE);
@@ -234,7 +232,7 @@ impl<'p> Launch<'p> {
             kernel = kernel.declare(&text);
         }
         if self.problem.dropout.is_some() {
-            operands = if with_statistics {
+            operands = if self.statistics.is_some() {
                 operands.text("fn key_word(n: u32) -> u32 { return statistics[n]; }")
             } else {
                 operands
@@ -254,12 +252,9 @@ impl<'p> Launch<'p> {
     }
 
     /// Binds mask and random key behind the rest, as [`Launch::kernel`] declares them.
-    pub fn bind(&self, mut dispatch: Dispatch, with_statistics: bool) -> Dispatch {
-        for operand in self
-            .mask
-            .iter()
-            .chain(self.key.iter().filter(|_| !with_statistics))
-        {
+    pub fn bind(&self, mut dispatch: Dispatch) -> Dispatch {
+        let key = self.key.iter().filter(|_| self.statistics.is_none());
+        for operand in self.mask.iter().chain(key) {
             dispatch = dispatch.read(operand);
         }
         dispatch

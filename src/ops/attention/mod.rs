@@ -25,6 +25,7 @@ mod problem;
 mod text;
 mod tiling;
 mod units;
+mod variants;
 
 use crate::tape::Var;
 pub use config::Attention;

@@ -28,6 +28,16 @@ pub(super) enum Job {
     Keys,
 }
 
+impl Job {
+    /// The rows that workgroups own, those of the other side, and in how many heads.
+    pub fn rows(self, problem: &Problem) -> (usize, usize, usize) {
+        match self {
+            Job::Keys => (problem.keys, problem.queries, problem.kv_heads_in_all()),
+            _ => (problem.queries, problem.keys, problem.heads_in_all()),
+        }
+    }
+}
+
 /// The constants of `shaders/attention_squares.wgsl`, and what they are there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tiling {
@@ -171,19 +181,13 @@ impl Tiling {
             .constant("CHUNKS", self.chunks)
     }
 
-    /// [`Tiling::apply`] for the forward kernel, whose invocations combine what they know about rows: by shuffles where
-    /// all subgroups have `subgroup` lanes and those that share rows lie in one.
-    pub fn apply_to_forward(
-        &self,
-        kernel: Kernel,
-        problem: &Problem,
-        subgroup: Option<usize>,
-    ) -> Kernel {
-        let invocations = self.heads * self.down * self.across;
-        let shuffles =
-            |size: &usize| size.is_multiple_of(self.across) && invocations.is_multiple_of(*size);
-        let kernel = self.apply(kernel, problem);
-        match subgroup.filter(shuffles) {
+    /// The forward kernel, whose invocations combine what they know about rows: by shuffles where all subgroups have
+    /// `subgroup` lanes and those that share rows lie in one.
+    pub fn with_shuffles(&self, kernel: Kernel, subgroup: Option<usize>) -> Kernel {
+        let is_whole = |size: &usize| {
+            size.is_multiple_of(self.across) && self.invocations().is_multiple_of(*size)
+        };
+        match subgroup.filter(is_whole) {
             Some(size) => kernel
                 .declare_file("attention_rows_shuffles")
                 .constant("SUBGROUP", size)
@@ -199,62 +203,5 @@ impl Tiling {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const JOBS: [Job; 3] = [Job::Forward, Job::Queries, Job::Keys];
-
-    fn all() -> impl Iterator<Item = (Job, [usize; 3], Tiling)> {
-        let sizes = (1..=256).flat_map(|head_dim| {
-            let own = [1, 4, 5, 16, 17, 32, 64, 65, 128, 129, 257, 2048];
-            own.map(|own| (head_dim, own))
-        });
-        let sizes = sizes.flat_map(|(head_dim, own)| {
-            [1, 8, 16, 64, 65, 2048].map(|other| [head_dim, own, other])
-        });
-        sizes
-            .flat_map(|size| JOBS.map(|job| (job, size)))
-            .map(|(job, size)| {
-                let [head_dim, own, other] = size;
-                (job, size, Tiling::of(job, head_dim, own, other))
-            })
-    }
-
-    #[test]
-    fn within_what_every_gpu_has() {
-        for (_, size, tiling) in all() {
-            let invocations = tiling.invocations();
-            assert!(invocations <= MOST_INVOCATIONS, "{size:?}: {tiling:?}");
-            assert!(tiling.bytes() <= MOST_BYTES, "{size:?}: {tiling:?}");
-            assert!(tiling.across * tiling.result_quads >= tiling.chunks);
-        }
-    }
-
-    /// Teams of one workgroup go through the same loops, which depend on the tile.
-    #[test]
-    fn heads_share_a_workgroup_only_if_one_tile_has_all_rows() {
-        for (_, [_, own, _], tiling) in all() {
-            assert!(tiling.heads == 1 || own <= tiling.rows());
-        }
-    }
-
-    #[test]
-    fn usual_sizes() {
-        let of = |job, head_dim, context| {
-            let t = Tiling::of(job, head_dim, context, context);
-            (
-                t.heads,
-                [t.down, t.across],
-                [t.row_quads, t.score_quads, t.result_quads],
-            )
-        };
-        for job in [Job::Forward, Job::Queries, Job::Keys] {
-            assert_eq!(of(job, 64, 2048), (1, [8, 16], [2, 1, 1]));
-        }
-        assert_eq!(of(Job::Forward, 128, 2048), (1, [8, 16], [2, 1, 2]));
-        assert_eq!(of(Job::Keys, 128, 2048), (1, [8, 16], [1, 1, 2]));
-        assert_eq!(of(Job::Forward, 32, 64), (1, [8, 8], [2, 2, 1]));
-        assert_eq!(of(Job::Forward, 16, 64), (2, [16, 4], [1, 2, 1]));
-        assert_eq!(of(Job::Forward, 8, 16), (8, [4, 2], [1, 2, 1]));
-    }
-}
+#[path = "../../../tests/unit/ops/attention/tiling.rs"]
+mod tests;

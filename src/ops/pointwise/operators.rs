@@ -14,62 +14,72 @@ impl<'t> Var<'t> {
     }
 }
 
-impl<'t> Add for Var<'t> {
-    type Output = Var<'t>;
+/// Implements operators, each by an expression for its two operands.
+macro_rules! operators {
+    ($($(#[$doc:meta])* $operator:ident::$method:ident($x:ident: $left:ty, $y:ident: $right:ty) $value:block)*) => {$(
+        impl<'t> $operator<$right> for $left {
+            type Output = Var<'t>;
 
-    /// Element by element, broadcasting.
-    #[track_caller]
-    fn add(self, other: Var<'t>) -> Var<'t> {
-        if other.is_neutral(0.0, self) {
-            return self;
+            $(#[$doc])*
+            #[track_caller]
+            fn $method(self, $y: $right) -> Var<'t> {
+                let $x = self;
+                $value
+            }
         }
-        if self.is_neutral(0.0, other) {
-            return other;
-        }
-        apply(&rows::add, &[self, other], &[])
-    }
+    )*};
 }
 
-impl<'t> Sub for Var<'t> {
-    type Output = Var<'t>;
+operators! {
+    /// Element by element, broadcasting.
+    Add::add(x: Var<'t>, y: Var<'t>) {
+        if y.is_neutral(0.0, x) {
+            return x;
+        }
+        if x.is_neutral(0.0, y) {
+            return y;
+        }
+        apply(&rows::add, &[x, y], &[])
+    }
 
     /// Element by element, broadcasting.
-    #[track_caller]
-    fn sub(self, other: Var<'t>) -> Var<'t> {
-        if other.is_neutral(0.0, self) {
-            return self;
+    Sub::sub(x: Var<'t>, y: Var<'t>) {
+        if y.is_neutral(0.0, x) {
+            return x;
         }
-        apply(&rows::sub, &[self, other], &[])
+        apply(&rows::sub, &[x, y], &[])
     }
-}
-
-impl<'t> Mul for Var<'t> {
-    type Output = Var<'t>;
 
     /// Element by element, broadcasting.
-    #[track_caller]
-    fn mul(self, other: Var<'t>) -> Var<'t> {
-        if other.is_neutral(1.0, self) {
-            return self;
+    Mul::mul(x: Var<'t>, y: Var<'t>) {
+        if y.is_neutral(1.0, x) {
+            return x;
         }
-        if self.is_neutral(1.0, other) {
-            return other;
+        if x.is_neutral(1.0, y) {
+            return y;
         }
-        apply(&rows::mul, &[self, other], &[])
+        apply(&rows::mul, &[x, y], &[])
     }
-}
-
-impl<'t> Div for Var<'t> {
-    type Output = Var<'t>;
 
     /// Element by element, broadcasting.
-    #[track_caller]
-    fn div(self, other: Var<'t>) -> Var<'t> {
-        if other.is_neutral(1.0, self) {
-            return self;
+    Div::div(x: Var<'t>, y: Var<'t>) {
+        if y.is_neutral(1.0, x) {
+            return x;
         }
-        apply(&rows::div, &[self, other], &[])
+        apply(&rows::div, &[x, y], &[])
     }
+
+    Add::add(x: Var<'t>, number: f32) { x.shift(number) }
+    Sub::sub(x: Var<'t>, number: f32) { x.shift(-number) }
+    Mul::mul(x: Var<'t>, number: f32) { x.scale(number) }
+
+    /// Divides, rather than multiplying with a rounded reciprocal.
+    Div::div(x: Var<'t>, number: f32) { apply(&rows::div_by, &[x], &[number]) }
+
+    Add::add(number: f32, x: Var<'t>) { x.shift(number) }
+    Sub::sub(number: f32, x: Var<'t>) { (-x).shift(number) }
+    Mul::mul(number: f32, x: Var<'t>) { x.scale(number) }
+    Div::div(number: f32, x: Var<'t>) { x.recip().scale(number) }
 }
 
 impl<'t> Neg for Var<'t> {
@@ -78,78 +88,5 @@ impl<'t> Neg for Var<'t> {
     #[track_caller]
     fn neg(self) -> Var<'t> {
         apply(&rows::scale, &[self], &[-1.0])
-    }
-}
-
-impl<'t> Add<f32> for Var<'t> {
-    type Output = Var<'t>;
-
-    #[track_caller]
-    fn add(self, number: f32) -> Var<'t> {
-        self.shift(number)
-    }
-}
-
-impl<'t> Sub<f32> for Var<'t> {
-    type Output = Var<'t>;
-
-    #[track_caller]
-    fn sub(self, number: f32) -> Var<'t> {
-        self.shift(-number)
-    }
-}
-
-impl<'t> Mul<f32> for Var<'t> {
-    type Output = Var<'t>;
-
-    #[track_caller]
-    fn mul(self, number: f32) -> Var<'t> {
-        self.scale(number)
-    }
-}
-
-impl<'t> Div<f32> for Var<'t> {
-    type Output = Var<'t>;
-
-    /// Divides, rather than multiplying with a rounded reciprocal.
-    #[track_caller]
-    fn div(self, number: f32) -> Var<'t> {
-        apply(&rows::div_by, &[self], &[number])
-    }
-}
-
-impl<'t> Add<Var<'t>> for f32 {
-    type Output = Var<'t>;
-
-    #[track_caller]
-    fn add(self, tensor: Var<'t>) -> Var<'t> {
-        tensor.shift(self)
-    }
-}
-
-impl<'t> Sub<Var<'t>> for f32 {
-    type Output = Var<'t>;
-
-    #[track_caller]
-    fn sub(self, tensor: Var<'t>) -> Var<'t> {
-        (-tensor).shift(self)
-    }
-}
-
-impl<'t> Mul<Var<'t>> for f32 {
-    type Output = Var<'t>;
-
-    #[track_caller]
-    fn mul(self, tensor: Var<'t>) -> Var<'t> {
-        tensor.scale(self)
-    }
-}
-
-impl<'t> Div<Var<'t>> for f32 {
-    type Output = Var<'t>;
-
-    #[track_caller]
-    fn div(self, tensor: Var<'t>) -> Var<'t> {
-        tensor.recip().scale(self)
     }
 }

@@ -6,7 +6,7 @@ use super::analysis::Analysis;
 use super::dispatch::{Dispatch, Operand, Program, Slot};
 use super::groups::FusionGroup;
 use super::{halves, window};
-use crate::error::Error;
+use crate::error::require_within;
 use crate::gpu::readback::Fault;
 use crate::gpu::{DType, Device, Tensor};
 use crate::shape::{Layout, Shape};
@@ -213,17 +213,12 @@ impl<'a> Lowerer<'a> {
         let kernel = &dispatch.kernel;
         let limit = self.device.most_iterations();
         match dispatch.iterations {
-            Some(needed) if needed > limit => {
-                self.program.refused.get_or_insert_with(|| Error::Limit {
-                    what: format!(
-                        "kernel `{}`, in iterations of one invocation's loops on this software adapter,",
-                        kernel.name
-                    ),
-                    needed: needed as u64,
-                    limit: limit as u64,
-                });
+            Some(needed) => {
+                let loops = "in iterations of one invocation's loops on this software adapter,";
+                let what = format!("kernel `{}`, {loops}", kernel.name);
+                let fits = require_within(limit as u64, what, needed as u64);
+                self.program.refused = self.program.refused.take().or(fits.err());
             }
-            Some(_) => {}
             None => assert!(
                 !kernel.trusted && !kernel.module.has_loops(),
                 "kernel `{}` has loops: state how often they go round, by Dispatch::iterations",

@@ -35,7 +35,7 @@ impl Listing {
         for node in nodes(graph) {
             let outputs = joined(", ", graph.outputs(node).map(value));
             let types = graph.outputs(node).map(|output| graph.ty(output));
-            let types = joined(", ", types.map(|ty| format!("{:?} {}", ty.dtype, ty.shape)));
+            let types = joined(", ", types.map(|ty| ty.to_string()));
             if graph.boundaries.contains(&node) {
                 self.line("-- boundary");
             }

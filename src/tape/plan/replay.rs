@@ -9,7 +9,7 @@ use super::memory::{self, MemoryUse};
 use super::passes::Planned;
 use super::step::Step;
 use super::timing::Queries;
-use crate::error::{Error, Result};
+use crate::error::{Result, require_within};
 use crate::gpu::buffer::{Buffer, WeakBuffer};
 use crate::gpu::kernel::Access;
 use crate::gpu::pipeline::{KernelCache, Pipeline};
@@ -367,13 +367,7 @@ impl Params {
         }
         let size = (bytes.len() as u64).max(16);
         let limit = device.limits().max_buffer_size;
-        if size > limit {
-            return Err(Error::Limit {
-                what: "the parameters of one tape, in bytes,".to_owned(),
-                needed: size,
-                limit,
-            });
-        }
+        require_within(limit, "the parameters of one tape, in bytes,", size)?;
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let buffer = device.create_buffer("kernel parameters", size, usage)?;
         device.shared.queue.write_buffer(buffer.raw(), 0, &bytes);

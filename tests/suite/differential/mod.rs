@@ -93,8 +93,8 @@ fn viewed<'t>(x: Var<'t>, steps: &[Value]) -> Var<'t> {
         match step[0].as_str() {
             Some("permute") => x.permute(&extents(&step[1])),
             Some("slice") => x.slice(number(1), number(2)..number(3)),
-            Some("broadcast") => x.broadcast_to(&extents(&step[1])),
-            Some("reshape") => x.reshape(&extents(&step[1])),
+            Some("broadcast") => x.broadcast_to(extents(&step[1])),
+            Some("reshape") => x.reshape(extents(&step[1])),
             other => panic!("no view is called {other:?}"),
         }
     })

@@ -46,6 +46,7 @@ export function launch() {
 export async function visit(browser, address, { query = "", mock = {}, context = {}, before, hasWebGpu = true, worker } = {}) {
   const session = await browser.newContext({ viewport: { width: 1360, height: 900 }, reducedMotion: "reduce", ...context });
   const page = await session.newPage();
+  page.setDefaultTimeout(8000);
   const problems = [];
   page.on("console", (message) => { if (["error", "warning"].includes(message.type())) problems.push(message.text()); });
   page.on("pageerror", (error) => problems.push(String(error)));

@@ -207,141 +207,52 @@ impl Merger {
         Some(parameters.join(", "))
     }
 
-    fn finish(mut self, invocations: usize) -> Merged {
-        let mut text = String::new();
-        let mut line = |line: String| {
-            text.push_str(&line);
-            text.push('\n');
-        };
-        line(format!("struct All {{ ends: vec4<u32>{} }}", self.fields));
-        line("@group(0) @binding(0) var<uniform> all: All;".to_owned());
-        for (number, binding) in (1..).zip(&self.bindings) {
+    fn finish(self, invocations: usize) -> Merged {
+        let bindings = (1..).zip(&self.bindings).map(|(number, binding)| {
             let mode = match binding.access {
                 Access::Write => "read_write",
                 _ => "read",
             };
             let (name, ty) = (&binding.name, &binding.ty);
-            line(format!(
-                "@group(0) @binding({number}) var<storage, {mode}> {name}: {ty};"
-            ));
-        }
-        for Shared {
-            name,
-            element,
-            size,
-        } in &self.shared
-        {
-            line(format!("var<workgroup> {name}: array<{element}, {size}>;"));
-        }
-        line(std::mem::take(&mut self.text));
-        line(format!("@compute @workgroup_size({invocations})"));
-        line(format!("fn {ENTRY}("));
-        line("    @builtin(workgroup_id) group: vec3<u32>,".to_owned());
-        line("    @builtin(num_workgroups) groups: vec3<u32>,".to_owned());
-        for (builtin, ty) in &self.builtins {
-            line(format!("    @builtin({builtin}) the_{builtin}: {ty},"));
-        }
-        line(") {".to_owned());
-        line("    let index = group.x + group.y * groups.x;".to_owned());
+            format!("@group(0) @binding({number}) var<storage, {mode}> {name}: {ty};\n")
+        });
+        let shared = self.shared.iter().map(|shared| {
+            let (name, element, size) = (&shared.name, &shared.element, &shared.size);
+            format!("var<workgroup> {name}: array<{element}, {size}>;\n")
+        });
+        let builtins = self.builtins.iter();
+        let builtins =
+            builtins.map(|(builtin, ty)| format!("    @builtin({builtin}) the_{builtin}: {ty},\n"));
         let last = self.calls.len() - 1;
-        for (part, call) in self.calls.iter().enumerate() {
+        let calls = self.calls.iter().enumerate().map(|(part, call)| {
             let otherwise = if part == 0 { "    " } else { "    else " };
             let condition = match part == last {
                 true => String::new(),
                 false => format!("if (index < all.ends[{part}]) "),
             };
-            line(format!("{otherwise}{condition}{{ {call} }}"));
-        }
-        line("}".to_owned());
+            format!("{otherwise}{condition}{{ {call} }}\n")
+        });
+        let source = format!(
+            "struct All {{ ends: vec4<u32>{} }}\n@group(0) @binding(0) var<uniform> all: All;\n\
+             {}{}{}\n@compute @workgroup_size({invocations})\nfn {ENTRY}(\n    \
+             @builtin(workgroup_id) group: vec3<u32>,\n    \
+             @builtin(num_workgroups) groups: vec3<u32>,\n{}) {{\n    \
+             let index = group.x + group.y * groups.x;\n{}}}\n",
+            self.fields,
+            bindings.collect::<String>(),
+            shared.collect::<String>(),
+            self.text,
+            builtins.collect::<String>(),
+            calls.collect::<String>(),
+        );
         let bindings = self.bindings.iter();
         Merged {
-            source: text,
+            source,
             bindings: bindings.map(|b| (b.slot, b.access)).collect(),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::merged;
-    use crate::gpu::kernel::Access;
-    use crate::gpu::{DType, Kernel};
-    use crate::shape::{Layout, Shape};
-    use crate::tape::plan::dispatch::{Dispatch, Operand};
-
-    const SOURCE: &str = "\
-struct Params { n: u32, x: u32 }  // x: a member called like an array
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> unused: array<u32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
-const SIZE: u32 = 4u;
-var<workgroup> rows: array<f32, SIZE * 2u>;
-@compute @workgroup_size(SIZE)
-fn other() {}
-@compute @workgroup_size(SIZE)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    rows[lane] = x[p.x];
-    let SIZE = p.n;
-    if (lane < SIZE) { let y = rows[lane]; rows[lane] = y; }
-    y[group.x] = rows[lane];
-}
-";
-
-    fn dispatch(source: &'static str, from: usize, to: usize) -> Dispatch {
-        let operand = |slot| Operand {
-            slot,
-            layout: Layout::contiguous(Shape::new(&[8]), 0),
-            dtype: DType::F32,
-        };
-        Dispatch::new(Kernel::generated("test", source, "main"))
-            .read(&operand(from))
-            .write(&operand(to))
-            .params(&[4, 0])
-            .fusable("test_fused", 4)
-    }
-
-    #[test]
-    fn what_is_shared() {
-        let [one, two] = [dispatch(SOURCE, 1, 2), dispatch(SOURCE, 1, 3)];
-        let text = merged(&[&one, &two]).unwrap();
-        let expected = [(1, Access::Read), (2, Access::Write), (3, Access::Write)];
-        assert_eq!(text.bindings, expected);
-        for line in [
-            "struct All { ends: vec4<u32>, @align(16) @size(16) first: Params_first, @align(16) @size(16) second: Params_second }",
-            "var<workgroup> rows_of_f32: array<f32, max(SIZE_first * 2u, SIZE_second * 2u)>;",
-            "struct Params_second { n: u32, x: u32 }",
-            "const_assert SIZE_second == 4u;",
-            "    rows_of_f32[lane] = x_first[all.second.x];",
-            "    let SIZE = all.second.n;",
-            "    if (lane < SIZE) { let y = rows_of_f32[lane]; rows_of_f32[lane] = y; }",
-            "    y_second[group.x] = rows_of_f32[lane];",
-            "    else { main_second(vec3<u32>(index - all.ends[0], 0u, 0u), the_local_invocation_index); }",
-        ] {
-            assert!(
-                text.source.lines().any(|l| l == line),
-                "{line}\n{}",
-                text.source
-            );
-        }
-        assert!(!text.source.contains("unused") && !text.source.contains("other"));
-    }
-
-    #[test]
-    fn what_is_refused() {
-        let good = dispatch(SOURCE, 1, 2);
-        for source in [
-            // No parameters.
-            "@compute @workgroup_size(4)\nfn main() { let p = 0u; }\n",
-            // A built-in value within a struct.
-            "@group(0) @binding(0) var<uniform> p: u32;\n@compute @workgroup_size(4)\nfn main(place: Place) { _ = p; }\n",
-            // A local variable that is called like what is to come.
-            "@group(0) @binding(0) var<uniform> p: u32;\n@compute @workgroup_size(4)\nfn main() { let all = p; }\n",
-        ] {
-            assert!(
-                merged(&[&good, &dispatch(source, 1, 3)]).is_none(),
-                "{source}"
-            );
-        }
-    }
-}
+#[path = "../../../../tests/unit/tape/plan/horizontal/merge.rs"]
+mod tests;

@@ -28,7 +28,11 @@ const MOST_KEPT: u64 = 256 << 10;
 /// Puts the dispatches that [allow it](Dispatch::fusable) and do not depend on one another together.
 pub(super) fn fuse(class: AdapterClass, program: &mut Program) {
     let dispatches = std::mem::take(&mut program.dispatches);
-    let mut waiting: Vec<Option<Group>> = dispatches.into_iter().map(Group::of).collect();
+    let alone = |dispatch| Group {
+        members: vec![dispatch],
+        merged: None,
+    };
+    let mut waiting: Vec<_> = dispatches.into_iter().map(alone).map(Some).collect();
     let cx = Context {
         class,
         slots: &program.slots,
@@ -56,14 +60,6 @@ struct Group {
 }
 
 impl Group {
-    #[expect(clippy::unnecessary_wraps, reason = "all are waiting at first")]
-    fn of(dispatch: Dispatch) -> Option<Group> {
-        Some(Group {
-            members: vec![dispatch],
-            merged: None,
-        })
-    }
-
     fn with(mut self, other: Group, merged: Merged) -> Group {
         self.members.extend(other.members);
         self.merged = Some(merged);
@@ -91,18 +87,11 @@ impl Group {
         let mut dispatch = Dispatch::new(Kernel::generated(name, &merged.source, merge::ENTRY))
             .params(&params)
             .groups(end as usize)
-            .cost(
-                sum(|member| member.cost.flops),
-                sum(|member| member.cost.bytes),
-            );
+            .cost(sum(|it| it.cost.flops), sum(|it| it.cost.bytes));
         dispatch.bindings = merged.bindings;
         // Each workgroup is one of a member's.
-        dispatch.iterations = self
-            .members
-            .iter()
-            .map(|member| member.iterations)
-            .max()
-            .flatten();
+        let iterations = self.members.iter().map(|member| member.iterations);
+        dispatch.iterations = iterations.max().flatten();
         dispatch
     }
 }

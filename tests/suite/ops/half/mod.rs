@@ -1,6 +1,7 @@
 //! Operations on halves: value and gradient, in the middle of a graph, with `f16` in kernels and with pairs in words.
 
 mod cases;
+mod kernels;
 mod operations;
 mod stored;
 
