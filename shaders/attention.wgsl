@@ -27,7 +27,7 @@ struct Params {
     all_heads: u32,         // of all batches
     begin: u32,             // which rows of the other side are visited: a multiple of a tile,
     end: u32,               // and that one excluded
-    pad: u32,
+    heads_each: u32,        // of a row of the batch that the random key counts rows of; 0 if it is none of those
     // offset and strides of batch, head and row
     q: vec4<u32>,
     k: vec4<u32>,

@@ -1,5 +1,5 @@
 // What attention's backward kernels need to know about every query: its log-sum-exp and D_i = dout_i·out_i, in pairs
-// behind the four words of the random key (one buffer instead of three: bindings are few). One query an invocation.
+// behind six words, of which five are the random key (one buffer instead of three: bindings are few). One query an invocation.
 // Follows attention.wgsl.
 //
 // Operands are declared when a kernel is made, as in `tests/shaders`, and key_word again where there is a key.
@@ -13,12 +13,12 @@ fn key_word(n: u32) -> u32 { return 0u; }
 @compute @workgroup_size(64)
 fn statistics_of_rows(group: Group, @builtin(local_invocation_index) lane: u32) {
     let index = index_of(group) * 64u + lane;
-    if (index < 4u) { statistics[index] = key_word(index); }
+    if (index < 5u) { statistics[index] = key_word(index); }
     if (index >= p.groups) { return; }
     let i = index % p.queries;
     let head = head_at(index / p.queries, 0u);
     let upstream = load_dout(row_at(p.dout, head, i));
     let delta = dot_rows(upstream, load_out(row_at(p.out, head, i)));
-    statistics[4u + 2u * index] = bitcast<u32>(lse[p.lse_offset + index]);
-    statistics[5u + 2u * index] = bitcast<u32>(delta);
+    statistics[6u + 2u * index] = bitcast<u32>(lse[p.lse_offset + index]);
+    statistics[7u + 2u * index] = bitcast<u32>(delta);
 }

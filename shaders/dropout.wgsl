@@ -17,7 +17,7 @@ struct Params {
     key_offset: u32,
     input_offset: u32,               // offset and strides in units of what `input` loads
     input_batch: u32, input_row: u32, input_column: u32,
-    pad0: u32,
+    places_each: u32,                // rows of n in a row of the batch that the key counts rows of; else 0
     operands: array<vec4<u32>, 7>,   // of the epilogue: offset, strides of batch, row and column
 }
 
@@ -39,13 +39,14 @@ fn dropout(group: Group, @builtin(local_invocation_index) lane: u32) {
     let words = vec4<u32>(
         key[p.key_offset], key[p.key_offset + 1u], key[p.key_offset + 2u], key[p.key_offset + 3u]);
     let quads = (p.n + 3u) / 4u;
+    let earlier = key[p.key_offset + 4u] * p.places_each;
     let first = index / tiles * ROWS;
     let end = min(first + ROWS, p.count);
     // Integer division is dear on software adapters: batch and row are found once and then counted.
     var batch = first / p.rows;
     var row = first % p.rows;
     for (var place = first; place < end; place++) {
-        let random = random_words(words, p.stream, place * quads + column / 4u);
+        let random = random_words(words, p.stream, (earlier + place) * quads + column / 4u);
         let value = load4(p.input_offset + batch * p.input_batch + row * p.input_row, column);
         let kept = random >= vec4<u32>(p.threshold);
         store4(batch, row, column, select(vec4<f32>(0.0), value * p.factor, kept));

@@ -10,7 +10,8 @@ struct Params {
     count: u32,                      // rows in all
     stream: u32,
     key_offset: u32,
-    pad0: u32, pad1: u32, pad2: u32,
+    places_each: u32,                // rows of n in a row of the batch that the key counts rows of; else 0
+    pad0: u32, pad1: u32,
     operands: array<vec4<u32>, 7>,   // of the epilogue: offset, strides of batch, row and column
 }
 
@@ -20,7 +21,8 @@ struct Params {
 fn words_of(block: u32) -> vec4<u32> {
     let words = vec4<u32>(
         key[p.key_offset], key[p.key_offset + 1u], key[p.key_offset + 2u], key[p.key_offset + 3u]);
-    return random_words(words, p.stream, block);
+    let earlier = key[p.key_offset + 4u] * p.places_each;
+    return random_words(words, p.stream, earlier * ((p.n + 3u) / 4u) + block);
 }
 
 // Multiples of 2⁻²⁴ in 0..1.

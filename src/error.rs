@@ -105,6 +105,13 @@ pub enum Error {
         /// The step it was seen at.
         step: u64,
     },
+    /// The ranks of a parallel run differ in what they must have in common, or one of them can't go on. All of them have this
+    /// error.
+    #[error("{reason}")]
+    Ranks {
+        /// Which rank, and why.
+        reason: String,
+    },
     /// An operation computes something else than its oracle. See [`check`](crate::check).
     #[error(
         "{what}: element {element} is {actual}, expected {expected}, which is {excess:.1} times the tolerance apart"

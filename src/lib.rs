@@ -30,6 +30,7 @@
 //! | [`checkpoint`] | complete training state in a safetensors file |
 //! | [`hugging_face`] | today's open models from and to the directories of the `transformers` library |
 //! | [`gpu`] | devices, tensors, kernels, results on their way back |
+//! | `parallel` | data-parallel training over MPI, with the feature `mpi` |
 //! | [`profile`] | where the time of a step goes, as a table and as a trace |
 //! | [`check`](mod@check) | the gradient checker, also for operations of your own |
 //!
@@ -51,6 +52,8 @@ pub mod metrics;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+#[cfg(all(feature = "mpi", not(target_family = "wasm")))]
+pub mod parallel;
 #[cfg(not(target_family = "wasm"))]
 pub mod profile;
 mod rng;

@@ -217,6 +217,13 @@ pub struct SamplingArgs {
     pub top_p: Option<f32>,
 }
 
+impl FileArgs {
+    /// Writes nothing: another process does.
+    pub fn write_nothing(&mut self) {
+        (self.checkpoint, self.metrics, self.plot, self.profile) = (None, None, None, None);
+    }
+}
+
 /// The files of a run.
 #[derive(Clone, Debug, Args)]
 pub struct FileArgs {

@@ -1,12 +1,16 @@
 //! What a training run is given: data, model and course; and how its losses and its pace are told.
 
+use std::ops::Range;
+use std::rc::Rc;
+
 use shadegrad::data::{Batch, Split};
-use shadegrad::nn::Gpt;
+use shadegrad::nn::{Gpt, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::Schedule;
 use shadegrad::tape::Precision;
-use shadegrad::{Tape, Var};
+use shadegrad::{Device, Tape, Tensor, Var};
 
+use super::Result;
 use super::args::{EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
 
 /// Where batches come from.
@@ -37,6 +41,62 @@ impl Model for NextToken<'_> {
         let (tokens, targets) = batch.on(tape);
         self.gpt.loss(tokens, targets, self.criterion)
     }
+}
+
+/// The processes of a run in several, as one of them sees them. All of them call the same methods in the same order.
+pub trait Ranks {
+    /// This process's number, from 0.
+    fn rank(&self) -> usize;
+
+    /// Its number among those of its machine, from 0.
+    fn local_rank(&self) -> usize;
+
+    /// How many there are.
+    fn size(&self) -> usize;
+
+    /// Which of so many rows are this one's.
+    fn share(&self, rows: usize) -> Range<usize>;
+
+    /// Hears whether any of them has an error.
+    ///
+    /// # Errors
+    ///
+    /// That, on all of them.
+    fn settle(&self, error: Option<String>) -> Result<()>;
+
+    /// Checks that all have the same value of something.
+    ///
+    /// # Errors
+    ///
+    /// Who has not.
+    fn agree(&self, what: &str, value: &str) -> Result<()>;
+
+    /// A tensor of one number, in which the loss of a step adds up.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    fn loss(&self, device: &Device) -> Result<Tensor>;
+
+    /// Adds up tensors over all of them, in place.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    fn sum(&self, tensors: &[Tensor]) -> Result<()>;
+
+    /// Adds up numbers over all of them.
+    fn sum_numbers(&self, values: &mut [f64]);
+
+    /// Checks that all have the same parameters after so many steps.
+    ///
+    /// # Errors
+    ///
+    /// Who has not; what the device reports.
+    fn check(&self, parameters: &Parameters, step: u64) -> Result<()>;
+
+    /// Interrupts all of them if one has been interrupted.
+    fn share_interruption(&self);
 }
 
 /// The course of a training run.
@@ -71,6 +131,8 @@ pub struct Options {
     pub profile: bool,
     /// The flags that make training steps smaller, and evaluations.
     pub size_flags: [&'static str; 2],
+    /// Who trains along, if anybody does.
+    pub ranks: Option<Rc<dyn Ranks>>,
 }
 
 impl Options {
@@ -97,6 +159,7 @@ impl Options {
             perplexity: false,
             profile: false,
             size_flags: ["--batch-size"; 2],
+            ranks: None,
         }
     }
 

@@ -2,13 +2,22 @@
 //! to finish what it is doing, the second one ends it at once.
 
 use std::io;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// What Ctrl-C sends.
 const INTERRUPT: i32 = 2;
 
+/// What tells a program to end.
+const TERMINATE: i32 = 15;
+
 /// The first signal that came; zero before.
 static FIRST: AtomicI32 = AtomicI32::new(0);
+
+/// Whether several processes stop together, so that a signal counts once they have heard of it.
+static IS_SHARED: AtomicBool = AtomicBool::new(false);
+
+/// Whether they have.
+static IS_HEARD: AtomicBool = AtomicBool::new(false);
 
 /// From here on the first signal only makes [`requested`] true.
 ///
@@ -19,9 +28,25 @@ pub fn install() -> io::Result<()> {
     system::install()
 }
 
-/// Whether a signal has come.
+/// Whether the program is to finish: a signal has come.
 pub fn requested() -> bool {
+    has_come() && (!IS_SHARED.load(Ordering::Relaxed) || IS_HEARD.load(Ordering::Relaxed))
+}
+
+/// Whether a signal has come to this process.
+pub fn has_come() -> bool {
     FIRST.load(Ordering::Relaxed) != 0
+}
+
+/// From here on a signal only makes [`requested`] true when [`request`] is called.
+pub fn share() {
+    IS_SHARED.store(true, Ordering::Relaxed);
+}
+
+/// A signal has come to this process or another one of the run.
+pub fn request() {
+    let _ = FIRST.compare_exchange(0, TERMINATE, Ordering::Relaxed, Ordering::Relaxed);
+    IS_HEARD.store(true, Ordering::Relaxed);
 }
 
 /// Whether what has come is no Ctrl-C: nobody is waiting for more than what must be saved, and not for long.
@@ -44,10 +69,9 @@ mod system {
     use std::io;
     use std::sync::atomic::Ordering;
 
-    use super::{FIRST, INTERRUPT};
+    use super::{FIRST, INTERRUPT, TERMINATE};
 
     const HANG_UP: i32 = 1;
-    const TERMINATE: i32 = 15;
 
     const IGNORE: usize = 1;
     const REFUSED: usize = usize::MAX;

@@ -24,6 +24,7 @@ pub mod plot;
 pub mod profiling;
 pub mod program;
 pub mod progress;
+pub mod ranks;
 pub mod report;
 pub mod saved;
 pub mod settings;

@@ -10,10 +10,11 @@ use shadegrad::data::excerpt;
 use shadegrad::{Device, DeviceOptions};
 
 use super::args::{self, DeviceArgs, FileArgs};
+use super::course::Ranks;
 use super::outputs::{self, Mode, Output};
 use super::terminal::LONGEST;
 use super::training::Summary;
-use super::{Result, interrupt, plot, terminal};
+use super::{Result, interrupt, plot, ranks, terminal};
 
 /// Reads the command line as [`args::parse`] does; prints help or a usage error and exits where that is all there is to do.
 pub fn read<C>(defaults: &[(&'static str, &'static str)]) -> (C, Vec<String>)
@@ -22,6 +23,9 @@ where
 {
     args::parse(std::env::args_os(), defaults).unwrap_or_else(|error| {
         let text = error.render().to_string();
+        if ranks::is_silent() {
+            std::process::exit(error.exit_code());
+        }
         // Help goes to standard output, and is long.
         if error.use_stderr() && text.len() > LONGEST {
             let _ = writeln!(std::io::stderr(), "{}", excerpt(&text, LONGEST));
@@ -68,6 +72,29 @@ pub fn open_device(args: &DeviceArgs) -> Result<Device> {
     let device = device(args)?;
     say!("adapter: {}", device.description());
     Ok(device)
+}
+
+/// [`open_device`] for one of several ranks: those of a machine take its adapters in turn, unless one is chosen.
+///
+/// # Errors
+///
+/// Those of [`Device::with_options`].
+pub fn open_device_of(args: &DeviceArgs, ranks: Option<&dyn Ranks>) -> Result<Device> {
+    let is_chosen = args.adapter.is_some() || std::env::var_os("WGPU_ADAPTER_NAME").is_some();
+    let Some(ranks) = ranks.filter(|_| !is_chosen) else {
+        return open_device(args);
+    };
+    let adapters = Device::list_adapters();
+    // Not a software adapter beside GPUs.
+    let best = adapters.first().map(|adapter| adapter.class);
+    let alike = adapters
+        .iter()
+        .take_while(|adapter| Some(adapter.class) == best)
+        .count();
+    open_device(&DeviceArgs {
+        adapter: (alike > 0).then(|| (ranks.local_rank() % alike).to_string()),
+        ..args.clone()
+    })
 }
 
 /// [`open_device`] for a program that prints an answer: which device it is goes to standard error.

@@ -4,14 +4,16 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 
 use shadegrad::data::{Batch, Split};
 use shadegrad::gpu::Fetch;
+use shadegrad::nn::FlatTensors;
 use shadegrad::optim::{AdamW, Metrics, Optimizer, Report};
 use shadegrad::{Device, Tape};
 
 use super::Result;
-use super::course::{Data, Evaluation, Model, Options};
+use super::course::{Data, Evaluation, Model, Options, Ranks};
 use super::settings::lower;
 
 /// How many results may be outstanding before the host waits for the oldest.
@@ -31,7 +33,11 @@ pub struct Recorder<'a> {
 
 /// Steps that the device is working on, the oldest first.
 #[derive(Default)]
-pub struct UnderWay(VecDeque<Submitted>);
+pub struct UnderWay {
+    steps: VecDeque<Submitted>,
+    /// Whether results are taken when they are due, and not before: so that all ranks take them at the same step.
+    is_punctual: bool,
+}
 
 struct Submitted {
     report: Report,
@@ -46,13 +52,14 @@ impl UnderWay {
     ///
     /// Those of [`Report::ready`].
     pub async fn take(&mut self, most: usize) -> Result<Option<Metrics>> {
-        let Some(oldest) = self.0.front() else {
+        let Some(oldest) = self.steps.front() else {
             return Ok(None);
         };
-        if self.0.len() <= most && matches!(oldest.report.is_ready(), Ok(false)) {
+        let may_wait = self.steps.len() <= most;
+        if may_wait && (self.is_punctual || matches!(oldest.report.is_ready(), Ok(false))) {
             return Ok(None);
         }
-        let Some(Submitted { report, earlier }) = self.0.pop_front() else {
+        let Some(Submitted { report, earlier }) = self.steps.pop_front() else {
             return Ok(None);
         };
         let mut results = report.ready().await?;
@@ -75,11 +82,10 @@ impl Recorder<'_> {
         under_way: &mut UnderWay,
         step: u64,
     ) -> Result<usize> {
-        let first = step * self.options.accumulate;
-        let numbers = first..first + self.options.accumulate;
-        let batches = numbers.map(|number| (number, self.data.train_batch(number)));
-        let batches: Vec<(u64, Batch)> = batches.collect();
-        let targets = |batch: &Batch| batch.target_count().max(1) as f32;
+        if let Some(ranks) = self.options.ranks.as_deref() {
+            return self.launch_shared(ranks, optimizer, under_way, step);
+        }
+        let batches = self.batches(step);
         let all: f32 = batches.iter().map(|(_, batch)| targets(batch)).sum();
         let (mut earlier, mut report) = (Vec::new(), None);
         let mut tokens = 0;
@@ -108,7 +114,73 @@ impl Recorder<'_> {
             tokens += batch.inputs.len();
         }
         let report = report.expect("a step has a batch at least");
-        under_way.0.push_back(Submitted { report, earlier });
+        under_way.steps.push_back(Submitted { report, earlier });
+        Ok(tokens)
+    }
+
+    /// The numbered batches of a step.
+    fn batches(&self, step: u64) -> Vec<(u64, Batch)> {
+        let first = step * self.options.accumulate;
+        let numbers = first..first + self.options.accumulate;
+        let batches = numbers.map(|number| (number, self.data.train_batch(number)));
+        batches.collect()
+    }
+
+    /// [`Recorder::launch`] where several ranks make a step: of each batch this one records its rows, whose gradients and
+    /// losses are shares of those of all targets, and all ranks' add up.
+    fn launch_shared(
+        &self,
+        ranks: &dyn Ranks,
+        optimizer: &mut AdamW,
+        under_way: &mut UnderWay,
+        step: u64,
+    ) -> Result<usize> {
+        under_way.is_punctual = true;
+        if step > 0 && step.is_multiple_of(CHECK_INTERVAL) {
+            ranks.check(optimizer.parameters(), step)?;
+        }
+        let batches = self.batches(step);
+        let all: f32 = batches.iter().map(|(_, batch)| targets(batch)).sum();
+        let total = ranks.loss(self.device)?;
+        let [flags, _] = self.options.size_flags;
+        let run = |tape: Tape| {
+            let ran = tape.run();
+            ran.map_err(|error| lower(error, "a training step", flags))
+        };
+        let tape_of = || {
+            let tape = Tape::training(self.device);
+            tape.set_precision(self.options.precision);
+            tape
+        };
+        let mut tokens = 0;
+        for (index, (number, batch)) in batches.iter().enumerate() {
+            let rows = ranks.share(batch.batch_size);
+            let own = rows_of(batch, rows.clone());
+            let tape = tape_of();
+            tape.set_rows(rows.start, rows.len());
+            tape.set_seed(self.options.seed, *number);
+            let share = own.target_count() as f32 / all;
+            let loss = self.model.loss(&tape, &own) * tape.scalar(share);
+            let sum = match index {
+                0 => loss.reshape([1]),
+                _ => tape.tensor(&total) + loss.reshape([1]),
+            };
+            tape.assign(&total, sum);
+            optimizer.accumulate(&tape, loss)?;
+            run(tape)?;
+            tokens += batch.inputs.len();
+        }
+        let gradient = optimizer.accumulated().map(FlatTensors::segments);
+        ranks.sum(&[gradient.unwrap_or_default(), std::slice::from_ref(&total)].concat())?;
+        let tape = tape_of();
+        let loss = tape.tensor(&total).sum_all();
+        let update = optimizer.step_accumulated(&tape, loss, self.options.lr(step));
+        let report = update.fetch();
+        run(tape)?;
+        under_way.steps.push_back(Submitted {
+            report,
+            earlier: Vec::new(),
+        });
         Ok(tokens)
     }
 
@@ -129,7 +201,8 @@ impl Recorder<'_> {
             let batches = self.data.evaluation(split, batches);
             let all = batches.size_hint().0;
             let goes_on = async |number| goes_on(split, number, all).await;
-            let Some(mean) = self.mean(batches, goes_on).await? else {
+            let ranks = self.options.ranks.as_deref();
+            let Some(mean) = self.mean(batches, ranks, goes_on).await? else {
                 return Ok(None);
             };
             *loss = mean;
@@ -147,19 +220,22 @@ impl Recorder<'_> {
     /// What the device reports; [`Diverged`].
     pub async fn sound_loss(&self, step: u64) -> Result<()> {
         let batch = self.data.evaluation(Split::Train, 1).take(1);
-        let loss = self.mean(batch, async |_| true).await?;
+        let loss = self.mean(batch, None, async |_| true).await?;
         finite("the loss", loss.unwrap_or(f64::NAN), step)
     }
 
-    /// The mean loss over all targets of some batches.
+    /// The mean loss over all targets of some batches, which the ranks share if there are some.
     async fn mean(
         &self,
         batches: impl Iterator<Item = Batch>,
+        ranks: Option<&dyn Ranks>,
         mut goes_on: impl AsyncFnMut(usize) -> bool,
     ) -> Result<Option<f64>> {
         let mut outstanding: VecDeque<(Fetch<f32>, usize)> = VecDeque::new();
         let (mut sum, mut total) = (0.0, 0);
-        let mut numbered = (1..).zip(batches);
+        let is_own =
+            |number: usize| ranks.is_none_or(|ranks| (number - 1) % ranks.size() == ranks.rank());
+        let mut numbered = (1..).zip(batches).filter(|(number, _)| is_own(*number));
         loop {
             let next = numbered.next();
             let most = if next.is_some() { OUTSTANDING } else { 0 };
@@ -170,7 +246,11 @@ impl Recorder<'_> {
                 total += count;
             }
             let Some((number, batch)) = next else {
-                return Ok(Some(sum / total as f64));
+                let mut sums = [sum, total as f64];
+                if let Some(ranks) = ranks {
+                    ranks.sum_numbers(&mut sums);
+                }
+                return Ok(Some(sums[0] / sums[1]));
             };
             if !goes_on(number).await {
                 return Ok(None);
@@ -187,6 +267,25 @@ impl Recorder<'_> {
                 .map_err(|error| lower(error, "an evaluation", flags))?;
             outstanding.push_back((loss, count));
         }
+    }
+}
+
+/// Steps between two checks that all ranks have the same parameters.
+const CHECK_INTERVAL: u64 = 100;
+
+/// The targets of a batch, at least one.
+fn targets(batch: &Batch) -> f32 {
+    batch.target_count().max(1) as f32
+}
+
+/// Some rows of a batch.
+fn rows_of(batch: &Batch, rows: Range<usize>) -> Batch {
+    let tokens = rows.start * batch.context..rows.end * batch.context;
+    Batch {
+        inputs: batch.inputs[tokens.clone()].to_vec(),
+        targets: batch.targets[tokens].to_vec(),
+        batch_size: rows.len(),
+        context: batch.context,
     }
 }
 

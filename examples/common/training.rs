@@ -130,6 +130,9 @@ impl Training<'_> {
         self.sound_loss()?;
         state.watch.lap_ms();
         for step in state.start..total {
+            if let Some(ranks) = &self.recorder.options.ranks {
+                ranks.share_interruption();
+            }
             if interrupt::requested() {
                 break;
             }
@@ -159,8 +162,11 @@ impl Training<'_> {
             }
             if sample {
                 state.progress.note("sampling …");
-                let text = (self.sample)()?;
-                state.progress.line(&text);
+                self.alone(|training| {
+                    let text = (training.sample)()?;
+                    state.progress.line(&text);
+                    Ok(())
+                })?;
             }
             state.watch.lap_ms();
         }
@@ -195,6 +201,23 @@ impl Training<'_> {
 
     /// Writes a checkpoint, if there is to be one, unless no run could go on from it.
     fn save(&mut self, state: &mut State) -> Result<()> {
+        self.alone(|training| training.save_here(state))
+    }
+
+    /// Does something that one rank does for all, if there are several. All hear how it went.
+    fn alone(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let Some(ranks) = self.recorder.options.ranks.clone() else {
+            return work(self);
+        };
+        let outcome = match ranks.rank() {
+            0 => work(self),
+            _ => Ok(()),
+        };
+        let settled = ranks.settle(outcome.as_ref().err().map(ToString::to_string));
+        outcome.and(settled)
+    }
+
+    fn save_here(&mut self, state: &mut State) -> Result<()> {
         if self.save.is_none() {
             return Ok(());
         }
@@ -219,7 +242,7 @@ impl Training<'_> {
         if diverged || error.is::<Diverged>() || self.save.is_none() || step == state.saved {
             return error;
         }
-        let saved = state.land(0).and_then(|()| self.save(state));
+        let saved = state.land(0).and_then(|()| self.save_here(state));
         match saved {
             Ok(()) => format!("{error} (the checkpoint holds everything up to step {step})").into(),
             Err(_) => error,

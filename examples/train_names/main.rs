@@ -21,20 +21,23 @@ mod samples;
 
 use std::collections::HashSet;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Instant;
 
 use clap::Parser;
-use common::args::{FileArgs, ProgramArgs};
+use common::args::{DeviceArgs, FileArgs, ProgramArgs};
 use common::checkpoint::{Checkpoint, Contents, Stored};
-use common::course::{NextToken, Options};
+use common::course::{NextToken, Options, Ranks};
 use common::metrics::Metrics;
 use common::saved::{self, SampleArgs};
 use common::settings::{Settings as _, lower};
 use common::steps::Recorder;
 use common::training::Training;
 use common::words::HumanCount;
-use common::{Result, interrupt, plot, profiling, program, report};
+use common::{Result, interrupt, plot, profiling, program, ranks, report};
+use shadegrad::Device;
 use shadegrad::gpu::block_on;
+use shadegrad::nn::{Gpt, GptConfig};
 use shadegrad::optim::AdamW;
 
 use cli::{RunArgs, Settings};
@@ -81,21 +84,29 @@ fn main() -> ExitCode {
         match &cli.command {
             Some(command) => command.run(Some('\n'), sample),
             None if cli.program.device.list_adapters => program::list_adapters(),
-            None => run(cli),
+            None => ranks::run(|ranks| run(cli, ranks)),
         }
     })
 }
 
-fn run(cli: Cli) -> Result<ExitCode> {
-    let began = Instant::now();
-    let Cli {
-        mut run,
-        files,
-        program: program_args,
-        ..
-    } = cli;
+/// What a training begins with.
+struct Prepared {
+    start: u64,
+    data: Data,
+    metrics: Metrics,
+    device: Device,
+    config: GptConfig,
+    model: Gpt,
+    optimizer: AdamW,
+}
 
-    // Everything that can be wrong, before anything is begun.
+/// Finds everything that can be wrong, before anything is begun.
+fn prepare(
+    run: &mut RunArgs,
+    files: &FileArgs,
+    args: &DeviceArgs,
+    ranks: Option<&dyn Ranks>,
+) -> Result<Prepared> {
     run.validate()?;
     let resume = files.resume.as_deref();
     let checkpoint = resume.map(|path| Checkpoint::<Settings>::open(path, PROGRAM));
@@ -106,6 +117,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         run.validate()?;
     }
     let settings = &run.settings;
+    ranks::require_rows(ranks, settings.batch.batch_size)?;
     let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
     let vocabulary = checkpoint.as_ref().map(Checkpoint::tokenizer).transpose()?;
     let stored = Stored::new(resume, &run.given);
@@ -118,9 +130,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
     settings.training.check_start(start)?;
     let read = [("--filename", settings.filename.as_deref())];
     files.check(settings, &read)?;
-    let mut metrics = Metrics::start(files.metrics.as_deref(), start)?;
+    let metrics = Metrics::start(files.metrics.as_deref(), start)?;
 
-    let device = program::open_device(&program_args.device)?;
+    let device = program::open_device_of(args, ranks)?;
     let config = settings
         .model
         .config(data.tokenizer().vocab_size(), settings.batch.context);
@@ -131,6 +143,50 @@ fn run(cli: Cli) -> Result<ExitCode> {
     }
     samples::check(&model, settings.batching, run.samples)
         .map_err(|error| lower(error, "a batch of samples", "--samples or --context"))?;
+    Ok(Prepared {
+        start,
+        data,
+        metrics,
+        device,
+        config,
+        model,
+        optimizer,
+    })
+}
+
+fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
+    let began = Instant::now();
+    let Cli {
+        mut run,
+        mut files,
+        program: program_args,
+        ..
+    } = cli;
+    let others = ranks.as_deref();
+    let is_first = others.is_none_or(|ranks| ranks.rank() == 0);
+    if !is_first {
+        files.write_nothing();
+    }
+    let prepared = prepare(&mut run, &files, &program_args.device, others);
+    let Prepared {
+        start,
+        data,
+        mut metrics,
+        device,
+        config,
+        model,
+        mut optimizer,
+    } = ranks::settle(others, prepared)?;
+    let settings = &run.settings;
+    let intervals = [files.checkpoint_interval, 0];
+    ranks::agree(
+        others,
+        settings,
+        (&run.evaluation, intervals),
+        &device,
+        start,
+        data.digest(),
+    )?;
     say!("data: {}", data.summary());
     report::describe(
         &config,
@@ -159,7 +215,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
                 criterion: data.criterion(),
             },
             data: &data,
-            options: Options::new(&settings.training, &run.evaluation, &files, &program_args),
+            options: Options {
+                ranks: ranks.clone(),
+                ..Options::new(&settings.training, &run.evaluation, &files, &program_args)
+            },
         },
         optimizer: &mut optimizer,
         metrics: &mut metrics,
@@ -173,6 +232,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         plot::write(path, &title, metrics.records())?;
     }
 
+    if !is_first {
+        return Ok(program::exit_code(&summary));
+    }
     let wanted = interrupt::still_wanted(run.samples);
     let names = block_on(samples::draw(
         &model,

@@ -20,20 +20,23 @@ mod data;
 mod tokens;
 
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Instant;
 
 use clap::Parser;
-use common::args::{FileArgs, ProgramArgs};
+use common::args::{DeviceArgs, FileArgs, ProgramArgs};
 use common::checkpoint::{Checkpoint, Contents, Stored};
-use common::course::{NextToken, Options};
+use common::course::{NextToken, Options, Ranks};
 use common::metrics::Metrics;
 use common::saved::{self, SampleArgs};
 use common::settings::Settings as _;
 use common::steps::Recorder;
 use common::training::Training;
 use common::words::HumanCount;
-use common::{Result, interrupt, plot, profiling, program, report};
+use common::{Result, interrupt, plot, profiling, program, ranks, report};
+use shadegrad::Device;
 use shadegrad::data::IGNORE_INDEX;
+use shadegrad::nn::{Gpt, GptConfig};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::AdamW;
 use shadegrad::sampling::Sampler;
@@ -89,22 +92,30 @@ fn main() -> ExitCode {
         match &cli.command {
             Some(command) => command.run(None, sample),
             None if cli.program.device.list_adapters => program::list_adapters(),
-            None => run(cli),
+            None => ranks::run(|ranks| run(cli, ranks)),
         }
     })
 }
 
-fn run(cli: Cli) -> Result<ExitCode> {
-    let began = Instant::now();
-    let Cli {
-        mut run,
-        sample_interval,
-        files,
-        program: program_args,
-        ..
-    } = cli;
+/// What a training begins with.
+struct Prepared {
+    start: u64,
+    data: Data,
+    prompt: Vec<u32>,
+    metrics: Metrics,
+    device: Device,
+    config: GptConfig,
+    model: Gpt,
+    optimizer: AdamW,
+}
 
-    // Everything that can be wrong, before anything is begun.
+/// Finds everything that can be wrong, before anything is begun.
+fn prepare(
+    run: &mut RunArgs,
+    files: &FileArgs,
+    args: &DeviceArgs,
+    ranks: Option<&dyn Ranks>,
+) -> Result<Prepared> {
     run.validate()?;
     let resume = files.resume.as_deref();
     let checkpoint = resume.map(|path| Checkpoint::<Settings>::open(path, PROGRAM));
@@ -115,6 +126,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             .adopt(checkpoint.settings(), &run.given, checkpoint.path())?;
         run.validate()?;
     }
+    ranks::require_rows(ranks, run.settings.batch.batch_size)?;
     let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
     let of_characters = checkpoint
         .as_ref()
@@ -131,9 +143,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         ("--tokenizer", settings.tokenizer.as_deref()),
     ];
     files.check(settings, &read)?;
-    let mut metrics = Metrics::start(files.metrics.as_deref(), start)?;
+    let metrics = Metrics::start(files.metrics.as_deref(), start)?;
 
-    let device = program::open_device(&program_args.device)?;
+    let device = program::open_device_of(args, ranks)?;
     let config = settings
         .model
         .config(data.tokens().vocab_size(), settings.batch.context);
@@ -142,6 +154,53 @@ fn run(cli: Cli) -> Result<ExitCode> {
         checkpoint.restore(&mut optimizer)?;
         checkpoint.note_other_text(data.digest(), data.source());
     }
+    Ok(Prepared {
+        start,
+        data,
+        prompt,
+        metrics,
+        device,
+        config,
+        model,
+        optimizer,
+    })
+}
+
+fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
+    let began = Instant::now();
+    let Cli {
+        mut run,
+        sample_interval,
+        mut files,
+        program: program_args,
+        ..
+    } = cli;
+    let others = ranks.as_deref();
+    let is_first = others.is_none_or(|ranks| ranks.rank() == 0);
+    if !is_first {
+        files.write_nothing();
+    }
+    let prepared = prepare(&mut run, &files, &program_args.device, others);
+    let Prepared {
+        start,
+        data,
+        prompt,
+        mut metrics,
+        device,
+        config,
+        model,
+        mut optimizer,
+    } = ranks::settle(others, prepared)?;
+    let settings = &run.settings;
+    let intervals = [files.checkpoint_interval, sample_interval];
+    ranks::agree(
+        others,
+        settings,
+        (&run.evaluation, intervals),
+        &device,
+        start,
+        data.digest(),
+    )?;
     say!("data: {}", data.summary());
     report::describe(
         &config,
@@ -169,6 +228,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let options = Options {
         sample_interval,
         perplexity: true,
+        ranks: ranks.clone(),
         ..Options::new(&settings.training, &run.evaluation, &files, &program_args)
     };
     let checkpoint = files.checkpoint.as_deref();
@@ -195,6 +255,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         plot::write(path, &title, metrics.records())?;
     }
 
+    if !is_first {
+        return Ok(program::exit_code(&summary));
+    }
     report::interruption(&summary, settings.training.steps);
     let wanted = interrupt::still_wanted(run.samples);
     for number in 0..wanted {

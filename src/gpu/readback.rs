@@ -48,6 +48,35 @@ impl Readback {
         })
     }
 
+    /// Submits the copying of parts of tensors, one behind the other, into a buffer of the ring's.
+    #[cfg(feature = "mpi")]
+    pub(crate) fn of(device: &Device, ring: &Ring, parts: &[super::Tensor]) -> Result<Readback> {
+        let mut readback = match ring.take(device)? {
+            Some(readback) => readback,
+            None => Readback::new(device, 0)?,
+        };
+        let mut encoder = device
+            .shared
+            .wgpu
+            .create_command_encoder(&Default::default());
+        let mut at = 0;
+        for part in parts {
+            let bytes = part.dtype.storage(part.shape().elements());
+            let buffer = readback.buffer();
+            encoder.copy_buffer_to_buffer(part.buffer.raw(), part.first_byte(), buffer, at, bytes);
+            at += bytes;
+        }
+        readback.map(device.submit(encoder.finish())?);
+        Ok(readback)
+    }
+
+    /// Looks at the bytes as soon as they have arrived.
+    #[cfg(feature = "mpi")]
+    pub(crate) fn wait_for<T>(&self, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        block_on(self.arrival())?;
+        self.view(look)
+    }
+
     pub(crate) fn buffer(&self) -> &wgpu::Buffer {
         self.staging.buffer.raw()
     }
@@ -81,6 +110,10 @@ impl Readback {
 
     /// Copies the bytes out, which have arrived. The buffer stays mapped.
     pub(crate) fn bytes(&self) -> Result<Vec<u8>> {
+        self.view(<[u8]>::to_vec)
+    }
+
+    fn view<T>(&self, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
         let fail = |reason: String| Error::Readback {
             what: "results".to_owned(),
             reason,
@@ -94,7 +127,7 @@ impl Readback {
             .slice(..)
             .get_mapped_range()
             .map_err(|error| fail(error.to_string()))?;
-        Ok(view.to_vec())
+        Ok(look(&view))
     }
 }
 
@@ -195,7 +228,7 @@ impl Ring {
         }))
     }
 
-    fn give_back(&self, readback: Readback) {
+    pub(crate) fn give_back(&self, readback: Readback) {
         self.resting.lock().unwrap().push(readback.staging);
     }
 }

@@ -201,7 +201,7 @@ impl Tensor {
         block_on(self.to_floats_async())
     }
 
-    fn first_byte(&self) -> u64 {
+    pub(super) fn first_byte(&self) -> u64 {
         (self.dtype.bytes() * self.layout.offset) as u64
     }
 

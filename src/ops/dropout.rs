@@ -22,6 +22,8 @@ struct Dropout {
     /// The bits of `p`.
     probability: u32,
     stream: u32,
+    /// Whether the first axis is what [`Tape::set_rows`](crate::Tape::set_rows) counts the rows of.
+    is_row_wise: bool,
 }
 
 impl Operation for Dropout {
@@ -74,7 +76,7 @@ impl Operation for Dropout {
             (batch_stride / unit) as u32,
             (row_stride / unit) as u32,
             column_stride as u32,
-            0,
+            places_each(self.is_row_wise, cx.input(0).shape(), columns),
         ];
         let epilogue = cx.epilogue(3);
         let (lanes, rows_each) = match cx.class() {
@@ -112,6 +114,15 @@ fn load4(base: u32, column: u32) -> vec4<f32> {
     return vec4<f32>(input[place.x], input[place.y], input[place.z], input[place.w]);
 }
 ";
+
+/// How many runs of `columns` elements a row of the batch has that the random key counts rows of; none if the value has
+/// other rows.
+pub(super) fn places_each(is_row_wise: bool, shape: Shape, columns: usize) -> u32 {
+    match is_row_wise {
+        true => (shape.elements() / shape.dim(0) / columns) as u32,
+        false => 0,
+    }
+}
 
 /// The input as batch, rows and columns, in place where strides allow.
 fn rows(cx: &mut Lowering<'_>, grid: [usize; 3]) -> Operand {
@@ -151,6 +162,7 @@ impl<'t> Var<'t> {
         let dropout = Dropout {
             probability: probability.to_bits(),
             stream: tape.next_random_stream(),
+            is_row_wise: tape.is_row_wise(self.shape()),
         };
         tape.record(dropout, &[self, tape.random_key()])
     }

@@ -2,6 +2,7 @@
 
 use std::hash::Hash;
 
+use super::dropout::places_each;
 use super::{Operation, Role, TensorType, epilogue, row_grid};
 use crate::gpu::Kernel;
 use crate::shape::Shape;
@@ -12,6 +13,8 @@ use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
 struct Random {
     shape: Shape,
     stream: u32,
+    /// Whether the first axis is what [`Tape::set_rows`] counts the rows of.
+    is_row_wise: bool,
     /// The shader's entry point.
     distribution: &'static str,
 }
@@ -46,7 +49,7 @@ impl Operation for Random {
             (batch * rows) as u32,
             self.stream,
             key.offset(),
-            0,
+            places_each(self.is_row_wise, self.shape, columns),
             0,
             0,
         ];
@@ -84,6 +87,7 @@ impl Tape {
         let random = Random {
             shape,
             stream: self.next_random_stream(),
+            is_row_wise: self.is_row_wise(shape),
             distribution,
         };
         self.record(random, &[self.random_key()])

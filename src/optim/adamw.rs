@@ -96,6 +96,37 @@ impl AdamW {
     pub fn config(&self) -> &AdamWConfig {
         &self.config
     }
+
+    #[track_caller]
+    fn update<'t>(
+        &mut self,
+        tape: &'t Tape,
+        loss: Var<'t>,
+        learning_rate: f32,
+        is_accumulated: bool,
+    ) -> Update<'t> {
+        let config = &self.config;
+        let (beta1, beta2) = (config.beta1, config.beta2);
+        require_rate(learning_rate);
+        let step = self
+            .gradients
+            .step(tape, loss, config.clip_norm, is_accumulated);
+        let t = self.gradients.steps as f64;
+        let rate = f64::from(learning_rate);
+        let values = [
+            rate / (1.0 - beta1.powf(t)),
+            (1.0 - beta2.powf(t)).sqrt(),
+            f64::from(config.eps),
+            rate * f64::from(config.weight_decay),
+            1.0 - beta1,
+            beta2,
+            1.0 - beta2,
+            0.0,
+        ];
+        let values = values.map(|value| value as f32);
+        let moments = [&self.first, &self.second];
+        self.gradients.update(&step, "adamw", values, &moments)
+    }
 }
 
 pub(super) fn require_decay_and_clip(decay: f32, clip: Option<f32>) -> Result<()> {
@@ -129,30 +160,26 @@ impl Optimizer for AdamW {
 
     #[track_caller]
     fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, learning_rate: f32) -> Update<'t> {
-        let config = &self.config;
-        let (beta1, beta2) = (config.beta1, config.beta2);
-        require_rate(learning_rate);
-        let step = self.gradients.step(tape, loss, config.clip_norm);
-        let t = self.gradients.steps as f64;
-        let rate = f64::from(learning_rate);
-        let values = [
-            rate / (1.0 - beta1.powf(t)),
-            (1.0 - beta2.powf(t)).sqrt(),
-            f64::from(config.eps),
-            rate * f64::from(config.weight_decay),
-            1.0 - beta1,
-            beta2,
-            1.0 - beta2,
-            0.0,
-        ];
-        let values = values.map(|value| value as f32);
-        let moments = [&self.first, &self.second];
-        self.gradients.update(&step, "adamw", values, &moments)
+        self.update(tape, loss, learning_rate, false)
     }
 
     #[track_caller]
     fn accumulate<'t>(&mut self, tape: &'t Tape, loss: Var<'t>) -> Result<()> {
         self.gradients.accumulate(tape, loss)
+    }
+
+    fn accumulated(&self) -> Option<&FlatTensors> {
+        self.gradients.accumulated()
+    }
+
+    #[track_caller]
+    fn step_accumulated<'t>(
+        &mut self,
+        tape: &'t Tape,
+        loss: Var<'t>,
+        learning_rate: f32,
+    ) -> Update<'t> {
+        self.update(tape, loss, learning_rate, true)
     }
 
     fn steps(&self) -> u64 {

@@ -39,6 +39,8 @@ pub(super) struct Step<'t> {
     control: Var<'t>,
     is_scaled: bool,
     tape: &'t Tape,
+    /// Whether it is made from what has been accumulated alone.
+    is_accumulated: bool,
     /// By segment of the gradient: [`Gradients::runs`].
     runs: Vec<Vec<[u32; 4]>>,
 }
@@ -105,30 +107,49 @@ impl Gradients {
         Ok(())
     }
 
-    /// Records everything of a step but the update itself.
+    /// What has been accumulated, if anything has.
+    pub fn accumulated(&self) -> Option<&FlatTensors> {
+        self.accumulated.as_ref().filter(|_| self.pending > 0)
+    }
+
+    /// Records everything of a step but the update itself: of what has been accumulated alone, or of the loss's gradient
+    /// too.
     #[track_caller]
-    pub fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, clip: Option<f32>) -> Step<'t> {
+    pub fn step<'t>(
+        &mut self,
+        tape: &'t Tape,
+        loss: Var<'t>,
+        clip: Option<f32>,
+        is_accumulated: bool,
+    ) -> Step<'t> {
         self.require_one_precision(tape);
-        let reached = self.differentiate(tape, loss, &self.gradient);
+        let reached = if is_accumulated {
+            assert!(
+                self.pending > 0,
+                "step_accumulated: nothing has been accumulated since the last step"
+            );
+            self.reached.clone()
+        } else {
+            let reached = self.differentiate(tape, loss, &self.gradient);
+            if let Some(accumulated) = self.accumulated() {
+                add(tape, &self.gradient, accumulated);
+            }
+            reached
+        };
         let runs = self.runs(&reached);
-        if self.pending > 0 {
-            let accumulated = self
-                .accumulated
-                .as_ref()
-                .expect("micro-batches are pending");
-            add(tape, &self.gradient, accumulated);
-        }
         // What has been accumulated waits for a tape that runs.
         if !tape.is_refused() {
             self.resume(self.steps + 1);
         }
         let scale = self.scale.on(tape);
-        let control = global_norm(tape, self.gradient.segments(), loss, clip, scale);
+        let segments = self.read(is_accumulated).segments();
+        let control = global_norm(tape, segments, loss, clip, scale);
         Step {
             loss,
             control,
             is_scaled: scale.is_some(),
             tape,
+            is_accumulated,
             runs,
         }
     }
@@ -153,7 +174,8 @@ impl Gradients {
         let tape = step.tape;
         let learning_rate = values[0];
         let values = tape.input([N], &values);
-        for (index, gradient) in self.gradient.segments().iter().enumerate() {
+        let segments = self.read(step.is_accumulated).segments();
+        for (index, gradient) in segments.iter().enumerate() {
             let runs = &step.runs[index];
             let source = &self.parameters.segments()[self.source(index)];
             let mut inputs = vec![
@@ -224,6 +246,12 @@ impl Gradients {
             self.pending == 0 || self.pending_scaled == is_scaled,
             "step: the losses of its micro-batches are scaled in part only; record them in one precision"
         );
+    }
+
+    /// What a step's norm and update read.
+    fn read(&self, is_accumulated: bool) -> &FlatTensors {
+        let accumulated = self.accumulated.as_ref().filter(|_| is_accumulated);
+        accumulated.unwrap_or(&self.gradient)
     }
 
     /// Which parameters, of those that are not frozen, the loss depends on, or that of an earlier micro-batch.

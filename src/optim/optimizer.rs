@@ -64,6 +64,26 @@ pub trait Optimizer {
     #[track_caller]
     fn accumulate<'t>(&mut self, tape: &'t Tape, loss: Var<'t>) -> Result<()>;
 
+    /// What has been accumulated since the last step, if anything has: the sum over micro-batches, times the
+    /// [loss scale](super::LossScale) if there is one. It may be changed before [`Optimizer::step_accumulated`], for
+    /// example to the sum over several devices, once the tapes that accumulate it have run.
+    fn accumulated(&self) -> Option<&FlatTensors>;
+
+    /// Records a whole update, as [`Optimizer::step`], from what has been [accumulated](Optimizer::accumulated) alone: no
+    /// gradient is computed. `loss` is what the step reports, and what must be finite for it to change anything. It goes on a
+    /// tape of its own, of the micro-batches' [precision](Tape::set_precision).
+    ///
+    /// # Panics
+    ///
+    /// If nothing has been accumulated, `loss` is no scalar, or the learning rate is negative or not finite.
+    #[track_caller]
+    fn step_accumulated<'t>(
+        &mut self,
+        tape: &'t Tape,
+        loss: Var<'t>,
+        learning_rate: f32,
+    ) -> Update<'t>;
+
     /// How many steps have been recorded.
     fn steps(&self) -> u64;
 

@@ -70,6 +70,27 @@ impl Sgd {
     pub fn config(&self) -> &SgdConfig {
         &self.config
     }
+
+    #[track_caller]
+    fn update<'t>(
+        &mut self,
+        tape: &'t Tape,
+        loss: Var<'t>,
+        learning_rate: f32,
+        is_accumulated: bool,
+    ) -> Update<'t> {
+        let config = &self.config;
+        require_rate(learning_rate);
+        let step = self
+            .gradients
+            .step(tape, loss, config.clip_norm, is_accumulated);
+        let values = [learning_rate, config.momentum, config.weight_decay, 0.0];
+        let gradients = &self.gradients;
+        match &self.velocity {
+            Some(velocity) => gradients.update(&step, "sgd_momentum", values, &[velocity]),
+            None => gradients.update(&step, "sgd", values, &[]),
+        }
+    }
 }
 
 impl Optimizer for Sgd {
@@ -93,20 +114,26 @@ impl Optimizer for Sgd {
 
     #[track_caller]
     fn step<'t>(&mut self, tape: &'t Tape, loss: Var<'t>, learning_rate: f32) -> Update<'t> {
-        let config = &self.config;
-        require_rate(learning_rate);
-        let step = self.gradients.step(tape, loss, config.clip_norm);
-        let values = [learning_rate, config.momentum, config.weight_decay, 0.0];
-        let gradients = &self.gradients;
-        match &self.velocity {
-            Some(velocity) => gradients.update(&step, "sgd_momentum", values, &[velocity]),
-            None => gradients.update(&step, "sgd", values, &[]),
-        }
+        self.update(tape, loss, learning_rate, false)
     }
 
     #[track_caller]
     fn accumulate<'t>(&mut self, tape: &'t Tape, loss: Var<'t>) -> Result<()> {
         self.gradients.accumulate(tape, loss)
+    }
+
+    fn accumulated(&self) -> Option<&FlatTensors> {
+        self.gradients.accumulated()
+    }
+
+    #[track_caller]
+    fn step_accumulated<'t>(
+        &mut self,
+        tape: &'t Tape,
+        loss: Var<'t>,
+        learning_rate: f32,
+    ) -> Update<'t> {
+        self.update(tape, loss, learning_rate, true)
     }
 
     fn steps(&self) -> u64 {

@@ -88,6 +88,8 @@ pub(crate) struct List<O: ?Sized> {
     pub copied: Vec<Tensor>,
     pub random_streams: u32,
     pub random_key: Option<ValueId>,
+    /// The first row of the batch in a larger one, and how many rows it has.
+    pub rows: Option<(u32, usize)>,
     /// Nodes that overwrite tensors, in order.
     pub writers: Vec<NodeId>,
     /// Nodes that begin a new phase, such as the first one of a backward pass: kernels do not span phases.
@@ -118,6 +120,7 @@ impl<O: ?Sized> List<O> {
             cast_from: Default::default(),
             random_streams: Default::default(),
             random_key: Default::default(),
+            rows: Default::default(),
             writers: Default::default(),
             boundaries: Default::default(),
             checkpoints: Default::default(),

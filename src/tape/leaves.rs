@@ -91,6 +91,34 @@ impl Tape {
         })
     }
 
+    /// Whether a value of this shape has the rows of [`Tape::set_rows`].
+    pub(crate) fn is_row_wise(&self, shape: Shape) -> bool {
+        let rows = self.graph.borrow().rows;
+        rows.is_some_and(|(_, rows)| shape.rank() > 1 && shape.dim(0) == rows)
+    }
+
+    /// Says that this tape's batch is `rows` rows of a larger one, those from `first` on: random operations on values
+    /// of two axes or more, the first of `rows`, such as dropout and attention's, then draw what they would draw for these rows
+    /// of the larger batch. So a batch that several tapes or devices share is dropped as one tape drops it.
+    ///
+    /// `first` is data, as the [seed](Tape::set_seed) is. Call it before `set_seed`.
+    ///
+    /// # Panics
+    ///
+    /// If the random key has been set, or drawn from, before; if `first` is 2³² or more.
+    #[track_caller]
+    pub fn set_rows(&self, first: usize, rows: usize) {
+        let mut graph = self.graph.borrow_mut();
+        assert!(
+            graph.random_key.is_none(),
+            "set_rows: the random key has been set already: call it before Tape::set_seed"
+        );
+        let Ok(first) = u32::try_from(first) else {
+            panic!("set_rows: there are no batches of more than {first} rows");
+        };
+        graph.rows = Some((first, rows));
+    }
+
     /// Sets what random operations on this tape draw from: a seed and a step number. Both are data.
     ///
     /// Without this call, the seed is zero and the step is how many tapes of the device have drawn without it before: so
@@ -104,8 +132,9 @@ impl Tape {
             (seed >> 32) as u32,
             step as u32,
             (step >> 32) as u32,
+            self.graph.borrow().rows.map_or(0, |(first, _)| first),
         ];
-        let key = self.input([4], &words);
+        let key = self.input([5], &words);
         self.graph.borrow_mut().random_key = Some(key.id);
         key
     }

@@ -27,6 +27,7 @@ pub fn program(name: &'static str) -> PathBuf {
             .arg("--target-dir")
             .arg(target)
             .args(cfg!(feature = "tokenizers").then_some("--features=tokenizers"))
+            .args(cfg!(feature = "mpi").then_some("--features=mpi"))
             .args(cfg!(feature = "download").then_some("--features=download"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()

@@ -109,7 +109,7 @@ fn statistics(cx: &mut Lowering<'_>, launch: &Launch<'_>) -> Operand {
         unreachable!("backward has them all");
     };
     let rows = problem.heads_in_all() * problem.queries;
-    let statistics = cx.temp([4 + 2 * rows], DType::U32);
+    let statistics = cx.temp([6 + 2 * rows], DType::U32);
     let operands = Operands::new(problem.head_dim, None, launch.is_vector())
         .read_rows("out", &["out"])
         .read_rows("dout", &["dout"]);

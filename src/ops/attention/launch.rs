@@ -10,15 +10,16 @@ use crate::tape::{Dispatch, Lowering, Operand};
 /// backward agree without a mask in memory. `key_word` reads the tape's random key.
 const DROPOUT: &str = "\
 import shadegrad::philox;
-alias DropoutKey = vec4<u32>;
+struct DropoutKey { words: vec4<u32>, first_head: u32 }
 fn dropout_key() -> DropoutKey {
-    return vec4<u32>(key_word(0u), key_word(1u), key_word(2u), key_word(3u));
+    let words = vec4<u32>(key_word(0u), key_word(1u), key_word(2u), key_word(3u));
+    return DropoutKey(words, key_word(4u) * p.heads_each);
 }
 fn kept_weights(key: DropoutKey, head: Head, i: u32, j: u32) -> u32 {
-    let row = philox_multiply(head.index * p.queries + i, (p.keys + 7u) / 8u * 2u);
+    let row = philox_multiply((key.first_head + head.index) * p.queries + i, (p.keys + 7u) / 8u * 2u);
     let block = row.y + j / 4u;
     let beyond = row.x + u32(block < row.y);
-    let words = random_words(key + vec4<u32>(0u, 0u, 0u, beyond), p.stream, block);
+    let words = random_words(key.words + vec4<u32>(0u, 0u, 0u, beyond), p.stream, block);
     let bits = vec4<u32>(words >= vec4<u32>(p.dropout_threshold)) * vec4<u32>(1u, 2u, 4u, 8u);
     return bits.x | bits.y | bits.z | bits.w;
 }
@@ -155,9 +156,9 @@ impl<'p> Launch<'p> {
     /// the other side's rows.
     pub fn params(&self, tiles: usize, groups: usize, part: Option<&Part>) -> Vec<u32> {
         let problem = self.problem;
-        let (probability, stream) = problem
-            .dropout
-            .map_or((0.0, 0), |d| (f32::from_bits(d.probability), d.stream));
+        let (probability, stream, is_row_wise) = problem.dropout.map_or((0.0, 0, false), |d| {
+            (f32::from_bits(d.probability), d.stream, d.is_row_wise)
+        });
         let offset = |operand: Option<Operand>| operand.map_or(0, |operand| operand.offset());
         let mut words = vec![
             problem.queries as u32,
@@ -179,7 +180,7 @@ impl<'p> Launch<'p> {
             problem.heads_in_all() as u32,
             part.map_or(0, |part| part.begin as u32),
             part.map_or(0, |part| part.end as u32),
-            0,
+            if is_row_wise { problem.heads as u32 } else { 0 },
         ];
         let at = |rows: Option<Rows>| rows.map_or([0; 4], |rows| rows.at);
         words.extend([self.q.at, self.k.at, self.v.at].concat());

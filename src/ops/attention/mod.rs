@@ -250,6 +250,8 @@ fn record<'t>(
         problem.dropout = Some(Dropout {
             probability: config.dropout.to_bits(),
             stream: tape.next_random_stream(),
+            is_row_wise: tape
+                .is_row_wise(crate::shape::Shape::from([problem.batch, problem.queries])),
         });
         inputs.push(tape.random_key());
     }

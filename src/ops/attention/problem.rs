@@ -32,6 +32,8 @@ pub(super) struct Problem {
 pub(super) struct Dropout {
     pub probability: u32,
     pub stream: u32,
+    /// Whether its batch is what [`Tape::set_rows`](crate::Tape::set_rows) counts the rows of.
+    pub is_row_wise: bool,
 }
 
 /// How a mask's elements are read.

@@ -78,7 +78,7 @@ pub(super) fn few_visits(others: usize, job: Job) -> Visits {
 /// What reads the statistics that backward kernels bind.
 const STATISTICS_OF: &str = "\
 fn statistics_of(head: Head, i: u32) -> vec2<f32> {
-    let at = 4u + 2u * (head.index * p.queries + i);
+    let at = 6u + 2u * (head.index * p.queries + i);
     return vec2<f32>(bitcast<f32>(statistics[at]), bitcast<f32>(statistics[at + 1u]));
 }
 ";

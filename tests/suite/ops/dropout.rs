@@ -1,5 +1,6 @@
 //! Dropout, random tensors, and the generator behind them.
 
+use shadegrad::ops::attention::Attention;
 use shadegrad::ops::{Operation, TensorType};
 use shadegrad::tape::{Backward, Dispatch, Fusion, Lowering, Signature};
 use shadegrad::{DType, Device, Kernel, Shape, Tape, Var, check};
@@ -274,4 +275,73 @@ fn random_tensors_have_the_right_moments() {
 fn not_everything_can_be_dropped() {
     let tape = Tape::training(device());
     tape.input([1], &[1.0f32]).dropout(1.0);
+}
+
+/// What random operations make of rows `first ..` of a batch of six, and the gradients of what they were made of.
+fn of_rows(device: &Device, first: usize, rows: usize) -> Vec<Vec<f32>> {
+    const EACH: usize = 2 * 5 * 7;
+    let x = Random::new(8).values(6 * EACH, -1.0, 1.0);
+    let packed = Random::new(9).values(6 * 9 * 24, -1.0, 1.0);
+    let tape = Tape::training(device);
+    tape.set_rows(first, rows);
+    tape.set_seed(4, 1 << 33);
+    let part = |values: &[f32], each: usize| values[first * each..(first + rows) * each].to_vec();
+    let x = tape.variable([rows, 2, 5, 7], &part(&x, EACH));
+    let packed = tape.variable([rows, 9, 24], &part(&packed, 9 * 24));
+    // Of another batch: the same on all tapes.
+    let other = tape.full([6, 4], 1.0).dropout(0.5);
+    let dropped = x.dropout(0.3);
+    let attended = packed.packed_attention(&Attention::causal(2).with_dropout(0.4));
+    let loss = (dropped * dropped).sum_all() + (attended * attended).sum_all();
+    let gradients = tape.backward(loss);
+    let values = [
+        dropped,
+        attended,
+        tape.random_uniform([rows, 3]),
+        tape.random_normal([rows, 2, 6]),
+        gradients.of(x).unwrap(),
+        gradients.of(packed).unwrap(),
+        other,
+    ];
+    let values = values.map(|value| tape.fetch::<f32>(value));
+    tape.run().unwrap();
+    values.iter().map(|value| value.get().unwrap()).collect()
+}
+
+#[test]
+fn rows_of_a_larger_batch_draw_what_they_would_there() {
+    for device in [device(), portable_device()] {
+        let whole = of_rows(device, 0, 6);
+        let parts = [
+            of_rows(device, 0, 1),
+            of_rows(device, 1, 3),
+            of_rows(device, 4, 2),
+        ];
+        for (index, whole) in whole.iter().enumerate() {
+            match parts.each_ref().map(|part| &part[index]) {
+                parts if index == 6 => assert!(parts.iter().all(|&part| part == whole)),
+                parts => {
+                    let joined: Vec<f32> = parts.into_iter().flatten().copied().collect();
+                    assert_close(&format!("value {index}"), &joined, &wide(whole), 1e-5, 1e-6);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn which_rows_they_are_is_data() {
+    let device = Device::new().unwrap();
+    let first = of_rows(&device, 2, 3);
+    let plans = device.stats().plans;
+    assert_ne!(of_rows(&device, 3, 3)[2], first[2]);
+    assert_eq!(device.stats().plans, plans);
+}
+
+#[test]
+#[should_panic(expected = "set_rows: the random key has been set already")]
+fn rows_are_set_before_the_seed() {
+    let tape = Tape::training(device());
+    tape.set_seed(1, 2);
+    tape.set_rows(1, 2);
 }

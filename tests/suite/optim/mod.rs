@@ -334,6 +334,61 @@ fn accumulated_micro_batches_equal_one_batch() {
     }
 }
 
+/// What is read back and written in between reaches the update, its clipping and its report.
+#[test]
+fn what_has_been_accumulated_makes_a_step_of_its_own() {
+    let device = common::device();
+    for limit in [u64::MAX, 512] {
+        let (one, two) = (Model::new(device, 5, limit), Model::new(device, 5, limit));
+        let mut at_once = AdamW::new(&one.parameters, CLIPPED).unwrap();
+        let mut apart = AdamW::new(&two.parameters, CLIPPED).unwrap();
+        let mut random = Random::new(3);
+        for step in 0..4 {
+            let batch = Batch::new(&mut random);
+            let tape = one.tape();
+            let expected = at_once.step(&tape, one.loss(&tape, &batch), 0.05).fetch();
+            tape.run().unwrap();
+
+            assert!(apart.accumulated().is_none());
+            let tape = two.tape();
+            let half = two.loss(&tape, &batch) * 0.5;
+            let loss = tape.fetch::<f32>(half);
+            apart.accumulate(&tape, half).unwrap();
+            tape.run().unwrap();
+            // Doubling rounds nothing.
+            for segment in apart.accumulated().unwrap().segments() {
+                let values = segment.to_vec::<f32>().unwrap();
+                let twice: Vec<f32> = values.iter().map(|value| 2.0 * value).collect();
+                segment.write(&twice).unwrap();
+            }
+            let tape = two.tape();
+            let loss = tape.scalar(2.0 * loss.item().unwrap());
+            let actual = apart.step_accumulated(&tape, loss, 0.05).fetch();
+            tape.run().unwrap();
+            assert_eq!(actual.get().unwrap(), expected.get().unwrap());
+            assert_eq!(state_bits(&apart), state_bits(&at_once), "step {step}");
+        }
+        assert_eq!((apart.steps(), at_once.steps()), (4, 4));
+    }
+}
+
+#[test]
+#[should_panic(expected = "step_accumulated: nothing has been accumulated since the last step")]
+fn a_step_of_what_has_been_accumulated_needs_some() {
+    let model = Model::new(common::device(), 5, u64::MAX);
+    let mut optimizer = Sgd::new(&model.parameters, SgdConfig::default()).unwrap();
+    let tape = model.tape();
+    optimizer
+        .accumulate(&tape, model.loss(&tape, &Batch::new(&mut Random::new(3))))
+        .unwrap();
+    tape.run().unwrap();
+    for _ in 0..2 {
+        let tape = model.tape();
+        optimizer.step_accumulated(&tape, tape.scalar(1.0), 0.1);
+        tape.run().unwrap();
+    }
+}
+
 #[test]
 fn the_same_run_gives_the_same_bits() {
     let run = || {

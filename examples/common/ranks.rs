@@ -1,0 +1,253 @@
+//! A run in several processes, ranks, that MPI's launcher has started: `mpirun -n 4 PROGRAM …`, with the feature `mpi`. Each
+//! trains on its share of every batch; rank 0 alone prints and writes files.
+
+use std::rc::Rc;
+
+use serde::Serialize;
+use shadegrad::Device;
+
+use super::Result;
+use super::args::EvaluationArgs;
+use super::course::Ranks;
+
+/// What launchers tell a process in its environment: Open MPI's, MPICH's and Slurm's. Its rank, and how many there are.
+const LAUNCHERS: [[&str; 2]; 3] = [
+    ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"],
+    ["PMI_RANK", "PMI_SIZE"],
+    ["PMIX_RANK", "SLURM_NTASKS"],
+];
+
+/// This process's rank and how many there are, if a launcher started several.
+fn launched() -> Option<[usize; 2]> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<usize>().ok();
+    let launched = LAUNCHERS
+        .iter()
+        .find_map(|&[rank, size]| Some([number(rank)?, number(size)?]));
+    launched.filter(|[_, size]| *size > 1)
+}
+
+/// Whether what this process has to say is said by rank 0, too.
+pub fn is_silent() -> bool {
+    launched().is_some_and(|[rank, _]| rank > 0)
+}
+
+/// Runs a program as one of several ranks if a launcher started several. What goes wrong on one of them ends all, with
+/// a line that names it; what goes wrong on all alike is told by rank 0.
+///
+/// # Errors
+///
+/// Those of the program.
+pub fn run<T>(program: impl FnOnce(Option<Rc<dyn Ranks>>) -> Result<T>) -> Result<T> {
+    match launched() {
+        None => program(None),
+        Some(launched) => several(launched, program),
+    }
+}
+
+/// Brings what all ranks have been able to begin with; if one has not, all stop here.
+///
+/// # Errors
+///
+/// Of that rank.
+pub fn settle<T>(ranks: Option<&dyn Ranks>, outcome: Result<T>) -> Result<T> {
+    let Some(ranks) = ranks else { return outcome };
+    let error = outcome.as_ref().err().map(ToString::to_string);
+    ranks.settle(error)?;
+    outcome
+}
+
+/// Checks that a batch has a row for each rank.
+///
+/// # Errors
+///
+/// If it has not.
+pub fn require_rows(ranks: Option<&dyn Ranks>, rows: usize) -> Result<()> {
+    match ranks.map(|ranks| ranks.size()) {
+        Some(size) if rows < size => Err(format!(
+            "--batch-size is {rows}, fewer rows than the {size} ranks that share a batch: start fewer ranks, or make it larger"
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that all ranks are about to make the same run. Where its files lie may differ between machines.
+///
+/// # Errors
+///
+/// What differs, where, and both values.
+pub fn agree(
+    ranks: Option<&dyn Ranks>,
+    settings: &impl Serialize,
+    (evaluation, intervals): (&EvaluationArgs, [u64; 2]),
+    device: &Device,
+    start: u64,
+    text_digest: &str,
+) -> Result<()> {
+    let Some(ranks) = ranks else { return Ok(()) };
+    ranks.agree("the version", env!("CARGO_PKG_VERSION"))?;
+    ranks.agree("the class of the adapter", &format!("{:?}", device.class()))?;
+    let settings = serde_json::to_value(settings)?;
+    for (name, value) in settings.as_object().into_iter().flatten() {
+        if !["filename", "tokenizer"].contains(&&name[..]) {
+            let flag = format!("--{}", name.replace('_', "-"));
+            ranks.agree(&flag, &value.to_string())?;
+        }
+    }
+    ranks.agree("the evaluation", &format!("{evaluation:?}"))?;
+    let [save, sample] = intervals;
+    ranks.agree("--checkpoint-interval", &save.to_string())?;
+    ranks.agree("--sample-interval", &sample.to_string())?;
+    ranks.agree("the step to begin with", &start.to_string())?;
+    ranks.agree("the text's fingerprint", text_digest)
+}
+
+#[cfg(not(feature = "mpi"))]
+fn several<T>(
+    [_, size]: [usize; 2],
+    _program: impl FnOnce(Option<Rc<dyn Ranks>>) -> Result<T>,
+) -> Result<T> {
+    if is_silent() {
+        super::terminal::silence();
+    }
+    Err(format!(
+        "started as {size} ranks, but built for one: build with --features mpi to train with several"
+    )
+    .into())
+}
+
+#[cfg(feature = "mpi")]
+fn several<T>(
+    _launched: [usize; 2],
+    program: impl FnOnce(Option<Rc<dyn Ranks>>) -> Result<T>,
+) -> Result<T> {
+    let process = Rc::new(mpi::Process::begin());
+    if process.rank() > 0 {
+        super::terminal::silence();
+    }
+    let outcome = program(Some(process.clone()));
+    if let Err(error) = &outcome
+        && !mpi::is_common(&**error)
+    {
+        process.abort(&error.to_string());
+    }
+    outcome
+}
+
+#[cfg(feature = "mpi")]
+mod mpi {
+    use std::cell::{Cell, OnceCell};
+    use std::ops::Range;
+    use std::time::Duration;
+
+    use shadegrad::nn::Parameters;
+    use shadegrad::parallel::World;
+    use shadegrad::{DType, Device, Error, Tensor};
+
+    use crate::common::course::Ranks;
+    use crate::common::steps::Diverged;
+    use crate::common::{Result, interrupt};
+
+    /// How long ranks wait for others that compile kernels, or write files.
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// This process.
+    pub struct Process {
+        world: World,
+        loss: OnceCell<Tensor>,
+        /// Whether a step has been made, for which kernels had to be compiled.
+        has_stepped: Cell<bool>,
+    }
+
+    impl Process {
+        pub fn begin() -> Process {
+            let world = World::new();
+            world.set_patience(LONG);
+            interrupt::share();
+            Process {
+                world,
+                loss: OnceCell::new(),
+                has_stepped: Cell::new(false),
+            }
+        }
+
+        pub fn abort(&self, message: &str) -> ! {
+            self.world.abort(message)
+        }
+
+        /// Lets what may take long on another rank go on.
+        fn patiently<T>(&self, work: impl FnOnce() -> T) -> T {
+            let before = self.world.set_patience(LONG);
+            let result = work();
+            self.world.set_patience(before);
+            result
+        }
+    }
+
+    /// Whether an error is one that all ranks have, at the same point of the run.
+    pub fn is_common(error: &(dyn std::error::Error + 'static)) -> bool {
+        error.is::<Diverged>()
+            || matches!(
+                error.downcast_ref(),
+                Some(Error::Ranks { .. } | Error::NonFinite { .. })
+            )
+    }
+
+    impl Ranks for Process {
+        fn rank(&self) -> usize {
+            self.world.rank()
+        }
+
+        fn local_rank(&self) -> usize {
+            self.world.local_rank()
+        }
+
+        fn size(&self) -> usize {
+            self.world.size()
+        }
+
+        fn share(&self, rows: usize) -> Range<usize> {
+            self.world.share(rows)
+        }
+
+        fn settle(&self, error: Option<String>) -> Result<()> {
+            Ok(self.patiently(|| self.world.settle(error.map_or(Ok(()), Err)))?)
+        }
+
+        fn agree(&self, what: &str, value: &str) -> Result<()> {
+            Ok(self.world.agree(what, value)?)
+        }
+
+        fn loss(&self, device: &Device) -> Result<Tensor> {
+            if let Some(loss) = self.loss.get() {
+                return Ok(loss.clone());
+            }
+            let loss = Tensor::zeros(device, [1], DType::F32)?;
+            Ok(self.loss.get_or_init(|| loss).clone())
+        }
+
+        fn sum(&self, tensors: &[Tensor]) -> Result<()> {
+            self.world.sum(tensors, DType::F32)?;
+            if !self.has_stepped.replace(true) {
+                self.world.set_patience(World::PATIENCE);
+            }
+            Ok(())
+        }
+
+        fn sum_numbers(&self, values: &mut [f64]) {
+            self.patiently(|| self.world.sum_f64(values));
+        }
+
+        fn check(&self, parameters: &Parameters, step: u64) -> Result<()> {
+            Ok(self.world.check_identical(parameters, step)?)
+        }
+
+        fn share_interruption(&self) {
+            let mut requested = [f64::from(u8::from(interrupt::has_come()))];
+            self.world.sum_f64(&mut requested);
+            if requested[0] > 0.0 {
+                interrupt::request();
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Several ranks on this machine. This program starts itself under `mpirun` for each of its tests, and looks at what comes
+//! out. `cargo test --features mpi --test ranks -- NAME` runs those whose names contain it.
+
+#[path = "../common/example.rs"]
+mod example;
+mod faults;
+mod launch;
+mod programs;
+mod sums;
+mod training;
+
+use shadegrad::Device;
+use shadegrad::parallel::World;
+
+/// What ranks do: those of the tests, by name.
+const PROGRAMS: &[(&str, fn(&World))] = &[
+    ("sums", sums::program),
+    ("agreement", sums::agreement),
+    ("training", training::program),
+    ("work", faults::work),
+    ("panic", faults::panic),
+    ("abort", faults::abort),
+    ("mismatch", faults::mismatch),
+];
+
+const TESTS: &[(&str, fn())] = &[
+    (
+        "sums_are_those_in_the_order_of_ranks",
+        sums::sums_are_those_in_the_order_of_ranks,
+    ),
+    (
+        "what_differs_between_ranks_is_named",
+        sums::what_differs_between_ranks_is_named,
+    ),
+    ("ranks_train_as_one_does", training::ranks_train_as_one_does),
+    ("programs_train_on_ranks", programs::programs_train_on_ranks),
+    (
+        "what_is_wrong_is_said_once",
+        programs::what_is_wrong_is_said_once,
+    ),
+    (
+        "a_killed_program_leaves_a_whole_checkpoint",
+        programs::a_killed_program_leaves_a_whole_checkpoint,
+    ),
+    (
+        "a_killed_rank_ends_the_others",
+        faults::a_killed_rank_ends_the_others,
+    ),
+    (
+        "a_stopped_rank_ends_the_others",
+        faults::a_stopped_rank_ends_the_others,
+    ),
+    (
+        "a_rank_that_fails_names_itself",
+        faults::a_rank_that_fails_names_itself,
+    ),
+];
+
+fn main() {
+    if let Ok(name) = std::env::var(launch::PROGRAM) {
+        let (_, program) = PROGRAMS.iter().find(|(known, _)| *known == name).unwrap();
+        program(&World::new());
+        return;
+    }
+    let filters: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .collect();
+    let wanted =
+        |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(&part[..]));
+    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
+        let start = std::time::Instant::now();
+        // A failure panics, which ends the program.
+        test();
+        println!(
+            "test {name} ... ok ({:.0} s)",
+            start.elapsed().as_secs_f64()
+        );
+    }
+}
+
+fn device() -> Device {
+    Device::new().unwrap_or_else(|error| panic!("{error}"))
+}

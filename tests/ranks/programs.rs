@@ -1,0 +1,190 @@
+//! The training programs on several ranks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::launch::{Ended, LONGEST, Launched, mpirun};
+use crate::{example, faults};
+
+/// A folder of a test's own.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path =
+            std::env::temp_dir().join(format!("shadegrad-ranks-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const SMALL: &str = "--d-model 16 --n-heads 2 --n-layers 1 --context 8 --batch-size 10 --dropout 0.1 --samples 2 \
+                     --eval-interval 20 --eval-iters 3 --final-eval-iters 3 --eval-batch-size 50 --checkpoint-interval 20";
+
+fn program(ranks: usize, flags: &str) -> Vec<String> {
+    let program = example::program("train_names").to_str().unwrap().to_owned();
+    let words = ["-n".to_owned(), ranks.to_string(), program].into_iter();
+    words
+        .chain(flags.split_whitespace().map(str::to_owned))
+        .collect()
+}
+
+fn start(ranks: usize, flags: &str) -> Launched {
+    mpirun(&program(ranks, flags), &[])
+}
+
+#[track_caller]
+fn run(ranks: usize, flags: &str) -> String {
+    let ended = start(ranks, flags).end_within(LONGEST);
+    assert!(ended.succeeded, "{}\n{}", ended.output, ended.errors);
+    ended.output
+}
+
+/// Of each step, its loss, and those of the evaluation after it.
+fn losses(metrics: &str) -> Vec<(u64, Vec<f64>)> {
+    let text = fs::read_to_string(Path::new(metrics)).unwrap();
+    let records = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let records = records.map(|record| {
+        let losses = ["train_loss", "train_split_loss", "test_loss", "grad_norm"];
+        let losses = losses.iter().filter_map(|name| record[name].as_f64());
+        (record["step"].as_u64().unwrap(), losses.collect())
+    });
+    records.collect()
+}
+
+#[track_caller]
+fn assert_close(actual: &str, expected: &str) {
+    let (actual, expected) = (losses(actual), losses(expected));
+    assert_eq!(actual.len(), expected.len());
+    for ((step, actual), (_, expected)) in actual.iter().zip(&expected) {
+        assert_eq!(actual.len(), expected.len());
+        let close = actual
+            .iter()
+            .zip(expected)
+            .all(|(a, b)| (a - b).abs() < 1e-4 * b.abs());
+        assert!(close, "step {step}: {actual:?}, alone {expected:?}");
+    }
+}
+
+pub fn programs_train_on_ranks() {
+    let folder = Folder::new("train");
+    let file = |name: &str| folder.path(name);
+    let flags = |steps: u64, name: &str, more: &str| {
+        let (metrics, checkpoint) = (
+            file(&format!("{name}.jsonl")),
+            file(&format!("{name}.safetensors")),
+        );
+        format!("{SMALL} --steps {steps} --metrics {metrics} --checkpoint {checkpoint} {more}")
+    };
+    run(1, &flags(60, "one", "--schedule constant"));
+    // Shares of 4, 3 and 3 rows, and on from there with 5 and 5.
+    let printed = run(3, &flags(40, "more", "--schedule constant"));
+    for start in ["adapter: ", "model: ", "final train loss ", "samples:"] {
+        let count = printed
+            .lines()
+            .filter(|line| line.starts_with(start))
+            .count();
+        assert_eq!(count, 1, "{start} in {printed}");
+    }
+    let resume = format!("--resume {}", file("more.safetensors"));
+    run(2, &flags(60, "more", &resume));
+    assert_close(&file("more.jsonl"), &file("one.jsonl"));
+}
+
+/// Whether there is one line on standard error that begins so, and none from another rank.
+#[track_caller]
+fn assert_said_once(words: &[String], said: &str) {
+    let Ended {
+        succeeded, errors, ..
+    } = mpirun(words, &[]).end_within(Duration::from_secs(60));
+    let lines: Vec<&str> = errors
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    let is_said = matches!(lines[..], [line] if line.starts_with(said));
+    assert!(!succeeded && is_said, "{errors}");
+}
+
+pub fn what_is_wrong_is_said_once() {
+    let join = |first: Vec<String>, second: Vec<String>| -> Vec<String> {
+        [first, vec![":".to_owned()], second].concat()
+    };
+    assert_said_once(
+        &program(3, "--stepz 1"),
+        "error: unexpected argument '--stepz'",
+    );
+    assert_said_once(&program(3, "--lr -1"), "error: --lr is -1");
+    assert_said_once(
+        &program(3, "--batch-size 2"),
+        "error: --batch-size is 2, fewer rows than the 3 ranks that share a batch",
+    );
+    assert_said_once(
+        &join(program(1, "--lr 0.5"), program(1, "--lr 0.25")),
+        "error: --lr is 0.25 on rank 1, but 0.5 on rank 0",
+    );
+    let folder = Folder::new("wrong");
+    let own = folder.path("names.txt");
+    fs::write(&own, "anna\notto\nnora\n".repeat(20)).unwrap();
+    let other = format!("{SMALL} --filename {own} --batching stream");
+    assert_said_once(
+        &join(
+            program(1, &format!("{SMALL} --batching stream")),
+            program(1, &other),
+        ),
+        "error: the text's fingerprint is ",
+    );
+    assert_said_once(
+        &join(program(2, SMALL), program(1, "--filename no-such-file.txt")),
+        "error: rank 2: ",
+    );
+}
+
+pub fn a_killed_program_leaves_a_whole_checkpoint() {
+    let folder = Folder::new("killed");
+    let checkpoint = folder.path("names.safetensors");
+    let flags = format!(
+        "{SMALL} --steps 100000 --eval-interval 0 --checkpoint {checkpoint} --checkpoint-interval 1 --log-interval 1"
+    );
+    let launched = start(2, &flags);
+    while !launched
+        .lines
+        .recv_timeout(LONGEST)
+        .unwrap()
+        .starts_with("step 5/")
+    {}
+    let processes = Command::new("pgrep")
+        .args(["-f", &checkpoint])
+        .output()
+        .unwrap();
+    let processes = String::from_utf8(processes.stdout).unwrap();
+    let name =
+        |process: &&str| fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    let victim = processes
+        .lines()
+        .find(|process| name(process).starts_with("train_names"))
+        .unwrap();
+    faults::signal("-KILL", victim.parse().unwrap());
+    let ended = launched.end_within(Duration::from_secs(30));
+    assert!(
+        !ended.succeeded && ended.errors.contains("rank"),
+        "{}",
+        ended.errors
+    );
+    // It can be read, and is of a step that was made.
+    let names = run(1, &format!("sample {checkpoint}"));
+    assert!(names.lines().count() > 1, "{names}");
+}
