@@ -30,7 +30,7 @@ impl Drop for Folder {
     }
 }
 
-const SMALL: &str = "--d-model 16 --n-heads 2 --n-layers 1 --context 8 --batch-size 10 --dropout 0.1 --samples 2 \
+const SMALL: &str = "--d-model 16 --n-heads 2 --n-layers 1 --context 16 --batch-size 10 --dropout 0.1 --samples 2 \
                      --eval-interval 20 --eval-iters 3 --final-eval-iters 3 --eval-batch-size 50 --checkpoint-interval 20";
 
 fn program(ranks: usize, flags: &str) -> Vec<String> {
