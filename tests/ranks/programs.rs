@@ -90,9 +90,9 @@ pub fn programs_train_on_ranks() {
         );
         format!("{SMALL} --steps {steps} --metrics {metrics} --checkpoint {checkpoint} {more}")
     };
-    run(1, &flags(60, "one", "--schedule constant"));
+    run(1, &flags(60, "one", "--schedule constant --warmup 5"));
     // Shares of 4, 3 and 3 rows, and on from there with 5 and 5.
-    let printed = run(3, &flags(40, "more", "--schedule constant"));
+    let printed = run(3, &flags(40, "more", "--schedule constant --warmup 5"));
     for start in ["adapter: ", "model: ", "final train loss ", "samples:"] {
         let count = printed
             .lines()
@@ -127,7 +127,7 @@ pub fn what_is_wrong_is_said_once() {
         &program(3, "--stepz 1"),
         "error: unexpected argument '--stepz'",
     );
-    assert_said_once(&program(3, "--lr -1"), "error: --lr is -1");
+    assert_said_once(&program(3, "--lr -1"), "error: --lr = -1 is not possible");
     assert_said_once(
         &program(3, "--batch-size 2"),
         "error: --batch-size is 2, fewer rows than the 3 ranks that share a batch",
