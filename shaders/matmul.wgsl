@@ -50,13 +50,16 @@ fn a4(at: u32, left: u32) -> vec4<f32> { return a[at / 4u]; }
 @group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
 fn b4(at: u32, left: u32) -> vec4<f32> { return b[at / 4u]; }
 
+// Whether nothing that is read lies past an end.
+const WHOLE: bool = false;
+
 fn a_line(origin: u32, outer: u32, inner: u32, end: vec2<u32>) -> vec4<f32> {
-    if (outer < end.x && inner < end.y) { return a4(origin + outer * p.lda + inner, end.y - inner); }
+    if (WHOLE || (outer < end.x && inner < end.y)) { return a4(origin + outer * p.lda + inner, end.y - inner); }
     return vec4<f32>(0.0);
 }
 
 fn b_line(origin: u32, outer: u32, inner: u32, end: vec2<u32>) -> vec4<f32> {
-    if (outer < end.x && inner < end.y) { return b4(origin + outer * p.ldb + inner, end.y - inner); }
+    if (WHOLE || (outer < end.x && inner < end.y)) { return b4(origin + outer * p.ldb + inner, end.y - inner); }
     return vec4<f32>(0.0);
 }
 
@@ -329,7 +332,7 @@ const QUADS: u32 = 8u;      // squares of C in a workgroup
 const SHARERS: u32 = 32u;   // invocations that share the depth of each
 const TALL: bool = false;   // the squares lie below each other rather than side by side
 const SINGLE: bool = false; // C is one row, and A along the depth
-const SPAN: u32 = 1u;       // of one row, squares of C that an invocation has: 1, 2 or 4
+const SPAN: u32 = 1u;       // of one row, squares of C side by side that an invocation has: 1, 2 or 4
 
 var<workgroup> exchange: array<vec4<f32>, QUADS * SHARERS>;
 
@@ -352,41 +355,42 @@ fn rows(group: Group, @builtin(local_invocation_index) local: u32) {
     let work = work(index);
     // Neighbours are neighbours in the larger operand's memory.
     let along_depth = (TALL && A_ALONG_DEPTH) || (!TALL && B_ALONG_DEPTH);
-    let sharer = select(local / QUADS, local % SHARERS, along_depth);
+    let sharer = select(local / QUADS, local % SHARERS, along_depth || SHARERS == 1u);
     let quad = select(local % QUADS, local / SHARERS, along_depth);
     let stride = select(QUADS, 1u, along_depth);
-    let first = 4u * (work.tile * QUADS * SPAN + quad);
+    let first = 4u * SPAN * (work.tile * QUADS + quad);
     let row = select(0u, first, TALL);
     let column = select(first, 0u, TALL);
     // With a gate, an invocation also has the columns that lie half a row further.
     let half = p.n / 2u;
     let end_column = select(p.n, half, GATED);
-    let apart = 4u * QUADS;
+    // Past the end, the last columns are read again, and not stored.
+    let from_column = select(column, min(column, end_column - 4u * SPAN), WHOLE);
     var c = mat4x4<f32>();
     var d = mat4x4<f32>();
     for (var k = work.begin + 4u * sharer; k < work.end; k += 4u * SHARERS) {
-        let y = b_square(work.b, column, k, work.end);
+        let y = b_square(work.b, from_column, k, work.end);
         if (SINGLE) {
             let x = a_line(work.a, 0u, k, vec2<u32>(1u, work.end));
             c[0] += y * x;
-            if (SPAN > 1u) { c[1] += b_square(work.b, column + apart, k, work.end) * x; }
-            if (SPAN > 2u) { c[2] += b_square(work.b, column + 2u * apart, k, work.end) * x; }
-            if (SPAN > 2u) { c[3] += b_square(work.b, column + 3u * apart, k, work.end) * x; }
-            if (GATED) { d[0] += b_square(work.b, column + half, k, work.end) * x; }
-            if (GATED && SPAN > 1u) { d[1] += b_square(work.b, column + half + apart, k, work.end) * x; }
-            if (GATED && SPAN > 2u) { d[2] += b_square(work.b, column + half + 2u * apart, k, work.end) * x; }
-            if (GATED && SPAN > 2u) { d[3] += b_square(work.b, column + half + 3u * apart, k, work.end) * x; }
+            if (SPAN > 1u) { c[1] += b_square(work.b, from_column + 4u, k, work.end) * x; }
+            if (SPAN > 2u) { c[2] += b_square(work.b, from_column + 8u, k, work.end) * x; }
+            if (SPAN > 2u) { c[3] += b_square(work.b, from_column + 12u, k, work.end) * x; }
+            if (GATED) { d[0] += b_square(work.b, from_column + half, k, work.end) * x; }
+            if (GATED && SPAN > 1u) { d[1] += b_square(work.b, from_column + half + 4u, k, work.end) * x; }
+            if (GATED && SPAN > 2u) { d[2] += b_square(work.b, from_column + half + 8u, k, work.end) * x; }
+            if (GATED && SPAN > 2u) { d[3] += b_square(work.b, from_column + half + 12u, k, work.end) * x; }
         } else {
             let x = a_square(work.a, row, k, work.end);
             // Loaded before anything is multiplied: Mesa 26.1's llvmpipe gets single halves wrong that are read in between.
             var z = mat4x4<f32>();
-            if (GATED) { z = b_square(work.b, column + half, k, work.end); }
+            if (GATED) { z = b_square(work.b, from_column + half, k, work.end); }
             c = multiplied(multiplied(multiplied(multiplied(c, x[0], y[0]), x[1], y[1]), x[2], y[2]), x[3], y[3]);
             if (GATED) { d = multiplied(multiplied(multiplied(multiplied(d, x[0], z[0]), x[1], z[1]), x[2], z[2]), x[3], z[3]); }
         }
     }
     for (var i = 0u; i < select(min(p.m, 4u), SPAN, SINGLE); i++) {
-        let at = vec2<u32>(select(row + i, 0u, SINGLE), select(column, column + i * apart, SINGLE));
+        let at = vec2<u32>(select(row + i, 0u, SINGLE), select(column, column + 4u * i, SINGLE));
         let value = over_sharers(c[0], local, sharer, stride);
         var other = vec4<f32>();
         if (GATED) { other = over_sharers(d[0], local, sharer, stride); }

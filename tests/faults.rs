@@ -390,3 +390,102 @@ fn one_buffer_bound_both_ways_is_refused() {
     assert_eq!(tensor.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0]);
     run_custom(&device, GOOD, "main").unwrap();
 }
+
+/// Writes four elements to its first input, and twice as much to its second, as an array of other elements if these are named.
+#[derive(Debug)]
+struct Neighbours {
+    elements: &'static str,
+}
+
+impl Operation for Neighbours {
+    fn name(&self) -> &'static str {
+        "neighbours"
+    }
+    fn identity(&self, signature: &mut Signature) {
+        use std::hash::Hash;
+        self.elements.hash(signature);
+    }
+    fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
+        Vec::new()
+    }
+    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        node.not_differentiable("it is a test; use something else")
+    }
+    fn mutates(&self) -> &[usize] {
+        &[0, 1]
+    }
+    fn lower(&self, cx: &mut Lowering<'_>) {
+        let elements = self.elements;
+        let source = format!(
+            "
+@group(0) @binding(0) var<uniform> at: vec4<u32>;
+@group(0) @binding(1) var<storage, read_write> one: array<f32>;
+@group(0) @binding(2) var<storage, read_write> other: array<{elements}>;
+@group(0) @binding(3) var<storage, read> x: array<f32>;
+@compute @workgroup_size(4) fn main(@builtin(local_invocation_index) i: u32) {{
+    one[at.x + i] = x[at.z + i];
+    other[at.y + i] = {elements}(2.0 * x[at.z + i]);
+}}"
+        );
+        let [one, other, x] = [0, 1, 2].map(|index| cx.input(index));
+        cx.dispatch(
+            Dispatch::new(Kernel::new("two_parts", source, "main"))
+                .write(&one)
+                .write(&other)
+                .read(&x)
+                .params(&[one.offset(), other.offset(), x.offset(), 0]),
+        );
+    }
+}
+
+#[test]
+fn neighbours_are_bound_once() {
+    let _alone = alone();
+    let device = device();
+    // Of tensors that begin with the buffer or 256 bytes later, and overlap or not.
+    for (one, other) in [(0, 4), (60, 64), (64, 60), (62, 70), (4, 100), (68, 4)] {
+        let tensor = Tensor::zeros(&device, [200], DType::F32).unwrap();
+        let tape = Tape::inference(&device);
+        let parts = [one, other].map(|at| tape.tensor(&tensor.part(at, [4])));
+        let x = tape.input([4], &[1.0f32, 2.0, 3.0, 4.0]);
+        let neighbours = Neighbours { elements: "f32" };
+        tape.record_all(neighbours, &[parts[0], parts[1], x]);
+        tape.run().unwrap();
+        let mut expected = vec![0.0; 200];
+        for i in 0..4 {
+            expected[one + i] = 1.0 + i as f32;
+            expected[other + i] = 2.0 + 2.0 * i as f32;
+        }
+        assert_eq!(tensor.to_vec::<f32>().unwrap(), expected, "{one}, {other}");
+    }
+    let texts = device.kernels();
+    let texts: Vec<&String> = texts.iter().map(|(_, text)| text).collect();
+    let has = |what: &str| texts.iter().any(|text| text.contains(what));
+    assert!(
+        has("one[64u + (at.y + i)]") && has("one[0u + (at.x + i)]"),
+        "{texts:?}"
+    );
+    assert!(
+        has("@binding(2) var<storage, read> x")
+            && has("@binding(2) var<storage, read_write> other")
+    );
+}
+
+#[test]
+fn overlapping_bindings_for_writing_are_refused() {
+    let _alone = alone();
+    let device = device();
+    let tensor = Tensor::zeros(&device, [200], DType::F32).unwrap();
+    let tape = Tape::inference(&device);
+    let parts = [0, 4].map(|at| tape.tensor(&tensor.part(at, [4])));
+    let x = tape.input([4], &[1.0f32; 4]);
+    let neighbours = Neighbours {
+        elements: "vec4<f32>",
+    };
+    tape.record_all(neighbours, &[parts[0], parts[1], x]);
+    let message = panic_of(|| drop(tape.run()));
+    assert!(
+        message.contains("kernel `two_parts` binds overlapping parts of one buffer for writing, as bindings 1 and 2"),
+        "{message}"
+    );
+}

@@ -3,6 +3,9 @@
 //!
 //! A program brings its data as [`course::Data`] and what it trains as [`course::Model`]; `train_names` is the
 //! shortest whole one.
+//!
+//! [`args`], [`checkpoint`], [`course`], [`settings`], [`steps`], [`stream`], [`texts`] and [`words`] know no terminal, no
+//! files and no threads, and what waits in them is `async`: the browser page (`web/`) trains by the same modules.
 
 // No program uses all of it.
 #![allow(dead_code)]

@@ -183,11 +183,9 @@ impl Tape {
         look(&self.graph.borrow().values[id.index()])
     }
 
-    /// The name of the operation that made a value, if one did.
-    pub(crate) fn made_by(&self, var: Var<'_>) -> Option<&'static str> {
-        let graph = self.graph.borrow();
-        let operation = graph.operation(graph.producer(var.id));
-        operation.map(|operation| operation.name())
+    /// How a value lies in what it looks at; `None` where strides can't express that.
+    pub(crate) fn layout_of(&self, var: Var<'_>) -> Option<Layout> {
+        self.graph.borrow().layout_of(var.id)
     }
 
     /// The value that a node holds if it is a constant made by [`Tape::full`].

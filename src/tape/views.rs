@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::graph::{NodeId, Source, ValueId};
 use super::record::Graph;
-use super::role::{Role, TensorType};
+use super::role::Role;
 use crate::shape::Layout;
 
 impl Graph {
@@ -43,7 +43,11 @@ impl Graph {
         value: ValueId,
         look: impl FnOnce(&mut dyn Iterator<Item = u32>) -> T,
     ) -> Option<T> {
-        let (layout, bytes) = self.host_layout(value)?;
+        let source = self.source_of(value);
+        let Source::Input { offset } = &self.nodes[self.producer(source).index()].source else {
+            return None;
+        };
+        let (layout, bytes) = (self.layout_of(value)?, &self.input_bytes[*offset..]);
         assert!(self.ty(value).dtype.bytes() == 4, "halves are no words");
         let word = |index: usize| {
             let word = bytes[4 * index..]
@@ -54,22 +58,14 @@ impl Graph {
         Some(look(&mut layout.indices().map(word)))
     }
 
-    fn host_layout(&self, value: ValueId) -> Option<(Layout, &[u8])> {
+    /// How a value lies in what it looks at; `None` where strides can't express that.
+    pub fn layout_of(&self, value: ValueId) -> Option<Layout> {
         let node = self.producer(value);
-        let TensorType { shape, dtype } = self.ty(value);
-        match &self.nodes[node.index()].source {
-            Source::Input { offset } => {
-                let bytes = &self.input_bytes[*offset..offset + dtype.bytes() * shape.elements()];
-                Some((Layout::contiguous(shape, 0), bytes))
+        match self.operation(node) {
+            Some(operation) if matches!(self.role(node), Some(Role::View)) => {
+                operation.view(&self.layout_of(self.inputs(node)[0])?)
             }
-            Source::Tensor { .. } => None,
-            Source::Operation(operation) => {
-                let Some(Role::View) = self.role(node) else {
-                    return None;
-                };
-                let (layout, bytes) = self.host_layout(self.inputs(node)[0])?;
-                Some((operation.view(&layout)?, bytes))
-            }
+            _ => Some(Layout::contiguous(self.ty(value).shape, 0)),
         }
     }
 

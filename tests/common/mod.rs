@@ -5,6 +5,8 @@
 pub mod host;
 
 use std::cell::OnceCell;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use shadegrad::tape::Fusion;
@@ -267,7 +269,7 @@ fn close_one(device: &'static Device) {
     let Open(device) = open.swap_remove(place.expect("it is open"));
     drop(open);
     // SAFETY: it comes from a `Box`, and whoever had it has ended.
-    drop(unsafe { Box::from_raw(device) });
+    close_device(*unsafe { Box::from_raw(device) });
 }
 
 /// Closes all devices when the process ends, which waits for them. A driver that is still compiling then would meet its
@@ -282,7 +284,33 @@ extern "C" fn close() {
     }
     for Open(device) in lock(&OPEN).drain(..) {
         // SAFETY: it comes from a `Box`, and whoever had it has ended.
-        drop(unsafe { Box::from_raw(device) });
+        close_device(*unsafe { Box::from_raw(device) });
+    }
+}
+
+/// Closes a device. Writes what was compiled on it to the folder `SHADEGRAD_KERNELS`, if the environment names one, a file for each
+/// text: what browsers make of them is tested in `web/tests`.
+fn close_device(device: Device) {
+    let Some(folder) = std::env::var_os("SHADEGRAD_KERNELS").map(PathBuf::from) else {
+        return;
+    };
+    let keep = |name: &str, text: &str| {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(
+            folder.join(format!("{name}-{:016x}.wgsl", hasher.finish())),
+            text,
+        )
+    };
+    for (name, text) in device.kernels() {
+        if let Err(error) = keep(name, &text) {
+            eprintln!(
+                "cannot keep the kernel `{name}` in {}: {error}",
+                folder.display()
+            );
+            std::process::abort();
+        }
     }
 }
 

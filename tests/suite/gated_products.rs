@@ -158,7 +158,14 @@ fn halves_of_any_width() {
 /// As in decoding; the depth is shared on GPUs.
 #[test]
 fn few_rows() {
-    for (rows, depth, half) in [(1, 200, 40), (1, 30, 21), (3, 70, 13), (4, 16, 8)] {
+    for (rows, depth, half) in [
+        (1, 200, 40),
+        (1, 30, 21),
+        (1, 16, 544),
+        (1, 16, 516),
+        (3, 70, 13),
+        (4, 16, 8),
+    ] {
         for kind in [Kind::Swiglu, Kind::GegluTanh] {
             check_kind(Case::new(rows, depth, half), kind);
         }

@@ -8,7 +8,7 @@ const SHOWN = 100_000;
 
 /** What a text program trains on where nobody has given a text: what this page is made of. */
 const SOURCE = ["index.html", "style.css", ...["main", "address", "attention", "canvas", "curve", "data", "elements", "engine", "figures",
-  "files", "frames", "history", "numbers", "samples", "sampling", "settings", "share", "support"].map((name) => `${name}.js`)];
+  "files", "frames", "history", "numbers", "parts", "samples", "sampling", "settings", "share", "support"].map((name) => `${name}.js`)];
 
 /** The choice of the data. */
 export class DataChoice {

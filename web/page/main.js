@@ -1,18 +1,15 @@
 // The page: what its parts tell one another, and the worker.
 
 import { command, flags, read, settingsOf, write } from "./address.js";
-import { AttentionMaps } from "./attention.js";
-import { LossCurve } from "./curve.js";
 import { DataChoice } from "./data.js";
 import { Engine, Stopped } from "./engine.js";
-import { Figures } from "./figures.js";
 import { buttons, element, fields, input, onClick, orError, say } from "./elements.js";
 import { acceptDrops, looksLikeCheckpoint, megabytes, readCheckpoint, save } from "./files.js";
 import { Refresher } from "./frames.js";
 import { loss as lossText, whole } from "./numbers.js";
-import { newCount, SampleList } from "./samples.js";
+import { curve, figures, form, maps, samples } from "./parts.js";
+import { newCount } from "./samples.js";
 import { readSampling } from "./sampling.js";
-import { SettingsForm } from "./settings.js";
 import { offerCopies } from "./share.js";
 import { noAdapter, problem, show } from "./support.js";
 
@@ -27,23 +24,6 @@ const NAMES = 20;
 const EXCERPT = 16;
 
 const engine = new Engine(onEvent);
-const figures = new Figures({
-  step: element("figure-step"), steps: element("figure-steps"), train: element("figure-train"), test: element("figure-test"), tokens: element("figure-tokens"),
-  time: element("figure-time"), progress: element("progress"),
-});
-const curve = new LossCurve({
-  canvas: element("curve"), summary: element("curve-summary"), rows: element("evaluation-rows"), details: element("evaluations"),
-  readout: element("curve-readout"),
-});
-const samples = new SampleList(element("sample-list"));
-const maps = new AttentionMaps({
-  heads: element("heads"), figure: element("head-figure"), canvas: element("head"), title: element("head-title"),
-  summary: element("head-summary"), details: element("head-details"), table: element("head-table"),
-});
-const form = new SettingsForm(
-  { front: element("front-fields"), more: element("more-fields"), details: element("more"), error: element("settings-error") },
-  new Map([["prompt", fields.prompt], ["temperature", fields.temperature], ["top-k", fields["top-k"]]]),
-);
 const data = new DataChoice({
   builtIn: input("data-built-in"), own: input("data-own"), builtInLabel: element("built-in-label"), panel: element("own-data"),
   label: element("own-label"), text: element("own-text"), file: element("own-file"), open: input("open-text"), error: element("data-error"),
@@ -324,7 +304,7 @@ function adopt(description, asked) {
   software.textContent = description.isSoftware
     ? "This is a software adapter: the processor does the GPU's work, ten to a thousand times slower. If this machine has a GPU, turn on graphics acceleration in the browser's settings and start it again; if not, a smaller model is quicker."
     : "";
-  element("model").textContent = `${whole(description.parameters)} parameters: ${description.model}`;
+  element("model").textContent = description.model;
   element("data-summary").textContent = [description.summary, description.note].filter(Boolean).join(". ");
   figures.reset(step, description.steps);
   curve.reset(description.steps, [...description.vocabulary].length);
@@ -343,26 +323,30 @@ async function toggle() {
     await ask("pause");
     return;
   }
-  await opening;
-  // How samples are drawn may have been chosen since.
-  const isStale = step === 0 && chosen().all !== opened.all;
-  if (isFinished || isStale || !model || hasFailed || (step === 0 && isChanged())) {
-    if (!data.check({ focus: true })) return;
-    await reset();
-  }
-  if (!model || hasFailed) {
-    form.focusError();
-    return;
-  }
+  if (!(await isPrepared())) return;
   say("Starting …");
   await ask("run");
 }
 
 async function oneStep() {
-  await opening;
-  if (!model || isRunning || isFinished || hasFailed) return;
+  if (isRunning || isFinished || !(await isPrepared())) return;
   say(isFresh ? "Compiling kernels for the first step …" : "One step …");
   await ask("step");
+}
+
+/** Makes sure that there is the model that is to be trained; leads to what is wrong where it can't be made. */
+async function isPrepared() {
+  await opening;
+  const now = chosen();
+  // How samples are drawn may have been chosen since it was made.
+  const isStale = step === 0 && (now.all !== opened.all || now.text !== opened.text);
+  if (isStale || isFinished || !model || hasFailed) {
+    if (!data.check({ focus: true })) return false;
+    await reset();
+  }
+  const isThere = model !== null && !hasFailed;
+  if (!isThere) form.focusError();
+  return isThere;
 }
 
 /** Begins anew with what is chosen. */
@@ -476,9 +460,13 @@ document.addEventListener("visibilitychange", () => attention.refresh());
 
 // What is said and shown
 
-/** @param {string} text */
-function sentence(text) {
-  return text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+/**
+ * A message, which may have lines, as a sentence among others.
+ * @param {string} message
+ */
+function sentence(message) {
+  const text = message.replace(/\s+/g, " ").trim();
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
 
 /** Shows what state the run is in, and what can be done. */

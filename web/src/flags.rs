@@ -156,3 +156,143 @@ fn quoted(word: &str) -> String {
         false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::{command_line, form, of_run};
+    use crate::program::Program;
+    use crate::train_names::{self, Names};
+    use crate::train_text::{self, Text};
+
+    /// The names, or a text of their kind, with these flags.
+    fn run(name: &str, flags: &str) -> crate::common::Result<Box<dyn Program>> {
+        let flags = flags.split_whitespace().map(str::to_owned).collect();
+        let request = crate::program::Request {
+            flags,
+            text: (name == train_text::NAME).then(|| "one two three\n".repeat(50)),
+            checkpoint: None,
+            checkpoint_name: String::new(),
+        };
+        Ok(match name {
+            train_names::NAME => Box::new(Names::new(request)?),
+            _ => Box::new(Text::new(request)?),
+        })
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_flag_is_one_line() {
+        for (flags, expected) in [
+            ("--foo 1", "unexpected argument '--foo' found"),
+            (
+                "--lr x",
+                "invalid value 'x' for '--lr <LR>': invalid float literal",
+            ),
+            (
+                "--norm x",
+                "invalid value 'x' for '--norm <NORM>' [possible values: ",
+            ),
+            (
+                "--filename names.txt",
+                "--filename names a file, which a page cannot read",
+            ),
+            ("--batch-size 0", "--batch-size = 0 is not possible"),
+            (
+                "--context 8",
+                "data/names.txt: --context = 8 is not possible",
+            ),
+        ] {
+            let said = run(train_names::NAME, flags)
+                .err()
+                .expect(flags)
+                .to_string();
+            assert!(said.starts_with(expected), "{flags}: {said}");
+            assert!(!said.contains('\n'), "{flags}: {said}");
+        }
+    }
+
+    #[test]
+    fn the_flags_of_a_run_are_those_that_are_not_as_usual() {
+        let usual = train_names::Cli::fields;
+        for (given, expected) in [
+            ("", ""),
+            ("--lr 0.006 --steps 1500 --no-tie", ""),
+            (
+                "--d_model 16 --lr 0.001 --tie",
+                "--d-model 16 --tie true --lr 0.001",
+            ),
+            (
+                "--eval-interval 5 --top-k 3 --n-layers 2",
+                "--n-layers 2 --eval-interval 5 --top-k 3",
+            ),
+            (
+                "--beta2 0.999 --norm-eps 1e-5",
+                "--norm-eps 0.00001 --beta2 0.999",
+            ),
+        ] {
+            let words: Vec<String> = given.split_whitespace().map(str::to_owned).collect();
+            let fields = run(train_names::NAME, given).unwrap().fields().unwrap();
+            let flags = of_run(&[], usual, fields, &words).unwrap();
+            assert_eq!(flags.join(" "), expected, "{given}");
+        }
+        // Also those that a preset sets: without it they give the same run.
+        let fields = |flags: &str| run(train_names::NAME, flags).unwrap().fields().unwrap();
+        for preset in ["numpy", "classes", "program"] {
+            let preset = format!("--preset {preset}");
+            let words: Vec<String> = preset.split_whitespace().map(str::to_owned).collect();
+            let flags = of_run(&[], usual, fields(&preset), &words)
+                .unwrap()
+                .join(" ");
+            assert!(!flags.contains("preset"), "{flags}");
+            assert_eq!(fields(&flags), fields(&preset), "{preset}");
+        }
+    }
+
+    #[test]
+    fn a_form_has_all_settings_with_their_defaults() {
+        for (name, form, other) in [
+            (
+                train_names::NAME,
+                form::<train_names::Cli>(&[]),
+                ["context", "16"],
+            ),
+            (
+                train_text::NAME,
+                form::<train_text::Cli>(&train_text::DEFAULTS),
+                ["context", "64"],
+            ),
+        ] {
+            let fields = form.as_array().unwrap();
+            let find = |name: &str| fields.iter().find(|field| field["name"] == name);
+            assert_eq!(find(other[0]).unwrap()["value"], other[1], "{name}");
+            assert_eq!(find("tie").unwrap()["kind"], "flag");
+            assert_eq!(find("attention-bias").unwrap()["value"], Value::Null);
+            assert_eq!(find("precision").unwrap()["values"][1], "mixed");
+            assert_eq!(find("ffn").unwrap()["kind"], "choice");
+            assert!(find("filename").is_none() && find("no-tie").is_none());
+            // What a form says is what the program does without it.
+            let given = fields.iter().filter(|field| !field["value"].is_null());
+            let given = given.map(|field| {
+                let value = field["value"].as_str().unwrap();
+                format!("--{} {value}", field["name"].as_str().unwrap())
+            });
+            let given: Vec<String> = given.collect();
+            let settings = |flags: &str| run(name, flags).unwrap().fields().unwrap();
+            assert_eq!(settings(&given.join(" ")), settings(""), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_command_line_is_for_a_shell() {
+        let flags = ["--prompt", "it's", "--lr", "0.01"].map(str::to_owned);
+        assert_eq!(
+            command_line("train_text", Some("text.txt"), &flags),
+            r"cargo run --release --example train_text -- --filename text.txt --prompt 'it'\''s' --lr 0.01"
+        );
+        assert_eq!(
+            command_line("train_names", None, &[]),
+            "cargo run --release --example train_names"
+        );
+    }
+}

@@ -146,3 +146,67 @@ impl Drop for Hold<'_> {
         self.0.wake();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Waker};
+
+    use super::{Gate, Mode};
+
+    fn is_done(future: Pin<&mut impl Future>) -> bool {
+        let context = &mut Context::from_waker(Waker::noop());
+        future.poll(context).is_ready()
+    }
+
+    #[test]
+    fn a_training_waits_goes_on_and_ends() {
+        let (gate, steps) = (Gate::new(), Cell::new(0));
+        let mut training = pin!(async {
+            while gate.pass().await {
+                gate.begin();
+                steps.set(steps.get() + 1);
+                // Something that takes until the next poll.
+                let mut is_over = false;
+                std::future::poll_fn(|_| match std::mem::replace(&mut is_over, true) {
+                    true => std::task::Poll::Ready(()),
+                    false => std::task::Poll::Pending,
+                })
+                .await;
+                if gate.mode() == Mode::Step {
+                    gate.set(Mode::Pause);
+                }
+            }
+            gate.end();
+        });
+        assert!(!is_done(training.as_mut()) && steps.get() == 0);
+
+        let mut step = pin!(gate.step());
+        assert!(!is_done(step.as_mut()));
+        assert!(!is_done(training.as_mut()) && steps.get() == 1);
+        assert!(!is_done(step.as_mut()), "it is under way");
+        assert!(!is_done(training.as_mut()) && steps.get() == 1);
+        assert!(is_done(step.as_mut()));
+
+        gate.set(Mode::Run);
+        assert!(!is_done(training.as_mut()) && steps.get() == 2);
+        let mut hold = Box::pin(gate.hold());
+        assert!(!is_done(hold.as_mut()), "a step is under way");
+        assert!(!is_done(training.as_mut()) && steps.get() == 2);
+        let context = &mut Context::from_waker(Waker::noop());
+        let std::task::Poll::Ready(held) = hold.as_mut().poll(context) else {
+            panic!("the training rests");
+        };
+        assert!(!is_done(training.as_mut()) && steps.get() == 2);
+        drop(held);
+        assert!(!is_done(training.as_mut()) && steps.get() == 3);
+
+        let mut close = pin!(gate.close());
+        assert!(!is_done(close.as_mut()));
+        assert!(is_done(training.as_mut()) && steps.get() == 3);
+        assert!(is_done(close.as_mut()));
+        gate.set(Mode::Run);
+        assert_eq!(gate.mode(), Mode::End);
+    }
+}

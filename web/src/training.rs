@@ -3,12 +3,11 @@
 use std::rc::Rc;
 
 use serde_json::{Value, json};
-use shadegrad::Error;
 use shadegrad::optim::Metrics;
 
 use crate::common::Result;
 use crate::common::course::{Options, Pace};
-use crate::common::steps::{OUTSTANDING, UnderWay, rounded};
+use crate::common::steps::{OUTSTANDING, Recorder, UnderWay, rounded};
 use crate::gate::Mode;
 use crate::messages::{self, post};
 use crate::session::Session;
@@ -81,7 +80,7 @@ async fn steps(session: &Session) -> Result<bool> {
             gate.set(Mode::Pause);
         }
         if gate.is_closed() {
-            state.land(session, &recorder.options, 0).await?;
+            state.land(&recorder.options, 0).await?;
             if !gate.pass().await {
                 return Ok(false);
             }
@@ -95,26 +94,22 @@ async fn steps(session: &Session) -> Result<bool> {
         state.tokens = launched?;
         // Waiting for the first one, which compiles the kernels, keeps its time apart from the others'.
         let most = if step == start { 0 } else { OUTSTANDING };
-        state.land(session, &recorder.options, most).await?;
+        state.land(&recorder.options, most).await?;
         let done = step + 1;
         if eval_interval > 0 && done.is_multiple_of(eval_interval) && done < total {
-            state.land(session, &recorder.options, 0).await?;
+            state.land(&recorder.options, 0).await?;
             if !evaluate(session, &recorder, eval_iters).await? {
                 return Ok(false);
             }
             state.began = messages::now();
         }
     }
-    state.land(session, &recorder.options, 0).await?;
+    state.land(&recorder.options, 0).await?;
     evaluate(session, &recorder, final_eval_iters).await
 }
 
 /// Tells the losses over both splits, and samples; whether that was wanted to the end.
-async fn evaluate(
-    session: &Session,
-    recorder: &crate::common::steps::Recorder<'_>,
-    batches: usize,
-) -> Result<bool> {
+async fn evaluate(session: &Session, recorder: &Recorder<'_>, batches: usize) -> Result<bool> {
     let step = session.step();
     let goes_on = async |_, _, _| session.gate.pass().await;
     let Some(losses) = recorder.evaluate(step, batches, goes_on).await? else {
@@ -128,13 +123,13 @@ async fn evaluate(
         "test": losses.test,
         "samples": samples,
     }));
-    Ok(session.gate.pass().await)
+    Ok(session.gate.mode() != Mode::End)
 }
 
 impl State {
     /// Takes in the results that have arrived, waits until no more than `most` are outstanding, and tells about them if it
     /// is time.
-    async fn land(&mut self, session: &Session, options: &Options, most: usize) -> Result<()> {
+    async fn land(&mut self, options: &Options, most: usize) -> Result<()> {
         let outcome = loop {
             match self.under_way.take(most).await {
                 Ok(Some(results)) => self.landed.push(results),
@@ -147,7 +142,7 @@ impl State {
         if is_due && !self.landed.is_empty() {
             self.tell(options, now);
         }
-        outcome.map_err(|error| explained(session, error))
+        outcome
     }
 
     /// Tells about the steps whose results have arrived. The time since the last ones is theirs together.
@@ -174,16 +169,5 @@ impl State {
             "records": records.collect::<Vec<Value>>(),
             "tokensPerSecond": rounded(pace.tokens_per_second()),
         }));
-    }
-}
-
-/// An error that ends a training, and what can be done about it where it doesn't say so.
-fn explained(session: &Session, error: Box<dyn std::error::Error>) -> Box<dyn std::error::Error> {
-    match error.downcast_ref() {
-        Some(Error::NonFinite { .. }) => {
-            let lr = session.program.settings().training.lr;
-            format!("{error}: the training has diverged; begin anew with a lower --lr than {lr} or a lower --grad-clip").into()
-        }
-        _ => error,
     }
 }

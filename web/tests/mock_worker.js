@@ -66,7 +66,7 @@ const describe = (program, flags, text) => {
     program, adapter: software ? "SwiftShader Device (Subzero) | webgpu | CPU" : "NVIDIA GeForce RTX 4070 | webgpu | lovelace", isSoftware: software,
     parameters: number("n-layers") * 12 * width * width + 2 * 27 * width, vocabulary: "\nabcdefghijklmnopqrstuvwxyz",
     note: null, summary: text === null ? "9,944 names, 1,000 of them for the test" : `${text.length} characters`,
-    model: `${number("n-layers")} layers of width ${width}, ${number("n-heads")} heads, context ${number("context")}`,
+    model: `${number("n-layers") * 12 * width * width + 54 * width} parameters · layers ${number("n-layers")}, width ${width}, heads ${number("n-heads")}, context ${number("context")}`,
     flags, command: `cargo run --release --example ${program}${flags.length ? ` -- ${flags.join(" ")}` : ""}`,
     step, steps: number("steps"), context: number("context"), layers: number("n-layers"), heads: number("n-heads"),
     interval: Number(settings.get("eval-interval")),
@@ -191,4 +191,4 @@ onmessage = ({ data: { id, call, ...args } }) => {
 
 if (mode === "no-adapter") postMessage({ event: "unsupported", message: "no GPU adapter found: requestAdapter gave none" });
 else postMessage({ event: "ready", adapter: "NVIDIA GeForce RTX 4070 | webgpu | lovelace" });
-if (mode === "lost") setTimeout(() => { stop(); postMessage({ event: "failed", message: "the device was lost: the driver was reset" }); }, 700);
+if (mode === "lost") setTimeout(() => { stop(); postMessage({ event: "failed", message: "the device was lost:\n  the driver was reset\n" }); }, 700);

@@ -147,6 +147,10 @@ impl Module {
         self.declarations.extend(new);
     }
 
+    pub fn remove(&mut self, name: &str) {
+        self.declarations.retain(|it| *it.name != *name);
+    }
+
     /// Puts other pieces in the places of some, which `edits` finds for each mention of a name.
     pub fn edit(
         &mut self,

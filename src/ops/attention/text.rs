@@ -1,7 +1,5 @@
 //! The part of the attention kernels' text that depends on the head size and on where the operands lie.
 
-use std::fmt::Write;
-
 /// Declares operands: a struct `Row` that holds a row, or a part of one, in registers, arithmetic on it, and how
 /// it is loaded and stored. Members instead of arrays, because some compilers refuse arrays that a loop indexes.
 pub(super) struct Operands {
@@ -159,12 +157,15 @@ impl Operands {
     /// The next storage binding, to which whole rows are stored by `store_<name>`. They can be loaded again.
     pub fn write_rows(mut self, name: &str) -> Operands {
         self = self.rows_buffer(name, "read_write");
-        let mut text = format!("fn store_{name}(at: u32, a: Row) {{\n");
-        for d in 0..self.chunks {
-            self.store_chunk(&mut text, name, d);
-        }
-        text.push('}');
-        self.line(&text);
+        let stores = self.members("\n    ", |d| match self.is_vector {
+            true => format!("{name}[at / 4u + {d}u] = a.d{d};"),
+            false => (0..4.min(self.head_dim - 4 * d))
+                .map(|e| format!("{name}[at + {}u] = a.d{d}[{e}]; ", 4 * d + e))
+                .collect(),
+        });
+        self.line(&format!(
+            "fn store_{name}(at: u32, a: Row) {{\n    {stores}\n}}"
+        ));
         self.reload(name, &[name])
     }
 
@@ -172,40 +173,19 @@ impl Operands {
     pub fn write_chunks(mut self, name: &str) -> Operands {
         self = self.rows_buffer(name, "read_write");
         let head_dim = self.head_dim;
-        let text = if self.is_vector {
-            format!(
-                "    if (chunk < {}u) {{ {name}[at / 4u + chunk] = a; }}\n",
+        let text = match self.is_vector {
+            true => format!(
+                "if (chunk < {}u) {{ {name}[at / 4u + chunk] = a; }}",
                 head_dim / 4
-            )
-        } else {
-            ["x", "y", "z", "w"]
-                .into_iter()
-                .enumerate()
-                .map(|(e, part)| {
-                    format!(
-                        "    if (4u * chunk + {e}u < {head_dim}u) {{ {name}[at + 4u * chunk + {e}u] = a.{part}; }}\n"
-                    )
-                })
-                .collect()
+            ),
+            false => format!(
+                "if (4u * chunk + $4u < {head_dim}u) {{ {name}[at + 4u * chunk + $4u] = a[$4]; }}"
+            ),
         };
         self.line(&format!(
-            "fn store_chunk_{name}(at: u32, chunk: u32, a: vec4<f32>) {{\n{text}}}"
+            "fn store_chunk_{name}(at: u32, chunk: u32, a: vec4<f32>) {{\n    {text}\n}}"
         ));
         self.reload(name, &[name])
-    }
-
-    fn store_chunk(&self, text: &mut String, name: &str, d: usize) {
-        let mut line = |line: String| writeln!(text, "    {line}").expect("writing succeeds");
-        if self.is_vector {
-            line(format!("{name}[at / 4u + {d}u] = a.d{d};"));
-            return;
-        }
-        for (e, part) in ["x", "y", "z", "w"].into_iter().enumerate() {
-            let index = 4 * d + e;
-            if index < self.head_dim {
-                line(format!("{name}[at + {index}u] = a.d{d}.{part};"));
-            }
-        }
     }
 
     /// Appends other text.

@@ -175,18 +175,22 @@ impl Product<'_> {
             false => (per_group, sharers),
         };
         let is_single = rows == 1 && self.a.is_row_major();
-        // On software adapters, a row's line through `B` is read in longer pieces: memory is what such products wait for.
-        let is_read_by_rows = is_single && sharers == 1 && self.b.is_row_major();
+        // On software adapters, such products wait for memory: an invocation reads a line of the cache from a row of `B`, so that
+        // the eight of a vector have as many lines on their way at once.
+        let is_alone = is_single && sharers == 1;
+        let is_read_by_rows = is_alone && self.b.is_row_major();
         let span = match quads {
             128.. if is_read_by_rows => 4,
             64.. if is_read_by_rows => 2,
             _ => 1,
         };
+        let is_whole = is_alone && self.depth.is_multiple_of(4) && columns.is_multiple_of(4 * span);
         let kernel = self
             .kernel("rows")
             .constant("SPAN", span)
             .constant("QUADS", per_group)
             .constant("SHARERS", sharers)
+            .flag("WHOLE", is_whole)
             .flag("TALL", tall)
             .flag("SINGLE", is_single);
         let tiles = [quads.div_ceil(per_group * span), 1];

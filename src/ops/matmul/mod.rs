@@ -59,7 +59,10 @@ impl Operation for Matmul {
                 // One product over all rows of the batch.
                 let [_, rows, columns] = self.grid;
                 let a = a.reshape([rows, a.shape().last()]);
-                if b.dtype() == DType::F32 && node.tape().made_by(b) == Some("permute") {
+                let layout = node.tape().layout_of(b);
+                let is_turned =
+                    layout.is_some_and(|it| it.strides()[0] == 1 && it.strides()[1] > 1);
+                if b.dtype() == DType::F32 && is_turned {
                     // Laid out as what `b` is a view of, so that what else arrives there is added as it is stored.
                     let gradient = gradient.reshape([rows, columns]);
                     return gradient.transpose().matmul(a).transpose();

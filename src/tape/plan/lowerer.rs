@@ -1,12 +1,14 @@
 //! What lowering keeps: where values lie, and the dispatches so far.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::analysis::Analysis;
 use super::dispatch::{Dispatch, Operand, Program, Slot};
 use super::groups::FusionGroup;
 use super::{halves, window};
 use crate::error::require_within;
+use crate::gpu::buffer::Buffer;
 use crate::gpu::readback::Fault;
 use crate::gpu::{DType, Device, Tensor};
 use crate::shape::{Layout, Shape};
@@ -150,30 +152,34 @@ impl<'a> Lowerer<'a> {
             start = start.min(last as usize);
             start -= start % BINDING_ALIGNMENT;
         }
-        let range = (start as u64, (end - start) as u64);
-        // A range that is bound already keeps its slot, so that operands can be compared.
+        let slot = self.external(&tensor.buffer, start as u64..end as u64, first as u64);
+        (slot, (first - start) / size)
+    }
+
+    /// The slot of a range of a persistent buffer whose elements begin at `first`. A range that is bound already keeps its
+    /// slot, so that operands can be compared.
+    pub fn external(&mut self, buffer: &Buffer, range: Range<u64>, first: u64) -> usize {
         let mut slots = self.program.slots.iter_mut();
         let known = slots.position(|slot| match slot {
             Slot::External {
-                buffer,
+                buffer: known,
                 start,
                 bytes,
-                first: known,
-            } if buffer.id() == tensor.buffer.id() && (*start, *bytes) == range => {
-                *known = (*known).min(first as u64);
+                first: earliest,
+            } if known.id() == buffer.id() && (*start..*start + *bytes) == range => {
+                *earliest = first.min(*earliest);
                 true
             }
             _ => false,
         });
-        let slot = known.unwrap_or_else(|| {
+        known.unwrap_or_else(|| {
             self.slot(Slot::External {
-                buffer: tensor.buffer.clone(),
-                start: range.0,
-                bytes: range.1,
-                first: first as u64,
+                buffer: buffer.clone(),
+                start: range.start,
+                bytes: range.end - range.start,
+                first,
             })
-        });
-        (slot, (first - start) / size)
+        })
     }
 
     fn slot(&mut self, slot: Slot) -> usize {
@@ -203,6 +209,7 @@ impl<'a> Lowerer<'a> {
     #[track_caller]
     pub fn push(&mut self, mut dispatch: Dispatch) {
         halves::widen(self.device, &mut dispatch);
+        self.join(&mut dispatch);
         for (axis, &extent) in dispatch.grid.iter().enumerate() {
             assert!(
                 extent <= 65_535,

@@ -29,6 +29,7 @@ mod epilogue;
 mod groups;
 mod halves;
 mod horizontal;
+mod joins;
 mod lowerer;
 mod lowering;
 mod memory;

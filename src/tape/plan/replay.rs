@@ -259,18 +259,32 @@ impl Plan {
     }
 }
 
-/// WebGPU forbids one dispatch to bind a buffer both read-only and writable, even in disjoint ranges.
+/// WebGPU forbids one dispatch to bind a buffer both for writing and in another way, even in disjoint ranges, and to bind
+/// overlapping ranges for writing.
 fn refuse_conflicts<'a>(dispatch: &Dispatch, resolve: &impl Fn(usize) -> (&'a Buffer, u64, u64)) {
-    for &(slot, access) in &dispatch.bindings {
-        for &(other, other_access) in &dispatch.bindings {
-            let conflict = access == Access::Write
-                && other_access != Access::Write
-                && resolve(slot).0.id() == resolve(other).0.id();
-            assert!(
-                !conflict,
-                "kernel `{}` binds one buffer both for reading and for writing; bind it once, for writing",
-                dispatch.kernel.name
-            );
+    let name = dispatch.kernel.name;
+    let bindings = dispatch.bindings.iter().enumerate();
+    let bindings = bindings.map(|(index, &(slot, access))| {
+        let (buffer, start, bytes) = resolve(slot);
+        let range = start..start + bytes;
+        (access.binding(index), access, buffer.id(), range)
+    });
+    let bindings: Vec<_> = bindings.collect();
+    for (index, (number, access, buffer, range)) in bindings.iter().enumerate() {
+        let others = bindings[..index].iter().filter(|other| other.2 == *buffer);
+        for (other, other_access, _, other_range) in others {
+            match [access, other_access].map(|access| *access == Access::Write) {
+                [true, true] => assert!(
+                    range.end <= other_range.start || other_range.end <= range.start,
+                    "kernel `{name}` binds overlapping parts of one buffer for writing, as bindings {other} and {number}; \
+                     bind them once, together"
+                ),
+                written => assert!(
+                    written == [false; 2],
+                    "kernel `{name}` binds one buffer both for reading and for writing, as bindings {other} and {number}; \
+                     bind it once, for writing"
+                ),
+            }
         }
     }
 }

@@ -92,6 +92,19 @@ fn portable_variants() {
     check(portable_device(), &SHAPES, 8);
 }
 
+/// A row whose invocations have several squares: all of them full, the last ones past the end, and some half full.
+#[test]
+fn long_rows() {
+    let shapes = [
+        [1, 1, 12, 512],
+        [1, 1, 12, 576],
+        [1, 1, 9, 576],
+        [1, 1, 12, 514],
+        [1, 1, 8, 264],
+    ];
+    check(device(), &shapes, 4);
+}
+
 /// The tiles for GPUs, each with an edge, with loads of four elements and of one, and a depth shared by workgroups.
 #[test]
 fn tiles_for_gpus() {

@@ -70,9 +70,9 @@ fn run(cli: Cli) -> Result<()> {
             open,
         } => {
             // Before the build, which takes longer than a person looks at the screen.
-            let server = serve::listen(port)?;
+            let address = serve::address(port)?;
             page::build(root, debug)?;
-            serve::serve(&server, &page::directory(root), open)
+            serve::serve(address, &page::directory(root), open)
         }
     }
 }

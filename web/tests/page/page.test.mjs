@@ -111,7 +111,7 @@ onPage("everything can be done with the keyboard alone", { mock: { perMessage: 2
   await press("Control+a");
   await page.keyboard.type("2");
   await press("Enter");
-  await page.waitForFunction(() => document.getElementById("model").textContent.includes("2 layers"));
+  await page.waitForFunction(() => document.getElementById("model").textContent.includes("layers 2,"));
   assert.equal(await focused(page), "setting-n-layers");
   await page.locator("#program-train_names").focus();
   await press("ArrowDown");

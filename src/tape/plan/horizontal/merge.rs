@@ -129,6 +129,9 @@ impl Merger {
                 .find(|known| (known.slot, known.access) == (slot, access) && known.ty == ty);
             match known {
                 Some(known) => _ = names.insert(&it.name, known.name.clone()),
+                None if is_written && self.bindings.iter().any(|known| known.slot == slot) => {
+                    return None;
+                }
                 None => self.bindings.push(Binding {
                     slot,
                     access,

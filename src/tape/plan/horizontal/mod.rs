@@ -169,7 +169,7 @@ impl Context<'_> {
             && is_small
             && members().count() <= most
             && (are_apart || !self.depend(one, other))
-            && !self.bind_for_both(one, other);
+            && !self.conflict(one, other);
         let merged = fits.then(|| merge::merged(&members().collect::<Vec<_>>()))??;
         (merged.bindings.len() <= MOST_BINDINGS).then_some(merged)
     }
@@ -177,29 +177,34 @@ impl Context<'_> {
     /// Whether their order matters.
     fn depend(&self, one: &Group, other: &Group) -> bool {
         any_two(one, other, |(a, access_a), (b, access_b)| {
-            (access_a == Access::Write || access_b == Access::Write) && self.overlap(a, b)
+            (access_a == Access::Write || access_b == Access::Write)
+                && self.overlap([a, b], |_, first| first)
         })
     }
 
-    /// Whether one reads a buffer that the other writes to, if only elsewhere: one dispatch may not do that.
-    fn bind_for_both(&self, one: &Group, other: &Group) -> bool {
+    /// Whether one reads a buffer that the other writes to, if only elsewhere, or both write to it through bindings that
+    /// overlap: one dispatch may not do that.
+    fn conflict(&self, one: &Group, other: &Group) -> bool {
         any_two(one, other, |(a, access_a), (b, access_b)| {
+            let is_written = access_a == Access::Write && a != b;
             access_a != access_b && is_same_buffer(self.slots, a, b)
+                || is_written && self.overlap([a, b], |start, _| start)
         })
     }
 
-    fn overlap(&self, a: usize, b: usize) -> bool {
-        let range = |slot: &Slot| match slot {
+    /// Whether two slots share bytes, from where `from` says that each begins: with its binding or with its elements.
+    fn overlap(&self, slots: [usize; 2], from: impl Fn(u64, u64) -> u64) -> bool {
+        let [one, other] = slots.map(|slot| match &self.slots[slot] {
             Slot::External {
                 start,
                 bytes,
                 first,
                 ..
-            } => *first..*start + *bytes,
+            } => from(*start, *first)..*start + *bytes,
             _ => 0..u64::MAX,
-        };
-        let (one, other) = (range(&self.slots[a]), range(&self.slots[b]));
-        is_same_buffer(self.slots, a, b) && one.start < other.end && other.start < one.end
+        });
+        let is_same = is_same_buffer(self.slots, slots[0], slots[1]);
+        is_same && one.start < other.end && other.start < one.end
     }
 }
 
