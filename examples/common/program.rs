@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 use serde::Serialize;
@@ -24,7 +25,8 @@ where
     args::parse(std::env::args_os(), defaults).unwrap_or_else(|error| {
         let text = error.render().to_string();
         if ranks::is_silent() {
-            std::process::exit(error.exit_code());
+            // Rank 0 was most likely given the same, and its end is the end of all.
+            std::thread::sleep(Duration::from_secs(2));
         }
         // Help goes to standard output, and is long.
         if error.use_stderr() && text.len() > LONGEST {

@@ -126,10 +126,13 @@ fn several<T>(
         super::terminal::silence();
     }
     let outcome = program(Some(process.clone()));
-    if let Err(error) = &outcome
-        && !mpi::is_common(&**error)
-    {
-        process.abort(&error.to_string());
+    if let Err(error) = &outcome {
+        if !mpi::is_common(&**error) {
+            process.abort(&error.to_string());
+        }
+        // The launcher ends all as soon as one has ended: so this is said before they part.
+        super::terminal::error(&**error);
+        super::terminal::silence();
     }
     outcome
 }

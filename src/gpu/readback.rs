@@ -48,30 +48,8 @@ impl Readback {
         })
     }
 
-    /// Submits the copying of parts of tensors, one behind the other, into a buffer of the ring's.
-    #[cfg(feature = "mpi")]
-    pub(crate) fn of(device: &Device, ring: &Ring, parts: &[super::Tensor]) -> Result<Readback> {
-        let mut readback = match ring.take(device)? {
-            Some(readback) => readback,
-            None => Readback::new(device, 0)?,
-        };
-        let mut encoder = device
-            .shared
-            .wgpu
-            .create_command_encoder(&Default::default());
-        let mut at = 0;
-        for part in parts {
-            let bytes = part.dtype.storage(part.shape().elements());
-            let buffer = readback.buffer();
-            encoder.copy_buffer_to_buffer(part.buffer.raw(), part.first_byte(), buffer, at, bytes);
-            at += bytes;
-        }
-        readback.map(device.submit(encoder.finish())?);
-        Ok(readback)
-    }
-
     /// Looks at the bytes as soon as they have arrived.
-    #[cfg(feature = "mpi")]
+    #[cfg(all(feature = "mpi", not(target_family = "wasm")))]
     pub(crate) fn wait_for<T>(&self, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
         block_on(self.arrival())?;
         self.view(look)

@@ -10,6 +10,8 @@ use super::buffer::Buffer;
 use super::device::Device;
 use super::dtype::{DType, Element};
 use super::readback::Readback;
+#[cfg(all(feature = "mpi", not(target_family = "wasm")))]
+use super::readback::Ring;
 use crate::error::Result;
 use crate::shape::{Layout, Shape};
 
@@ -201,7 +203,7 @@ impl Tensor {
         block_on(self.to_floats_async())
     }
 
-    pub(super) fn first_byte(&self) -> u64 {
+    fn first_byte(&self) -> u64 {
         (self.dtype.bytes() * self.layout.offset) as u64
     }
 
@@ -281,6 +283,30 @@ impl Tensor {
             bytes,
         );
         readback.map(self.device.submit(encoder.finish())?);
+        Ok(readback)
+    }
+
+    /// Submits the copying of tensors on one device, one behind the other, into a buffer of the ring's.
+    #[cfg(all(feature = "mpi", not(target_family = "wasm")))]
+    pub(crate) fn read_back_all(
+        device: &Device,
+        ring: &Ring,
+        tensors: &[Tensor],
+    ) -> Result<Readback> {
+        let mut readback = match ring.take(device)? {
+            Some(readback) => readback,
+            None => Readback::new(device, 0)?,
+        };
+        let wgpu = &device.shared.wgpu;
+        let mut encoder = wgpu.create_command_encoder(&Default::default());
+        let mut at = 0;
+        for tensor in tensors {
+            let bytes = tensor.dtype.storage(tensor.shape().elements());
+            let (from, to) = (tensor.buffer.raw(), readback.buffer());
+            encoder.copy_buffer_to_buffer(from, tensor.first_byte(), to, at, bytes);
+            at += bytes;
+        }
+        readback.map(device.submit(encoder.finish())?);
         Ok(readback)
     }
 }

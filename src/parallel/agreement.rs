@@ -1,6 +1,6 @@
 //! What all ranks must have in common, and numbers that they add up.
 
-use super::World;
+use super::world::World;
 use crate::error::{Error, Result};
 use crate::nn::Parameters;
 

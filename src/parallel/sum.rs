@@ -14,7 +14,7 @@ use half::slice::HalfFloatSliceExt;
 use mpi::collective::CommunicatorCollectives;
 use mpi::request::scope;
 
-use super::World;
+use super::world::World;
 use crate::error::Result;
 use crate::gpu::readback::{Readback, Ring};
 use crate::gpu::{DType, Device, Tensor};
@@ -55,7 +55,7 @@ impl Number for f16 {
 }
 
 /// What is kept from sum to sum.
-pub(super) struct Buffers {
+struct Buffers {
     device: Device,
     /// For pieces of so many elements.
     capacity: usize,
@@ -123,11 +123,12 @@ impl World {
         let largest = pieces.iter().map(|piece| piece.elements).max();
         let device = tensors[0].device();
         let mut kept = self.buffers.borrow_mut();
-        let mut buffers = match kept.take() {
+        let earlier: Option<Box<Buffers>> = kept.take().and_then(|buffers| buffers.downcast().ok());
+        let mut buffers = match earlier {
             Some(buffers) if buffers.device.is(device) && largest <= Some(buffers.capacity) => {
                 buffers
             }
-            _ => Buffers::new(device, largest.unwrap_or(0), self.size())?,
+            _ => Box::new(Buffers::new(device, largest.unwrap_or(0), self.size())?),
         };
         match travel {
             DType::F16 => self.sum_pieces::<f16>(&pieces, &mut buffers)?,
@@ -155,7 +156,7 @@ impl World {
         // Puts a piece into what is sent, and asks for those that come after it.
         let mut fill = |piece: usize, to: &mut Vec<u32>| {
             while asked < count.min(piece + 1 + AHEAD) {
-                copies.push_back(Readback::of(device, ring, &pieces[asked].parts)?);
+                copies.push_back(Tensor::read_back_all(device, ring, &pieces[asked].parts)?);
                 asked += 1;
             }
             let copy = copies.pop_front().expect("asked for above");

@@ -20,7 +20,7 @@ const PROGRAMS: &[(&str, fn(&World))] = &[
     ("work", faults::work),
     ("panic", faults::panic),
     ("abort", faults::abort),
-    ("mismatch", faults::mismatch),
+    ("misuse", faults::misuse),
 ];
 
 const TESTS: &[(&str, fn())] = &[

@@ -30,7 +30,7 @@ impl Drop for Folder {
     }
 }
 
-const SMALL: &str = "--d-model 16 --n-heads 2 --n-layers 1 --context 8 --batch-size 10 --dropout 0.1 --samples 2 \
+const SMALL: &str = "--d-model 16 --n-heads 2 --n-layers 1 --context 16 --batch-size 10 --dropout 0.1 --samples 2 \
                      --eval-interval 20 --eval-iters 3 --final-eval-iters 3 --eval-batch-size 50 --checkpoint-interval 20";
 
 fn program(ranks: usize, flags: &str) -> Vec<String> {
@@ -90,9 +90,9 @@ pub fn programs_train_on_ranks() {
         );
         format!("{SMALL} --steps {steps} --metrics {metrics} --checkpoint {checkpoint} {more}")
     };
-    run(1, &flags(60, "one", "--schedule constant"));
+    run(1, &flags(60, "one", "--schedule constant --warmup 5"));
     // Shares of 4, 3 and 3 rows, and on from there with 5 and 5.
-    let printed = run(3, &flags(40, "more", "--schedule constant"));
+    let printed = run(3, &flags(40, "more", "--schedule constant --warmup 5"));
     for start in ["adapter: ", "model: ", "final train loss ", "samples:"] {
         let count = printed
             .lines()
@@ -127,7 +127,7 @@ pub fn what_is_wrong_is_said_once() {
         &program(3, "--stepz 1"),
         "error: unexpected argument '--stepz'",
     );
-    assert_said_once(&program(3, "--lr -1"), "error: --lr is -1");
+    assert_said_once(&program(3, "--lr -1"), "error: --lr = -1 is not possible");
     assert_said_once(
         &program(3, "--batch-size 2"),
         "error: --batch-size is 2, fewer rows than the 3 ranks that share a batch",

@@ -44,9 +44,9 @@ pub fn program(world: &World) {
     let mut builder = ParameterBuilder::new(5);
     let gpt = Gpt::new(&config, &mut builder).unwrap();
     let parameters = builder.build(&device).unwrap();
-    // Most gradients are longer at first, and few in the end.
+    // Some gradients are longer, some are not.
     let config = AdamWConfig {
-        clip_norm: Some(0.5),
+        clip_norm: Some(0.9),
         ..AdamWConfig::default()
     };
     let mut optimizer = AdamW::new(&parameters, config).unwrap();
@@ -123,7 +123,7 @@ pub fn ranks_train_as_one_does() {
     assert_eq!(expected.len(), STEPS as usize);
     let (first, last) = (expected[0][0], expected[STEPS as usize - 1][0]);
     assert!(last < 0.7 * first, "it learns: {first} {last}");
-    let clipped = expected.iter().filter(|[_, norm]| *norm > 0.5).count();
+    let clipped = expected.iter().filter(|[_, norm]| *norm > 0.9).count();
     assert!(
         (1..STEPS as usize).contains(&clipped),
         "{clipped} gradients are clipped"
