@@ -12,8 +12,11 @@ mod training;
 use shadegrad::Device;
 use shadegrad::parallel::World;
 
+/// What each of several ranks does.
+type Program = fn(&World);
+
 /// What ranks do: those of the tests, by name.
-const PROGRAMS: &[(&str, fn(&World))] = &[
+const PROGRAMS: &[(&str, Program)] = &[
     ("sums", sums::program),
     ("agreement", sums::agreement),
     ("training", training::program),
