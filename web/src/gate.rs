@@ -57,9 +57,9 @@ impl Gate {
         }
     }
 
-    /// Whether the training would wait here.
+    /// Whether the training would wait here, or end.
     pub fn is_closed(&self) -> bool {
-        self.mode.get() == Mode::Pause || self.holds.get() > 0
+        !matches!(self.mode.get(), Mode::Run | Mode::Step) || self.holds.get() > 0
     }
 
     /// Waits while the gate is closed; whether the training is to go on.
@@ -207,6 +207,6 @@ mod tests {
         assert!(is_done(training.as_mut()) && steps.get() == 3);
         assert!(is_done(close.as_mut()));
         gate.set(Mode::Run);
-        assert_eq!(gate.mode(), Mode::End);
+        assert!(gate.mode() == Mode::End && gate.is_closed());
     }
 }
