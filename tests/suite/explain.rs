@@ -77,7 +77,9 @@ fn the_environment_asks_for_it() {
         return;
     }
     let run = |variable: &str, value: &str| {
-        let output = Command::new(std::env::current_exe().unwrap())
+        // Not `current_exe`, which is the loader's where a script has started this with a loader of its own.
+        let own = std::env::args_os().next().unwrap();
+        let output = Command::new(own)
             .args([
                 "--exact",
                 "explain::the_environment_asks_for_it",
