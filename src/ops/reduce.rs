@@ -79,7 +79,7 @@ impl Operation for Reduce {
             // Elements that equal the extremum share its gradient.
             Fold::Max | Fold::Min => {
                 let chosen = x.equal(spread(node.output(0)));
-                chosen * spread(gradient / chosen.sum(&self.axes))
+                spread(gradient / chosen.sum(&self.axes)).pass(chosen)
             }
         })]
     }

@@ -192,6 +192,15 @@ pointwise_table! {
         domain: [(-4.0, 4.0), (-4.0, 4.0)],
     }
 
+    /// `x · share`, NaN wherever `x` is. Of a product with 0 or 1, which says where a gradient passes, compilers make a choice,
+    /// and what is not a number is gone.
+    pub(crate) pass(x, share) {
+        wgsl: "keep_nan(x * share, x)",
+        gradient: |r| vec![Some(r.grad * r.y()), Some(r.grad * r.x())],
+        oracle: x * share,
+        domain: [(-4.0, 4.0), (-4.0, 4.0)],
+    }
+
     /// `x / y`
     pub(crate) div(x, y) {
         wgsl: "x / y",
@@ -235,7 +244,7 @@ pointwise_table! {
     /// `|x|`. The gradient at 0 is 0.
     pub abs(x) {
         wgsl: "abs(x)",
-        gradient: |r| vec![Some(r.grad * r.x().sign())],
+        gradient: |r| vec![Some(r.grad.pass(r.x().sign()))],
         oracle: x.abs(),
         domain: [(-4.0, 4.0)],
         smooth: false,
@@ -352,7 +361,7 @@ pointwise_table! {
     /// `max(x, 0)`. The gradient at 0 is 0.
     pub relu(x) {
         wgsl: "keep_nan(max(x, T(0.0)), x)",
-        gradient: |r| vec![Some(r.grad * r.x().positive())],
+        gradient: |r| vec![Some(r.grad.pass(r.x().positive()))],
         oracle: x.max(0.0),
         domain: [(-4.0, 4.0)],
         smooth: false,
@@ -422,7 +431,7 @@ pointwise_table! {
         wgsl: "keep_nan(keep_nan(min(x, y), x), y)",
         gradient: |r| {
             let share = r.y().greater(r.x()) + 0.5 * r.x().equal(r.y());
-            vec![Some(r.grad * share), Some(r.grad * (1.0 - share))]
+            vec![Some(r.grad.pass(share)), Some(r.grad.pass(1.0 - share))]
         },
         oracle: x.min(y),
         domain: [(-4.0, 4.0), (-4.0, 4.0)],
@@ -434,7 +443,7 @@ pointwise_table! {
         wgsl: "keep_nan(keep_nan(max(x, y), x), y)",
         gradient: |r| {
             let share = r.x().greater(r.y()) + 0.5 * r.x().equal(r.y());
-            vec![Some(r.grad * share), Some(r.grad * (1.0 - share))]
+            vec![Some(r.grad.pass(share)), Some(r.grad.pass(1.0 - share))]
         },
         oracle: x.max(y),
         domain: [(-4.0, 4.0), (-4.0, 4.0)],
@@ -447,7 +456,7 @@ pointwise_table! {
         gradient: |r| {
             let low = r.x().at_least(r.attribute(0));
             let high = 1.0 - r.x().above(r.attribute(1));
-            vec![Some(r.grad * low * high)]
+            vec![Some(r.grad.pass(low * high))]
         },
         oracle: x.clamp(low, high),
         domain: [(-4.0, 4.0), (-1.0, -1.0), (2.0, 2.0)],
