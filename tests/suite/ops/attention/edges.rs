@@ -271,6 +271,7 @@ fn not_a_number_in_not_a_number_out() {
 #[test]
 fn more_rows_than_loops_may_go_through() {
     let (own, portable) = (device(), portable_device());
+    let is_portable = std::env::var("SHADEGRAD_PORTABLE").is_ok_and(|value| value == "1");
     let d = 4;
     let scale = 0.5;
     for (device, own_rows, others) in [
@@ -335,11 +336,10 @@ fn more_rows_than_loops_may_go_through() {
             assert_close(&format!("{what}: dk"), &run.dk, &dk, 1e-5, 1e-6);
             [keys, run.dispatches]
         });
-        // Both sides of the bound.
-        assert!(
-            counts[1][0] > counts[0][0] && counts[1][1] > counts[0][1],
-            "{own_rows}: {counts:?}"
-        );
+        // Both sides of the bound. Where the environment makes every device portable, it is elsewhere.
+        let is_own = !is_portable || std::ptr::eq(device, portable);
+        let both_sides = counts[1][0] > counts[0][0] && counts[1][1] > counts[0][1];
+        assert!(both_sides || !is_own, "{own_rows}: {counts:?}");
     }
 }
 
