@@ -50,7 +50,11 @@ export async function visit(browser, address, { query = "", mock = {}, context =
   const problems = [];
   page.on("console", (message) => { if (["error", "warning"].includes(message.type())) problems.push(message.text()); });
   page.on("pageerror", (error) => problems.push(String(error)));
-  page.on("requestfailed", (request) => problems.push(`${request.url()}: ${request.failure()?.errorText}`));
+  page.on("requestfailed", (request) => {
+    const reason = request.failure()?.errorText;
+    // A worker that is ended may still be loading.
+    if (reason !== "net::ERR_ABORTED") problems.push(`${request.url()}: ${reason}`);
+  });
   // Without a GPU headless browsers may have no `navigator.gpu`; the mock needs none, the page looks whether there is one.
   await page.addInitScript((hasWebGpu) => {
     Object.defineProperty(Navigator.prototype, "gpu", { configurable: true, value: {} });
