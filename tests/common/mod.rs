@@ -91,6 +91,11 @@ pub fn portable_device() -> &'static Device {
     Kind::Portable.device()
 }
 
+/// Whether the environment has all devices opened with nothing optional: [`device`] is then as without subgroups.
+pub fn is_portable() -> bool {
+    std::env::var("SHADEGRAD_PORTABLE").is_ok_and(|value| value == "1")
+}
+
 /// A third device, with the kernel variants that GPUs with subgroup operations get.
 ///
 /// # Panics

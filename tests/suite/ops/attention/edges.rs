@@ -4,7 +4,9 @@ use shadegrad::ops::attention::{Attention, Mask, attention, attention_with_weigh
 use shadegrad::tape::Fusion;
 use shadegrad::{Device, Tape};
 
-use crate::common::{Random, assert_close, device, gpu_device, portable_device, run_counted};
+use crate::common::{
+    Random, assert_close, device, gpu_device, is_portable, portable_device, run_counted,
+};
 
 /// Result and gradients of attention to separate operands for an upstream gradient, and the dispatches.
 struct Run {
@@ -271,7 +273,6 @@ fn not_a_number_in_not_a_number_out() {
 #[test]
 fn more_rows_than_loops_may_go_through() {
     let (own, portable) = (device(), portable_device());
-    let is_portable = std::env::var("SHADEGRAD_PORTABLE").is_ok_and(|value| value == "1");
     let d = 4;
     let scale = 0.5;
     for (device, own_rows, others) in [
@@ -337,7 +338,7 @@ fn more_rows_than_loops_may_go_through() {
             [keys, run.dispatches]
         });
         // Both sides of the bound. Where the environment makes every device portable, it is elsewhere.
-        let is_own = !is_portable || std::ptr::eq(device, portable);
+        let is_own = !is_portable() || std::ptr::eq(device, portable);
         let both_sides = counts[1][0] > counts[0][0] && counts[1][1] > counts[0][1];
         assert!(both_sides || !is_own, "{own_rows}: {counts:?}");
     }
