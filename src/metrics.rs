@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::error::Result;
+#[cfg(not(target_family = "wasm"))]
+use crate::gpu::block_on;
 use crate::gpu::{Device, Fetch};
 use crate::tape::{Tape, Var};
 
@@ -44,13 +46,9 @@ pub fn mean<B>(
     let mut mean = Mean::default();
     for batch in batches {
         mean.launch(device, batch, &record)?;
-        while let Some((value, count)) = mean.due(OUTSTANDING) {
-            mean.add(value.item()?, count);
-        }
+        block_on(mean.settle(OUTSTANDING))?;
     }
-    while let Some((value, count)) = mean.due(0) {
-        mean.add(value.item()?, count);
-    }
+    block_on(mean.settle(0))?;
     Ok(mean.sum / mean.total as f64)
 }
 
@@ -71,13 +69,9 @@ pub async fn mean_async<B>(
     let mut mean = Mean::default();
     for batch in batches {
         mean.launch(device, batch, &record)?;
-        while let Some((value, count)) = mean.due(OUTSTANDING) {
-            mean.add(value.ready().await?[0], count);
-        }
+        mean.settle(OUTSTANDING).await?;
     }
-    while let Some((value, count)) = mean.due(0) {
-        mean.add(value.ready().await?[0], count);
-    }
+    mean.settle(0).await?;
     Ok(mean.sum / mean.total as f64)
 }
 
@@ -111,15 +105,15 @@ impl Mean {
         tape.run()
     }
 
-    /// The oldest value, if more than `most` are outstanding.
-    fn due(&mut self, most: usize) -> Option<(Fetch<f32>, usize)> {
-        let is_due = self.outstanding.len() > most;
-        is_due.then(|| self.outstanding.pop_front()).flatten()
-    }
-
-    fn add(&mut self, value: f32, count: usize) {
-        self.sum += f64::from(value) * count as f64;
-        self.total += count;
+    /// Adds up the oldest values until no more than `most` are outstanding.
+    async fn settle(&mut self, most: usize) -> Result<()> {
+        while self.outstanding.len() > most
+            && let Some((value, count)) = self.outstanding.pop_front()
+        {
+            self.sum += f64::from(value.ready().await?[0]) * count as f64;
+            self.total += count;
+        }
+        Ok(())
     }
 }
 

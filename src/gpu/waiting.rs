@@ -113,9 +113,13 @@ impl Future for Arrival {
         if arrival.has_come()? {
             return Poll::Ready(Ok(()));
         }
+        #[cfg(not(target_family = "wasm"))]
+        if blocking::is_allowed() {
+            return Poll::Ready(arrival.wait());
+        }
         arrival.signal.add(cx.waker());
         #[cfg(not(target_family = "wasm"))]
-        arrival.wait()?;
+        arrival.wait_elsewhere();
         // It may have come before anybody was to be woken.
         match arrival.signal.flight() {
             Flight::Flying => Poll::Pending,
@@ -126,26 +130,33 @@ impl Future for Arrival {
 
 #[cfg(not(target_family = "wasm"))]
 impl Arrival {
-    /// Waits in place, or begins to on a thread.
-    fn wait(&mut self) -> Result<()> {
-        let wait = wgpu::PollType::Wait {
+    fn poll_type(&self) -> wgpu::PollType {
+        wgpu::PollType::Wait {
             submission_index: self.submission.clone(),
             timeout: None,
-        };
-        if blocking::is_allowed() {
-            count(&self.device.shared.counters.waits, 1);
-            while self.signal.flight() == Flight::Flying {
-                self.device.poll(wait.clone())?;
-            }
-        } else if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+        }
+    }
+
+    /// Waits in place.
+    fn wait(&self) -> Result<()> {
+        count(&self.device.shared.counters.waits, 1);
+        while self.signal.flight() == Flight::Flying {
+            self.device.poll(self.poll_type())?;
+        }
+        Ok(())
+    }
+
+    /// Begins to wait on a thread, unless one is at it.
+    fn wait_elsewhere(&mut self) {
+        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             let (device, signal) = (self.device.clone(), self.signal.clone());
+            let wait = self.poll_type();
             self.thread = Some(std::thread::spawn(move || {
                 // An error is kept for whoever asks the device next.
                 let _ = device.shared.wgpu.poll(wait);
                 signal.wake();
             }));
         }
-        Ok(())
     }
 }
 
