@@ -6,7 +6,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { flags, launch, program, records, serve, steps, visit } from "./harness.mjs";
+import { flags, launch, onSwiftShader, program, records, serve, steps, visit } from "./harness.mjs";
 
 /** Of a model that a software GPU trains in no time. */
 const SMALL = {
@@ -135,8 +135,7 @@ test("losses are those of the desktop program on the same GPU", async () => {
   assert.deepEqual(problems, []);
   await page.close();
   const metrics = join(scratch, "metrics.jsonl");
-  const driver = process.env.SWIFTSHADER_ICD ?? "/usr/lib/chromium/vk_swiftshader_icd.json";
-  const said = await program([...flags(settings), "--metrics", metrics], { VK_DRIVER_FILES: driver, VK_ICD_FILENAMES: driver, SHADEGRAD_PORTABLE: "1" });
+  const said = await program([...flags(settings), "--metrics", metrics], onSwiftShader());
   assert.match(said, /SwiftShader/);
   const native = (await readFile(metrics, "utf8")).trim().split("\n").map((line) => JSON.parse(line).train_loss);
   assert.equal(native.length, 50);

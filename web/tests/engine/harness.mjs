@@ -12,7 +12,11 @@ const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
 const DIST = join(ROOT, "web/dist");
 const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".wasm": "application/wasm" };
 const QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"];
+// Browsers clear a workgroup's memory before it runs. Chromium has the driver do it, where SwiftShader takes three times as long
+// for that as our kernels for their work, and seven times as long to compile them (docs/performance.md): here its kernels do it.
+const CLEARS_BY_DRIVER = "use_vulkan_zero_initialize_workgroup_memory_extension";
 const SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
+if (!process.env.CLEARED_BY_DRIVER) SOFTWARE_GPU.push(`--disable-dawn-features=${CLEARS_BY_DRIVER}`);
 
 /** Serves what has been built. */
 export async function serve() {
@@ -95,3 +99,9 @@ export async function program(args, environment = {}) {
 
 /** The settings as the program's flags. */
 export const flags = (settings) => Object.entries(settings).flatMap(([name, value]) => [`--${name}`, `${value}`]);
+
+/** The environment in which that program runs on SwiftShader, with what a browser promises. */
+export function onSwiftShader() {
+  const driver = process.env.SWIFTSHADER_ICD ?? "/usr/lib/chromium/vk_swiftshader_icd.json";
+  return { VK_DRIVER_FILES: driver, VK_ICD_FILENAMES: driver, SHADEGRAD_PORTABLE: "1" };
+}
