@@ -53,6 +53,8 @@ const TESTS: &[(&str, fn())] = &[
         diloco::a_rank_killed_between_averages_ends_the_others,
     ),
     ("programs_train_on_ranks", programs::programs_train_on_ranks),
+    ("programs_train_apart", programs::programs_train_apart),
+    ("programs_end_together", programs::programs_end_together),
     (
         "what_is_wrong_is_said_once",
         programs::what_is_wrong_is_said_once,
