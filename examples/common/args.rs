@@ -147,6 +147,38 @@ pub struct TrainingArgs {
     pub seed: u64,
 }
 
+/// How several ranks train on a slow network.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+pub struct SyncArgs {
+    /// Steps that each of several ranks makes alone before their models are averaged, for slow networks (DiLoCo); 0: they
+    /// make each step together
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "STEPS",
+        help_heading = "Several ranks"
+    )]
+    #[serde(default)]
+    pub sync_every: u64,
+    /// Learning rate of the outer step, which averages them
+    #[arg(long, value_name = "LR", default_value_t = outer_lr(), help_heading = "Several ranks")]
+    #[serde(default = "outer_lr")]
+    pub outer_lr: f32,
+    /// Its momentum
+    #[arg(long, value_name = "MOMENTUM", default_value_t = outer_momentum(), help_heading = "Several ranks")]
+    #[serde(default = "outer_momentum")]
+    pub outer_momentum: f32,
+}
+
+/// That of Douillard et al. 2023, as the next.
+fn outer_lr() -> f32 {
+    0.7
+}
+
+fn outer_momentum() -> f32 {
+    0.9
+}
+
 /// The course of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[value(rename_all = "snake_case")]

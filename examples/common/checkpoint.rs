@@ -7,7 +7,7 @@ use shadegrad::Error;
 use shadegrad::checkpoint::{self, Metadata};
 use shadegrad::data::CharTokenizer;
 use shadegrad::nn::GptConfig;
-use shadegrad::optim::{AdamW, Optimizer};
+use shadegrad::optim::Optimizer;
 
 use super::Result;
 use super::settings::Settings;
@@ -44,7 +44,7 @@ impl<S: Settings> Contents<'_, S> {
     /// # Errors
     ///
     /// If a setting has no place in a checkpoint.
-    pub fn metadata(&self, optimizer: &AdamW) -> Result<Metadata> {
+    pub fn metadata(&self, optimizer: &dyn Optimizer) -> Result<Metadata> {
         let extra = Extra {
             program: self.program.to_owned(),
             settings: self.settings.clone(),
@@ -123,12 +123,20 @@ impl<S: Settings> Checkpoint<S> {
         })
     }
 
+    /// Whether a run of local steps wrote it: [`SyncArgs::sync_every`].
+    ///
+    /// [`SyncArgs::sync_every`]: super::args::SyncArgs::sync_every
+    pub fn has_outer_momentum(&self) -> bool {
+        let optimizer = self.inner.optimizer.as_ref();
+        optimizer.is_some_and(|optimizer| optimizer.settings["outer"].is_object())
+    }
+
     /// Puts its state into the optimizer and the optimizer's parameters.
     ///
     /// # Errors
     ///
     /// Those of [`checkpoint::Checkpoint::restore`].
-    pub fn restore(&self, optimizer: &mut AdamW) -> Result<()> {
+    pub fn restore(&self, optimizer: &mut dyn Optimizer) -> Result<()> {
         let parameters = optimizer.parameters().clone();
         self.inner.restore(&parameters, Some(optimizer))?;
         Ok(())

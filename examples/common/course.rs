@@ -1,17 +1,19 @@
 //! What a training run is given: data, model and course; and how its losses and its pace are told.
 
+use std::any::Any;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use shadegrad::data::{Batch, Split};
 use shadegrad::nn::{Gpt, Parameters};
 use shadegrad::ops::CrossEntropy;
-use shadegrad::optim::Schedule;
+use shadegrad::optim::{AdamW, Optimizer, Schedule};
 use shadegrad::tape::Precision;
 use shadegrad::{Device, Tape, Tensor, Var};
 
 use super::Result;
-use super::args::{EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
+use super::args::{EvaluationArgs, FileArgs, ProgramArgs, SyncArgs, TrainingArgs};
 
 /// Where batches come from.
 pub trait Data {
@@ -42,6 +44,11 @@ impl Model for NextToken<'_> {
         self.gpt.loss(tokens, targets, self.criterion)
     }
 }
+
+/// What changes a model's parameters, of a kind that [`Ranks::synchronise`] may ask for.
+pub trait Trainer: Optimizer + Any {}
+
+impl<T: Optimizer + Any> Trainer for T {}
 
 /// The processes of a run in several, as one of them sees them. All of them call the same methods in the same order.
 pub trait Ranks {
@@ -88,6 +95,20 @@ pub trait Ranks {
     /// Adds up numbers over all of them.
     fn sum_numbers(&self, values: &mut [f64]);
 
+    /// An optimizer for steps that each of them makes alone: see [`Ranks::synchronise`].
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    fn apart(&self, inner: AdamW, sync: &SyncArgs) -> Result<Box<dyn Trainer>>;
+
+    /// Averages what all of them have learnt by such an optimizer, in steps that took so long here.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    fn synchronise(&self, optimizer: &mut (dyn Trainer + 'static), took: Duration) -> Result<()>;
+
     /// Checks that all have the same parameters after so many steps.
     ///
     /// # Errors
@@ -131,6 +152,8 @@ pub struct Options {
     pub profile: bool,
     /// The flags that make training steps smaller, and evaluations.
     pub size_flags: [&'static str; 2],
+    /// Steps that each rank makes alone before they are averaged; 0 where all ranks make each step together.
+    pub sync_every: u64,
     /// Who trains along, if anybody does.
     pub ranks: Option<Rc<dyn Ranks>>,
 }
@@ -159,6 +182,7 @@ impl Options {
             perplexity: false,
             profile: false,
             size_flags: ["--batch-size"; 2],
+            sync_every: 0,
             ranks: None,
         }
     }

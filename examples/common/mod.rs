@@ -18,6 +18,7 @@ pub mod checkpoint;
 pub mod course;
 pub mod heat_map;
 pub mod interrupt;
+pub mod local_steps;
 pub mod metrics;
 pub mod outputs;
 pub mod plot;

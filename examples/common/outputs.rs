@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use shadegrad::optim::{AdamW, Optimizer};
+use shadegrad::optim::Optimizer;
 use shadegrad::{Error, checkpoint};
 
 use super::Result;
@@ -239,7 +239,7 @@ impl<S: Settings> Contents<'_, S> {
     /// # Errors
     ///
     /// Those of [`checkpoint::save`].
-    pub fn save(&self, path: &Path, optimizer: &AdamW) -> Result<()> {
+    pub fn save(&self, path: &Path, optimizer: &dyn Optimizer) -> Result<()> {
         let metadata = self.metadata(optimizer)?;
         checkpoint::save(path, optimizer.parameters(), Some(optimizer), &metadata)?;
         written(path);

@@ -139,15 +139,18 @@ fn several<T>(
 
 #[cfg(feature = "mpi")]
 mod mpi {
+    use std::any::Any;
     use std::cell::{Cell, OnceCell};
     use std::ops::Range;
     use std::time::Duration;
 
     use shadegrad::nn::Parameters;
-    use shadegrad::parallel::World;
+    use shadegrad::optim::AdamW;
+    use shadegrad::parallel::{DiLoCo, DiLoCoConfig, World};
     use shadegrad::{DType, Device, Error, Tensor};
 
-    use crate::common::course::Ranks;
+    use crate::common::args::SyncArgs;
+    use crate::common::course::{Ranks, Trainer};
     use crate::common::steps::Diverged;
     use crate::common::{Result, interrupt};
 
@@ -239,6 +242,33 @@ mod mpi {
 
         fn sum_numbers(&self, values: &mut [f64]) {
             self.patiently(|| self.world.sum_f64(values));
+        }
+
+        fn apart(&self, inner: AdamW, sync: &SyncArgs) -> Result<Box<dyn Trainer>> {
+            let config = DiLoCoConfig {
+                learning_rate: sync.outer_lr,
+                momentum: sync.outer_momentum,
+            };
+            Ok(Box::new(DiLoCo::new(inner, config)?))
+        }
+
+        fn synchronise(
+            &self,
+            optimizer: &mut (dyn Trainer + 'static),
+            took: Duration,
+        ) -> Result<()> {
+            let optimizer: &mut dyn Any = optimizer;
+            let optimizer = optimizer.downcast_mut::<DiLoCo<AdamW>>();
+            let optimizer = optimizer.expect("Ranks::apart made it");
+            // The others may take twice as long.
+            let patience = match self.has_stepped.replace(true) {
+                true => World::PATIENCE,
+                false => LONG,
+            };
+            self.world.set_patience(patience + took);
+            optimizer.synchronise(&self.world)?;
+            self.world.set_patience(World::PATIENCE);
+            Ok(())
         }
 
         fn check(&self, parameters: &Parameters, step: u64) -> Result<()> {

@@ -14,7 +14,7 @@ use shadegrad::{Device, Error};
 
 use super::Result;
 use super::args::{
-    self, BatchArgs, EvaluationArgs, ModelArgs, SamplingArgs, ScheduleKind, TrainingArgs,
+    self, BatchArgs, EvaluationArgs, ModelArgs, SamplingArgs, ScheduleKind, SyncArgs, TrainingArgs,
 };
 use super::words::HumanCount;
 
@@ -315,6 +315,55 @@ impl TrainingArgs {
             .into()),
             false => Ok(()),
         }
+    }
+}
+
+impl SyncArgs {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// One line that names the flag, its value and what is possible.
+    pub fn validate(&self) -> Result<()> {
+        let (lr, momentum) = (self.outer_lr, self.outer_momentum);
+        let sound = lr.is_finite() && lr > 0.0;
+        require(sound, "outer-lr", &lr, "a positive number")?;
+        let sound = (0.0..1.0).contains(&momentum);
+        require(sound, "outer-momentum", &momentum, "0 or more, below 1")
+    }
+
+    /// Checks, once a checkpoint's settings are taken over, that these have an effect where some were `given`; that there are
+    /// several ranks to synchronise; and that whatever they have to be together for comes after steps when they are.
+    ///
+    /// # Errors
+    ///
+    /// One line that names the flags and the remedy.
+    pub fn check(
+        &self,
+        given: &[String],
+        is_several: bool,
+        intervals: &[(&str, u64)],
+    ) -> Result<()> {
+        let every = self.sync_every;
+        let mut outer = given.iter().filter(|name| name.starts_with("outer_"));
+        let mut apart = intervals
+            .iter()
+            .filter(|(_, interval)| every > 0 && !interval.is_multiple_of(every));
+        let reason = match (every, outer.next(), apart.next()) {
+            (0, Some(name), _) => format!(
+                "--{} is of the outer step, of which there is none without --sync-every STEPS: give both or neither",
+                name.replace('_', "-")
+            ),
+            (1.., ..) if !is_several => format!(
+                "--sync-every {every} is for several ranks, and this is one process: start it by mpirun -n N, built with \
+                 --features mpi, or say --sync-every 0"
+            ),
+            (_, _, Some((flag, interval))) => format!(
+                "{flag} is {interval}, no multiple of --sync-every {every}: in between, each rank has a model of its own"
+            ),
+            _ => return Ok(()),
+        };
+        Err(reason.into())
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use shadegrad::data::{Batch, Split};
 use shadegrad::gpu::Fetch;
 use shadegrad::nn::FlatTensors;
-use shadegrad::optim::{AdamW, Metrics, Optimizer, Report};
+use shadegrad::optim::{Metrics, Optimizer, Report};
 use shadegrad::{Device, Tape};
 
 use super::Result;
@@ -43,6 +43,8 @@ struct Submitted {
     report: Report,
     /// The losses of the batches before the last.
     earlier: Vec<Fetch<f32>>,
+    /// What these losses are multiplied by.
+    share: f32,
 }
 
 impl UnderWay {
@@ -59,39 +61,58 @@ impl UnderWay {
         if may_wait && (self.is_punctual || matches!(oldest.report.is_ready(), Ok(false))) {
             return Ok(None);
         }
-        let Some(Submitted { report, earlier }) = self.steps.pop_front() else {
+        let Some(submitted) = self.steps.pop_front() else {
             return Ok(None);
         };
-        let mut results = report.ready().await?;
-        for loss in earlier {
+        let mut results = submitted.report.ready().await?;
+        for loss in submitted.earlier {
             results.loss += loss.ready().await?[0];
         }
+        results.loss *= submitted.share;
         Ok(Some(results))
     }
 }
 
 impl Recorder<'_> {
-    /// Records one step, counted from 0, and submits it. Gives the number of its tokens.
+    /// Records one step, counted from 0, and submits it. Gives the number of its tokens, on all ranks.
+    ///
+    /// Where ranks make steps apart from one another, this one makes its own from the mean loss of its rows. What is told of
+    /// it is their share of the mean over all targets: all ranks' add up to that.
     ///
     /// # Errors
     ///
     /// What the device reports; then the optimizer has not made this step.
     pub fn launch(
         &self,
-        optimizer: &mut AdamW,
+        optimizer: &mut dyn Optimizer,
         under_way: &mut UnderWay,
         step: u64,
     ) -> Result<usize> {
-        if let Some(ranks) = self.options.ranks.as_deref() {
+        let ranks = self.options.ranks.as_deref();
+        if let Some(ranks) = ranks.filter(|_| self.options.sync_every == 0) {
             return self.launch_shared(ranks, optimizer, under_way, step);
         }
-        let batches = self.batches(step);
-        let all: f32 = batches.iter().map(|(_, batch)| targets(batch)).sum();
+        let mut batches = self.batches(step);
+        let count =
+            |batches: &[(u64, Batch)]| batches.iter().map(|(_, batch)| targets(batch)).sum();
+        let of_all_ranks: f32 = count(&batches);
+        let tokens = batches.iter().map(|(_, batch)| batch.inputs.len()).sum();
+        let mut rows = Vec::new();
+        if let Some(ranks) = ranks {
+            for (_, batch) in &mut batches {
+                rows.push(ranks.share(batch.batch_size));
+                *batch = rows_of(batch, ranks.share(batch.batch_size));
+            }
+        }
+        let all = count(&batches);
         let (mut earlier, mut report) = (Vec::new(), None);
-        let mut tokens = 0;
-        for (left, (number, batch)) in (0..batches.len()).rev().zip(&batches) {
+        for (index, (number, batch)) in batches.iter().enumerate() {
+            let left = batches.len() - 1 - index;
             let tape = Tape::training(self.device);
             tape.set_precision(self.options.precision);
+            if let Some(rows) = rows.get(index) {
+                tape.set_rows(rows.start, rows.len());
+            }
             tape.set_seed(self.options.seed, *number);
             let mut loss = self.model.loss(&tape, batch);
             if batches.len() > 1 {
@@ -111,10 +132,12 @@ impl Recorder<'_> {
                 let [flags, _] = self.options.size_flags;
                 return Err(lower(error, "a training step", flags));
             }
-            tokens += batch.inputs.len();
         }
-        let report = report.expect("a step has a batch at least");
-        under_way.steps.push_back(Submitted { report, earlier });
+        under_way.steps.push_back(Submitted {
+            report: report.expect("a step has a batch at least"),
+            earlier,
+            share: all / of_all_ranks,
+        });
         Ok(tokens)
     }
 
@@ -131,7 +154,7 @@ impl Recorder<'_> {
     fn launch_shared(
         &self,
         ranks: &dyn Ranks,
-        optimizer: &mut AdamW,
+        optimizer: &mut dyn Optimizer,
         under_way: &mut UnderWay,
         step: u64,
     ) -> Result<usize> {
@@ -180,6 +203,7 @@ impl Recorder<'_> {
         under_way.steps.push_back(Submitted {
             report,
             earlier: Vec::new(),
+            share: 1.0,
         });
         Ok(tokens)
     }
@@ -271,7 +295,7 @@ impl Recorder<'_> {
 }
 
 /// Steps between two checks that all ranks have the same parameters.
-const CHECK_INTERVAL: u64 = 100;
+pub const CHECK_INTERVAL: u64 = 100;
 
 /// The targets of a batch, at least one.
 fn targets(batch: &Batch) -> f32 {

@@ -6,10 +6,11 @@ use std::time::Instant;
 use shadegrad::Error;
 use shadegrad::data::Split;
 use shadegrad::gpu::block_on;
-use shadegrad::optim::{self, AdamW, Optimizer};
+use shadegrad::optim::{self, Optimizer};
 use shadegrad::profile::Profile;
 
-use super::course::{Evaluation, Options, Pace};
+use super::course::{Evaluation, Options, Pace, Trainer};
+use super::local_steps::LocalSteps;
 use super::metrics::{Metrics, Record};
 use super::profiling::Profiling;
 use super::progress::{Progress, Stopwatch};
@@ -20,14 +21,14 @@ use super::{Result, interrupt};
 const STRETCH_MS: f64 = 100.0;
 
 /// What writes a checkpoint.
-pub type Save<'a> = &'a mut dyn FnMut(&AdamW) -> Result<()>;
+pub type Save<'a> = &'a mut dyn FnMut(&dyn Optimizer) -> Result<()>;
 
 /// All that a run needs.
 pub struct Training<'a> {
     /// What is trained, where, on what and how.
     pub recorder: Recorder<'a>,
     /// What trains it; at the step where the run starts.
-    pub optimizer: &'a mut AdamW,
+    pub optimizer: &'a mut (dyn Trainer + 'static),
     /// Where the records go.
     pub metrics: &'a mut Metrics,
     /// Writes a checkpoint, if there is to be one.
@@ -67,6 +68,7 @@ struct State {
     pace: Pace,
     first_landed: Option<Instant>,
     profiling: Profiling,
+    local: LocalSteps,
 }
 
 impl State {
@@ -102,6 +104,7 @@ impl Training<'_> {
             pace: Pace::default(),
             first_landed: None,
             profiling: Profiling::new(options.profile, start, options.total),
+            local: LocalSteps::new(options.sync_every, start),
         };
         let outcome = self.steps(&mut state);
         let outcome = outcome.and_then(|()| self.finish(&mut state));
@@ -130,20 +133,25 @@ impl Training<'_> {
         self.sound_loss()?;
         state.watch.lap_ms();
         for step in state.start..total {
-            if let Some(ranks) = &self.recorder.options.ranks {
+            let ranks = self.recorder.options.ranks.as_ref();
+            if let Some(ranks) = ranks.filter(|_| state.local.are_together()) {
                 ranks.share_interruption();
             }
             if interrupt::requested() {
                 break;
             }
             state.profiling.before(self.recorder.device, step)?;
+            state.local.part();
             state.tokens = self
                 .recorder
                 .launch(self.optimizer, &mut state.under_way, step)?;
             // Waiting for the first one, which compiles the kernels, keeps its time apart from the others'.
             let most = if step == state.start { 0 } else { OUTSTANDING };
-            self.land(state, most)?;
             let done = step + 1;
+            match state.local.are_together() {
+                true => self.land(state, most)?,
+                false => self.land_apart(state, most, done)?,
+            }
             let (evaluate, save) = (due(done, eval_interval), due(done, checkpoint_interval));
             let sample = due(done, sample_interval);
             if !evaluate && !save && !sample {
@@ -239,7 +247,8 @@ impl Training<'_> {
     ) -> Box<dyn std::error::Error> {
         let step = self.optimizer.steps();
         let diverged = matches!(error.downcast_ref(), Some(Error::NonFinite { .. }));
-        if diverged || error.is::<Diverged>() || self.save.is_none() || step == state.saved {
+        let has_nothing = self.save.is_none() || step == state.saved;
+        if diverged || error.is::<Diverged>() || has_nothing || !state.local.are_together() {
             return error;
         }
         let saved = state.land(0).and_then(|()| self.save_here(state));
@@ -247,6 +256,21 @@ impl Training<'_> {
             Ok(()) => format!("{error} (the checkpoint holds everything up to step {step})").into(),
             Err(_) => error,
         }
+    }
+
+    /// Takes in the results of steps that this rank makes alone, and synchronises all ranks if it is time: then they are shown.
+    fn land_apart(&mut self, state: &mut State, most: usize, done: u64) -> Result<()> {
+        let is_due = state.local.is_due(done);
+        let landed = state.land(if is_due { 0 } else { most });
+        // What this rank alone may find, it tells as its own.
+        landed.map_err(|error| error.to_string())?;
+        let ranks = self.recorder.options.ranks.clone();
+        let Some(ranks) = ranks.filter(|_| is_due) else {
+            return Ok(());
+        };
+        let State { local, landed, .. } = state;
+        local.synchronise(&*ranks, self.optimizer, done, landed)?;
+        self.show(state)
     }
 
     /// Takes in the results that have arrived, as [`State::land`], and shows them if it is time.
@@ -262,6 +286,10 @@ impl Training<'_> {
 
     /// Shows and records the steps whose results have arrived. The time since the last ones is theirs together.
     fn show(&mut self, state: &mut State) -> Result<()> {
+        if !state.local.are_together() {
+            // The run ends here, and what the others lost is not known.
+            state.landed.clear();
+        }
         let Some(first) = state.landed.first() else {
             return Ok(());
         };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::preset::Preset;
 use crate::common::args::{
-    BatchArgs, EvaluationArgs, ModelArgs, OffArgs, SamplingArgs, TrainingArgs,
+    BatchArgs, EvaluationArgs, ModelArgs, OffArgs, SamplingArgs, SyncArgs, TrainingArgs,
 };
 use crate::common::settings::{self, require};
 use crate::common::{Result, settings::Settings as _};
@@ -58,6 +58,9 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     pub training: TrainingArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub sync: SyncArgs,
 }
 
 /// How batches are cut from the text.
@@ -111,6 +114,7 @@ impl RunArgs {
             batch,
             model,
             training,
+            sync,
             ..
         } = &self.settings;
         batch.validate(&self.evaluation)?;
@@ -122,6 +126,7 @@ impl RunArgs {
             "at most a million",
         )?;
         training.validate()?;
+        sync.validate()?;
         self.sampling.validate()?;
         // Whatever the vocabulary will be.
         settings::validate_model(&model.config(1, batch.context))

@@ -27,18 +27,18 @@ use std::time::Instant;
 use clap::Parser;
 use common::args::{DeviceArgs, FileArgs, ProgramArgs};
 use common::checkpoint::{Checkpoint, Contents, Stored};
-use common::course::{NextToken, Options, Ranks};
+use common::course::{NextToken, Options, Ranks, Trainer};
 use common::metrics::Metrics;
 use common::saved::{self, SampleArgs};
 use common::settings::{Settings as _, lower};
 use common::steps::Recorder;
 use common::training::Training;
 use common::words::HumanCount;
-use common::{Result, interrupt, plot, profiling, program, ranks, report};
+use common::{Result, interrupt, local_steps, plot, profiling, program, ranks, report};
 use shadegrad::Device;
 use shadegrad::gpu::block_on;
 use shadegrad::nn::{Gpt, GptConfig};
-use shadegrad::optim::AdamW;
+use shadegrad::optim::Optimizer;
 
 use cli::{RunArgs, Settings};
 use data::Data;
@@ -97,7 +97,7 @@ struct Prepared {
     device: Device,
     config: GptConfig,
     model: Gpt,
-    optimizer: AdamW,
+    optimizer: Box<dyn Trainer>,
 }
 
 /// Finds everything that can be wrong, before anything is begun.
@@ -106,6 +106,7 @@ fn prepare(
     files: &FileArgs,
     args: &DeviceArgs,
     ranks: Option<&dyn Ranks>,
+    [save, sample]: [u64; 2],
 ) -> Result<Prepared> {
     run.validate()?;
     let resume = files.resume.as_deref();
@@ -130,15 +131,24 @@ fn prepare(
     settings.training.check_start(start)?;
     let read = [("--filename", settings.filename.as_deref())];
     files.check(settings, &read)?;
+    let intervals = [
+        ("--steps", settings.training.steps),
+        ("--eval-interval", run.evaluation.eval_interval),
+        ("--checkpoint-interval", save),
+        ("--sample-interval", sample),
+    ];
+    settings
+        .sync
+        .check(&run.given, ranks.is_some(), &intervals)?;
     let metrics = Metrics::start(files.metrics.as_deref(), start)?;
 
     let device = program::open_device_of(args, ranks)?;
     let config = settings
         .model
         .config(data.tokenizer().vocab_size(), settings.batch.context);
-    let (model, mut optimizer) = settings.model.build(&config, &settings.training, &device)?;
+    let (model, inner) = settings.model.build(&config, &settings.training, &device)?;
+    let optimizer = local_steps::trainer(inner, &settings.sync, ranks, checkpoint.as_ref())?;
     if let Some(checkpoint) = &checkpoint {
-        checkpoint.restore(&mut optimizer)?;
         checkpoint.note_other_text(data.digest(), data.source());
     }
     samples::check(&model, settings.batching, run.samples)
@@ -164,10 +174,12 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
     } = cli;
     let others = ranks.as_deref();
     let is_first = others.is_none_or(|ranks| ranks.rank() == 0);
+    let saved = files.checkpoint.as_ref();
+    let times = [saved.map_or(0, |_| files.checkpoint_interval), 0];
     if !is_first {
         files.write_nothing();
     }
-    let prepared = prepare(&mut run, &files, &program_args.device, others);
+    let prepared = prepare(&mut run, &files, &program_args.device, others, times);
     let Prepared {
         start,
         data,
@@ -187,6 +199,7 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
         start,
         data.digest(),
     )?;
+    local_steps::describe(&settings.sync, others);
     say!("data: {}", data.summary());
     report::describe(
         &config,
@@ -206,7 +219,8 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
         text_digest: data.digest(),
     };
     let checkpoint = files.checkpoint.as_deref();
-    let mut save = checkpoint.map(|path| |optimizer: &AdamW| contents.save(path, optimizer));
+    let mut save =
+        checkpoint.map(|path| |optimizer: &dyn Optimizer| contents.save(path, optimizer));
     let training = Training {
         recorder: Recorder {
             device: &device,
@@ -216,11 +230,12 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
             },
             data: &data,
             options: Options {
+                sync_every: settings.sync.sync_every,
                 ranks: ranks.clone(),
                 ..Options::new(&settings.training, &run.evaluation, &files, &program_args)
             },
         },
-        optimizer: &mut optimizer,
+        optimizer: &mut *optimizer,
         metrics: &mut metrics,
         save: save.as_mut().map(|save| save as _),
         sample: &mut || Ok(String::new()),
@@ -247,7 +262,7 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
     report::interruption(&summary, settings.training.steps);
     print(&names, &data);
     let profile = files.profile.as_deref();
-    profiling::report(profile, &summary, &device, &optimizer, began)?;
+    profiling::report(profile, &summary, &device, &*optimizer, began)?;
     report::finish(&summary, false, &files, start, began);
     Ok(program::exit_code(&summary))
 }

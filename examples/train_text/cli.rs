@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::Result;
 use crate::common::args::{
-    BatchArgs, EvaluationArgs, ModelArgs, OffArgs, SamplingArgs, TrainingArgs,
+    BatchArgs, EvaluationArgs, ModelArgs, OffArgs, SamplingArgs, SyncArgs, TrainingArgs,
 };
 use crate::common::checkpoint::Checkpoint;
 use crate::common::settings::{self, require};
@@ -86,6 +86,9 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     pub training: TrainingArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub sync: SyncArgs,
 }
 
 impl settings::Settings for Settings {
@@ -135,6 +138,7 @@ impl RunArgs {
             batch,
             model,
             training,
+            sync,
             ..
         } = &self.settings;
         batch.validate(&self.evaluation)?;
@@ -145,6 +149,7 @@ impl RunArgs {
             require(value <= MOST_TOKENS, name, &value, "at most a million")?;
         }
         training.validate()?;
+        sync.validate()?;
         self.sampling.validate()?;
         // Whatever the vocabulary will be.
         settings::validate_model(&model.config(1, batch.context))

@@ -26,19 +26,19 @@ use std::time::Instant;
 use clap::Parser;
 use common::args::{DeviceArgs, FileArgs, ProgramArgs};
 use common::checkpoint::{Checkpoint, Contents, Stored};
-use common::course::{NextToken, Options, Ranks};
+use common::course::{NextToken, Options, Ranks, Trainer};
 use common::metrics::Metrics;
 use common::saved::{self, SampleArgs};
 use common::settings::Settings as _;
 use common::steps::Recorder;
 use common::training::Training;
 use common::words::HumanCount;
-use common::{Result, interrupt, plot, profiling, program, ranks, report};
+use common::{Result, interrupt, local_steps, plot, profiling, program, ranks, report};
 use shadegrad::Device;
 use shadegrad::data::IGNORE_INDEX;
 use shadegrad::nn::{Gpt, GptConfig};
 use shadegrad::ops::CrossEntropy;
-use shadegrad::optim::AdamW;
+use shadegrad::optim::Optimizer;
 use shadegrad::sampling::Sampler;
 
 use cli::{RunArgs, Settings};
@@ -106,7 +106,7 @@ struct Prepared {
     device: Device,
     config: GptConfig,
     model: Gpt,
-    optimizer: AdamW,
+    optimizer: Box<dyn Trainer>,
 }
 
 /// Finds everything that can be wrong, before anything is begun.
@@ -115,6 +115,7 @@ fn prepare(
     files: &FileArgs,
     args: &DeviceArgs,
     ranks: Option<&dyn Ranks>,
+    [save, sample]: [u64; 2],
 ) -> Result<Prepared> {
     run.validate()?;
     let resume = files.resume.as_deref();
@@ -143,15 +144,24 @@ fn prepare(
         ("--tokenizer", settings.tokenizer.as_deref()),
     ];
     files.check(settings, &read)?;
+    let intervals = [
+        ("--steps", settings.training.steps),
+        ("--eval-interval", run.evaluation.eval_interval),
+        ("--checkpoint-interval", save),
+        ("--sample-interval", sample),
+    ];
+    settings
+        .sync
+        .check(&run.given, ranks.is_some(), &intervals)?;
     let metrics = Metrics::start(files.metrics.as_deref(), start)?;
 
     let device = program::open_device_of(args, ranks)?;
     let config = settings
         .model
         .config(data.tokens().vocab_size(), settings.batch.context);
-    let (model, mut optimizer) = settings.model.build(&config, &settings.training, &device)?;
+    let (model, inner) = settings.model.build(&config, &settings.training, &device)?;
+    let optimizer = local_steps::trainer(inner, &settings.sync, ranks, checkpoint.as_ref())?;
     if let Some(checkpoint) = &checkpoint {
-        checkpoint.restore(&mut optimizer)?;
         checkpoint.note_other_text(data.digest(), data.source());
     }
     Ok(Prepared {
@@ -177,10 +187,15 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
     } = cli;
     let others = ranks.as_deref();
     let is_first = others.is_none_or(|ranks| ranks.rank() == 0);
+    let saved = files.checkpoint.as_ref();
+    let times = [
+        saved.map_or(0, |_| files.checkpoint_interval),
+        sample_interval,
+    ];
     if !is_first {
         files.write_nothing();
     }
-    let prepared = prepare(&mut run, &files, &program_args.device, others);
+    let prepared = prepare(&mut run, &files, &program_args.device, others, times);
     let Prepared {
         start,
         data,
@@ -201,6 +216,7 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
         start,
         data.digest(),
     )?;
+    local_steps::describe(&settings.sync, others);
     say!("data: {}", data.summary());
     report::describe(
         &config,
@@ -228,11 +244,13 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
     let options = Options {
         sample_interval,
         perplexity: true,
+        sync_every: settings.sync.sync_every,
         ranks: ranks.clone(),
         ..Options::new(&settings.training, &run.evaluation, &files, &program_args)
     };
     let checkpoint = files.checkpoint.as_deref();
-    let mut save = checkpoint.map(|path| |optimizer: &AdamW| contents.save(path, optimizer));
+    let mut save =
+        checkpoint.map(|path| |optimizer: &dyn Optimizer| contents.save(path, optimizer));
     let training = Training {
         recorder: Recorder {
             device: &device,
@@ -243,7 +261,7 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
             data: data.stream(),
             options,
         },
-        optimizer: &mut optimizer,
+        optimizer: &mut *optimizer,
         metrics: &mut metrics,
         save: save.as_mut().map(|save| save as _),
         sample: &mut || Ok(indented("sample:", &sample(0)?)),
@@ -265,7 +283,7 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
         say!("{}", indented(&title, &sample(number as u64)?));
     }
     let profile = files.profile.as_deref();
-    profiling::report(profile, &summary, &device, &optimizer, began)?;
+    profiling::report(profile, &summary, &device, &*optimizer, began)?;
     report::finish(&summary, true, &files, start, began);
     Ok(program::exit_code(&summary))
 }

@@ -45,13 +45,17 @@
 //! # }
 //! ```
 //!
+//! Where the network is slow, ranks make steps of their own in between: [`DiLoCo`].
+//!
 //! The program is started by MPI's launcher, such as `mpirun -n 4`; `docs/parallel.md` says more. A rank that panics, that
 //! MPI refuses something, or that others wait for in vain, ends all ranks with a line that names it.
 
 mod agreement;
+mod diloco;
 mod faults;
 mod sum;
 mod wait;
 mod world;
 
+pub use diloco::{DiLoCo, DiLoCoConfig};
 pub use world::World;

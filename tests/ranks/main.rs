@@ -1,6 +1,7 @@
 //! Several ranks on this machine. This program starts itself under `mpirun` for each of its tests, and looks at what comes
 //! out. `cargo test --features mpi --test ranks -- NAME` runs those whose names contain it.
 
+mod diloco;
 #[path = "../common/example.rs"]
 mod example;
 mod faults;
@@ -20,6 +21,9 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("sums", sums::program),
     ("agreement", sums::agreement),
     ("training", training::program),
+    ("outer", diloco::outer),
+    ("both ways", diloco::both_ways),
+    ("apart", diloco::apart),
     ("work", faults::work),
     ("panic", faults::panic),
     ("abort", faults::abort),
@@ -36,7 +40,21 @@ const TESTS: &[(&str, fn())] = &[
         sums::what_differs_between_ranks_is_named,
     ),
     ("ranks_train_as_one_does", training::ranks_train_as_one_does),
+    (
+        "outer_steps_are_those_of_the_formula",
+        diloco::outer_steps_are_those_of_the_formula,
+    ),
+    (
+        "averages_of_single_steps_are_steps_together",
+        diloco::averages_of_single_steps_are_steps_together,
+    ),
+    (
+        "a_rank_killed_between_averages_ends_the_others",
+        diloco::a_rank_killed_between_averages_ends_the_others,
+    ),
     ("programs_train_on_ranks", programs::programs_train_on_ranks),
+    ("programs_train_apart", programs::programs_train_apart),
+    ("programs_end_together", programs::programs_end_together),
     (
         "what_is_wrong_is_said_once",
         programs::what_is_wrong_is_said_once,

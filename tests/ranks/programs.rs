@@ -105,6 +105,128 @@ pub fn programs_train_on_ranks() {
     assert_close(&file("more.jsonl"), &file("one.jsonl"));
 }
 
+pub fn programs_train_apart() {
+    let folder = Folder::new("apart");
+    let file = |name: &str| folder.path(name);
+    let flags = |steps: u64, name: &str, more: &str| {
+        let (metrics, checkpoint) = (
+            file(&format!("{name}.jsonl")),
+            file(&format!("{name}.safetensors")),
+        );
+        format!("{SMALL} --steps {steps} --metrics {metrics} --checkpoint {checkpoint} {more}")
+    };
+    let state = |name: &str| fs::read(file(&format!("{name}.safetensors"))).unwrap();
+    let of_steps = |name: &str| losses(&file(&format!("{name}.jsonl")));
+    let apart = "--schedule constant --warmup 5 --sync-every 10";
+    let printed = run(3, &flags(60, "whole", apart));
+    assert!(
+        printed.contains("ranks: 3, averaged every 10 steps"),
+        "{printed}"
+    );
+    run(3, &flags(60, "again", apart));
+    assert!(state("again") == state("whole"), "the same bits again");
+    assert_eq!(of_steps("again"), of_steps("whole"));
+
+    // Stopped in between, and on from there to the same bits.
+    run(3, &flags(20, "part", apart));
+    let resume = format!("--resume {}", file("part.safetensors"));
+    run(3, &flags(60, "part", &resume));
+    assert!(
+        state("part") == state("whole"),
+        "the same bits after a resumption"
+    );
+    assert_eq!(of_steps("part"), of_steps("whole"));
+
+    // On with another number of ranks; then together, and apart again, of which both are told.
+    run(2, &flags(80, "part", &resume));
+    let told = |more: &str, said: &str| {
+        let flags = flags(
+            100,
+            "part",
+            &format!("--resume {} {more}", file("part.safetensors")),
+        );
+        let ended = start(2, &flags).end_within(LONGEST);
+        assert!(
+            ended.succeeded && ended.errors.contains(said),
+            "{}",
+            ended.errors
+        );
+    };
+    told(
+        "--sync-every 0",
+        "note: --sync-every is 0: the checkpoint's outer momentum is left behind",
+    );
+    told(
+        "--sync-every 10 --steps 120",
+        "note: the checkpoint is of a run without --sync-every",
+    );
+
+    // Not much is lost: untrained, it is 3.3.
+    run(3, &flags(60, "together", "--schedule constant --warmup 5"));
+    let end = |name: &str| of_steps(name)[59].1.clone();
+    let (whole, together) = (end("whole"), end("together"));
+    let [apart, together] = [&whole, &together].map(|losses| losses[2]);
+    assert!(
+        apart < 2.9 && apart < 1.1 * together,
+        "{apart}, together {together}"
+    );
+}
+
+/// One rank of a program whose command line contains a text.
+fn one_rank(text: &str) -> u32 {
+    let processes = Command::new("pgrep").args(["-f", text]).output().unwrap();
+    let processes = String::from_utf8(processes.stdout).unwrap();
+    let name =
+        |process: &&str| fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    let rank = processes
+        .lines()
+        .find(|process| name(process).starts_with("train_names"));
+    rank.unwrap().parse().unwrap()
+}
+
+/// Waits for the line of a step.
+fn wait_for(launched: &Launched, step: &str) {
+    while !launched
+        .lines
+        .recv_timeout(LONGEST)
+        .unwrap()
+        .starts_with(step)
+    {}
+}
+
+pub fn programs_end_together() {
+    let folder = Folder::new("end");
+    let checkpoint = folder.path("names.safetensors");
+    let flags =
+        format!("{SMALL} --steps 1000000 --eval-interval 0 --sync-every 10 --log-interval 10");
+    let launched = start(2, &format!("{flags} --checkpoint {checkpoint}"));
+    wait_for(&launched, "step 20/");
+    // All hear of it when they are together.
+    faults::signal("-TERM", one_rank(&checkpoint));
+    let ended = launched.end_within(Duration::from_secs(30));
+    let said = ended
+        .output
+        .lines()
+        .find(|line| line.starts_with("interrupted after step "));
+    let step = said
+        .and_then(|line| line.split(' ').nth(3))
+        .unwrap_or("none");
+    assert!(step.ends_with('0'), "{}\n{}", ended.output, ended.errors);
+    run(
+        2,
+        &format!(
+            "{flags} --resume {checkpoint} --steps {}",
+            step.replace(',', "")
+        ),
+    );
+
+    let ended =
+        start(3, &format!("{SMALL} --sync-every 20 --lr 1e30")).end_within(Duration::from_secs(30));
+    let is_named =
+        ended.errors.contains("error: rank ") && ended.errors.contains(" is NaN at step ");
+    assert!(!ended.succeeded && is_named, "{}", ended.errors);
+}
+
 /// Whether there is one line on standard error that begins so, and none from another rank.
 #[track_caller]
 fn assert_said_once(words: &[String], said: &str) {
@@ -136,6 +258,22 @@ pub fn what_is_wrong_is_said_once() {
         &join(program(1, "--lr 0.5"), program(1, "--lr 0.25")),
         "error: --lr is 0.25 on rank 1, but 0.5 on rank 0",
     );
+    assert_said_once(
+        &program(3, "--sync-every 7"),
+        "error: --steps is 1500, no multiple of --sync-every 7",
+    );
+    assert_said_once(
+        &join(program(1, "--sync-every 20"), program(1, "--sync-every 10")),
+        "error: --sync-every is 10 on rank 1, but 20 on rank 0",
+    );
+    assert_said_once(
+        &program(1, "--sync-every 10"),
+        "error: --sync-every 10 is for several ranks, and this is one process",
+    );
+    assert_said_once(
+        &program(2, "--outer-lr 0.5"),
+        "error: --outer-lr is of the outer step, of which there is none",
+    );
     let folder = Folder::new("wrong");
     let own = folder.path("names.txt");
     fs::write(&own, "anna\notto\nnora\n".repeat(20)).unwrap();
@@ -160,24 +298,8 @@ pub fn a_killed_program_leaves_a_whole_checkpoint() {
         "{SMALL} --steps 100000 --eval-interval 0 --checkpoint {checkpoint} --checkpoint-interval 1 --log-interval 1"
     );
     let launched = start(2, &flags);
-    while !launched
-        .lines
-        .recv_timeout(LONGEST)
-        .unwrap()
-        .starts_with("step 5/")
-    {}
-    let processes = Command::new("pgrep")
-        .args(["-f", &checkpoint])
-        .output()
-        .unwrap();
-    let processes = String::from_utf8(processes.stdout).unwrap();
-    let name =
-        |process: &&str| fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
-    let victim = processes
-        .lines()
-        .find(|process| name(process).starts_with("train_names"))
-        .unwrap();
-    faults::signal("-KILL", victim.parse().unwrap());
+    wait_for(&launched, "step 5/");
+    faults::signal("-KILL", one_rank(&checkpoint));
     let ended = launched.end_within(Duration::from_secs(30));
     assert!(
         !ended.succeeded && ended.errors.contains("rank"),

@@ -1,17 +1,19 @@
 //! A model that several ranks train, against one.
 
-use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
+use std::ops::Range;
+
+use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, AdamWConfig, Optimizer};
 use shadegrad::parallel::World;
-use shadegrad::{DType, Tape, Tensor};
+use shadegrad::{DType, Device, Tape, Tensor, Var};
 
 use crate::{device, launch};
 
 const STEPS: u64 = 100;
 
 /// Rows of a batch: two ranks have as many each, three and four have not.
-const ROWS: usize = 6;
+pub const ROWS: usize = 6;
 
 /// Batches whose gradients make a step.
 const BATCHES: u64 = 2;
@@ -29,9 +31,8 @@ fn batch(number: u64) -> Vec<u32> {
     (0..ROWS).flat_map(row).collect()
 }
 
-/// Prints each step's loss and norm, and in the end a checksum of the parameters.
-pub fn program(world: &World) {
-    let device = device();
+/// The model as it begins, with dropout.
+pub fn model(device: &Device) -> (Gpt, Parameters) {
     let config = GptConfig {
         context: CONTEXT,
         d_model: 16,
@@ -43,7 +44,30 @@ pub fn program(world: &World) {
     };
     let mut builder = ParameterBuilder::new(5);
     let gpt = Gpt::new(&config, &mut builder).unwrap();
-    let parameters = builder.build(&device).unwrap();
+    let parameters = builder.build(device).unwrap();
+    (gpt, parameters)
+}
+
+/// The mean loss of some rows of batch number `number`.
+pub fn loss<'t>(gpt: &Gpt, tape: &'t Tape, number: u64, rows: &Range<usize>) -> Var<'t> {
+    let tokens = batch(number);
+    let own = |shift: usize| -> Vec<u32> {
+        let rows = rows
+            .clone()
+            .map(|row| &tokens[row * (CONTEXT + 1) + shift..][..CONTEXT]);
+        rows.flatten().copied().collect()
+    };
+    tape.set_rows(rows.start, rows.len());
+    tape.set_seed(3, number);
+    let shape = [rows.len(), CONTEXT];
+    let (inputs, targets) = (tape.input(shape, &own(0)), tape.input(shape, &own(1)));
+    gpt.loss(inputs, targets, CrossEntropy::default())
+}
+
+/// Prints each step's loss and norm, and in the end a checksum of the parameters.
+pub fn program(world: &World) {
+    let device = device();
+    let (gpt, parameters) = model(&device);
     // Some gradients are longer, some are not.
     let config = AdamWConfig {
         clip_norm: Some(0.9),
@@ -54,21 +78,9 @@ pub fn program(world: &World) {
     let rows = world.share(ROWS);
     for step in 0..STEPS {
         for part in 0..BATCHES {
-            let number = step * BATCHES + part;
-            let tokens = batch(number);
-            let own = |shift: usize| -> Vec<u32> {
-                let rows = rows
-                    .clone()
-                    .map(|row| &tokens[row * (CONTEXT + 1) + shift..][..CONTEXT]);
-                rows.flatten().copied().collect()
-            };
             let tape = Tape::training(&device);
-            tape.set_rows(rows.start, rows.len());
-            tape.set_seed(3, number);
-            let shape = [rows.len(), CONTEXT];
-            let (inputs, targets) = (tape.input(shape, &own(0)), tape.input(shape, &own(1)));
             let share = rows.len() as f32 / (ROWS as u64 * BATCHES) as f32;
-            let loss = gpt.loss(inputs, targets, CrossEntropy::default()) * tape.scalar(share);
+            let loss = loss(&gpt, &tape, step * BATCHES + part, &rows) * tape.scalar(share);
             let sum = match part {
                 0 => loss.reshape([1]),
                 _ => tape.tensor(&total) + loss.reshape([1]),

@@ -87,7 +87,7 @@ async fn steps(session: &Session) -> Result<bool> {
             state.began = messages::now();
         }
         let launched = recorder.launch(
-            &mut session.optimizer.borrow_mut(),
+            &mut *session.optimizer.borrow_mut(),
             &mut state.under_way,
             step,
         );
