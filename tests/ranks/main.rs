@@ -4,6 +4,7 @@
 #[path = "../common/example.rs"]
 mod example;
 mod faults;
+mod halves;
 mod launch;
 mod programs;
 mod sums;
@@ -19,6 +20,7 @@ type Program = fn(&World);
 const PROGRAMS: &[(&str, Program)] = &[
     ("sums", sums::program),
     ("agreement", sums::agreement),
+    ("halves", halves::program),
     ("training", training::program),
     ("work", faults::work),
     ("panic", faults::panic),
@@ -34,6 +36,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "what_differs_between_ranks_is_named",
         sums::what_differs_between_ranks_is_named,
+    ),
+    (
+        "a_sum_that_halves_do_not_hold_skips_the_step",
+        halves::a_sum_that_halves_do_not_hold_skips_the_step,
     ),
     ("ranks_train_as_one_does", training::ranks_train_as_one_does),
     ("programs_train_on_ranks", programs::programs_train_on_ranks),
