@@ -10,7 +10,7 @@ use super::buffer::Buffer;
 use super::device::Device;
 use super::dtype::{DType, Element};
 use super::readback::Readback;
-#[cfg(all(feature = "mpi", not(target_family = "wasm")))]
+#[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
 use super::readback::Ring;
 use crate::error::Result;
 use crate::shape::{Layout, Shape};
@@ -293,20 +293,39 @@ impl Tensor {
         ring: &Ring,
         tensors: &[Tensor],
     ) -> Result<Readback> {
-        let mut readback = match ring.take(device)? {
+        let wgpu = &device.shared.wgpu;
+        let mut encoder = wgpu.create_command_encoder(&Default::default());
+        let mut readback = Tensor::encode_copies(device, ring, tensors, &mut encoder)?;
+        readback.map(device.submit(encoder.finish())?);
+        Ok(readback)
+    }
+
+    /// Encodes the same, to be mapped once it has been submitted.
+    #[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+    pub(crate) fn encode_copies(
+        device: &Device,
+        ring: &Ring,
+        tensors: &[Tensor],
+        encoder: &mut wgpu::CommandEncoder,
+    ) -> Result<Readback> {
+        let readback = match ring.take(device)? {
             Some(readback) => readback,
             None => Readback::new(device, 0)?,
         };
-        let wgpu = &device.shared.wgpu;
-        let mut encoder = wgpu.create_command_encoder(&Default::default());
         let mut at = 0;
         for tensor in tensors {
-            let bytes = tensor.dtype.storage(tensor.shape().elements());
+            let bytes = tensor.place();
             let (from, to) = (tensor.buffer.raw(), readback.buffer());
-            encoder.copy_buffer_to_buffer(from, tensor.first_byte(), to, at, bytes);
-            at += bytes;
+            encoder.copy_buffer_to_buffer(from, bytes.start, to, at, bytes.end - bytes.start);
+            at += bytes.end - bytes.start;
         }
-        readback.map(device.submit(encoder.finish())?);
         Ok(readback)
+    }
+
+    /// Where it lies in its buffer, in bytes.
+    #[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+    pub(crate) fn place(&self) -> std::ops::Range<u64> {
+        let first = self.first_byte();
+        first..first + self.dtype.storage(self.shape().elements())
     }
 }

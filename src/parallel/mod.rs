@@ -1,11 +1,11 @@
 //! Data-parallel training over MPI: several processes, each with a device, train one model on their shares of each batch.
 //!
 //! Every rank (MPI's word for one of the processes) holds all parameters. A step records the gradient of the rank's share of
-//! the batch by [`Optimizer::accumulate`](crate::optim::Optimizer::accumulate), sums it over the ranks by [`World::sum`], and
-//! updates by [`Optimizer::step_accumulated`](crate::optim::Optimizer::step_accumulated): so clipping, the skipping of steps
-//! that are not finite, and loss scaling see the gradient of the whole batch. Sums are made in the order of ranks, each
-//! element by one rank that hands it to all: all ranks hold the same bits, and the same run gives the same bits again,
-//! whatever MPI is underneath.
+//! the batch by [`Optimizer::accumulate`](crate::optim::Optimizer::accumulate), runs that tape and sums
+//! over the ranks by [`World::run_and_sum`], and updates by
+//! [`Optimizer::step_accumulated`](crate::optim::Optimizer::step_accumulated): so clipping, the skipping of steps that are not
+//! finite, and loss scaling see the gradient of the whole batch. Sums are made in the order of ranks, each element by one rank
+//! that hands it to all: all ranks hold the same bits, and the same run gives the same bits again, whatever MPI is underneath.
 //!
 //! ```no_run
 //! # fn main() -> shadegrad::Result<()> {
@@ -31,9 +31,8 @@
 //!     let loss = mean_loss * part; // Of the rank's rows.
 //!     tape.assign(&total, loss.reshape([1]));
 //!     optimizer.accumulate(&tape, loss)?;
-//!     tape.run()?;
 //!     let gradient = optimizer.accumulated().expect("accumulated above").segments();
-//!     world.sum(gradient.iter().chain([&total]), DType::F32)?;
+//!     world.run_and_sum(tape, gradient.iter().chain([&total]), DType::F32)?;
 //!     let tape = Tape::training(&device);
 //!     let report = optimizer.step_accumulated(&tape, tape.tensor(&total).sum_all(), 1e-3).fetch();
 //!     tape.run()?;
@@ -54,8 +53,10 @@ mod agreement;
 mod diloco;
 mod faults;
 mod sum;
+mod times;
 mod wait;
 mod world;
 
 pub use diloco::{DiLoCo, DiLoCoConfig};
+pub use times::SumTimes;
 pub use world::World;

@@ -8,19 +8,25 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Instant;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use mpi::collective::CommunicatorCollectives;
 use mpi::request::scope;
 
+use super::times::SumTimes;
 use super::world::World;
 use crate::error::Result;
 use crate::gpu::readback::{Readback, Ring};
 use crate::gpu::{DType, Device, Tensor};
+use crate::tape::Tape;
 
-/// Elements of a piece.
+/// Elements of a piece, at least.
 const PIECE: usize = 1 << 20;
+
+/// Elements of each rank's share of a piece, about, at least: messages of half a MiB take longer than their latency.
+const SHARE: usize = 1 << 17;
 
 /// Pieces whose copies for the host are under way.
 const AHEAD: usize = 2;
@@ -32,6 +38,12 @@ const BLOCK: usize = 4096;
 trait Number: bytemuck::Pod {
     fn narrowed(from: &[f32], to: &mut [Self]);
     fn widened(from: &[Self], to: &mut [f32]);
+
+    /// The same, in `room` if they aren't such numbers as they are.
+    fn floats<'n>(from: &'n [Self], room: &'n mut [f32]) -> &'n [f32] {
+        Self::widened(from, room);
+        room
+    }
 }
 
 impl Number for f32 {
@@ -41,6 +53,10 @@ impl Number for f32 {
 
     fn widened(from: &[f32], to: &mut [f32]) {
         to.copy_from_slice(from);
+    }
+
+    fn floats<'n>(from: &'n [f32], _room: &'n mut [f32]) -> &'n [f32] {
+        from
     }
 }
 
@@ -87,7 +103,7 @@ impl World {
     /// Adds up each element of the tensors over all ranks, in their place: in the order of ranks, so that all get the same
     /// bits every time. The tensors have the same shapes on all ranks, and what writes them has been submitted.
     ///
-    /// Numbers travel as `travel` says. As `F16` they take half the time on the network; they are rounded on their way to
+    /// Numbers travel as `dtype` says. As `F16` they take half the time on the network; they are rounded on their way to
     /// whoever adds them up, which is done in `f32`, and once more on their way back. Beyond 65,504 they are infinite then.
     ///
     /// # Errors
@@ -97,12 +113,44 @@ impl World {
     ///
     /// # Panics
     ///
-    /// If there is no tensor, one is not `F32`, they are on several devices, or `travel` is neither `F32` nor `F16`.
+    /// If there is no tensor, one is not `F32`, they are on several devices, or `dtype` is neither `F32` nor `F16`.
     #[track_caller]
     pub fn sum<'t>(
         &self,
         tensors: impl IntoIterator<Item = &'t Tensor>,
-        travel: DType,
+        dtype: DType,
+    ) -> Result<()> {
+        self.sum_after(None, tensors, dtype)
+    }
+
+    /// Runs a tape and adds up what it writes, as [`Tape::run`] and [`World::sum`] one after the other do, to the same bits.
+    /// The tape is submitted in a few parts here, and the elements that have their final values by then are on their way
+    /// while the device goes on: in a model's backward pass, the gradients of its last layers first. For that, the host keeps
+    /// buffers as large as these.
+    ///
+    /// # Errors
+    ///
+    /// As both.
+    ///
+    /// # Panics
+    ///
+    /// As [`World::sum`].
+    #[track_caller]
+    pub fn run_and_sum<'t>(
+        &self,
+        tape: Tape,
+        tensors: impl IntoIterator<Item = &'t Tensor>,
+        dtype: DType,
+    ) -> Result<()> {
+        self.sum_after(Some(tape), tensors, dtype)
+    }
+
+    #[track_caller]
+    fn sum_after<'t>(
+        &self,
+        tape: Option<Tape>,
+        tensors: impl IntoIterator<Item = &'t Tensor>,
+        dtype: DType,
     ) -> Result<()> {
         let tensors: Vec<&Tensor> = tensors.into_iter().collect();
         for tensor in &tensors {
@@ -113,13 +161,13 @@ impl World {
         }
         assert!(!tensors.is_empty(), "sum: there is nothing to add up");
         assert!(
-            matches!(travel, DType::F32 | DType::F16),
-            "sum: numbers travel as F32 or F16, not {travel:?}"
+            matches!(dtype, DType::F32 | DType::F16),
+            "sum: numbers travel as F32 or F16, not {dtype:?}"
         );
         if self.size() == 1 {
-            return Ok(());
+            return tape.map_or(Ok(()), Tape::run);
         }
-        let pieces = pieces(&tensors);
+        let pieces = pieces(&tensors, PIECE.max(SHARE * self.size()));
         let largest = pieces.iter().map(|piece| piece.elements).max();
         let device = tensors[0].device();
         let mut kept = self.buffers.borrow_mut();
@@ -130,15 +178,30 @@ impl World {
             }
             _ => Box::new(Buffers::new(device, largest.unwrap_or(0), self.size())?),
         };
-        match travel {
-            DType::F16 => self.sum_pieces::<f16>(&pieces, &mut buffers)?,
-            _ => self.sum_pieces::<f32>(&pieces, &mut buffers)?,
+        let parts: Vec<&[Tensor]> = pieces.iter().map(|piece| &piece.parts[..]).collect();
+        let copies = tape.map_or(Ok(Vec::new()), |tape| {
+            tape.run_in_parts(&buffers.ring, &parts)
+        })?;
+        match dtype {
+            DType::F16 => self.sum_pieces::<f16>(&pieces, copies, &mut buffers)?,
+            _ => self.sum_pieces::<f32>(&pieces, copies, &mut buffers)?,
         }
         *kept = Some(buffers);
         Ok(())
     }
 
-    fn sum_pieces<N: Number>(&self, pieces: &[Piece], buffers: &mut Buffers) -> Result<()> {
+    /// What all sums since this world began have moved, and the time they have taken.
+    pub fn sum_times(&self) -> SumTimes {
+        self.sum_times.get()
+    }
+
+    /// `copies` of the first pieces are under way.
+    fn sum_pieces<N: Number>(
+        &self,
+        pieces: &[Piece],
+        copies: Vec<Readback>,
+        buffers: &mut Buffers,
+    ) -> Result<()> {
         let Buffers {
             device, ring, host, ..
         } = buffers;
@@ -151,8 +214,8 @@ impl World {
         } = host;
         let ranks = self.size();
         let share = |piece: usize| pieces[piece].elements.div_ceil(ranks);
-        let (count, mut asked) = (pieces.len(), 0);
-        let mut copies: VecDeque<Readback> = VecDeque::new();
+        let (count, mut asked) = (pieces.len(), copies.len());
+        let mut copies = VecDeque::from(copies);
         // Puts a piece into what is sent, and asks for those that come after it.
         let mut fill = |piece: usize, to: &mut Vec<u32>| {
             while asked < count.min(piece + 1 + AHEAD) {
@@ -169,7 +232,14 @@ impl World {
             ring.give_back(copy);
             Ok(())
         };
+        let mut times = self.sum_times.get();
+        let mut last = Instant::now();
+        let mut lap = || {
+            let now = Instant::now();
+            now - std::mem::replace(&mut last, now)
+        };
         fill(0, &mut sent[0])?;
+        times.read_back += lap();
         // In turn `now`: piece `now` goes to whom its shares belong to, the sums of the one before to all, and those of the
         // one before that to the device.
         for now in 0..count + 2 {
@@ -207,13 +277,16 @@ impl World {
                     let loading = bytemuck::cast_slice(loading);
                     outcome = load::<N>(&pieces[now - 2], loading, floats);
                 }
+                times.upload += lap();
                 if next < count {
                     outcome = outcome.and_then(|()| fill(next, filling));
                 }
+                times.read_back += lap();
                 let mut wait = self.wait("the sum of gradients");
                 for request in [scattered].into_iter().flatten().chain(handed_round) {
                     wait.complete(request);
                 }
+                times.network += lap();
                 outcome
             });
             outcome?;
@@ -222,8 +295,12 @@ impl World {
                 let received: &[N] = bytemuck::cast_slice(received);
                 let sums: &mut [N] = bytemuck::cast_slice_mut(sums);
                 add::<N>(&received[..ranks * share], &mut sums[..share]);
+                times.bytes += 4 * pieces[now].elements as u64;
+                times.sent += (2 * (ranks - 1) * share * size_of::<N>()) as u64;
+                times.addition += lap();
             }
         }
+        self.sum_times.set(times);
         Ok(())
     }
 }
@@ -247,14 +324,14 @@ impl Buffers {
     }
 }
 
-/// Cuts all elements into pieces.
-fn pieces(tensors: &[&Tensor]) -> Vec<Piece> {
+/// Cuts all elements into pieces of `most`. Those at the end come first: a backward pass ends with a model's first parameters.
+fn pieces(tensors: &[&Tensor], most: usize) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
     for tensor in tensors {
         let (mut from, elements) = (0, tensor.shape().elements());
         while from < elements {
             let piece = match pieces.last_mut() {
-                Some(last) if last.elements < PIECE => last,
+                Some(last) if last.elements < most => last,
                 _ => {
                     pieces.push(Piece {
                         parts: Vec::new(),
@@ -263,12 +340,13 @@ fn pieces(tensors: &[&Tensor]) -> Vec<Piece> {
                     pieces.last_mut().expect("pushed above")
                 }
             };
-            let taken = (PIECE - piece.elements).min(elements - from);
+            let taken = (most - piece.elements).min(elements - from);
             piece.parts.push(tensor.part(from, [taken]));
             piece.elements += taken;
             from += taken;
         }
     }
+    pieces.reverse();
     pieces
 }
 
@@ -296,8 +374,7 @@ fn add<N: Number>(received: &[N], sums: &mut [N]) {
 
 /// Puts the sums of a piece where its parts lie.
 fn load<N: Number>(piece: &Piece, sums: &[N], floats: &mut [f32]) -> Result<()> {
-    let floats = &mut floats[..piece.elements];
-    N::widened(&sums[..piece.elements], floats);
+    let floats = N::floats(&sums[..piece.elements], &mut floats[..piece.elements]);
     let mut from = 0;
     for part in &piece.parts {
         let end = from + part.shape().elements();

@@ -13,6 +13,7 @@ use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Buffer, BufferMut, Communicator, Equivalence};
 
 use super::faults;
+use super::times::SumTimes;
 use super::wait::Wait;
 
 /// All ranks of a parallel run, as one of them sees them. Its methods but the plain getters are collective: all ranks
@@ -28,6 +29,7 @@ pub struct World {
     patience: Cell<Duration>,
     /// How many collective calls there have been.
     calls: Cell<u64>,
+    pub(super) sum_times: Cell<SumTimes>,
     /// What [`World::sum`] keeps.
     pub(super) buffers: RefCell<Option<Box<dyn Any>>>,
     _universe: Universe,
@@ -59,6 +61,7 @@ impl World {
             local_rank,
             patience: Cell::new(World::PATIENCE),
             calls: Cell::new(0),
+            sum_times: Cell::default(),
             buffers: RefCell::default(),
             _universe: universe,
             _thread: PhantomData,

@@ -6,6 +6,10 @@ use super::plan::{self, MemoryUse};
 use super::record::{Tape, Var};
 use super::role::TensorType;
 use crate::error::Result;
+#[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+use crate::gpu::Tensor;
+#[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+use crate::gpu::readback::{Readback, Ring};
 use crate::gpu::{Element, Fetch};
 
 impl Tape {
@@ -56,6 +60,26 @@ impl Tape {
         );
         self.note_writes();
         outcome
+    }
+
+    /// Runs the tape like [`Tape::run`], but in a few submissions, after which pieces of what it writes are copied for the host
+    /// as soon as they have their final values. Gives the copies of the first pieces, in their order: what is final only at
+    /// the end is not copied, and nothing while a profile is made.
+    #[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+    pub(crate) fn run_in_parts(self, ring: &Ring, pieces: &[&[Tensor]]) -> Result<Vec<Readback>> {
+        if self.began.is_some() {
+            return self.run().map(|()| Vec::new());
+        }
+        self.copy_outdated()?;
+        let copies = plan::run_in_parts(
+            &self.device,
+            &mut self.graph.borrow_mut(),
+            self.training,
+            &self.landing,
+            (ring, pieces),
+        );
+        self.note_writes();
+        copies
     }
 
     /// Runs the tape once like [`Tape::run`], with every dispatch timed by itself, and waits for it. Values asked for

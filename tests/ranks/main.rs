@@ -5,6 +5,7 @@ mod diloco;
 #[path = "../common/example.rs"]
 mod example;
 mod faults;
+mod halves;
 mod launch;
 mod programs;
 mod sums;
@@ -20,6 +21,7 @@ type Program = fn(&World);
 const PROGRAMS: &[(&str, Program)] = &[
     ("sums", sums::program),
     ("agreement", sums::agreement),
+    ("halves", halves::program),
     ("training", training::program),
     ("outer", diloco::outer),
     ("both ways", diloco::both_ways),
@@ -38,6 +40,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "what_differs_between_ranks_is_named",
         sums::what_differs_between_ranks_is_named,
+    ),
+    (
+        "a_sum_that_halves_do_not_hold_skips_the_step",
+        halves::a_sum_that_halves_do_not_hold_skips_the_step,
     ),
     ("ranks_train_as_one_does", training::ranks_train_as_one_does),
     (

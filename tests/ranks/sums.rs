@@ -2,7 +2,7 @@
 
 use shadegrad::nn::{Init, ParameterBuilder};
 use shadegrad::parallel::World;
-use shadegrad::{DType, Error, Tensor, f16};
+use shadegrad::{DType, Device, Error, Tape, Tensor, f16};
 
 use crate::{device, launch};
 
@@ -65,6 +65,7 @@ pub fn program(world: &World) {
             }
         }
     }
+    run_and_sum(world, &device);
     let own = [0.1, 1e17, -0.3].map(|value| value * (world.rank() + 1) as f64);
     let mut sums = own;
     world.sum_f64(&mut sums);
@@ -91,6 +92,29 @@ pub fn program(world: &World) {
                 .iter()
                 .all(|&count| (count - rows as f64 / counts.len() as f64).abs() < 1.0)
         );
+    }
+}
+
+/// Sums of what a tape writes, which is submitted in parts, have the same bits.
+fn run_and_sum(world: &World, device: &Device) {
+    let sizes = [1 << 20, 1 << 20, 900_003];
+    let values = |tensor| values(world.rank(), tensor, sizes[tensor]);
+    let tensor = |tensor| Tensor::new(device, [sizes[tensor]], &values(tensor)).unwrap();
+    let tensors: Vec<Tensor> = (0..sizes.len()).map(tensor).collect();
+    let tape = Tape::training(device);
+    let mut factor = tape.input([1], &[2.0f32]);
+    for (index, tensor) in tensors.iter().enumerate().rev() {
+        let doubled = tape.input([sizes[index]], &values(index)) * factor;
+        tape.assign(tensor, doubled);
+        // One after the other.
+        factor = doubled.slice(0, 0..1) * 0.0 + 2.0;
+    }
+    world.run_and_sum(tape, &tensors, DType::F32).unwrap();
+    for (index, tensor) in tensors.iter().enumerate() {
+        let summed = tensor.to_vec::<f32>().unwrap().into_iter();
+        let expected = expected(world.size(), index, sizes[index], DType::F32);
+        let doubled = expected.into_iter().map(|bits| 2.0 * f32::from_bits(bits));
+        assert!(summed.eq(doubled), "tensor {index}");
     }
 }
 

@@ -16,8 +16,12 @@ use super::recorder::{Phase, PhaseClock};
 use super::replay::Plan;
 use crate::error::{Error, Result};
 use crate::gpu::Device;
+#[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+use crate::gpu::Tensor;
 use crate::gpu::pool::BufferPool;
 use crate::gpu::readback::Landing;
+#[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+use crate::gpu::readback::{Readback, Ring};
 use crate::gpu::stats::count;
 use crate::tape::fusion::Fusion;
 use crate::tape::record::Graph;
@@ -104,6 +108,21 @@ pub(in crate::tape) fn run(
     let plan = planner.find(device, graph, training)?;
     let _turn = planner.take_turn();
     plan.submit(device, &graph.input_bytes, landing)
+}
+
+/// [`run`] in parts: see [`Plan::submit_in_parts`].
+#[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+pub(in crate::tape) fn run_in_parts(
+    device: &Device,
+    graph: &mut Graph,
+    training: bool,
+    landing: &Rc<Landing>,
+    (ring, pieces): (&Ring, &[&[Tensor]]),
+) -> Result<Vec<Readback>> {
+    let planner = device.attached::<Planner>();
+    let plan = planner.find(device, graph, training)?;
+    let _turn = planner.take_turn();
+    plan.submit_in_parts(device, &graph.input_bytes, landing, ring, pieces)
 }
 
 /// Runs a recorded tape with every dispatch timed.

@@ -33,6 +33,8 @@ mod joins;
 mod lowerer;
 mod lowering;
 mod memory;
+#[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+mod parts;
 mod passes;
 mod pointwise;
 mod print;
@@ -45,9 +47,13 @@ mod stores;
 mod timing;
 mod uniform;
 mod window;
+#[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+mod writes;
 
 #[cfg(not(target_family = "wasm"))]
 pub(super) use cache::profile;
+#[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+pub(super) use cache::run_in_parts;
 pub(super) use cache::{explain, memory, run};
 pub use dispatch::{Cost, Dispatch, Operand};
 pub use emit::Lowering;

@@ -9,6 +9,8 @@ use super::memory::{self, MemoryUse};
 use super::passes::Planned;
 use super::step::Step;
 use super::timing::Queries;
+#[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+use super::writes::Writes;
 use crate::error::{Result, require_within};
 use crate::gpu::buffer::{Buffer, WeakBuffer};
 use crate::gpu::kernel::Access;
@@ -26,6 +28,8 @@ pub(crate) struct Plan {
     pub steps: Vec<Step>,
     inputs: Option<Buffer>,
     copies: Vec<Copy>,
+    #[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+    pub(super) writes: Writes,
     /// What kernels count, and where.
     faults: Arc<[Fault]>,
     counters: Option<Buffer>,
@@ -171,6 +175,8 @@ impl Plan {
             pipelines: distinct.len(),
             steps,
             copies,
+            #[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
+            writes: Writes::of(&program),
             faults: program.faults.into(),
             counters,
             ring,
@@ -203,7 +209,17 @@ impl Plan {
     /// Writes this step's inputs and submits the plan's commands, once, without waiting.
     pub fn submit(&self, device: &Device, inputs: &[u8], landing: &Rc<Landing>) -> Result<()> {
         self.write_inputs(device, inputs);
-        let (commands, readback) = self.encode(device, &self.steps, None)?;
+        self.submit_from(device, 0, landing)
+    }
+
+    /// Submits the steps from one on, once.
+    pub(super) fn submit_from(
+        &self,
+        device: &Device,
+        first: usize,
+        landing: &Rc<Landing>,
+    ) -> Result<()> {
+        let (commands, readback) = self.encode(device, &self.steps[first..], None)?;
         let submission = device.submit(commands)?;
         count(&device.shared.counters.dispatches, self.steps.len() as u64);
         self.land(readback, submission, landing);
@@ -217,7 +233,7 @@ impl Plan {
         }
     }
 
-    /// Encodes all of the steps, timed if there are queries, or none that have run already, and the copies of the results.
+    /// Encodes the steps that have not run already, timed if there are queries, and the copies of the results.
     pub(super) fn encode(
         &self,
         device: &Device,
@@ -226,7 +242,7 @@ impl Plan {
     ) -> Result<(wgpu::CommandBuffer, Option<Readback>)> {
         let wgpu = &device.shared.wgpu;
         let mut encoder = wgpu.create_command_encoder(&Default::default());
-        if !steps.is_empty() {
+        if steps.len() == self.steps.len() {
             self.clear_faults(&mut encoder);
         }
         match queries {
