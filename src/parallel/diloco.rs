@@ -62,8 +62,8 @@ impl DiLoCoConfig {
 ///
 /// Between synchronisations it is the inner optimizer, and the ranks don't know of one another. Anchor and outer momentum
 /// take 8 bytes a parameter, and a synchronisation, for its time, as much as the largest of the
-/// [flat tensors](crate::nn::Parameters::segments). A checkpoint holds the outer momentum as a further moment, `outer_momentum`; it is to be written
-/// after a synchronisation, when anchor and parameters are the same.
+/// [flat tensors](crate::nn::Parameters::segments). A checkpoint holds the outer momentum as a further moment,
+/// `outer_momentum`; it is to be written after a synchronisation, when anchor and parameters are the same.
 ///
 /// ```no_run
 /// # fn main() -> shadegrad::Result<()> {

@@ -282,7 +282,7 @@ impl World {
                     outcome = outcome.and_then(|()| fill(next, filling));
                 }
                 times.read_back += lap();
-                let mut wait = self.wait("the sum of gradients");
+                let mut wait = self.wait("a sum over all ranks");
                 for request in [scattered].into_iter().flatten().chain(handed_round) {
                     wait.complete(request);
                 }
