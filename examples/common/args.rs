@@ -13,6 +13,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Serialize};
+use shadegrad::DType;
 use shadegrad::nn::{FeedForwardKind, InitKind, NormKind, PositionKind};
 use shadegrad::tape::Precision;
 
@@ -147,7 +148,7 @@ pub struct TrainingArgs {
     pub seed: u64,
 }
 
-/// How several ranks train on a slow network.
+/// How several ranks train together.
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
 pub struct SyncArgs {
     /// Steps that each of several ranks makes alone before their models are averaged, for slow networks (DiLoCo); 0: they
@@ -168,6 +169,37 @@ pub struct SyncArgs {
     #[arg(long, value_name = "MOMENTUM", default_value_t = outer_momentum(), help_heading = "Several ranks")]
     #[serde(default = "outer_momentum")]
     pub outer_momentum: f32,
+    /// What gradients travel between ranks as: f32, or f16, half the bytes, which needs --precision mixed
+    #[arg(
+        long,
+        value_enum,
+        default_value = "f32",
+        value_name = "DTYPE",
+        help_heading = "Several ranks"
+    )]
+    #[serde(default)]
+    pub reduce_dtype: ReduceDtype,
+}
+
+/// What gradients travel as; they are added up in `f32`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReduceDtype {
+    /// As they are
+    #[default]
+    F32,
+    /// Rounded to halves
+    F16,
+}
+
+impl ReduceDtype {
+    /// The library's word for it.
+    pub fn dtype(self) -> DType {
+        match self {
+            ReduceDtype::F32 => DType::F32,
+            ReduceDtype::F16 => DType::F16,
+        }
+    }
 }
 
 /// That of Douillard et al. 2023, as the next.

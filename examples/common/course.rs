@@ -10,7 +10,7 @@ use shadegrad::nn::{Gpt, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, Optimizer, Schedule};
 use shadegrad::tape::Precision;
-use shadegrad::{Device, Tape, Tensor, Var};
+use shadegrad::{DType, Device, Tape, Tensor, Var};
 
 use super::Result;
 use super::args::{EvaluationArgs, FileArgs, ProgramArgs, SyncArgs, TrainingArgs};
@@ -85,12 +85,19 @@ pub trait Ranks {
     /// What the device reports.
     fn loss(&self, device: &Device) -> Result<Tensor>;
 
-    /// Adds up tensors over all of them, in place.
+    /// Runs the tape that ends the computation of gradient and loss, and adds them up over all of them, in place. The
+    /// gradient travels as `dtype`.
     ///
     /// # Errors
     ///
     /// What the device reports.
-    fn sum(&self, tensors: &[Tensor]) -> Result<()>;
+    fn run_and_sum(
+        &self,
+        tape: Tape,
+        gradient: &[Tensor],
+        loss: &Tensor,
+        dtype: DType,
+    ) -> shadegrad::Result<()>;
 
     /// Adds up numbers over all of them.
     fn sum_numbers(&self, values: &mut [f64]);
@@ -156,6 +163,8 @@ pub struct Options {
     pub sync_every: u64,
     /// Who trains along, if anybody does.
     pub ranks: Option<Rc<dyn Ranks>>,
+    /// What gradients travel to them as.
+    pub reduce_dtype: DType,
 }
 
 impl Options {
@@ -184,6 +193,7 @@ impl Options {
             size_flags: ["--batch-size"; 2],
             sync_every: 0,
             ranks: None,
+            reduce_dtype: DType::F32,
         }
     }
 

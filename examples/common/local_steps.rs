@@ -54,6 +54,7 @@ pub fn describe(sync: &SyncArgs, ranks: Option<&dyn Ranks>) {
         sync_every,
         outer_lr,
         outer_momentum,
+        ..
     } = sync;
     if let Some(ranks) = ranks.filter(|_| *sync_every > 0) {
         say!(

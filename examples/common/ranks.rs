@@ -147,7 +147,7 @@ mod mpi {
     use shadegrad::nn::Parameters;
     use shadegrad::optim::AdamW;
     use shadegrad::parallel::{DiLoCo, DiLoCoConfig, World};
-    use shadegrad::{DType, Device, Error, Tensor};
+    use shadegrad::{DType, Device, Error, Tape, Tensor};
 
     use crate::common::args::SyncArgs;
     use crate::common::course::{Ranks, Trainer};
@@ -232,8 +232,24 @@ mod mpi {
             Ok(self.loss.get_or_init(|| loss).clone())
         }
 
-        fn sum(&self, tensors: &[Tensor]) -> Result<()> {
-            self.world.sum(tensors, DType::F32)?;
+        fn run_and_sum(
+            &self,
+            tape: Tape,
+            gradient: &[Tensor],
+            loss: &Tensor,
+            dtype: DType,
+        ) -> shadegrad::Result<()> {
+            match dtype {
+                DType::F32 => {
+                    let all = gradient.iter().chain([loss]);
+                    self.world.run_and_sum(tape, all, dtype)?;
+                }
+                // The loss is to be told as it is.
+                _ => {
+                    self.world.run_and_sum(tape, gradient, dtype)?;
+                    self.world.sum([loss], DType::F32)?;
+                }
+            }
             if !self.has_stepped.replace(true) {
                 self.world.set_patience(World::PATIENCE);
             }

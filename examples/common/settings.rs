@@ -10,11 +10,13 @@ use serde_json::{Map, Value};
 use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
 use shadegrad::optim::{AdamW, AdamWConfig, Schedule};
 use shadegrad::sampling::SamplingConfig;
+use shadegrad::tape::Precision;
 use shadegrad::{Device, Error};
 
 use super::Result;
 use super::args::{
-    self, BatchArgs, EvaluationArgs, ModelArgs, SamplingArgs, ScheduleKind, SyncArgs, TrainingArgs,
+    self, BatchArgs, EvaluationArgs, ModelArgs, ReduceDtype, SamplingArgs, ScheduleKind, SyncArgs,
+    TrainingArgs,
 };
 use super::words::HumanCount;
 
@@ -324,7 +326,15 @@ impl SyncArgs {
     /// # Errors
     ///
     /// One line that names the flag, its value and what is possible.
-    pub fn validate(&self) -> Result<()> {
+    pub fn validate(&self, precision: Precision) -> Result<()> {
+        // Where the loss is scaled, a gradient too large for halves is noticed, and lowers the scale; small ones don't vanish.
+        let (dtype, every) = (self.reduce_dtype, self.sync_every);
+        let sound = dtype == ReduceDtype::F32 || precision == Precision::Mixed;
+        let expected = "f32 unless --precision is mixed, whose loss scale keeps gradients within what halves hold";
+        require(sound, "reduce-dtype", &"f16", expected)?;
+        let sound = dtype == ReduceDtype::F32 || every == 0;
+        let expected = "f32 with --sync-every: no gradients travel, and models do as they are";
+        require(sound, "reduce-dtype", &"f16", expected)?;
         let (lr, momentum) = (self.outer_lr, self.outer_momentum);
         let sound = lr.is_finite() && lr > 0.0;
         require(sound, "outer-lr", &lr, "a positive number")?;

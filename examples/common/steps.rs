@@ -166,8 +166,7 @@ impl Recorder<'_> {
         let all: f32 = batches.iter().map(|(_, batch)| targets(batch)).sum();
         let total = ranks.loss(self.device)?;
         let [flags, _] = self.options.size_flags;
-        let run = |tape: Tape| {
-            let ran = tape.run();
+        let explained = |ran: shadegrad::Result<()>| {
             ran.map_err(|error| lower(error, "a training step", flags))
         };
         let tape_of = || {
@@ -175,7 +174,7 @@ impl Recorder<'_> {
             tape.set_precision(self.options.precision);
             tape
         };
-        let mut tokens = 0;
+        let (mut tokens, mut last) = (0, None);
         for (index, (number, batch)) in batches.iter().enumerate() {
             let rows = ranks.share(batch.batch_size);
             let own = rows_of(batch, rows.clone());
@@ -190,16 +189,21 @@ impl Recorder<'_> {
             };
             tape.assign(&total, sum);
             optimizer.accumulate(&tape, loss)?;
-            run(tape)?;
             tokens += batch.inputs.len();
+            match index + 1 < batches.len() {
+                true => explained(tape.run())?,
+                false => last = Some(tape),
+            }
         }
+        let last = last.expect("a step has a batch at least");
         let gradient = optimizer.accumulated().map(FlatTensors::segments);
-        ranks.sum(&[gradient.unwrap_or_default(), std::slice::from_ref(&total)].concat())?;
+        let gradient = gradient.unwrap_or_default();
+        explained(ranks.run_and_sum(last, gradient, &total, self.options.reduce_dtype))?;
         let tape = tape_of();
         let loss = tape.tensor(&total).sum_all();
         let update = optimizer.step_accumulated(&tape, loss, self.options.lr(step));
         let report = update.fetch();
-        run(tape)?;
+        explained(tape.run())?;
         under_way.steps.push_back(Submitted {
             report,
             earlier: Vec::new(),

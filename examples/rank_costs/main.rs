@@ -136,11 +136,15 @@ fn measure(world: &World, device: &Device, dtype: DType) -> Result<Rates> {
         let upload = (all - read_back - network - addition).max(0.0);
         // What MPI takes alone.
         let share = elements.div_ceil(ranks) * width;
-        let (sent, mut received) = (vec![1u8; ranks * share], vec![0u8; ranks * share]);
+        let all = ranks * share;
+        let (sent, mut received) = (vec![1u8; 8 * all], vec![2u8; 8 * all]);
+        let mut turn = 0;
         let [network] = timed(world, || {
+            let now = turn % 8 * all..(turn % 8 + 1) * all;
+            turn += 1;
             let start = Instant::now();
-            comm.all_to_all_into(&sent[..], &mut received[..]);
-            comm.all_gather_into(&sent[..share], &mut received[..]);
+            comm.all_to_all_into(&sent[now.clone()], &mut received[now.clone()]);
+            comm.all_gather_into(&sent[now.start..][..share], &mut received[now]);
             Ok([start.elapsed().as_secs_f64()])
         })?;
         let bytes = 4.0 * elements as f64;

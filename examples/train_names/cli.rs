@@ -126,7 +126,7 @@ impl RunArgs {
             "at most a million",
         )?;
         training.validate()?;
-        sync.validate()?;
+        sync.validate(training.precision)?;
         self.sampling.validate()?;
         // Whatever the vocabulary will be.
         settings::validate_model(&model.config(1, batch.context))

@@ -246,6 +246,7 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
         perplexity: true,
         sync_every: settings.sync.sync_every,
         ranks: ranks.clone(),
+        reduce_dtype: settings.sync.reduce_dtype.dtype(),
         ..Options::new(&settings.training, &run.evaluation, &files, &program_args)
     };
     let checkpoint = files.checkpoint.as_deref();

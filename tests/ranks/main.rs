@@ -62,6 +62,10 @@ const TESTS: &[(&str, fn())] = &[
     ("programs_train_apart", programs::programs_train_apart),
     ("programs_end_together", programs::programs_end_together),
     (
+        "gradients_travel_as_halves",
+        programs::gradients_travel_as_halves,
+    ),
+    (
         "what_is_wrong_is_said_once",
         programs::what_is_wrong_is_said_once,
     ),

@@ -227,6 +227,31 @@ pub fn programs_end_together() {
     assert!(!ended.succeeded && is_named, "{}", ended.errors);
 }
 
+pub fn gradients_travel_as_halves() {
+    let folder = Folder::new("halves");
+    let run = |steps: u64, name: &str, more: &str| {
+        let [metrics, checkpoint] =
+            ["jsonl", "safetensors"].map(|end| folder.path(&format!("{name}.{end}")));
+        let files = format!("--metrics {metrics} --checkpoint {checkpoint}");
+        run(2, &format!("{SMALL} --steps {steps} {files} {more}"));
+        losses(&metrics)
+    };
+    let mixed = "--precision mixed --schedule constant --warmup 5";
+    let halves = format!("{mixed} --reduce-dtype f16");
+    let expected = run(30, "whole", mixed);
+    let whole = run(30, "halves", &halves);
+    assert_ne!(whole, expected, "they are rounded");
+    for ((step, values), (_, expected)) in whole.iter().zip(&expected) {
+        let (loss, expected) = (values[0], expected[0]);
+        let error = (loss - expected).abs() / expected;
+        assert!(error < 0.01, "step {step}: {loss}, as f32 {expected}");
+    }
+    // It is kept, as other settings are.
+    run(20, "resumed", &halves);
+    let resume = format!("--resume {}", folder.path("resumed.safetensors"));
+    assert_eq!(run(30, "resumed", &resume), whole);
+}
+
 /// Whether there is one line on standard error that begins so, and none from another rank.
 #[track_caller]
 fn assert_said_once(words: &[String], said: &str) {
@@ -273,6 +298,21 @@ pub fn what_is_wrong_is_said_once() {
     assert_said_once(
         &program(2, "--outer-lr 0.5"),
         "error: --outer-lr is of the outer step, of which there is none",
+    );
+    assert_said_once(
+        &program(2, "--precision mixed --reduce-dtype f16 --sync-every 10"),
+        "error: --reduce-dtype = f16 is not possible: expected f32 with --sync-every",
+    );
+    assert_said_once(
+        &program(2, "--reduce-dtype f16"),
+        "error: --reduce-dtype = f16 is not possible: expected f32 unless --precision is mixed",
+    );
+    assert_said_once(
+        &join(
+            program(1, "--precision mixed --reduce-dtype f16"),
+            program(1, "--precision mixed"),
+        ),
+        "error: --reduce-dtype is \"f32\" on rank 1, but \"f16\" on rank 0",
     );
     let folder = Folder::new("wrong");
     let own = folder.path("names.txt");
