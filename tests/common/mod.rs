@@ -96,13 +96,16 @@ pub fn is_portable() -> bool {
     std::env::var("SHADEGRAD_PORTABLE").is_ok_and(|value| value == "1")
 }
 
-/// A third device, with the kernel variants that GPUs with subgroup operations get.
+/// A third device, with the kernel variants that GPUs with subgroup operations get: the second one, where there are none.
 ///
 /// # Panics
 ///
 /// As [`device`].
 pub fn gpu_device() -> &'static Device {
-    Kind::Gpu.device()
+    match is_portable() {
+        true => portable_device(),
+        false => Kind::Gpu.device(),
+    }
 }
 
 /// The device as it is, if it has matrix units. If not, the test that asks is left out, and named when the process ends; with
