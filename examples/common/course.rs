@@ -109,12 +109,17 @@ pub trait Ranks {
     /// What the device reports.
     fn apart(&self, inner: AdamW, sync: &SyncArgs) -> Result<Box<dyn Trainer>>;
 
-    /// Averages what all of them have learnt by such an optimizer, in steps that took so long here.
+    /// Averages what all of them have learnt by such an optimizer, in steps that took so long here, and adds up their losses.
     ///
     /// # Errors
     ///
     /// What the device reports.
-    fn synchronise(&self, optimizer: &mut (dyn Trainer + 'static), took: Duration) -> Result<()>;
+    fn synchronise(
+        &self,
+        optimizer: &mut (dyn Trainer + 'static),
+        losses: &mut [f64],
+        took: Duration,
+    ) -> Result<()>;
 
     /// Checks that all have the same parameters after so many steps.
     ///

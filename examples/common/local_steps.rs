@@ -115,9 +115,8 @@ impl LocalSteps {
         results: &mut [Metrics],
     ) -> Result<()> {
         let took = self.parted.map(|parted| parted.elapsed());
-        ranks.synchronise(optimizer, took.unwrap_or_default())?;
         let mut losses: Vec<f64> = results.iter().map(|step| f64::from(step.loss)).collect();
-        ranks.sum_numbers(&mut losses);
+        ranks.synchronise(optimizer, &mut losses, took.unwrap_or_default())?;
         for (step, loss) in results.iter_mut().zip(losses) {
             step.loss = loss as f32;
         }

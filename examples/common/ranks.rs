@@ -271,6 +271,7 @@ mod mpi {
         fn synchronise(
             &self,
             optimizer: &mut (dyn Trainer + 'static),
+            losses: &mut [f64],
             took: Duration,
         ) -> Result<()> {
             let optimizer: &mut dyn Any = optimizer;
@@ -284,6 +285,7 @@ mod mpi {
             self.world.set_patience(patience + took);
             optimizer.synchronise(&self.world)?;
             self.world.set_patience(World::PATIENCE);
+            self.world.sum_f64(losses);
             Ok(())
         }
 

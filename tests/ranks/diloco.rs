@@ -147,7 +147,7 @@ pub fn outer(world: &World) {
         }
     }
     loss_scales(world, &device);
-    frozen(&device);
+    refusals(&device);
 }
 
 /// One rank's gradient overflows: all scale as it does then.
@@ -177,7 +177,8 @@ fn loss_scales(world: &World, device: &Device) {
     assert_eq!(state.to_vec::<f32>().unwrap(), [512.0, 1.0, 1.0, 1024.0]);
 }
 
-fn frozen(device: &Device) {
+/// What it is not made of.
+fn refusals(device: &Device) {
     let mut builder = ParameterBuilder::new(1);
     builder.parameter("still", [4], Init::Ones);
     builder.parameter("x", [4], Init::Ones);
@@ -192,6 +193,20 @@ fn frozen(device: &Device) {
     let inner = AdamW::new(&parameters, config).unwrap();
     let error = DiLoCo::new(inner, DiLoCoConfig::default()).unwrap_err();
     assert!(error.to_string().contains("`still`"), "{error}");
+    for (learning_rate, momentum, named) in [
+        (0.0, 0.9, "learning_rate"),
+        (f32::NAN, 0.9, "learning_rate"),
+        (0.7, 1.0, "momentum"),
+        (0.7, -0.1, "momentum"),
+    ] {
+        let inner = AdamW::new(&parameters, AdamWConfig::default()).unwrap();
+        let config = DiLoCoConfig {
+            learning_rate,
+            momentum,
+        };
+        let error = DiLoCo::new(inner, config).unwrap_err();
+        assert!(error.to_string().contains(named), "{error}");
+    }
 }
 
 /// Trains a model by SGD: each step together, or apart with an outer step that only averages. Prints losses.
@@ -226,9 +241,19 @@ pub fn both_ways(world: &World) {
         tape.run().unwrap();
         let expected = f64::from(report.get().unwrap().loss);
 
-        let tape = Tape::training(&device);
+        let mut tape = Tape::training(&device);
         let loss = training::loss(&other_gpt, &tape, step, &rows);
-        let report = apart.step(&tape, loss, 0.3).fetch();
+        // Whichever way a step is made.
+        let report = if step % 2 == 0 {
+            apart.step(&tape, loss, 0.3).fetch()
+        } else {
+            tape.assign(&total, loss.reshape([1]));
+            apart.accumulate(&tape, loss).unwrap();
+            tape.run().unwrap();
+            tape = Tape::training(&device);
+            let loss = tape.tensor(&total).sum_all();
+            apart.step_accumulated(&tape, loss, 0.3).fetch()
+        };
         tape.run().unwrap();
         apart.synchronise(world).unwrap();
         let mut loss = [f64::from(report.get().unwrap().loss * share)];
