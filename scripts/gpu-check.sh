@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What to run on a GPU that is there for a few minutes: the tests, then the figures that have a bar on GPUs.
+# What to run on a GPU that is there for a few minutes: tests, those of matrix units first, then the figures that have a bar
+# on GPUs, and two ranks on one card against one.
 #
 #   bash scripts/gpu-check.sh pack [DIR]   builds for release and puts stripped programs into DIR (target/gpu-check)
 #   bash scripts/gpu-check.sh run [DIR]    runs them there, six minutes at most, and prints one line for each and a last
@@ -19,7 +20,7 @@ limit=360
 
 pack() {
     mkdir -p "$dir"
-    rm -f "$dir"/test-* "$dir"/bench-*
+    rm -f "$dir"/test-* "$dir"/bench-* "$dir/ranks"
     local artifacts
     artifacts=$(cargo test --release --no-run --message-format=json 2>/dev/null)
     printf '%s\n' "$artifacts" | sed -n 's/.*"kind":\["test"\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p' |
@@ -30,6 +31,12 @@ pack() {
     artifacts=$(cargo bench --no-run --message-format=json 2>/dev/null)
     printf '%s\n' "$artifacts" | sed -n 's/.*"kind":\["bench"\].*"executable":"\([^"]*\)".*/\1/p' |
         while read -r path; do cp "$path" "$dir/bench-device"; done
+    # Where there is no MPI, it is left out, and `run` says so.
+    if command -v mpicc >/dev/null 2>&1; then
+        cargo build --release --features mpi --example train_names
+        cp target/release/examples/train_names "$dir/ranks"
+        strip "$dir/ranks"
+    fi
     strip "$dir"/test-* "$dir"/bench-*
     du -sh "$dir"
 }
@@ -51,6 +58,7 @@ run() {
         if ((status == 0)); then passed=$((passed + 1)); else failed=$((failed + 1)); fi
         printf '%-24s %s, %d s\n' "$name" "$([ "$status" = 0 ] && echo ok || echo "FAILED ($status)")" $((SECONDS - start))
     }
+    one matrix-units 60 env SHADEGRAD_REQUIRE_MATRIX_UNITS=1 "$dir/test-suite" attention::units matmul_half
     # The modules of `suite` one by one, so that each has its line and its time.
     local skip=()
     for name in "${first[@]}"; do
@@ -59,6 +67,15 @@ run() {
     done
     [ -x "$dir/bench-device" ] && one bench 150 "$dir/bench-device" --bench \
         'step/(series|char10m|gpt2_small)$|matmul/(square/4096|d384|d768)|attention/fused/(1x2048|8x2048|1x1024)|softmax|norm'
+    if [ -x "$dir/ranks" ] && command -v mpirun >/dev/null 2>&1; then
+        for name in 1 2; do
+            one "ranks-$name" 30 mpirun --oversubscribe --allow-run-as-root -n "$name" "$dir/ranks" --steps 300 --eval-interval 0 \
+                --final-eval-iters 1 --d-model 256 --n-heads 8 --batch-size 512
+            grep 'mean.*ms/step' "$out/ranks-$name.txt" || true
+        done
+    else
+        printf '%-24s left out: no mpirun, or packed without MPI\n' ranks
+    fi
     for path in "$dir"/test-*; do
         name=${path##*/test-}
         if [ "$name" = suite ]; then
@@ -76,7 +93,7 @@ case $mode in
 pack) pack ;;
 run) run ;;
 *)
-    sed -n '2,9p' "$0" >&2
+    sed -n '2,10p' "$0" >&2
     exit 2
     ;;
 esac
