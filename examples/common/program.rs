@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 use serde::Serialize;
@@ -22,19 +21,23 @@ pub fn read<C>(defaults: &[(&'static str, &'static str)]) -> (C, Vec<String>)
 where
     C: CommandFactory + FromArgMatches,
 {
-    args::parse(std::env::args_os(), defaults).unwrap_or_else(|error| {
-        let text = error.render().to_string();
-        if ranks::is_silent() {
-            // Rank 0 was most likely given the same, and its end is the end of all.
-            std::thread::sleep(Duration::from_secs(2));
-        }
-        // Help goes to standard output, and is long.
-        if error.use_stderr() && text.len() > LONGEST {
-            let _ = writeln!(std::io::stderr(), "{}", excerpt(&text, LONGEST));
-            std::process::exit(error.exit_code());
-        }
-        error.exit()
-    })
+    args::parse(std::env::args_os(), defaults).unwrap_or_else(|error| exit(&error))
+}
+
+/// Prints help or a usage error and exits.
+pub fn exit(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    // Rank 0 was most likely given the same.
+    ranks::stand_back();
+    if ranks::is_silent() && error.exit_code() == 0 {
+        std::process::exit(0);
+    }
+    // Help goes to standard output, and is long.
+    if error.use_stderr() && text.len() > LONGEST {
+        let _ = writeln!(std::io::stderr(), "{}", excerpt(&text, LONGEST));
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 /// Runs a program, the first thing in `main`: what goes wrong costs one line and exit code 1.
