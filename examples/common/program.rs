@@ -27,9 +27,13 @@ where
 /// Prints help or a usage error and exits.
 pub fn exit(error: &clap::Error) -> ! {
     let text = error.render().to_string();
-    // Rank 0 was most likely given the same.
-    ranks::stand_back();
-    if ranks::is_silent() && error.exit_code() == 0 {
+    if ranks::are_several() && error.use_stderr() {
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        terminal::error(&*ranks::refuse(text.trim_end().to_owned()));
+        std::process::exit(error.exit_code());
+    }
+    if ranks::is_silent() {
+        // Help, which rank 0 prints.
         std::process::exit(0);
     }
     // Help goes to standard output, and is long.
@@ -47,6 +51,10 @@ pub fn run(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
         None => Ok(code),
     };
     program().and_then(whole).unwrap_or_else(|error| {
+        let error = match ranks::are_several() {
+            true => ranks::refuse(error.to_string()),
+            false => error,
+        };
         terminal::error(&*error);
         ExitCode::FAILURE
     })

@@ -1,7 +1,9 @@
 //! A run in several processes, ranks, that MPI's launcher has started: `mpirun -n 4 PROGRAM …`, with the feature `mpi`. Each
 //! trains on its share of every batch; rank 0 alone prints and writes files.
 
+use std::error::Error;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -28,6 +30,11 @@ fn launched() -> Option<[usize; 2]> {
     launched.filter(|[_, size]| *size > 1)
 }
 
+/// Whether a launcher started several.
+pub fn are_several() -> bool {
+    launched().is_some()
+}
+
 /// Whether what this process has to say is said by rank 0, too.
 pub fn is_silent() -> bool {
     launched().is_some_and(|[rank, _]| rank > 0)
@@ -46,24 +53,40 @@ pub fn run<T>(program: impl FnOnce(Option<Rc<dyn Ranks>>) -> Result<T>) -> Resul
     }
 }
 
-/// Checks that what nothing but training runs on is not started as several ranks.
+/// Checks that what only one process does is not started as several ranks.
 ///
 /// # Errors
 ///
-/// If it is. Rank 0 tells.
+/// If it is.
 pub fn require_one(what: &str) -> Result<()> {
-    let Some([_, size]) = launched() else {
-        return Ok(());
-    };
-    stand_back();
-    Err(format!(
-        "{what} runs as one process, and {size} were started: several ranks can only train, by train_names, train_text or lm tune"
-    )
-    .into())
+    match launched() {
+        None => Ok(()),
+        Some([_, size]) => Err(format!(
+            "{what} runs as one process, and {size} were started: several ranks can only train, by train_names, train_text or lm tune"
+        )
+        .into()),
+    }
 }
 
-/// Lets rank 0, whose end is the end of all, say what it and this process have to say.
-pub fn stand_back() {
+/// Whether MPI has begun, or was tried to.
+static HAS_BEGUN: AtomicBool = AtomicBool::new(false);
+
+/// Lets all ranks hear, and rank 0 tell, that this process has nothing to begin with.
+pub fn refuse(reason: String) -> Box<dyn Error> {
+    if HAS_BEGUN.load(Ordering::Relaxed) {
+        // The others have heard.
+        return reason.into();
+    }
+    if !cfg!(feature = "mpi") {
+        stand_back();
+        return reason.into();
+    }
+    let outcome = run(|ranks| settle(ranks.as_deref(), Err::<(), _>(reason.clone().into())));
+    outcome.err().unwrap_or_else(|| reason.into())
+}
+
+/// Lets rank 0, whose end may be the end of all, say what this process has to say, too.
+fn stand_back() {
     if is_silent() {
         super::terminal::silence();
         std::thread::sleep(Duration::from_secs(2));
@@ -176,7 +199,6 @@ fn several<T>(
     [_, size]: [usize; 2],
     _program: impl FnOnce(Option<Rc<dyn Ranks>>) -> Result<T>,
 ) -> Result<T> {
-    stand_back();
     Err(format!(
         "started as {size} ranks, but built for one: build with --features mpi to train with several"
     )
@@ -188,6 +210,7 @@ fn several<T>(
     _launched: [usize; 2],
     program: impl FnOnce(Option<Rc<dyn Ranks>>) -> Result<T>,
 ) -> Result<T> {
+    HAS_BEGUN.store(true, Ordering::Relaxed);
     let process = Rc::new(mpi::Process::begin());
     if process.rank() > 0 {
         super::terminal::silence();
