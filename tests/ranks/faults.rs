@@ -82,7 +82,7 @@ pub fn a_killed_rank_ends_the_others() {
         signal("-KILL", processes[victim]);
         let ended = launched.end_within(Duration::from_secs(30));
         assert!(
-            !ended.succeeded && ended.says_who_was_killed(victim, processes[victim]),
+            !ended.succeeded && ended.says_killed(victim),
             "after {moment:?}:\n{}\n{}",
             ended.output,
             ended.errors

@@ -68,10 +68,10 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Whether it is said that a rank, this process, was killed: by MPICH's launcher on standard output, without the rank.
-    pub fn says_who_was_killed(&self, rank: usize, process: u32) -> bool {
+    /// Whether it is said that this rank was killed. MPICH's launcher only says that one was, and may name another one.
+    pub fn says_killed(&self, rank: usize) -> bool {
         match *IS_MPICH {
-            true => self.output.contains(&format!("PID {process} RUNNING AT ")),
+            true => self.output.contains("EXIT STRING: "),
             false => self.errors.contains(&format!("rank {rank} ")),
         }
     }
