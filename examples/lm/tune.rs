@@ -18,16 +18,18 @@ use shadegrad::optim::{AdamW, Optimizer};
 
 use super::saving::{ADAPTER, keep, prepare, prepare_files};
 use super::{files_of, open};
-use crate::common::args::{BatchArgs, EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
+use crate::common::args::{
+    BatchArgs, EvaluationArgs, FileArgs, ProgramArgs, SyncArgs, TrainingArgs,
+};
 use crate::common::checkpoint::{Checkpoint, Contents, digest};
-use crate::common::course::{NextToken, Options, Ranks};
+use crate::common::course::{NextToken, Options, Ranks, Trainer};
 use crate::common::metrics::Metrics;
 use crate::common::settings::{self, Settings as _, require};
 use crate::common::steps::Recorder;
 use crate::common::stream::Stream;
 use crate::common::training::Training;
 use crate::common::words::HumanCount;
-use crate::common::{Result, interrupt, plot, program, ranks, report};
+use crate::common::{Result, interrupt, local_steps, plot, program, ranks, report};
 
 const PROGRAM: &str = "lm tune";
 
@@ -141,6 +143,9 @@ struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     training: TrainingArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    sync: SyncArgs,
 }
 
 impl settings::Settings for Settings {
@@ -151,6 +156,7 @@ impl Settings {
     fn validate(&self, evaluation: &EvaluationArgs) -> Result<()> {
         self.batch.validate(evaluation)?;
         self.training.validate()?;
+        self.sync.validate(self.training.precision)?;
         let shares = [
             ("dropout", self.dropout),
             ("lora-dropout", self.lora_dropout),
@@ -221,7 +227,7 @@ impl Trained {
     }
 
     /// Prints what the run takes from step to step, beside activations.
-    fn describe(&self, optimizer: &AdamW) {
+    fn describe(&self, optimizer: &dyn Optimizer) {
         let trained = BinaryBytes(optimizer.memory());
         let count = HumanCount(self.parameters.element_count() as u64);
         let stays = self.frozen.as_ref().map_or_else(String::new, |frozen| {
@@ -241,7 +247,7 @@ struct Prepared {
     metrics: Metrics,
     device: Device,
     trained: Trained,
-    optimizer: AdamW,
+    optimizer: Box<dyn Trainer>,
 }
 
 impl Tune {
@@ -303,7 +309,8 @@ impl Tune {
         let rows = settings.batch.batch_size * settings.accumulate as usize;
         let shape = [rows, settings.batch.context];
         report::describe(trained.gpt.config(), &settings.training, shape, start);
-        trained.describe(&optimizer);
+        trained.describe(&*optimizer);
+        local_steps::describe(&settings.sync, others);
 
         interrupt::install()?;
         let contents = Contents {
@@ -315,7 +322,7 @@ impl Tune {
             tokenizer: None,
             text_digest: &text_digest,
         };
-        let mut save = |optimizer: &AdamW| {
+        let mut save = |optimizer: &dyn Optimizer| {
             if let Some(path) = &files.checkpoint {
                 contents.save(path, optimizer)?;
             }
@@ -338,11 +345,13 @@ impl Tune {
                 options: Options {
                     accumulate: settings.accumulate,
                     perplexity: true,
+                    sync_every: settings.sync.sync_every,
                     ranks: ranks.clone(),
+                    reduce_dtype: settings.sync.reduce_dtype.dtype(),
                     ..Options::new(&settings.training, &self.evaluation, &files, &self.program)
                 },
             },
-            optimizer: &mut optimizer,
+            optimizer: &mut *optimizer,
             metrics: &mut metrics,
             save: is_first.then_some(&mut save),
             sample: &mut || Ok(String::new()),
@@ -382,6 +391,14 @@ impl Tune {
         ranks::require_rows(ranks, settings.batch.batch_size)?;
         let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
         settings.training.check_start(start)?;
+        let intervals = [
+            ("--steps", settings.training.steps),
+            ("--eval-interval", self.evaluation.eval_interval),
+            ("--save-interval", self.save_interval),
+        ];
+        settings
+            .sync
+            .check(&self.given, ranks.is_some(), &intervals)?;
         let text = read_text(&self.file)?;
         let (model, tokenizer) = open(&self.model)?;
         let most = model.config().context;
@@ -404,10 +421,10 @@ impl Tune {
         trained
             .gpt
             .set_checkpoint_blocks(settings.checkpoint_blocks);
-        let mut optimizer = AdamW::new(&trained.parameters, settings.training.optimizer())?;
+        let inner = AdamW::new(&trained.parameters, settings.training.optimizer())?;
+        let optimizer = local_steps::trainer(inner, &settings.sync, ranks, checkpoint.as_ref())?;
         let text_digest = digest(&text);
         if let Some(checkpoint) = &checkpoint {
-            checkpoint.restore(&mut optimizer)?;
             checkpoint.note_other_text(&text_digest, &source.to_string());
         }
         Ok(Prepared {

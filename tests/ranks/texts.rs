@@ -80,9 +80,14 @@ pub fn adapters_are_trained_on_ranks_and_resumed_on_others() {
     let lora = "--lora 4 --lora-dropout 0.2 --schedule constant";
     let one = run(1, "one", &format!("{lora} --steps 8"));
     run(2, "more", &format!("{lora} --steps 4"));
-    let resume = format!("--resume {} --steps 8", folder.path("more.safetensors"));
-    let more = run(3, "more", &resume);
+    let resume = format!("--resume {}", folder.path("more.safetensors"));
+    let more = run(3, "more", &format!("{resume} --steps 8"));
     assert_close(&more, &one);
+    // And on, apart.
+    let apart = format!("{resume} --steps 12 --sync-every 4");
+    let flags = tune(MODEL, &book, &folder.path("more.out"), &apart);
+    let printed = succeed(&ranks_of("lm", 2, &flags));
+    assert_printed_once(&printed, &["ranks: 2, averaged every 4 steps"]);
 }
 
 pub fn what_is_wrong_with_tuning_is_said_once() {
