@@ -91,6 +91,8 @@ const TESTS: &[(&str, fn())] = &[
         texts::adapters_are_trained_on_ranks_and_resumed_on_others,
     ),
     #[cfg(feature = "tokenizers")]
+    ("texts_are_learnt_apart", texts::texts_are_learnt_apart),
+    #[cfg(feature = "tokenizers")]
     (
         "what_is_wrong_with_tuning_is_said_once",
         texts::what_is_wrong_with_tuning_is_said_once,

@@ -90,6 +90,62 @@ pub fn adapters_are_trained_on_ranks_and_resumed_on_others() {
     assert_printed_once(&printed, &["ranks: 2, averaged every 4 steps"]);
 }
 
+pub fn texts_are_learnt_apart() {
+    let folder = Folder::new("texts-apart");
+    let book = book(&folder);
+    let text = format!(
+        "--filename {book} --d-model 16 --n-heads 2 --n-layers 1 --context 16 --batch-size 5 --steps 30 --eval-interval 15 \
+         --eval-iters 3 --eval-batch-size 4 --final-eval-iters 3 --samples 0 --sample-length 8 --sync-every 5"
+    );
+    let printed = succeed(&ranks_of(
+        "train_text",
+        2,
+        &format!("{text} --sample-interval 15"),
+    ));
+    assert_printed_once(&printed, &["ranks: 2, averaged every 5 steps", "sample:"]);
+    assert_said_once(
+        &ranks_of("train_text", 2, &format!("{text} --sample-interval 8")),
+        "error: --sample-interval is 8, no multiple of --sync-every 5",
+    );
+
+    // Adapters, with batches that make a step together; stopped in between, and on to the same bits.
+    let flags = |name: &str, more: &str| {
+        let [out, checkpoint] =
+            ["out", "safetensors"].map(|end| folder.path(&format!("{name}.{end}")));
+        tune(
+            MODEL,
+            &book,
+            &out,
+            &format!("--checkpoint {checkpoint} {more}"),
+        )
+    };
+    let lora = "--lora 4 --lora-dropout 0.2 --schedule constant --sync-every 2";
+    let run = |name: &str, more: &str| succeed(&ranks_of("lm", 2, &flags(name, more)));
+    let printed = run("whole", &format!("{lora} --steps 8"));
+    assert_printed_once(
+        &printed,
+        &["ranks: 2, averaged every 2 steps", "the adapters: "],
+    );
+    run("part", &format!("{lora} --steps 4"));
+    run(
+        "part",
+        &format!("--resume {} --steps 8", folder.path("part.safetensors")),
+    );
+    for file in ["safetensors", "out/adapter_model.safetensors"] {
+        let [whole, part] =
+            ["whole", "part"].map(|name| fs::read(folder.path(&format!("{name}.{file}"))).unwrap());
+        assert!(whole == part, "{file}");
+    }
+    assert_said_once(
+        &ranks_of(
+            "lm",
+            2,
+            &flags("whole", &format!("{lora} --steps 8 --save-interval 3")),
+        ),
+        "error: --save-interval is 3, no multiple of --sync-every 2",
+    );
+}
+
 pub fn what_is_wrong_with_tuning_is_said_once() {
     let folder = Folder::new("tune-wrong");
     let book = book(&folder);
