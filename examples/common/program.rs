@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 use serde::Serialize;
@@ -22,19 +21,27 @@ pub fn read<C>(defaults: &[(&'static str, &'static str)]) -> (C, Vec<String>)
 where
     C: CommandFactory + FromArgMatches,
 {
-    args::parse(std::env::args_os(), defaults).unwrap_or_else(|error| {
-        let text = error.render().to_string();
-        if ranks::is_silent() {
-            // Rank 0 was most likely given the same, and its end is the end of all.
-            std::thread::sleep(Duration::from_secs(2));
-        }
-        // Help goes to standard output, and is long.
-        if error.use_stderr() && text.len() > LONGEST {
-            let _ = writeln!(std::io::stderr(), "{}", excerpt(&text, LONGEST));
-            std::process::exit(error.exit_code());
-        }
-        error.exit()
-    })
+    args::parse(std::env::args_os(), defaults).unwrap_or_else(|error| exit(&error))
+}
+
+/// Prints help or a usage error and exits.
+pub fn exit(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    if ranks::are_several() && error.use_stderr() {
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        terminal::error(&*ranks::refuse(text.trim_end().to_owned()));
+        std::process::exit(error.exit_code());
+    }
+    if ranks::is_silent() {
+        // Help, which rank 0 prints.
+        std::process::exit(0);
+    }
+    // Help goes to standard output, and is long.
+    if error.use_stderr() && text.len() > LONGEST {
+        let _ = writeln!(std::io::stderr(), "{}", excerpt(&text, LONGEST));
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 /// Runs a program, the first thing in `main`: what goes wrong costs one line and exit code 1.
@@ -44,6 +51,10 @@ pub fn run(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
         None => Ok(code),
     };
     program().and_then(whole).unwrap_or_else(|error| {
+        let error = match ranks::are_several() {
+            true => ranks::refuse(error.to_string()),
+            false => error,
+        };
         terminal::error(&*error);
         ExitCode::FAILURE
     })

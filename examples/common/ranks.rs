@@ -1,10 +1,14 @@
 //! A run in several processes, ranks, that MPI's launcher has started: `mpirun -n 4 PROGRAM …`, with the feature `mpi`. Each
 //! trains on its share of every batch; rank 0 alone prints and writes files.
 
+use std::error::Error;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::Serialize;
-use shadegrad::Device;
+use shadegrad::nn::{GptConfig, Parameters};
+use shadegrad::{DType, Device, f16};
 
 use super::Result;
 use super::args::EvaluationArgs;
@@ -26,6 +30,11 @@ fn launched() -> Option<[usize; 2]> {
     launched.filter(|[_, size]| *size > 1)
 }
 
+/// Whether a launcher started several.
+pub fn are_several() -> bool {
+    launched().is_some()
+}
+
 /// Whether what this process has to say is said by rank 0, too.
 pub fn is_silent() -> bool {
     launched().is_some_and(|[rank, _]| rank > 0)
@@ -41,6 +50,46 @@ pub fn run<T>(program: impl FnOnce(Option<Rc<dyn Ranks>>) -> Result<T>) -> Resul
     match launched() {
         None => program(None),
         Some(launched) => several(launched, program),
+    }
+}
+
+/// Checks that what only one process does is not started as several ranks.
+///
+/// # Errors
+///
+/// If it is.
+pub fn require_one(what: &str) -> Result<()> {
+    match launched() {
+        None => Ok(()),
+        Some([_, size]) => Err(format!(
+            "{what} runs as one process, and {size} were started: several ranks can only train, by train_names, train_text or lm tune"
+        )
+        .into()),
+    }
+}
+
+/// Whether MPI has begun, or was tried to.
+static HAS_BEGUN: AtomicBool = AtomicBool::new(false);
+
+/// Lets all ranks hear, and rank 0 tell, that this process has nothing to begin with.
+pub fn refuse(reason: String) -> Box<dyn Error> {
+    if HAS_BEGUN.load(Ordering::Relaxed) {
+        // The others have heard.
+        return reason.into();
+    }
+    if !cfg!(feature = "mpi") {
+        stand_back();
+        return reason.into();
+    }
+    let outcome = run(|ranks| settle(ranks.as_deref(), Err::<(), _>(reason.clone().into())));
+    outcome.err().unwrap_or_else(|| reason.into())
+}
+
+/// Lets rank 0, whose end may be the end of all, say what this process has to say, too.
+fn stand_back() {
+    if is_silent() {
+        super::terminal::silence();
+        std::thread::sleep(Duration::from_secs(2));
     }
 }
 
@@ -79,7 +128,7 @@ pub fn require_rows(ranks: Option<&dyn Ranks>, rows: usize) -> Result<()> {
 pub fn agree(
     ranks: Option<&dyn Ranks>,
     settings: &impl Serialize,
-    (evaluation, intervals): (&EvaluationArgs, [u64; 2]),
+    (evaluation, intervals): (&EvaluationArgs, &[(&str, u64)]),
     device: &Device,
     start: u64,
     text_digest: &str,
@@ -95,11 +144,54 @@ pub fn agree(
         }
     }
     ranks.agree("the evaluation", &format!("{evaluation:?}"))?;
-    let [save, sample] = intervals;
-    ranks.agree("--checkpoint-interval", &save.to_string())?;
-    ranks.agree("--sample-interval", &sample.to_string())?;
+    for (flag, interval) in intervals {
+        ranks.agree(flag, &interval.to_string())?;
+    }
     ranks.agree("the step to begin with", &start.to_string())?;
     ranks.agree("the text's fingerprint", text_digest)
+}
+
+/// Checks that all ranks have the same model to begin with: as it lies on their devices, whatever files it came from, so that
+/// none of these is read twice.
+///
+/// # Errors
+///
+/// What differs, where, and both values; what the device reports.
+pub fn agree_on_model<'p>(
+    ranks: Option<&dyn Ranks>,
+    config: &GptConfig,
+    parameters: impl IntoIterator<Item = &'p Parameters>,
+) -> Result<()> {
+    let Some(ranks) = ranks else { return Ok(()) };
+    let config = serde_json::to_value(config)?;
+    for (name, value) in config.as_object().into_iter().flatten() {
+        ranks.agree(&format!("the model's {name}"), &value.to_string())?;
+    }
+    for parameters in parameters {
+        ranks.agree("the number of weights", &parameters.len().to_string())?;
+        for parameter in parameters.iter() {
+            let tensor = parameter.tensor();
+            let own = match tensor.dtype() {
+                DType::F16 => {
+                    let values = tensor.to_vec::<f16>()?;
+                    fingerprint(values.into_iter().map(|value| value.to_bits().into()))
+                }
+                _ => fingerprint(tensor.to_vec::<f32>()?.into_iter().map(f32::to_bits)),
+            };
+            let what = format!("the fingerprint of weight `{}`", parameter.name());
+            ranks.agree(&what, &format!("{own} of {}", tensor.shape()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Of numbers in their order, in hexadecimal.
+pub fn fingerprint(numbers: impl Iterator<Item = u32>) -> String {
+    let hash = numbers.fold(0xcbf2_9ce4_8422_2325_u64, |hash, number| {
+        let mixed = (hash ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed.rotate_left(29)
+    });
+    format!("{hash:016x}")
 }
 
 #[cfg(not(feature = "mpi"))]
@@ -107,9 +199,6 @@ fn several<T>(
     [_, size]: [usize; 2],
     _program: impl FnOnce(Option<Rc<dyn Ranks>>) -> Result<T>,
 ) -> Result<T> {
-    if is_silent() {
-        super::terminal::silence();
-    }
     Err(format!(
         "started as {size} ranks, but built for one: build with --features mpi to train with several"
     )
@@ -121,6 +210,7 @@ fn several<T>(
     _launched: [usize; 2],
     program: impl FnOnce(Option<Rc<dyn Ranks>>) -> Result<T>,
 ) -> Result<T> {
+    HAS_BEGUN.store(true, Ordering::Relaxed);
     let process = Rc::new(mpi::Process::begin());
     if process.rank() > 0 {
         super::terminal::silence();

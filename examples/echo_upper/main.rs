@@ -26,7 +26,7 @@ use common::metrics::Metrics;
 use common::settings::require;
 use common::steps::Recorder;
 use common::training::Training;
-use common::{Result, interrupt, program, progress, report};
+use common::{Result, interrupt, program, progress, ranks, report};
 use shadegrad::data::{Batch, CharTokenizer, IGNORE_INDEX, Split};
 use shadegrad::nn::{
     FeedForwardKind, Gpt, GptConfig, NormKind, NormPlacement, ParameterBuilder, PositionKind,
@@ -78,6 +78,7 @@ const TEST_STREAM: u64 = u64::MAX;
 fn main() -> ExitCode {
     program::run(|| {
         let (cli, _) = program::read::<Cli>(&DEFAULTS);
+        ranks::require_one("echo_upper")?;
         match cli.device.list_adapters {
             true => program::list_adapters(),
             false => run(&cli),

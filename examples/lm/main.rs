@@ -27,6 +27,7 @@ mod generate;
 mod info;
 mod measure;
 mod merge;
+mod saving;
 mod tune;
 
 use std::path::{Path, PathBuf};
@@ -36,7 +37,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use common::args::{self, DeviceArgs};
 use common::settings::require;
 use common::words::HumanCount;
-use common::{Result, program};
+use common::{Result, program, ranks};
 use indicatif::{ProgressBar, ProgressStyle};
 use shadegrad::data::read_text;
 use shadegrad::hugging_face::{ModelFiles, Tokenizer};
@@ -180,13 +181,20 @@ struct ContextArgs {
 
 fn main() -> ExitCode {
     program::run(|| {
-        let matches = command_line().get_matches();
+        let matches = command_line()
+            .try_get_matches()
+            .unwrap_or_else(|error| program::exit(&error));
         let lists = |(_, matches): (&str, &ArgMatches)| {
             // Not every command runs on a device.
             matches.try_get_one(LIST_ADAPTERS).ok().flatten() == Some(&true)
         };
         if matches.subcommand().is_some_and(lists) {
+            ranks::require_one("--list-adapters")?;
             return program::list_adapters();
+        }
+        let name = matches.subcommand_name().unwrap_or_default();
+        if name != "tune" {
+            ranks::require_one(&format!("lm {name}"))?;
         }
         let mut command = Cli::from_arg_matches(&matches)?.command;
         if let (Command::Tune(tune), Some((_, matches))) = (&mut command, matches.subcommand()) {
@@ -301,7 +309,7 @@ fn run(command: Command) -> Result<ExitCode> {
                 loss.exp()
             );
         }
-        Command::Tune(tune) => return tune.run(),
+        Command::Tune(tune) => return ranks::run(|ranks| tune.run(ranks)),
         Command::Merge(merge) => merge.run()?,
     }
     Ok(ExitCode::SUCCESS)
@@ -313,7 +321,7 @@ const LARGE: u64 = 200_000_000;
 /// A model's files with its tokenizer. Loading them shows a bar if they are large and standard error is a terminal.
 fn open(directory: &Path) -> Result<(ModelFiles, Tokenizer)> {
     let mut files = ModelFiles::open(directory)?;
-    if files.bytes() >= LARGE {
+    if files.bytes() >= LARGE && !ranks::is_silent() {
         let style = "loading {wide_bar} {bytes}/{total_bytes} · {bytes_per_sec} · {eta}";
         let bar = ProgressBar::new(files.bytes()).with_style(ProgressStyle::with_template(style)?);
         files = files.with_progress(move |done, all| {

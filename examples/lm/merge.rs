@@ -7,7 +7,7 @@ use shadegrad::Device;
 use shadegrad::hugging_face::{AdapterFiles, ModelFiles};
 use shadegrad::nn::Gpt;
 
-use super::{files_of, open, tune};
+use super::{files_of, open, saving};
 use crate::common::args::DeviceArgs;
 use crate::common::{Result, program};
 
@@ -38,12 +38,12 @@ impl Merge {
         // Merged twice, adapters would count twice.
         let of_model = of_model.iter().map(|(_, path)| ("the model", &**path));
         model.check_output(&self.out)?;
-        tune::prepare(&self.out, &of_model.collect::<Vec<_>>())?;
+        saving::prepare(&self.out, &of_model.collect::<Vec<_>>())?;
         let device = program::open_device_aside(&self.device)?;
         let (mut gpt, parameters) = model.load(&device)?;
         into(&mut gpt, &model, &self.adapters, &device)?;
         model.save(&self.out, &parameters)?;
-        tune::keep(&self.model, &self.out)?;
+        saving::keep(&self.model, &self.out)?;
         say!("the merged model: {}", self.out.display());
         Ok(())
     }

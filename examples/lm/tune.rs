@@ -1,41 +1,40 @@
 //! Fine-tuning on a text file, by the loop of the other training programs.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Instant;
 
 use clap::Args;
 use clap::builder::ArgPredicate;
 use indicatif::BinaryBytes;
 use serde::{Deserialize, Serialize};
+use shadegrad::Device;
 use shadegrad::data::{IGNORE_INDEX, read_text};
 use shadegrad::hugging_face::{Adapter, ModelFiles};
 use shadegrad::nn::{Gpt, LoraConfig, ParameterBuilder, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, Optimizer};
-use shadegrad::{Device, Error};
 
-use super::{FILES, files_of, open};
-use crate::common::args::{BatchArgs, EvaluationArgs, FileArgs, ProgramArgs, TrainingArgs};
+use super::saving::{ADAPTER, keep, prepare, prepare_files};
+use super::{files_of, open};
+use crate::common::args::{
+    BatchArgs, EvaluationArgs, FileArgs, ProgramArgs, SyncArgs, TrainingArgs,
+};
 use crate::common::checkpoint::{Checkpoint, Contents, digest};
-use crate::common::course::{NextToken, Options};
+use crate::common::course::{NextToken, Options, Ranks, Trainer};
 use crate::common::metrics::Metrics;
-use crate::common::outputs::{self, Mode, Output};
 use crate::common::settings::{self, Settings as _, require};
 use crate::common::steps::Recorder;
 use crate::common::stream::Stream;
 use crate::common::training::Training;
 use crate::common::words::HumanCount;
-use crate::common::{Result, interrupt, plot, program, report};
+use crate::common::{Result, interrupt, local_steps, plot, program, ranks, report};
 
 const PROGRAM: &str = "lm tune";
 
 /// More batches in a step than this are a slip of the keyboard.
 const MOST_BATCHES: u64 = 1 << 20;
-
-/// Those of [`FILES`] that the model itself is; a tuned one keeps the others.
-const MODEL: [&str; 2] = ["config.json", "model.safetensors"];
 
 /// The command line of `lm tune`. A model that knows much already wants small steps.
 #[derive(Debug, Args)]
@@ -144,6 +143,9 @@ struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     training: TrainingArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    sync: SyncArgs,
 }
 
 impl settings::Settings for Settings {
@@ -154,6 +156,7 @@ impl Settings {
     fn validate(&self, evaluation: &EvaluationArgs) -> Result<()> {
         self.batch.validate(evaluation)?;
         self.training.validate()?;
+        self.sync.validate(self.training.precision)?;
         let shares = [
             ("dropout", self.dropout),
             ("lora-dropout", self.lora_dropout),
@@ -189,8 +192,8 @@ struct Trained {
     /// Of these, an optimizer's.
     parameters: Parameters,
     adapter: Option<Adapter>,
-    /// Bytes of the weights that stay.
-    frozen: u64,
+    /// The weights that stay.
+    frozen: Option<Parameters>,
 }
 
 impl Trained {
@@ -204,7 +207,7 @@ impl Trained {
                 gpt,
                 parameters,
                 adapter: None,
-                frozen: 0,
+                frozen: None,
             });
         };
         // Nothing but products reads them.
@@ -219,20 +222,32 @@ impl Trained {
             gpt,
             parameters: builder.build(device)?,
             adapter: Some(adapter),
-            frozen: frozen.bytes(),
+            frozen: Some(frozen),
         })
     }
 
     /// Prints what the run takes from step to step, beside activations.
-    fn describe(&self, optimizer: &AdamW) {
+    fn describe(&self, optimizer: &dyn Optimizer) {
         let trained = BinaryBytes(optimizer.memory());
         let count = HumanCount(self.parameters.element_count() as u64);
-        let stays = match self.frozen {
-            0 => String::new(),
-            bytes => format!("{} of weights that stay, ", BinaryBytes(bytes)),
-        };
+        let stays = self.frozen.as_ref().map_or_else(String::new, |frozen| {
+            format!("{} of weights that stay, ", BinaryBytes(frozen.bytes()))
+        });
         say!("memory: {stays}{trained} of {count} trained parameters, their gradient and moments");
     }
+}
+
+/// What a run begins with.
+struct Prepared {
+    start: u64,
+    model: ModelFiles,
+    stream: Stream,
+    text_digest: String,
+    token_fingerprint: String,
+    metrics: Metrics,
+    device: Device,
+    trained: Trained,
+    optimizer: Box<dyn Trainer>,
 }
 
 impl Tune {
@@ -241,33 +256,9 @@ impl Tune {
     /// # Errors
     ///
     /// One line about a flag or a file before anything is begun; those of the training.
-    pub fn run(mut self) -> Result<ExitCode> {
+    pub fn run(mut self, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
         let began = Instant::now();
-        self.settings.validate(&self.evaluation)?;
-        let resume = self.resume.as_deref();
-        let checkpoint = resume.map(|path| Checkpoint::<Settings>::open(path, PROGRAM));
-        let checkpoint = checkpoint.transpose()?;
-        if let Some(checkpoint) = &checkpoint {
-            let stored = checkpoint.settings();
-            self.settings
-                .adopt(stored, &self.given, checkpoint.path())?;
-            self.settings.validate(&self.evaluation)?;
-        }
-        let settings = &self.settings;
-        let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
-        settings.training.check_start(start)?;
-        let text = read_text(&self.file)?;
-        let (model, tokenizer) = open(&self.model)?;
-        let most = model.config().context;
-        let context = settings.batch.context;
-        let expected = format!("at most {most}, what the model sees");
-        require(context <= most, "context", &context, &expected)?;
-        let tokens = tokenizer.encode(&text)?;
-        let rows = (settings.batch.batch_size, self.evaluation.eval_batch_size);
-        let source = self.file.display();
-        let stream = Stream::new(tokens, context, rows, settings.training.seed)
-            .map_err(|error| format!("{source}: {error}"))?;
-        let files = FileArgs {
+        let mut files = FileArgs {
             checkpoint: self.checkpoint.clone(),
             checkpoint_interval: self.save_interval,
             resume: self.resume.clone(),
@@ -275,44 +266,39 @@ impl Tune {
             plot: self.plot.clone(),
             profile: None,
         };
-        let of_model: Vec<_> = files_of(&self.model).collect();
-        let of_model = of_model.iter().map(|(what, path)| (*what, &**path));
-        let read: Vec<(&str, &Path)> = of_model.chain([("the text", &*self.file)]).collect();
-        let given: Vec<_> = read
-            .iter()
-            .map(|&(what, path)| (what, Some(path)))
-            .collect();
-        files.check(settings, &given)?;
-        let written = [
-            ("--checkpoint", &self.checkpoint),
-            ("--metrics", &self.metrics),
-            ("--plot", &self.plot),
-        ];
-        let written = written
-            .into_iter()
-            .filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
-        let others: Vec<_> = read.into_iter().chain(written).collect();
-        match settings.lora {
-            Some(_) => prepare_files(&self.out, &ADAPTER, &others)?,
-            None => {
-                model.check_output(&self.out)?;
-                prepare(&self.out, &others)?;
-            }
+        let others = ranks.as_deref();
+        let is_first = others.is_none_or(|ranks| ranks.rank() == 0);
+        if !is_first {
+            files.write_nothing();
         }
-        let mut metrics = Metrics::start(files.metrics.as_deref(), start)?;
-
-        let device = program::open_device(&self.program.device)?;
-        let mut trained = Trained::load(&model, settings, &device)?;
-        trained
-            .gpt
-            .set_checkpoint_blocks(settings.checkpoint_blocks);
-        let mut optimizer = AdamW::new(&trained.parameters, settings.training.optimizer())?;
-        let digest = digest(&text);
-        if let Some(checkpoint) = &checkpoint {
-            checkpoint.restore(&mut optimizer)?;
-            checkpoint.note_other_text(&digest, &source.to_string());
+        let prepared = self.prepare(&files, others);
+        let Prepared {
+            start,
+            model,
+            stream,
+            text_digest,
+            token_fingerprint,
+            mut metrics,
+            device,
+            trained,
+            mut optimizer,
+        } = ranks::settle(others, prepared)?;
+        let settings = &self.settings;
+        ranks::agree(
+            others,
+            settings,
+            (&self.evaluation, &[("--save-interval", self.save_interval)]),
+            &device,
+            start,
+            &text_digest,
+        )?;
+        if let Some(others) = others {
+            others.agree("the fingerprint of the text's tokens", &token_fingerprint)?;
         }
+        let weights = trained.frozen.iter().chain([&trained.parameters]);
+        ranks::agree_on_model(others, trained.gpt.config(), weights)?;
         let count = |n: usize| HumanCount(n as u64);
+        let source = self.file.display();
         let [train, test] = stream.sizes();
         say!(
             "data: {source}, {} tokens ({} to train on, {} for the test)",
@@ -320,12 +306,11 @@ impl Tune {
             count(train),
             count(test)
         );
-        let shape = [
-            settings.batch.batch_size * settings.accumulate as usize,
-            context,
-        ];
+        let rows = settings.batch.batch_size * settings.accumulate as usize;
+        let shape = [rows, settings.batch.context];
         report::describe(trained.gpt.config(), &settings.training, shape, start);
-        trained.describe(&optimizer);
+        trained.describe(&*optimizer);
+        local_steps::describe(&settings.sync, others);
 
         interrupt::install()?;
         let contents = Contents {
@@ -335,7 +320,19 @@ impl Tune {
             config: trained.gpt.config(),
             vocabulary: &[],
             tokenizer: None,
-            text_digest: &digest,
+            text_digest: &text_digest,
+        };
+        let mut save = |optimizer: &dyn Optimizer| {
+            if let Some(path) = &files.checkpoint {
+                contents.save(path, optimizer)?;
+            }
+            match &trained.adapter {
+                Some(adapter) => Ok(adapter.save(&self.out, self.model.to_str())?),
+                None => {
+                    model.save(&self.out, optimizer.parameters())?;
+                    keep(&self.model, &self.out)
+                }
+            }
         };
         let training = Training {
             recorder: Recorder {
@@ -348,23 +345,15 @@ impl Tune {
                 options: Options {
                     accumulate: settings.accumulate,
                     perplexity: true,
+                    sync_every: settings.sync.sync_every,
+                    ranks: ranks.clone(),
+                    reduce_dtype: settings.sync.reduce_dtype.dtype(),
                     ..Options::new(&settings.training, &self.evaluation, &files, &self.program)
                 },
             },
-            optimizer: &mut optimizer,
+            optimizer: &mut *optimizer,
             metrics: &mut metrics,
-            save: Some(&mut |optimizer| {
-                if let Some(path) = &self.checkpoint {
-                    contents.save(path, optimizer)?;
-                }
-                match &trained.adapter {
-                    Some(adapter) => Ok(adapter.save(&self.out, self.model.to_str())?),
-                    None => {
-                        model.save(&self.out, optimizer.parameters())?;
-                        keep(&self.model, &self.out)
-                    }
-                }
-            }),
+            save: is_first.then_some(&mut save),
             sample: &mut || Ok(String::new()),
         };
         let summary = training.run()?;
@@ -372,6 +361,9 @@ impl Tune {
             let parameters = count(trained.parameters.element_count());
             let title = format!("{PROGRAM}: {parameters} parameters, {source}");
             plot::write(path, &title, metrics.records())?;
+        }
+        if !is_first {
+            return Ok(program::exit_code(&summary));
         }
         report::interruption(&summary, settings.training.steps);
         report::finish(&summary, true, &files, start, began);
@@ -382,54 +374,97 @@ impl Tune {
         say!("the {what}: {}", self.out.display());
         Ok(program::exit_code(&summary))
     }
-}
 
-/// The files of adapters, with what they are called in messages.
-const ADAPTER: [(&str, &str); 2] = [
-    ("the adapter_config.json", "adapter_config.json"),
-    ("the adapter_model.safetensors", "adapter_model.safetensors"),
-];
+    /// Finds everything that can be wrong, before anything is begun.
+    fn prepare(&mut self, files: &FileArgs, ranks: Option<&dyn Ranks>) -> Result<Prepared> {
+        self.settings.validate(&self.evaluation)?;
+        let resume = self.resume.as_deref();
+        let checkpoint = resume.map(|path| Checkpoint::<Settings>::open(path, PROGRAM));
+        let checkpoint = checkpoint.transpose()?;
+        if let Some(checkpoint) = &checkpoint {
+            let stored = checkpoint.settings();
+            self.settings
+                .adopt(stored, &self.given, checkpoint.path())?;
+            self.settings.validate(&self.evaluation)?;
+        }
+        let settings = &self.settings;
+        ranks::require_rows(ranks, settings.batch.batch_size)?;
+        let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
+        settings.training.check_start(start)?;
+        let intervals = [
+            ("--steps", settings.training.steps),
+            ("--eval-interval", self.evaluation.eval_interval),
+            ("--save-interval", self.save_interval),
+        ];
+        settings
+            .sync
+            .check(&self.given, ranks.is_some(), &intervals)?;
+        let text = read_text(&self.file)?;
+        let (model, tokenizer) = open(&self.model)?;
+        let most = model.config().context;
+        let context = settings.batch.context;
+        let expected = format!("at most {most}, what the model sees");
+        require(context <= most, "context", &context, &expected)?;
+        let tokens = tokenizer.encode(&text)?;
+        let token_fingerprint = ranks::fingerprint(tokens.iter().copied());
+        let rows = (settings.batch.batch_size, self.evaluation.eval_batch_size);
+        let source = self.file.display();
+        let stream = Stream::new(tokens, context, rows, settings.training.seed)
+            .map_err(|error| format!("{source}: {error}"))?;
+        if ranks.is_none_or(|ranks| ranks.rank() == 0) {
+            self.check_files(files, &model)?;
+        }
+        let metrics = Metrics::start(files.metrics.as_deref(), start)?;
 
-/// Makes the directory, and finds out whether the model's files can be written there: each where the same file of the
-/// model may be, but no `other` one.
-pub fn prepare(out: &Path, others: &[(&str, &Path)]) -> Result<()> {
-    prepare_files(out, &FILES, others)
-}
-
-fn prepare_files(
-    out: &Path,
-    files: &[(&'static str, &str)],
-    others: &[(&str, &Path)],
-) -> Result<()> {
-    fs::create_dir_all(out).map_err(|source| Error::File {
-        path: out.to_owned(),
-        source,
-    })?;
-    let paths = files.iter().map(|(what, name)| (*what, out.join(name)));
-    let paths: Vec<_> = paths.collect();
-    let written = paths.iter().map(|(what, path)| Output {
-        flag: "--out",
-        path,
-        mode: Mode::Replace,
-        replaces: Some(what),
-    });
-    outputs::check(&written.collect::<Vec<_>>(), others)
-}
-
-/// Copies what belongs to a model and does not change with its weights.
-pub fn keep(from: &Path, to: &Path) -> Result<()> {
-    let fail = |path: PathBuf| move |source| Error::File { path, source };
-    let [here, there] = [from, to].map(|path| path.canonicalize().map_err(fail(path.to_owned())));
-    if here? == there? {
-        return Ok(());
+        let device = program::open_device_of(&self.program.device, ranks)?;
+        let mut trained = Trained::load(&model, settings, &device)?;
+        trained
+            .gpt
+            .set_checkpoint_blocks(settings.checkpoint_blocks);
+        let inner = AdamW::new(&trained.parameters, settings.training.optimizer())?;
+        let optimizer = local_steps::trainer(inner, &settings.sync, ranks, checkpoint.as_ref())?;
+        let text_digest = digest(&text);
+        if let Some(checkpoint) = &checkpoint {
+            checkpoint.note_other_text(&text_digest, &source.to_string());
+        }
+        Ok(Prepared {
+            start,
+            model,
+            stream,
+            text_digest,
+            token_fingerprint,
+            metrics,
+            device,
+            trained,
+            optimizer,
+        })
     }
-    let kept = FILES.iter().filter(|(_, name)| !MODEL.contains(name));
-    let kept = kept.map(|(_, name)| (from.join(name), to.join(name)));
-    for (from, to) in kept.filter(|(from, _)| from.exists()) {
-        outputs::replace(&to, |temporary| {
-            fs::copy(&from, temporary).map_err(fail(from.clone()))?;
-            Ok(())
-        })?;
+
+    /// Finds out whether all files can be written.
+    fn check_files(&self, files: &FileArgs, model: &ModelFiles) -> Result<()> {
+        let of_model: Vec<_> = files_of(&self.model).collect();
+        let of_model = of_model.iter().map(|(what, path)| (*what, &**path));
+        let read: Vec<(&str, &Path)> = of_model.chain([("the text", &*self.file)]).collect();
+        let given: Vec<_> = read
+            .iter()
+            .map(|&(what, path)| (what, Some(path)))
+            .collect();
+        files.check(&self.settings, &given)?;
+        let written = [
+            ("--checkpoint", &files.checkpoint),
+            ("--metrics", &files.metrics),
+            ("--plot", &files.plot),
+        ];
+        let written = written
+            .into_iter()
+            .filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
+        let others: Vec<_> = read.into_iter().chain(written).collect();
+        match self.settings.lora {
+            Some(_) => prepare_files(&self.out, &ADAPTER, &others),
+            None => {
+                model.check_output(&self.out)?;
+                prepare(&self.out, &others)
+            }
+        }
     }
-    Ok(())
 }

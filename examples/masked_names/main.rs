@@ -30,7 +30,7 @@ use common::settings::{self, lower, require};
 use common::steps::Recorder;
 use common::training::Training;
 use common::words::HumanCount;
-use common::{Result, interrupt, program, progress, report};
+use common::{Result, interrupt, program, progress, ranks, report};
 use shadegrad::data::{Batch, CharTokenizer, Split, read_text};
 use shadegrad::nn::{
     EncoderConfig, FeedForwardKind, GptConfig, INIT_STD, ParameterBuilder, Parameters,
@@ -95,6 +95,7 @@ const SHOWN: usize = 6;
 fn main() -> ExitCode {
     program::run(|| {
         let (cli, _) = program::read::<Cli>(&DEFAULTS);
+        ranks::require_one("masked_names")?;
         match cli.device.list_adapters {
             true => program::list_adapters(),
             false => run(&cli),

@@ -82,8 +82,14 @@ fn main() -> ExitCode {
     program::run(|| {
         let cli = Cli::read()?;
         match &cli.command {
-            Some(command) => command.run(Some('\n'), sample),
-            None if cli.program.device.list_adapters => program::list_adapters(),
+            Some(command) => {
+                ranks::require_one("sample")?;
+                command.run(Some('\n'), sample)
+            }
+            None if cli.program.device.list_adapters => {
+                ranks::require_one("--list-adapters")?;
+                program::list_adapters()
+            }
             None => ranks::run(|ranks| run(cli, ranks)),
         }
     })
@@ -190,15 +196,16 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
         mut optimizer,
     } = ranks::settle(others, prepared)?;
     let settings = &run.settings;
-    let intervals = [files.checkpoint_interval, 0];
+    let intervals = [("--checkpoint-interval", files.checkpoint_interval)];
     ranks::agree(
         others,
         settings,
-        (&run.evaluation, intervals),
+        (&run.evaluation, &intervals),
         &device,
         start,
         data.digest(),
     )?;
+    ranks::agree_on_model(others, &config, [optimizer.parameters()])?;
     local_steps::describe(&settings.sync, others);
     say!("data: {}", data.summary());
     report::describe(

@@ -90,8 +90,14 @@ fn main() -> ExitCode {
     program::run(|| {
         let cli = Cli::read();
         match &cli.command {
-            Some(command) => command.run(None, sample),
-            None if cli.program.device.list_adapters => program::list_adapters(),
+            Some(command) => {
+                ranks::require_one("sample")?;
+                command.run(None, sample)
+            }
+            None if cli.program.device.list_adapters => {
+                ranks::require_one("--list-adapters")?;
+                program::list_adapters()
+            }
             None => ranks::run(|ranks| run(cli, ranks)),
         }
     })
@@ -207,15 +213,19 @@ fn run(cli: Cli, ranks: Option<Rc<dyn Ranks>>) -> Result<ExitCode> {
         mut optimizer,
     } = ranks::settle(others, prepared)?;
     let settings = &run.settings;
-    let intervals = [files.checkpoint_interval, sample_interval];
+    let intervals = [
+        ("--checkpoint-interval", files.checkpoint_interval),
+        ("--sample-interval", sample_interval),
+    ];
     ranks::agree(
         others,
         settings,
-        (&run.evaluation, intervals),
+        (&run.evaluation, &intervals),
         &device,
         start,
         data.digest(),
     )?;
+    ranks::agree_on_model(others, &config, [optimizer.parameters()])?;
     local_steps::describe(&settings.sync, others);
     say!("data: {}", data.summary());
     report::describe(

@@ -3,11 +3,15 @@
 use std::ffi::{c_char, c_int};
 use std::io::Write;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use mpi::ffi;
 use mpi::raw::AsRaw;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::Communicator;
+
+/// MPICH's launcher reads what a rank has printed before it hears that this one ends all, and not afterwards.
+const READING: Duration = Duration::from_millis(250);
 
 /// Who prints a line.
 #[derive(Clone, Debug)]
@@ -29,9 +33,11 @@ impl Line {
     /// Prints it in one write, so that those of several ranks don't mix.
     fn print(&self, message: &str) {
         let Line { rank, size, host } = self;
+        let message = message.trim_end().replace('\n', "; ");
         let line = format!("error: rank {rank} of {size} ({host}): {message}\n");
         // Where standard error is gone, nobody reads.
         let _ = std::io::stderr().write_all(line.as_bytes());
+        std::thread::sleep(READING);
     }
 }
 

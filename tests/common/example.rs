@@ -22,7 +22,10 @@ pub fn program(name: &'static str) -> PathBuf {
     };
     let mut built = BUILT.lock().unwrap();
     if built.insert(name) {
+        // What this test was built with, where that is more than features: scripts/mpich.sh.
+        let config = std::env::var("SHADEGRAD_CARGO_CONFIG");
         let status = Command::new(env!("CARGO"))
+            .args(config.iter().flat_map(|config| ["--config", config]))
             .args(["build", "--quiet", "--example", name, "--profile", profile])
             .arg("--target-dir")
             .arg(target)

@@ -310,10 +310,10 @@ pub fn a_rank_killed_between_averages_ends_the_others() {
         std::thread::sleep(Duration::from_secs(2));
         faults::signal("-KILL", processes[victim]);
         let ended = launched.end_within(Duration::from_secs(30));
-        let said = format!("rank {victim} ");
         assert!(
-            !ended.succeeded && ended.errors.contains(&said),
-            "{}",
+            !ended.succeeded && ended.says_killed(victim),
+            "{}\n{}",
+            ended.output,
             ended.errors
         );
     }

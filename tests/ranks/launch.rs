@@ -1,7 +1,8 @@
-//! Starting this program under `mpirun`.
+//! Starting this program under the launcher of the MPI library that it is linked with.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,6 +12,46 @@ pub const PROGRAM: &str = "SHADEGRAD_RANKS_PROGRAM";
 
 /// Longer than anything here takes.
 pub const LONGEST: Duration = Duration::from_secs(600);
+
+/// What starts ranks.
+struct Launcher {
+    program: &'static str,
+    /// Of all its command lines.
+    flags: &'static [&'static str],
+}
+
+/// Whether the library is MPICH, and not Open MPI.
+pub static IS_MPICH: LazyLock<bool> = LazyLock::new(|| {
+    let library = mpi::environment::library_version().unwrap();
+    match library.starts_with("Open MPI") || library.starts_with("MPICH") {
+        true => library.starts_with("MPICH"),
+        false => panic!("neither Open MPI nor MPICH: {library}"),
+    }
+});
+
+/// Debian lets both be installed: `mpirun` is of one of them then.
+static LAUNCHER: LazyLock<Launcher> = LazyLock::new(|| {
+    let (programs, flags, says): (_, &[&str], _) = match *IS_MPICH {
+        true => (["mpirun", "mpirun.mpich"], &[], "HYDRA"),
+        false => (
+            ["mpirun", "mpirun.openmpi"],
+            &["--oversubscribe", "--allow-run-as-root"],
+            "Open MPI",
+        ),
+    };
+    let is_of_library = |program: &&str| {
+        let version = Command::new(program).arg("--version").output();
+        version.is_ok_and(|version| String::from_utf8_lossy(&version.stdout).contains(says))
+    };
+    let program = programs.into_iter().find(is_of_library);
+    let program = program.unwrap_or_else(|| {
+        panic!(
+            "neither {} is a launcher of {says}: run scripts/setup-mpi.sh",
+            programs.join(" nor ")
+        )
+    });
+    Launcher { program, flags }
+});
 
 /// Ranks that are at work.
 pub struct Launched {
@@ -26,6 +67,16 @@ pub struct Ended {
     pub errors: String,
 }
 
+impl Ended {
+    /// Whether it is said that this rank was killed. MPICH's launcher only says that one was, and may name another one.
+    pub fn says_killed(&self, rank: usize) -> bool {
+        match *IS_MPICH {
+            true => self.output.contains("EXIT STRING: "),
+            false => self.errors.contains(&format!("rank {rank} ")),
+        }
+    }
+}
+
 /// Starts so many ranks of this program.
 pub fn launch(ranks: usize, program: &str) -> Launched {
     let own = std::env::current_exe().unwrap();
@@ -38,17 +89,16 @@ pub fn launch(ranks: usize, program: &str) -> Launched {
 
 /// Starts ranks by the launcher's command line.
 pub fn mpirun(words: &[String], environment: &[(&str, &str)]) -> Launched {
-    let child = Command::new("mpirun")
-        .args(["--oversubscribe", "--allow-run-as-root"])
+    let Launcher { program, flags } = *LAUNCHER;
+    let child = Command::new(program)
+        .args(flags)
         .args(words)
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
-    let mut child = child.unwrap_or_else(|error| {
-        panic!("mpirun does not start ({error}): run scripts/setup-mpi.sh")
-    });
+    let mut child = child.unwrap();
     let (sender, lines) = channel();
     let output = child.stdout.take().unwrap();
     let errors = child.stderr.take().unwrap();

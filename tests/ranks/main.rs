@@ -9,6 +9,8 @@ mod halves;
 mod launch;
 mod programs;
 mod sums;
+#[cfg(feature = "tokenizers")]
+mod texts;
 mod training;
 
 use shadegrad::Device;
@@ -72,6 +74,28 @@ const TESTS: &[(&str, fn())] = &[
     (
         "a_killed_program_leaves_a_whole_checkpoint",
         programs::a_killed_program_leaves_a_whole_checkpoint,
+    ),
+    #[cfg(feature = "tokenizers")]
+    (
+        "train_text_trains_on_ranks",
+        texts::train_text_trains_on_ranks,
+    ),
+    #[cfg(feature = "tokenizers")]
+    (
+        "whole_models_are_tuned_on_ranks",
+        texts::whole_models_are_tuned_on_ranks,
+    ),
+    #[cfg(feature = "tokenizers")]
+    (
+        "adapters_are_trained_on_ranks_and_resumed_on_others",
+        texts::adapters_are_trained_on_ranks_and_resumed_on_others,
+    ),
+    #[cfg(feature = "tokenizers")]
+    ("texts_are_learnt_apart", texts::texts_are_learnt_apart),
+    #[cfg(feature = "tokenizers")]
+    (
+        "what_is_wrong_with_tuning_is_said_once",
+        texts::what_is_wrong_with_tuning_is_said_once,
     ),
     (
         "a_killed_rank_ends_the_others",

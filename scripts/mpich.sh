@@ -1,0 +1,16 @@
+#!/bin/sh
+# Runs a command of cargo with MPICH where Open MPI is what `mpicc` and `mpirun` are (scripts/setup-mpi.sh mpich):
+#
+#   sh scripts/mpich.sh test --all-features --test ranks
+#
+# The crate mpi-sys doesn't notice that it is to be built for another library. A setting of its profile that changes nothing
+# keeps both builds apart in one target directory, with what depends on them; the tests build example programs by it, too.
+set -eu
+
+command -v mpicc.mpich >/dev/null || {
+    printf 'mpich: run scripts/setup-mpi.sh mpich\n' >&2
+    exit 1
+}
+export MPICC=mpicc.mpich
+export SHADEGRAD_CARGO_CONFIG=profile.dev.package.mpi-sys.debug=1
+exec cargo --config "$SHADEGRAD_CARGO_CONFIG" "$@"
