@@ -112,11 +112,15 @@ fn sum(world: &World, whole: &Tensor, elements: usize, dtype: DType) -> Result<[
         tensor.part(0, [1]).to_vec::<f32>()?;
         let all = start.elapsed();
         let after = world.sum_times();
+        let read_back = after.read_back - before.read_back;
+        let network = after.network - before.network;
+        let addition = after.addition - before.addition;
+        let upload = all - read_back - network - addition;
         Ok([
-            (after.read_back - before.read_back).as_secs_f64(),
-            (after.network - before.network).as_secs_f64(),
-            (after.addition - before.addition).as_secs_f64(),
-            (after.upload - before.upload).as_secs_f64(),
+            read_back.as_secs_f64(),
+            network.as_secs_f64(),
+            addition.as_secs_f64(),
+            upload.as_secs_f64(),
             all.as_secs_f64(),
             (after.sent - before.sent) as f64,
         ])
@@ -132,8 +136,7 @@ fn measure(world: &World, device: &Device, dtype: DType) -> Result<Rates> {
     // Memory is there once it has been touched.
     world.sum([&whole], dtype)?;
     for elements in FITTED {
-        let [read_back, network, addition, _, all, _] = sum(world, &whole, elements, dtype)?;
-        let upload = (all - read_back - network - addition).max(0.0);
+        let [read_back, _, addition, upload, ..] = sum(world, &whole, elements, dtype)?;
         // What MPI takes alone.
         let share = elements.div_ceil(ranks) * width;
         let all = ranks * share;
@@ -245,7 +248,7 @@ fn steps(world: &World, device: &Device, shape: Shape, rates: Option<[Rates; 2]>
         d_model: shape.width,
         n_heads: 4,
         n_layers: 4,
-        d_ff: 8 * shape.width / 3 / 4 * 4,
+        d_ff: (8 * shape.width / 3).next_multiple_of(4),
         ..GptConfig::new(shape.vocabulary)
     };
     let mut builder = ParameterBuilder::new(5);

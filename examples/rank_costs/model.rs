@@ -116,7 +116,7 @@ const SYNC_EVERY: f64 = 50.0;
 /// Machines that nobody has run this on: a name, the ranks, the network's bytes a second and a message's latency. In one
 /// machine it is shared memory, as fast as here; 25 Gbit/s are taken to carry nine tenths of that.
 const MACHINES: [(&str, f64, f64, f64); 2] = [
-    ("8 H100s in one machine", 8.0, 9e9, 2.5e-6),
+    ("8 H100s in one machine", 8.0, 5e9, 2e-6),
     (
         "64 machines with an H100 each, 25 Gbit/s",
         64.0,
@@ -126,25 +126,26 @@ const MACHINES: [(&str, f64, f64, f64); 2] = [
 ];
 
 /// A step of GPT-2 small on 4 × 1,024 tokens a rank: measured in `f32`, predicted in mixed precision. Then what numbers travel
-/// as, and what a host takes to read back, add up and upload a MiB, as measured here: a GPU's copies go on meanwhile, at
-/// 0.02 ms/MiB over PCIe 5.0 × 16.
+/// as, and what it takes to read back, add up and upload a MiB, as measured on two ranks here. A GPU's own copies are among
+/// that: 0.02 ms/MiB over PCIe 5.0 × 16, where a software device takes more of a core.
 const STEPS: [(&str, f64, f64, [f64; 3]); 3] = [
     ("f32, gradients as f32", 0.107, 4.0, FLOATS),
     ("mixed, gradients as f32", 0.052, 4.0, FLOATS),
     ("mixed, gradients as f16", 0.052, 2.0, HALVES),
 ];
-const FLOATS: [f64; 3] = [0.09e-3, 0.03e-3, 0.06e-3];
-const HALVES: [f64; 3] = [0.10e-3, 0.06e-3, 0.06e-3];
+const FLOATS: [f64; 3] = [0.10e-3, 0.03e-3, 0.09e-3];
+const HALVES: [f64; 3] = [0.105e-3, 0.066e-3, 0.12e-3];
 
-/// What share of its gradient is final, and how much of its step is over, where the backward pass has come through half of the
-/// blocks.
-const EARLY: [f64; 2] = [0.5, 0.6];
+/// What share of its gradient is on its way during the backward pass, that of the blocks; and how much of the step is over when
+/// the first third of that is final: the forward pass, and the gradients of the head, a third of all operations, and of four
+/// blocks of twelve.
+const EARLY: [f64; 2] = [0.66, 0.7];
 
 /// Prints what the model says of machines that are not here.
 pub fn print_predictions() {
     println!(
         "\nPredicted, GPT-2 small, 4 × 1,024 tokens a rank: ms a step and the speed over one rank; if nothing overlaps, if the \
-         network works by itself, if half of the sum also overlaps with the backward pass; and every 50 steps only"
+         network works by itself, if two thirds of the sum also begin during the backward pass; and every 50 steps only"
     );
     for (name, ranks, network, latency) in MACHINES {
         for (precision, compute, width, host) in STEPS {
