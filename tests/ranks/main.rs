@@ -67,6 +67,7 @@ const TESTS: &[(&str, fn())] = &[
         "gradients_travel_as_halves",
         programs::gradients_travel_as_halves,
     ),
+    ("costs_are_measured", programs::costs_are_measured),
     (
         "what_is_wrong_is_said_once",
         programs::what_is_wrong_is_said_once,

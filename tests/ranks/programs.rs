@@ -274,6 +274,19 @@ pub fn assert_printed_once(printed: &str, starts: &[&str]) {
     }
 }
 
+pub fn costs_are_measured() {
+    let program = example::program("rank_costs").to_str().unwrap().to_owned();
+    let words = ["-n", "2", &program, "--test"].map(str::to_owned);
+    let ended = mpirun(&words, &[]).end_within(LONGEST);
+    assert!(ended.succeeded, "{}\n{}", ended.output, ended.errors);
+    let predicted = ended.output.matches("predicted ").count();
+    assert!(
+        predicted == 10 && !ended.output.contains("NaN"),
+        "{}",
+        ended.output
+    );
+}
+
 /// Whether there is one line on standard error that begins so, and none from another rank.
 #[track_caller]
 pub fn assert_said_once(words: &[String], said: &str) {
