@@ -326,15 +326,7 @@ impl SyncArgs {
     /// # Errors
     ///
     /// One line that names the flag, its value and what is possible.
-    pub fn validate(&self, precision: Precision) -> Result<()> {
-        // Where the loss is scaled, a gradient too large for halves is noticed, and lowers the scale; small ones don't vanish.
-        let (dtype, every) = (self.reduce_dtype, self.sync_every);
-        let sound = dtype == ReduceDtype::F32 || precision == Precision::Mixed;
-        let expected = "f32 unless --precision is mixed, whose loss scale keeps gradients within what halves hold";
-        require(sound, "reduce-dtype", &"f16", expected)?;
-        let sound = dtype == ReduceDtype::F32 || every == 0;
-        let expected = "f32 with --sync-every: no gradients travel, and models do as they are";
-        require(sound, "reduce-dtype", &"f16", expected)?;
+    pub fn validate(&self) -> Result<()> {
         let (lr, momentum) = (self.outer_lr, self.outer_momentum);
         let sound = lr.is_finite() && lr > 0.0;
         require(sound, "outer-lr", &lr, "a positive number")?;
@@ -350,11 +342,24 @@ impl SyncArgs {
     /// One line that names the flags and the remedy.
     pub fn check(
         &self,
+        precision: Precision,
         given: &[String],
         is_several: bool,
         intervals: &[(&str, u64)],
     ) -> Result<()> {
-        let every = self.sync_every;
+        // Where the loss is scaled, a gradient too large for halves is noticed, and lowers the scale; small ones don't vanish.
+        let (dtype, every) = (self.reduce_dtype, self.sync_every);
+        let sound = dtype == ReduceDtype::F32 || precision == Precision::Mixed;
+        let expected = "f32 unless --precision is mixed, whose loss scale keeps gradients within what halves hold";
+        require(sound, "reduce-dtype", &"f16", expected)?;
+        let sound = dtype == ReduceDtype::F32 || every == 0;
+        let expected = "f32 with --sync-every: no gradients travel, and models do as they are";
+        require(sound, "reduce-dtype", &"f16", expected)?;
+        let is_given = given.iter().any(|name| name == "reduce_dtype");
+        if dtype == ReduceDtype::F16 && is_given && !is_several {
+            let reason = "--reduce-dtype f16 is for several ranks, and this is one process: leave it out, or start it by mpirun";
+            return Err(reason.into());
+        }
         let mut outer = given.iter().filter(|name| name.starts_with("outer_"));
         let mut apart = intervals
             .iter()

@@ -156,7 +156,7 @@ impl Settings {
     fn validate(&self, evaluation: &EvaluationArgs) -> Result<()> {
         self.batch.validate(evaluation)?;
         self.training.validate()?;
-        self.sync.validate(self.training.precision)?;
+        self.sync.validate()?;
         let shares = [
             ("dropout", self.dropout),
             ("lora-dropout", self.lora_dropout),
@@ -396,9 +396,12 @@ impl Tune {
             ("--eval-interval", self.evaluation.eval_interval),
             ("--save-interval", self.save_interval),
         ];
-        settings
-            .sync
-            .check(&self.given, ranks.is_some(), &intervals)?;
+        settings.sync.check(
+            settings.training.precision,
+            &self.given,
+            ranks.is_some(),
+            &intervals,
+        )?;
         let text = read_text(&self.file)?;
         let (model, tokenizer) = open(&self.model)?;
         let most = model.config().context;

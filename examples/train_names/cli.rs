@@ -126,7 +126,7 @@ impl RunArgs {
             "at most a million",
         )?;
         training.validate()?;
-        sync.validate(training.precision)?;
+        sync.validate()?;
         self.sampling.validate()?;
         // Whatever the vocabulary will be.
         settings::validate_model(&model.config(1, batch.context))

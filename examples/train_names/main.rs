@@ -143,9 +143,12 @@ fn prepare(
         ("--checkpoint-interval", save),
         ("--sample-interval", sample),
     ];
-    settings
-        .sync
-        .check(&run.given, ranks.is_some(), &intervals)?;
+    settings.sync.check(
+        settings.training.precision,
+        &run.given,
+        ranks.is_some(),
+        &intervals,
+    )?;
     let metrics = Metrics::start(files.metrics.as_deref(), start)?;
 
     let device = program::open_device_of(args, ranks)?;

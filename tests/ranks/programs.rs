@@ -263,6 +263,9 @@ pub fn gradients_travel_as_halves() {
     run(20, "resumed", &halves);
     let resume = format!("--resume {}", folder.path("resumed.safetensors"));
     assert_eq!(run(30, "resumed", &resume), whole);
+    // What a checkpoint says of the precision counts.
+    let resume = format!("--resume {}", folder.path("whole.safetensors"));
+    run(40, "whole", &format!("{resume} --reduce-dtype f16"));
 }
 
 /// Whether one line begins with each of these.
@@ -338,6 +341,10 @@ pub fn what_is_wrong_is_said_once() {
     assert_said_once(
         &program(2, "--reduce-dtype f16"),
         "error: --reduce-dtype = f16 is not possible: expected f32 unless --precision is mixed",
+    );
+    assert_said_once(
+        &program(1, "--precision mixed --reduce-dtype f16"),
+        "error: --reduce-dtype f16 is for several ranks, and this is one process",
     );
     assert_said_once(
         &join(

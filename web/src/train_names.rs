@@ -86,7 +86,8 @@ impl Names {
         let data = Data::new(&text, source.to_owned(), &run.settings, rows, vocabulary)?;
         let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
         run.settings.training.check_start(start)?;
-        run.settings.sync.check(&run.given, false, &[])?;
+        let precision = run.settings.training.precision;
+        run.settings.sync.check(precision, &run.given, false, &[])?;
         let checked = checkpoint.as_ref();
         let note = checked.and_then(|checkpoint| checkpoint.on_other_text(data.digest(), source));
         Ok(Names {
