@@ -12,5 +12,6 @@ command -v mpicc.mpich >/dev/null || {
     exit 1
 }
 export MPICC=mpicc.mpich
-export SHADEGRAD_CARGO_CONFIG=profile.dev.package.mpi-sys.debug=1
+SHADEGRAD_CARGO_CONFIG=$(cd "$(dirname "$0")" && pwd)/mpich.toml
+export SHADEGRAD_CARGO_CONFIG
 exec cargo --config "$SHADEGRAD_CARGO_CONFIG" "$@"

@@ -207,11 +207,19 @@ fn several<T>(
 
 #[cfg(feature = "mpi")]
 fn several<T>(
-    _launched: [usize; 2],
+    [_, size]: [usize; 2],
     program: impl FnOnce(Option<Rc<dyn Ranks>>) -> Result<T>,
 ) -> Result<T> {
     HAS_BEGUN.store(true, Ordering::Relaxed);
     let process = Rc::new(mpi::Process::begin());
+    if process.size() == 1 {
+        stand_back();
+        return Err(format!(
+            "started as {size} ranks, but each of them is alone: the launcher is of another MPI library than the one that this \
+             program was built with"
+        )
+        .into());
+    }
     if process.rank() > 0 {
         super::terminal::silence();
     }

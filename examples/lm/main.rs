@@ -147,6 +147,9 @@ enum Command {
         device: DeviceArgs,
     },
     /// Train it further on a text file, whole or by adapters, and save it in the same layout
+    ///
+    /// Built with the feature `mpi`, also on several GPUs: `mpirun -n 4 lm tune …`, with the same flags. Each batch is shared by
+    /// the ranks; rank 0 prints and writes. docs/parallel.md says more.
     Tune(Box<Tune>),
     /// Add adapters to a model's weights
     Merge(Merge),
