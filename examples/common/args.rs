@@ -148,6 +148,9 @@ pub struct TrainingArgs {
     pub seed: u64,
 }
 
+/// Where help has the flags of several ranks.
+pub const RANKS: &str = "Several ranks";
+
 /// How several ranks train together.
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
 pub struct SyncArgs {
@@ -157,16 +160,16 @@ pub struct SyncArgs {
         long,
         default_value_t = 0,
         value_name = "STEPS",
-        help_heading = "Several ranks"
+        help_heading = RANKS
     )]
     #[serde(default)]
     pub sync_every: u64,
     /// Learning rate of the outer step, which averages them
-    #[arg(long, value_name = "LR", default_value_t = outer_lr(), help_heading = "Several ranks")]
+    #[arg(long, value_name = "LR", default_value_t = outer_lr(), help_heading = RANKS)]
     #[serde(default = "outer_lr")]
     pub outer_lr: f32,
     /// Its momentum
-    #[arg(long, value_name = "MOMENTUM", default_value_t = outer_momentum(), help_heading = "Several ranks")]
+    #[arg(long, value_name = "MOMENTUM", default_value_t = outer_momentum(), help_heading = RANKS)]
     #[serde(default = "outer_momentum")]
     pub outer_momentum: f32,
     /// What gradients travel between ranks as: f32, or f16, half the bytes, which needs --precision mixed
@@ -175,7 +178,7 @@ pub struct SyncArgs {
         value_enum,
         default_value = "f32",
         value_name = "DTYPE",
-        help_heading = "Several ranks"
+        help_heading = RANKS
     )]
     #[serde(default)]
     pub reduce_dtype: ReduceDtype,

@@ -32,7 +32,8 @@ pub fn form<C: CommandFactory>(defaults: &[(&'static str, &'static str)]) -> Val
 fn field(arg: &Arg) -> Option<Value> {
     let name = arg.get_long()?;
     let id = arg.get_id().as_str();
-    if FILES.contains(&id) || OTHERS.contains(&id) {
+    let is_of_ranks = arg.get_help_heading() == Some(args::RANKS);
+    if is_of_ranks || FILES.contains(&id) || OTHERS.contains(&id) {
         return None;
     }
     let is = |types: &[TypeId]| {
@@ -271,6 +272,8 @@ mod tests {
             assert_eq!(find("precision").unwrap()["values"][1], "mixed");
             assert_eq!(find("ffn").unwrap()["kind"], "choice");
             assert!(find("filename").is_none() && find("no-tie").is_none());
+            // There is one process in a tab.
+            assert!(find("sync-every").is_none() && find("reduce-dtype").is_none());
             // What a form says is what the program does without it.
             let given = fields.iter().filter(|field| !field["value"].is_null());
             let given = given.map(|field| {
