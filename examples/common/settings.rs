@@ -335,21 +335,23 @@ impl SyncArgs {
     }
 
     /// Checks, once a checkpoint's settings are taken over, that these have an effect where some were `given`; that there are
-    /// several ranks to synchronise; and that whatever they have to be together for comes after steps when they are.
+    /// several ranks to synchronise; and that whatever they have to be together for comes after steps when they are: the end,
+    /// evaluations, and what has the program's other `intervals`.
     ///
     /// # Errors
     ///
     /// One line that names the flags and the remedy.
     pub fn check(
         &self,
-        precision: Precision,
+        training: &TrainingArgs,
+        evaluation: &EvaluationArgs,
         given: &[String],
         is_several: bool,
         intervals: &[(&str, u64)],
     ) -> Result<()> {
         // Where the loss is scaled, a gradient too large for halves is noticed, and lowers the scale; small ones don't vanish.
         let (dtype, every) = (self.reduce_dtype, self.sync_every);
-        let sound = dtype == ReduceDtype::F32 || precision == Precision::Mixed;
+        let sound = dtype == ReduceDtype::F32 || training.precision == Precision::Mixed;
         let expected = "f32 unless --precision is mixed, whose loss scale keeps gradients within what halves hold";
         require(sound, "reduce-dtype", &"f16", expected)?;
         let sound = dtype == ReduceDtype::F32 || every == 0;
@@ -361,8 +363,13 @@ impl SyncArgs {
             return Err(reason.into());
         }
         let mut outer = given.iter().filter(|name| name.starts_with("outer_"));
-        let mut apart = intervals
+        let common = [
+            ("--steps", training.steps),
+            ("--eval-interval", evaluation.eval_interval),
+        ];
+        let mut apart = common
             .iter()
+            .chain(intervals)
             .filter(|(_, interval)| every > 0 && !interval.is_multiple_of(every));
         let reason = match (every, outer.next(), apart.next()) {
             (0, Some(name), _) => format!(

@@ -100,8 +100,9 @@ impl Recorder<'_> {
         let mut rows = Vec::new();
         if let Some(ranks) = ranks {
             for (_, batch) in &mut batches {
-                rows.push(ranks.share(batch.batch_size));
-                *batch = rows_of(batch, ranks.share(batch.batch_size));
+                let own = ranks.share(batch.batch_size);
+                *batch = rows_of(batch, own.clone());
+                rows.push(own);
             }
         }
         let all = count(&batches);

@@ -391,16 +391,12 @@ impl Tune {
         ranks::require_rows(ranks, settings.batch.batch_size)?;
         let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
         settings.training.check_start(start)?;
-        let intervals = [
-            ("--steps", settings.training.steps),
-            ("--eval-interval", self.evaluation.eval_interval),
-            ("--save-interval", self.save_interval),
-        ];
         settings.sync.check(
-            settings.training.precision,
+            &settings.training,
+            &self.evaluation,
             &self.given,
             ranks.is_some(),
-            &intervals,
+            &[("--save-interval", self.save_interval)],
         )?;
         let text = read_text(&self.file)?;
         let (model, tokenizer) = open(&self.model)?;

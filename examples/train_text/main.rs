@@ -150,17 +150,15 @@ fn prepare(
         ("--tokenizer", settings.tokenizer.as_deref()),
     ];
     files.check(settings, &read)?;
-    let intervals = [
-        ("--steps", settings.training.steps),
-        ("--eval-interval", run.evaluation.eval_interval),
-        ("--checkpoint-interval", save),
-        ("--sample-interval", sample),
-    ];
     settings.sync.check(
-        settings.training.precision,
+        &settings.training,
+        &run.evaluation,
         &run.given,
         ranks.is_some(),
-        &intervals,
+        &[
+            ("--checkpoint-interval", save),
+            ("--sample-interval", sample),
+        ],
     )?;
     let metrics = Metrics::start(files.metrics.as_deref(), start)?;
 

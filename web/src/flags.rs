@@ -287,6 +287,17 @@ mod tests {
     }
 
     #[test]
+    fn ranks_that_are_apart_are_not_for_a_tab() {
+        for name in [train_names::NAME, train_text::NAME] {
+            let error = run(name, "--sync-every 5").err().expect("one process");
+            assert!(
+                error.to_string().contains("on a desktop by --sync-every 0"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn a_command_line_is_for_a_shell() {
         let flags = ["--prompt", "it's", "--lr", "0.01"].map(str::to_owned);
         assert_eq!(

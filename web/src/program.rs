@@ -13,7 +13,7 @@ use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::AdamW;
 use shadegrad::sampling::SamplingConfig;
 
-use crate::common::args::{self, BatchArgs, EvaluationArgs, ModelArgs, TrainingArgs};
+use crate::common::args::{self, BatchArgs, EvaluationArgs, ModelArgs, SyncArgs, TrainingArgs};
 use crate::common::{Result, course};
 use crate::flags;
 
@@ -145,6 +145,22 @@ pub fn pasted(text: String) -> Result<String> {
 
 /// What messages call such a text.
 pub const PASTED: &str = "your text";
+
+/// Checks that a run, such as a checkpoint's, is not one of ranks that are apart: there is one process in a tab.
+///
+/// # Errors
+///
+/// With what to do elsewhere.
+pub fn require_one(sync: &SyncArgs) -> Result<()> {
+    match sync.sync_every {
+        0 => Ok(()),
+        every => Err(format!(
+            "several ranks made this run, averaged every {every} steps, and a tab is one process: go on with it on a desktop by \
+             --sync-every 0, and open the checkpoint that this writes"
+        )
+        .into()),
+    }
+}
 
 /// The settings that a JSON object has.
 ///

@@ -86,8 +86,9 @@ impl Names {
         let data = Data::new(&text, source.to_owned(), &run.settings, rows, vocabulary)?;
         let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
         run.settings.training.check_start(start)?;
-        let precision = run.settings.training.precision;
-        run.settings.sync.check(precision, &run.given, false, &[])?;
+        let Settings { training, sync, .. } = &run.settings;
+        program::require_one(sync)?;
+        sync.check(training, &run.evaluation, &run.given, false, &[])?;
         let checked = checkpoint.as_ref();
         let note = checked.and_then(|checkpoint| checkpoint.on_other_text(data.digest(), source));
         Ok(Names {
