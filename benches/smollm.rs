@@ -1,5 +1,5 @@
 //! A model of today's size, SmolLM2 with 135 million parameters: what 128 tokens cost forward, forward and backward, and one
-//! more with the cache. `peers/torch_peers.py` has the same from `transformers`.
+//! more with the cache, that one from weights in `f16`, too. `peers/torch_peers.py` has the same from `transformers`.
 
 use shadegrad::nn::{
     FeedForwardKind, Gpt, GptConfig, NormKind, ParameterBuilder, Parameters, PositionKind, Rotary,
@@ -14,7 +14,7 @@ const TOKENS: usize = 128;
 pub fn benches(session: &mut Session) {
     let size = Size::Large;
     session.steps(size, "smollm/forward", TOKENS, |device| {
-        let (gpt, _) = model(device)?;
+        let (gpt, _) = model(device, DType::F32)?;
         Ok(move |tape: &Tape| {
             let tokens = tape.input([1, TOKENS], &ids(0));
             let loss = gpt.loss(
@@ -27,7 +27,7 @@ pub fn benches(session: &mut Session) {
         })
     });
     session.steps(size, "smollm/forward_backward", TOKENS, |device| {
-        let (gpt, parameters) = model(device)?;
+        let (gpt, parameters) = model(device, DType::F32)?;
         let gradients = parameters
             .iter()
             .map(|parameter| Tensor::zeros(device, parameter.shape(), DType::F32))
@@ -48,12 +48,18 @@ pub fn benches(session: &mut Session) {
             move || loss.get().map(drop)
         })
     });
-    session.steps(size, "smollm/token", 1, |device| {
-        let (gpt, _) = model(device)?;
+    token(session, DType::F32);
+    session.mixed(|session| token(session, DType::F16));
+}
+
+/// A token with the cache, from weights and a cache of this type.
+fn token(session: &mut Session, dtype: DType) {
+    session.steps(Size::Large, "smollm/token", 1, |device| {
+        let (gpt, _) = model(device, dtype)?;
         let mut cache = gpt.kv_cache(1, 2 * TOKENS)?;
         let tape = Tape::inference(device);
         let text = tape.input([1, TOKENS - 1], &ids(0)[1..]);
-        let _hidden = tape.fetch::<f32>(gpt.cached_hidden(text, &mut cache));
+        let _hidden = tape.fetch::<f32>(gpt.cached_hidden(text, &mut cache).cast(DType::F32));
         tape.run()?;
         Ok(move |tape: &Tape| {
             cache.truncate(0, TOKENS - 1);
@@ -64,7 +70,7 @@ pub fn benches(session: &mut Session) {
     });
 }
 
-fn model(device: &Device) -> Result<(Gpt, Parameters)> {
+fn model(device: &Device, dtype: DType) -> Result<(Gpt, Parameters)> {
     let config = GptConfig {
         context: 8192,
         d_model: 576,
@@ -83,7 +89,7 @@ fn model(device: &Device) -> Result<(Gpt, Parameters)> {
         bias: false,
         ..GptConfig::new(49_152)
     };
-    let mut builder = ParameterBuilder::new(1);
+    let mut builder = ParameterBuilder::new(1).with_dtype(dtype);
     let gpt = Gpt::new(&config, &mut builder)?;
     let parameters = builder.build(device)?;
     Ok((gpt, parameters))

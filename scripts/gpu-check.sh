@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What to run on a GPU that is there for a few minutes: tests, those of matrix units first, then the figures that have a bar
-# on GPUs, and two ranks on one card against one.
+# on GPUs, beside PyTorch's where it is there, and two ranks on one card against one.
 #
 #   bash scripts/gpu-check.sh pack [DIR]   builds for release and puts stripped programs into DIR (target/gpu-check)
 #   bash scripts/gpu-check.sh run [DIR]    runs them there, six minutes at most, and prints one line for each and a last
@@ -16,6 +16,9 @@ dir=${2:-target/gpu-check}
 
 # Tests that say most about kernels, the others if there is time; those that run programs are left to machines with cargo.
 first=(golden differential iterations nan ops::indices ops::attention ops::matmul ops::norm ops::softmax ops::reduce)
+# The rows of `cargo bench` with a bar, in f32 and mixed.
+bars=(step/series step/char10m step/gpt2_small matmul/square/4096 matmul/d384 matmul/d768 attention/fused/8x2048
+    attention/fused/1x2048 smollm)
 limit=360
 
 pack() {
@@ -65,8 +68,14 @@ run() {
         one "${name//::/-}" 60 "$dir/test-suite" "$name::"
         skip+=(--skip "$name::")
     done
-    [ -x "$dir/bench-device" ] && one bench 150 "$dir/bench-device" --bench \
-        'step/(series|char10m|gpt2_small)$|matmul/(square/4096|d384|d768)|attention/fused/(1x2048|8x2048|1x1024)|softmax|norm'
+    # Every figure that has a bar on GPUs; beside PyTorch's in the same turn where there is one that sees the card.
+    if python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2>/dev/null; then
+        one bench 200 python3 benches/peers/compare.py --device cuda --turns 1 --seconds 0.5 --table --binary "$dir/bench-device" \
+            --only "${bars[@]}"
+    else
+        printf '%-24s left out: no PyTorch with transformers that sees a GPU\n' 'beside PyTorch'
+        one bench 150 "$dir/bench-device" --bench "$(IFS='|' && echo "${bars[*]}")"
+    fi
     if [ -x "$dir/ranks" ] && command -v mpirun >/dev/null 2>&1; then
         for name in 1 2; do
             one "ranks-$name" 30 mpirun --oversubscribe --allow-run-as-root -n "$name" "$dir/ranks" --steps 300 --eval-interval 0 \
@@ -84,7 +93,7 @@ run() {
             one "$name" 30 "$path"
         fi
     done
-    tail -n 40 "$out/bench.txt" 2>/dev/null || true
+    tail -n 80 "$out/bench.txt" 2>/dev/null || true
     printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
     ((failed == 0 && skipped == 0))
 }

@@ -22,7 +22,7 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-def ours(only, binary):
+def ours(only, binary, table):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "bench.json")
         pattern = "|".join(only) if only else "step|matmul/square|attention/fused"
@@ -31,7 +31,7 @@ def ours(only, binary):
         # Who names a benchmark wants it, whatever its size.
         sizes = {"SHADEGRAD_BENCH": "all"} if only else {}
         subprocess.run(command, cwd=HERE.parents[1], env={**os.environ, **sizes, "SHADEGRAD_BENCH_JSON": path}, check=True,
-                       stdout=subprocess.DEVNULL)
+                       stdout=None if table else subprocess.DEVNULL)
         with open(path) as file:
             report = json.load(file)
     return report["device"], {line["id"]: line["seconds"] for line in report["lines"]}
@@ -41,7 +41,8 @@ def theirs(a):
     command = [sys.executable, str(HERE / "torch_peers.py"), "--device", a.device]
     command += ["--compile"] if a.compile else []
     command += ["--threads", str(a.threads)] if a.threads else []
-    command += ["--only", *a.only] if a.only else []
+    command += ["--seconds", str(a.seconds)] if a.seconds else []
+    command += ["--only", *a.only, *(f"mixed/{name}" for name in a.only)] if a.only else []
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -52,12 +53,14 @@ def main():
     parser.add_argument("--threads", type=int)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--binary", type=os.path.abspath, help="a built benchmark, instead of `cargo bench`")
+    parser.add_argument("--seconds", type=float, help="time that PyTorch spends on each")
+    parser.add_argument("--table", action="store_true", help="print what `cargo bench` prints, too")
     parser.add_argument("--only", nargs="*", help="beginnings of identifiers")
     a = parser.parse_args()
     turns = []
     for turn in range(a.turns):
         print(f"turn {turn + 1} of {a.turns} …", file=sys.stderr)
-        device, mine = ours(a.only, a.binary)
+        device, mine = ours(a.only, a.binary, a.table)
         turns.append((mine, theirs(a)))
     print(f"shadegrad on {device}\nPyTorch on {a.device}{', compiled' if a.compile else ''}\n")
     print("| benchmark | shadegrad | PyTorch | ratio | turn by turn |\n| --- | ---: | ---: | ---: | --- |")

@@ -5,7 +5,7 @@
     python torch_peers.py --only step/series matmul/square/512
 
 The identifiers are those of `cargo bench`. TF32 is off: both sides compute in f32, but for those that begin with
-`mixed/`: there models run in bf16 autocast, and products and attention are given bf16.
+`mixed/`: there models train in bf16 autocast, and products, attention and the model that decodes are given bf16.
 """
 
 import argparse
@@ -111,15 +111,15 @@ def attention(device, dtype, batch, positions, heads, head_dim):
     return forward, gradient
 
 
-def smollm(device):
-    """SmolLM2-135M by `transformers`, with random weights: `benches/smollm.rs` has the same."""
+def smollm(device, prefix, dtype):
+    """SmolLM2-135M by `transformers`, with random weights of a type: `benches/smollm.rs` has the same."""
     from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
         num_key_value_heads=3, max_position_embeddings=8192, rms_norm_eps=1e-5, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 100000.0})
-    model = LlamaForCausalLM(config).to(device).eval()
+    model = LlamaForCausalLM(config).to(device, dtype).eval()
     tokens = torch.arange(1, 129, device=device)[None] * 7919 % 49152
     cache = DynamicCache(config=config)
     with torch.no_grad():
@@ -138,7 +138,9 @@ def smollm(device):
             model(tokens[:, 127:], past_key_values=cache)
         cache.crop(-1)
 
-    return {"smollm/forward": forward, "smollm/forward_backward": forward_backward, "smollm/token": token}
+    steps = {"smollm/forward": forward, "smollm/forward_backward": forward_backward, "smollm/token": token}
+    # From halves there is only a decoded token to compare with.
+    return {prefix + name: function for name, function in steps.items() if not prefix or name == "smollm/token"}
 
 
 def median_time(function, device, seconds):
@@ -187,10 +189,10 @@ def main():
         for name, shape in STEPS.items():
             if wanted(prefix + name):
                 found[prefix + name] = timed(step(a.device, a.compile, mixed, *shape))
-    if a.only and any(only.startswith("smollm") for only in a.only):
-        for name, function in smollm(a.device).items():
-            if wanted(name):
-                found[name] = timed(function)
+        if a.only and any(only.startswith(f"{prefix}smollm") for only in a.only):
+            for name, function in smollm(a.device, prefix, dtype).items():
+                if wanted(name):
+                    found[name] = timed(function)
     json.dump(found, sys.stdout, indent=1)
     print()
 
