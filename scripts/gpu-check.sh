@@ -62,12 +62,16 @@ run() {
         printf '%-24s %s, %d s\n' "$name" "$([ "$status" = 0 ] && echo ok || echo "FAILED ($status)")" $((SECONDS - start))
     }
     one matrix-units 60 env SHADEGRAD_REQUIRE_MATRIX_UNITS=1 "$dir/test-suite" attention::units matmul_half
-    # The modules of `suite` one by one, so that each has its line and its time.
-    local skip=()
+    # The modules of `suite` one by one, so that each has its line and its time; those that leave no time for what follows are
+    # run at the end.
+    local skip=() all=$limit
+    limit=150
     for name in "${first[@]}"; do
+        ((SECONDS + 5 > limit)) && break
         one "${name//::/-}" 60 "$dir/test-suite" "$name::"
         skip+=(--skip "$name::")
     done
+    limit=$all
     # Every figure that has a bar on GPUs; beside PyTorch's in the same turn where there is one that sees the card.
     if python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2>/dev/null; then
         one bench 200 python3 benches/peers/compare.py --device cuda --turns 1 --seconds 0.5 --table --binary "$dir/bench-device" \
