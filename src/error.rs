@@ -31,7 +31,7 @@ pub enum Error {
     /// There are adapters, but not the one that was asked for.
     #[error(
         "no adapter matches `{}`: give the number of one of these, or a part of its name: {}",
-        excerpt(wanted, SHORT), found.join("; ")
+        line(wanted, SHORT), found.join("; ")
     )]
     NoSuchAdapter {
         /// The selector that nothing matched.
@@ -148,7 +148,7 @@ pub enum Error {
         offset: usize,
     },
     /// There is nothing to train on.
-    #[error("{} is empty: it needs at least one line of text", excerpt(what, LONG))]
+    #[error("{} is empty: it needs at least one line of text", line(what, LONG))]
     EmptyData {
         /// What is empty.
         what: String,
@@ -156,7 +156,7 @@ pub enum Error {
     /// The text is shorter than one window.
     #[error(
         "{} has {len} tokens, at least {needed} are needed: give more text or a shorter context",
-        excerpt(what, LONG)
+        line(what, LONG)
     )]
     TextTooShort {
         /// Which part of the text.
@@ -211,9 +211,9 @@ pub enum Error {
     /// A setting that makes no sense.
     #[error(
         "{} = {} is not possible: expected {}",
-        excerpt(name, SHORT),
-        excerpt(value, SHORT),
-        excerpt(expected, LONG)
+        line(name, SHORT),
+        line(value, SHORT),
+        line(expected, LONG)
     )]
     InvalidArgument {
         /// The setting's name.
@@ -224,7 +224,7 @@ pub enum Error {
         expected: String,
     },
     /// Values that do not fit the model's parameters.
-    #[error("parameter `{}`: {}", excerpt(name, SHORT), excerpt(reason, LONG))]
+    #[error("parameter `{}`: {}", line(name, SHORT), line(reason, LONG))]
     Parameter {
         /// The parameter's full name.
         name: String,
@@ -232,7 +232,7 @@ pub enum Error {
         reason: String,
     },
     /// A checkpoint that cannot be used.
-    #[error("checkpoint {}: {}", shown(path), excerpt(reason, LONG))]
+    #[error("checkpoint {}: {}", shown(path), line(reason, LONG))]
     Checkpoint {
         /// The file.
         path: PathBuf,
@@ -352,8 +352,20 @@ pub fn excerpt(text: &str, most: usize) -> Cow<'_, str> {
     format!("{head} … ({count} characters) … {tail}").into()
 }
 
+/// [`excerpt`] in one line, whatever characters a file has there.
+fn line(text: &str, most: usize) -> String {
+    let mut line = String::new();
+    for c in excerpt(text, most).chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line
+}
+
 fn shown(path: &Path) -> String {
-    excerpt(&path.to_string_lossy(), LONG).into_owned()
+    line(&path.to_string_lossy(), LONG)
 }
 
 fn beyond(what: &str, needed: u64, limit: u64) -> String {

@@ -1,6 +1,7 @@
 //! From logits to the next token: greedy, temperature, top-k and top-p, alone or together.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use rand::Rng;
 
@@ -317,6 +318,14 @@ impl Sampler {
     /// Counts a draw.
     pub(crate) fn advance(&mut self) {
         self.drawn = self.drawn.wrapping_add(1);
+    }
+
+    /// Whether it never draws any of so many tokens.
+    pub(crate) fn suppresses_all(&self, vocab_size: usize) -> bool {
+        let is_of_them = |token: &&u32| (**token as usize) < vocab_size;
+        let suppressed = self.suppressed.iter().filter(is_of_them);
+        self.suppressed.len() >= vocab_size
+            && suppressed.collect::<BTreeSet<_>>().len() == vocab_size
     }
 
     /// A row of bits for each sampler: the tokens that it never draws.

@@ -7,8 +7,8 @@ use safetensors::tensor::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::fields::shortest;
-use super::files::{read, refuse};
+use super::fields::{shortest, unique};
+use super::files::{ADAPTER as CONFIG, is_there, read, refuse};
 use super::model_files::ModelFiles;
 use super::names::{Entry, Part};
 use super::save::{self, Stored};
@@ -18,14 +18,12 @@ use crate::error::{Error, Result};
 use crate::gpu::Device;
 use crate::nn::{Gpt, LoraConfig, Parameter, ParameterBuilder, Parameters};
 
-const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// What `peft` calls all linear layers but the head.
 const ALL: &str = "all-linear";
 
-/// Keys that may have any value: they say where adapters are, which their tensors do as well, how they started, or nothing
-/// that changes what is computed. All others that are not read must say no.
+/// Keys that may have any value: they say where adapters are, how they started, or nothing that changes what is computed. All others that are not read must say no.
 const ANY: [&str; 16] = [
     "auto_mapping",
     "base_model_name_or_path",
@@ -105,10 +103,6 @@ impl ModelFiles {
     ) -> Result<Adapter> {
         config.validate()?;
         let is_all = targets == [ALL];
-        let names = |target: &String, module: &str| {
-            let before = module.strip_suffix(target.as_str());
-            before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
-        };
         let modules: Vec<String> = self.modules(gpt);
         let unknown = targets
             .iter()
@@ -244,6 +238,12 @@ impl Adapter {
     }
 }
 
+/// Whether `peft` means a module by a name.
+fn names(target: &str, module: &str) -> bool {
+    let before = module.strip_suffix(target);
+    before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
 /// What `peft` calls a factor of a module's adapter.
 fn tensor_name(module: &str, factor: &str) -> String {
     format!("base_model.model.{module}.lora_{factor}.weight")
@@ -269,7 +269,7 @@ impl AdapterFiles {
         let path = directory.join(CONFIG);
         let (config, json) = parse(&read(&path)?).map_err(refuse(path))?;
         let old = "adapter_model.bin";
-        if !directory.join(WEIGHTS).exists() && directory.join(old).exists() {
+        if !is_there(&directory.join(WEIGHTS)) && is_there(&directory.join(old)) {
             let reason = format!(
                 "there is a {old}, but no {WEIGHTS}: the adapters are in PyTorch's own format: save them with peft once more"
             );
@@ -310,6 +310,12 @@ impl AdapterFiles {
         // What fails changes nothing.
         let (mut adapted, mut builder) = (gpt.clone(), ParameterBuilder::new(0));
         let factors = model.adapt(&mut adapted, &mut builder, &self.config, has);
+        let others = |module: &String| has(module) && !self.is_target(module);
+        if let Some(module) = model.modules(&mut adapted).into_iter().find(others) {
+            return Err(self.weights.refuse(format!(
+                "it has an adapter of {module}, which target_modules, exclude_modules and layers_to_transform of {CONFIG} leave out"
+            )));
+        }
         let entries: Vec<Entry> = factors.iter().map(|(entry, _)| entry.clone()).collect();
         let unknown = "is no adapter of a linear layer of the model";
         self.weights.check(&entries, "the model", unknown)?;
@@ -321,6 +327,28 @@ impl AdapterFiles {
         *gpt = adapted;
         let json = self.json.clone();
         Ok((Adapter { json, factors }, parameters))
+    }
+}
+
+impl AdapterFiles {
+    /// Whether the configuration has `peft` adapt a module. What it says by patterns is taken to fit: then the tensors say it.
+    fn is_target(&self, module: &str) -> bool {
+        let are_named = |key: &str, otherwise: bool| match &self.json.get(key) {
+            Some(Value::Array(list)) => {
+                let mut list = list.iter().filter_map(Value::as_str);
+                list.any(|target| names(target, module))
+            }
+            _ => otherwise,
+        };
+        let number = module.split('.').find_map(|part| part.parse().ok());
+        let is_layer = match &self.json.get("layers_to_transform") {
+            Some(Value::Array(list)) => {
+                list.is_empty() || list.iter().any(|layer| layer.as_u64() == number)
+            }
+            Some(Value::Number(layer)) => layer.as_u64() == number,
+            _ => true,
+        };
+        are_named("target_modules", true) && !are_named("exclude_modules", false) && is_layer
     }
 }
 
@@ -337,7 +365,7 @@ fn parse(json: &[u8]) -> Result<(LoraConfig, Map<String, Value>), String> {
         use_rslora: bool,
     }
     let damaged = |error: serde_json::Error| format!("it describes no adapter: {error}");
-    let map: Map<String, Value> = serde_json::from_slice(json).map_err(damaged)?;
+    let map = unique(json).map_err(damaged)?;
     let file: File = serde_json::from_slice(json).map_err(damaged)?;
     if file.peft_type != "LORA" {
         return Err(format!(

@@ -14,7 +14,7 @@ use minijinja::{Environment, ErrorKind, State};
 use minijinja_contrib::pycompat;
 use serde::{Deserialize, Serialize};
 
-use super::files::read;
+use super::files::{is_there, read};
 use super::python;
 use super::tokenizer::{ROLES, SETTINGS, of_role, settings};
 use crate::error::{Error, Result};
@@ -133,6 +133,8 @@ impl ChatTemplate {
     }
 
     /// The same template with a further variable, or with another value of one: `enable_thinking`, say.
+    /// Templates print objects with their keys in the order in which they are serialized, which is that of the alphabet in a
+    /// `serde_json::Value` (unless `serde_json` is built with `preserve_order`).
     #[must_use]
     pub fn with_variable(mut self, name: impl Into<String>, value: impl Serialize) -> ChatTemplate {
         let value = Value::from(Serde(value));
@@ -195,7 +197,7 @@ impl fmt::Debug for ChatTemplate {
 fn stored(directory: &Path) -> Result<BTreeMap<String, (PathBuf, String)>> {
     let mut files = Vec::new();
     let path = directory.join(TEMPLATE);
-    if path.exists() {
+    if is_there(&path) {
         files.push((DEFAULT.to_owned(), path));
     }
     let path = directory.join(TEMPLATES);
@@ -312,8 +314,7 @@ fn environment() -> Environment<'static> {
         Err::<(), _>(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
     environment.add_function("strftime_now", |format: &str| {
-        let text = jiff::fmt::strtime::format(format, &jiff::Zoned::now());
-        text.map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
+        python::date(format, &jiff::Zoned::now())
     });
     environment
 }

@@ -13,9 +13,16 @@ use crate::error::{Error, Result};
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub(super) const ADAPTER: &str = "adapter_config.json";
 
 /// No text of a directory is longer than this, in bytes.
 const LONGEST: u64 = 100_000_000;
+
+/// Whether there is such a file; also where a link leads to one that isn't there, as it does in a half-fetched copy: what cannot
+/// be read must not pass for what nobody wanted.
+pub(super) fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -40,7 +47,7 @@ pub(super) struct Index {
 impl Index {
     /// That of a directory, if it has several files of weights; where there are none, what there is instead says what to do.
     pub fn find(directory: &Path) -> Result<Option<Index>> {
-        let has = |name: &str| directory.join(name).exists();
+        let has = |name: &str| is_there(&directory.join(name));
         if has(WEIGHTS) || !has(INDEX) {
             let other = "pytorch_model.bin";
             if !has(WEIGHTS) && (has(other) || has("pytorch_model.bin.index.json")) {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::fields::{Fields, Reason, unique};
-use super::files::{read, refuse};
+use super::files::{is_there, read, refuse};
 use crate::error::Result;
 use crate::sampling::SamplingConfig;
 
@@ -16,7 +16,7 @@ const GENERATION: &str = "generation_config.json";
 const TOP_K: usize = 50;
 
 /// What would change the tokens that are drawn and is not implemented, each with the values that change nothing.
-const UNSUPPORTED: [(&str, &[f64]); 26] = [
+const UNSUPPORTED: [(&str, &[f64]); 28] = [
     ("bad_words_ids", &[]),
     ("begin_suppress_tokens", &[]),
     ("constraints", &[]),
@@ -31,6 +31,7 @@ const UNSUPPORTED: [(&str, &[f64]); 26] = [
     ("forced_bos_token_id", &[]),
     ("forced_eos_token_id", &[]),
     ("guidance_scale", &[1.0]),
+    ("max_time", &[]),
     ("min_length", &[0.0]),
     ("min_new_tokens", &[0.0]),
     ("min_p", &[0.0]),
@@ -43,6 +44,7 @@ const UNSUPPORTED: [(&str, &[f64]); 26] = [
     ("token_healing", &[]),
     ("top_h", &[]),
     ("typical_p", &[1.0]),
+    ("watermarking_config", &[]),
 ];
 
 /// How a model's directory wants text to be generated: `generation_config.json`, as `transformers` reads it. Nothing, where
@@ -91,7 +93,7 @@ impl GenerationConfig {
     /// file, if it is damaged or its values make no sense.
     pub fn open(directory: impl AsRef<Path>) -> Result<GenerationConfig> {
         let path = directory.as_ref().join(GENERATION);
-        match path.exists() {
+        match is_there(&path) {
             true => parse(&read(&path)?).map_err(refuse(path)),
             false => Ok(GenerationConfig::default()),
         }
@@ -129,7 +131,7 @@ fn parse(json: &[u8]) -> Result<GenerationConfig, Reason> {
     let drawn = SamplingConfig {
         temperature: fields.get("temperature")?.unwrap_or(1.0),
         top_k: Some(fields.get("top_k")?.unwrap_or(TOP_K)).filter(|&k| k > 0),
-        top_p: fields.get("top_p")?.filter(|&p: &f32| p < 1.0),
+        top_p: fields.get("top_p")?.filter(|&p: &f32| p != 1.0),
     };
     let sampling = fields.get("do_sample")?.map(|draws| match draws {
         true => drawn,

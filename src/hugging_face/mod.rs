@@ -38,6 +38,8 @@ mod decode_stream;
 mod fields;
 mod files;
 mod generation;
+#[cfg(feature = "tokenizers")]
+mod guard;
 mod model_files;
 mod model_type;
 mod names;

@@ -335,7 +335,7 @@ impl ModelFiles {
     /// # Errors
     ///
     /// [`Error::Checkpoint`] if the directory holds weights of the other layout, one file or several with an index, which
-    /// readers would take instead of those to be saved.
+    /// readers would take instead of those to be saved, or an `adapter_config.json`, by which they would add adapters to them.
     pub fn check_output(&self, directory: impl AsRef<Path>) -> Result<()> {
         save::check(directory.as_ref(), self.weights.index().is_some())
     }

@@ -322,9 +322,16 @@ impl ModelType {
         let mut config = (self.start)();
         let (mut settings, mut scale) = (json!(config), config.attention_scale);
         for &(names, setting) in self.keys() {
-            let Some(name) = names.split('|').find(|name| fields.has(name)) else {
+            let mut said = names.split('|').filter(|name| fields.has(name));
+            let Some(name) = said.next() else {
                 continue;
             };
+            // The library takes the other one.
+            if let Some(other) = said.find(|other| fields.value(other) != fields.value(name)) {
+                return Err(format!(
+                    "{name} and {other} are one key, and say different things"
+                ));
+            }
             settings[setting] = match (fields.value(name), setting) {
                 // As many as there are heads.
                 (None, "n_kv_heads") => Value::Null,

@@ -42,13 +42,41 @@ fn quote(text: &str, out: &mut String) {
             '\t' => out.push_str("\\t"),
             '\\' => out.push_str("\\\\"),
             c if c == mark => out.extend(['\\', c]),
-            c if c.is_control() => {
-                let _ = write!(out, "\\x{:02x}", u32::from(c));
+            c if is_printable(c) => out.push(c),
+            c => {
+                let _ = match u32::from(c) {
+                    code @ ..=0xff => write!(out, "\\x{code:02x}"),
+                    code @ ..=0xffff => write!(out, "\\u{code:04x}"),
+                    code => write!(out, "\\U{code:08x}"),
+                };
             }
-            c => out.push(c),
         }
     }
     out.push(mark);
+}
+
+/// As Python has it: no control, format or private character, none that nobody has assigned, no space but the usual one. Rust
+/// escapes the same ones, and at the beginning of a text those that belong to a character before them.
+fn is_printable(c: char) -> bool {
+    c == '"' || c == '\'' || format!("a{c}").escape_debug().count() == 2
+}
+
+/// `strftime` of a date without a time zone, in the locale `C`.
+pub(super) fn date(format: &str, now: &jiff::Zoned) -> Result<String, Error> {
+    let mut translated = String::new();
+    let mut rest = format.chars();
+    while let Some(c) = rest.next() {
+        let directive = if c == '%' { rest.next() } else { None };
+        match directive {
+            Some('c') => translated += "%a %b %e %H:%M:%S %Y",
+            Some('f') => translated += "%6f",
+            Some('r') => translated += "%I:%M:%S %p",
+            Some('x') => translated += "%m/%d/%y",
+            Some('z' | 'Z') => (),
+            _ => translated.extend([c].into_iter().chain(directive)),
+        }
+    }
+    jiff::fmt::strtime::format(translated, now).map_err(|error| refuse(&error.to_string()))
 }
 
 fn number(value: &Value, out: &mut String) {

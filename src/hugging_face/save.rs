@@ -12,7 +12,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use serde_json::{Map, Value, json};
 
-use super::files::{CONFIG, INDEX, WEIGHTS};
+use super::files::{ADAPTER, CONFIG, INDEX, WEIGHTS, is_there};
 use super::model_type::{ModelType, TYPES};
 use super::names::{Entry, HEAD, Part, parts};
 use super::weights::transpose;
@@ -249,12 +249,13 @@ fn describe(config: &GptConfig) -> Result<(&'static ModelType, Map<String, Value
 pub(super) type WeightsFile<'a> = (String, Cow<'a, [u8]>, Vec<Content<'a>>);
 
 /// Refuses a directory in which readers would find other weights than those that are to be written, with or without an
-/// index. What a program hasn't written it doesn't remove.
+/// index, or adapters beside them. What a program hasn't written it doesn't remove.
 pub(super) fn check(directory: &Path, has_index: bool) -> Result<()> {
     let other = if has_index { WEIGHTS } else { INDEX };
-    match directory.join(other).exists() {
-        false => Ok(()),
-        true => Err(Error::checkpoint(
+    let mut others = [other, ADAPTER].into_iter();
+    match others.find(|name| is_there(&directory.join(name))) {
+        None => Ok(()),
+        Some(other) => Err(Error::checkpoint(
             directory,
             format!(
                 "it holds a {other}, by which readers would find other weights than those to be saved: name another \

@@ -15,7 +15,8 @@ use tokenizers::normalizers::{NormalizerWrapper, Replace};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, DecoderWrapper};
 
-use super::files::{CONFIG, read};
+use super::files::{CONFIG, is_there, read};
+use super::guard::guarded;
 use crate::error::{Error, Result};
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -86,7 +87,7 @@ impl Tokenizer {
     pub fn open(directory: impl AsRef<Path>) -> Result<Tokenizer> {
         let directory = directory.as_ref();
         let path = directory.join(TOKENIZER);
-        if !path.exists() && directory.join(VOCABULARY).exists() {
+        if !is_there(&path) && is_there(&directory.join(VOCABULARY)) {
             return Tokenizer::from_merges(directory);
         }
         let bytes = read(&path)?;
@@ -94,13 +95,14 @@ impl Tokenizer {
         serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
             .map_err(|error| refuse(&path, error))?;
         let refused = |error| refuse(&path, error);
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(refused)?;
+        let parsed = guarded(|| tokenizers::Tokenizer::from_bytes(bytes));
+        let mut inner = parsed.map_err(refused)?;
         inner.with_truncation(None).map_err(refused)?;
         inner.with_padding(None);
         let settings = settings(directory)?;
         set_class(directory, &settings, &mut inner).map_err(refused)?;
         let missing = missing_tokens(directory, &settings, &inner)?;
-        inner.add_tokens(missing).map_err(refused)?;
+        guarded(|| inner.add_tokens(missing)).map_err(refused)?;
         Ok(Tokenizer {
             path,
             inner,
@@ -196,7 +198,7 @@ impl Tokenizer {
     }
 
     fn encoded(&self, text: &str, adds_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, adds_special_tokens);
+        let encoding = guarded(|| self.inner.encode_fast(text, adds_special_tokens));
         let encoding = encoding.map_err(|error| refuse(&self.path, error))?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -222,7 +224,16 @@ impl Tokenizer {
 
     pub(super) fn decoded(&self, tokens: &[u32], skip_special_tokens: bool) -> Result<String> {
         let known = tokens.split(|&token| !self.has(token));
-        let texts = known.map(|tokens| self.inner.decode(tokens, skip_special_tokens));
+        let vocabulary = self.inner.get_added_vocabulary();
+        let is_read = |&token: &u32| {
+            let text = self.inner.id_to_token(token);
+            text.is_some_and(|text| !skip_special_tokens || !vocabulary.is_special_token(&text))
+        };
+        let texts = known.map(|tokens| match tokens.iter().any(is_read) {
+            true => guarded(|| self.inner.decode(tokens, skip_special_tokens)),
+            // Not every decoder can take no token.
+            false => Ok(String::new()),
+        });
         let texts = texts.collect::<tokenizers::Result<Vec<_>>>();
         let texts = texts.map_err(|error| refuse(&self.path, error))?;
         Ok(texts.join("\u{fffd}"))
@@ -455,7 +466,7 @@ fn parse<T: DeserializeOwned>(path: &Path) -> Result<T> {
 
 /// Nothing if there is no such file.
 fn parse_if_there<T: DeserializeOwned + Default>(path: PathBuf) -> Result<T> {
-    match path.exists() {
+    match is_there(&path) {
         true => parse(&path),
         false => Ok(T::default()),
     }

@@ -213,12 +213,20 @@ impl Gpt {
             samplers.len(),
             "generate: every prompt needs a sampler"
         );
+        let vocab_size = self.config().vocab_size;
+        if samplers
+            .iter()
+            .any(|sampler| sampler.suppresses_all(vocab_size))
+        {
+            let expected = format!("fewer than the {vocab_size} that there are");
+            return Err(Error::invalid("suppressed tokens", "all", expected));
+        }
         for prompt in prompts.iter().map(AsRef::as_ref) {
             if prompt.is_empty() {
                 let expected = "at least one token to continue";
                 return Err(Error::invalid("prompt", "empty", expected));
             }
-            check_tokens(prompt, self.config().vocab_size)?;
+            check_tokens(prompt, vocab_size)?;
         }
         Ok(prompts
             .iter()

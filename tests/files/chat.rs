@@ -115,6 +115,27 @@ fn what_templates_may_do() {
 }
 
 /// Neither without end nor beyond measure, and no message that is more than a line.
+/// What Python's `repr` escapes; an accent is printed, also at the beginning of a text.
+#[test]
+fn texts_within_lists_are_as_python_prints_them() {
+    for (source, expected) in [
+        (
+            r"{{ ['\u00a0\u200b\u2028\u3000\u00ad'] }}",
+            r"['\xa0\u200b\u2028\u3000\xad']",
+        ),
+        (r"{{ ['\ue000\u0378\ufeff'] }}", r"['\ue000\u0378\ufeff']"),
+        (r"{{ ['\u0301é東🙂 ~'] }}", "['\u{301}é東🙂 ~']"),
+        ("{{ ['\u{f0000}'] }}", r"['\U000f0000']"),
+    ] {
+        let template = template("repr", source).unwrap();
+        assert_eq!(
+            template.render(&ask(), false).unwrap(),
+            expected,
+            "{source}"
+        );
+    }
+}
+
 #[test]
 fn hostile_templates_are_stopped() {
     let deep = |open: &str, close: &str| open.repeat(100_000) + "1" + &close.repeat(100_000);
@@ -204,6 +225,28 @@ fn dates_are_of_today() {
     );
     assert!(months.split(' ').any(|name| name == month), "{today}");
     assert!((2026..2200).contains(&year.parse().unwrap()), "{today}");
+    // As Python writes dates without a time zone in the locale C.
+    let same = [
+        ("%x", "%m/%d/%y"),
+        ("%c", "%a %b %e %H:%M:%S %Y"),
+        ("%r", "%I:%M:%S %p"),
+        ("[%z%Z]", "[]"),
+    ];
+    for (format, expected) in same {
+        let source =
+            format!("{{{{ strftime_now('{format}') }}}}|{{{{ strftime_now('{expected}') }}}}");
+        // A second may end between the two.
+        let is_same = |_| {
+            let text = template("dates", &source)
+                .unwrap()
+                .render(&ask(), false)
+                .unwrap();
+            text.split_once('|').is_some_and(|(a, b)| a == b)
+        };
+        assert!((0..3).any(is_same), "{format}");
+    }
+    let text = template("no_zone", "{{ strftime_now('%%Z') }}").unwrap();
+    assert_eq!(text.render(&ask(), false).unwrap(), "%Z");
     let wrong = template("no_date", "{{ strftime_now('%!') }}").unwrap();
     wrong.render(&ask(), false).unwrap_err();
 }

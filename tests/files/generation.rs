@@ -74,13 +74,15 @@ fn what_is_asked_for_in_vain_is_named() {
     assert_eq!(config, GenerationConfig::default());
     let all = json!({
         "repetition_penalty": 1.1, "num_beams": 4, "min_p": 0.05, "typical_p": 0.9, "no_repeat_ngram_size": 3,
-        "bad_words_ids": [[1]], "stop_strings": "x", "guidance_scale": 1.5, "forced_eos_token_id": 2, "token_healing": true
+        "bad_words_ids": [[1]], "stop_strings": "x", "guidance_scale": 1.5, "forced_eos_token_id": 2, "token_healing": true,
+        "max_time": 2.5, "watermarking_config": {"bias": 2.5}
     });
     let config = GenerationConfig::open(with("vain", &all.to_string())).unwrap();
     let expected = [
         "bad_words_ids = [[1]]",
         "forced_eos_token_id = 2",
         "guidance_scale = 1.5",
+        "max_time = 2.5",
         "min_p = 0.05",
         "no_repeat_ngram_size = 3",
         "num_beams = 4",
@@ -88,6 +90,7 @@ fn what_is_asked_for_in_vain_is_named() {
         "stop_strings = \"x\"",
         "token_healing = true",
         "typical_p = 0.9",
+        "watermarking_config = {\"bias\":2.5}",
     ];
     assert_eq!(config.unsupported, expected);
 }
@@ -118,6 +121,10 @@ fn what_is_no_such_file() {
         (
             r#"{"do_sample": true, "top_p": 0}"#,
             "top_p = 0 is not possible",
+        ),
+        (
+            r#"{"do_sample": true, "top_p": 1.5}"#,
+            "top_p = 1.5 is not possible",
         ),
         (r#"{"do_sample": 1}"#, "do_sample: invalid type"),
         (

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use serde_json::Value;
+use serde_json::{Value, json};
 use shadegrad::hugging_face::Tokenizer;
 
 fn golden() -> PathBuf {
@@ -101,6 +101,48 @@ fn what_is_no_tokenizer() {
         error.contains("added_tokens.json: ") && error.contains("its id 5 of `<pad>`"),
         "{error}"
     );
+}
+
+/// What the `tokenizers` crate panics on is an error in one line, and prints nothing else.
+#[test]
+fn files_that_the_library_panics_on() {
+    let json = fs::read_to_string(golden().join("tokenizer.json")).unwrap();
+    let good: Value = serde_json::from_str(&json).unwrap();
+    let directory = scratch("panics");
+    let open = |change: fn(&mut Value)| {
+        let mut json = good.clone();
+        change(&mut json);
+        fs::write(directory.join("tokenizer.json"), json.to_string()).unwrap();
+        Tokenizer::open(&directory)
+    };
+    let check = |error: shadegrad::Error| {
+        let error = error.to_string();
+        let expected = "tokenizer.json: it is no tokenizer that can be used: the tokenizers crate panics on it: ";
+        assert!(
+            error.contains(expected) && error.lines().count() == 1,
+            "{error}"
+        );
+    };
+    let refused = open(|json| {
+        json["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
+    });
+    check(refused.unwrap_err());
+    // What remains of a token is shorter than what is to be taken from its end.
+    let strips = open(|json| {
+        json["decoder"] = json!({"type": "Strip", "content": "R", "start": 0, "stop": 2});
+    });
+    let strips = strips.unwrap();
+    let tokens = strips.encode("R").unwrap();
+    check(strips.decode(&tokens).unwrap_err());
+    let tokens = strips.encode("a").unwrap();
+    assert_eq!(strips.decode(&tokens).unwrap(), "a");
+
+    // Not every decoder can take no token.
+    let words = open(|json| json["decoder"] = json!({"type": "BPEDecoder", "suffix": "</w>"}));
+    let words = words.unwrap();
+    assert_eq!(words.decode(&[]).unwrap(), "");
+    let end = words.token("<|endoftext|>").unwrap();
+    assert_eq!(words.decode_without_special_tokens(&[end]).unwrap(), "");
 }
 
 #[test]

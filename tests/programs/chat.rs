@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -33,14 +35,14 @@ fn with(family: &str, generation: &Value) -> Folder {
 }
 
 /// What a conversation prints on standard output and standard error.
-fn chat(folder: &Folder, arguments: &[&str], lines: &str) -> [String; 2] {
+fn chat(folder: &Folder, arguments: &[&str], lines: impl AsRef<[u8]>) -> [String; 2] {
     let mut command = folder.command_of("lm", &[&["chat", "model"], arguments].concat());
     let pipes = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = pipes.spawn().unwrap();
-    let _ = child.stdin.take().unwrap().write_all(lines.as_bytes());
+    let _ = child.stdin.take().unwrap().write_all(lines.as_ref());
     let output = child.wait_with_output().unwrap();
     let printed = [text(&output.stdout), text(&output.stderr)];
     assert!(output.status.success(), "{printed:?}");
@@ -153,6 +155,12 @@ fn a_conversation_goes_on_after_what_it_refuses() {
         error.contains("error: that makes ") && error.contains("the model sees 256"),
         "{error}"
     );
+    let [out, error] = chat(&folder, &[], b"\xff\nHi\n");
+    assert_eq!(out, chat(&folder, &[], "Hi\n")[0]);
+    assert!(
+        error.contains("error: the line is not UTF-8 text\n"),
+        "{error}"
+    );
     // The oldest messages go first.
     let line = "Who was Ralph? ".repeat(12);
     let [out, error] = chat(&folder, &[], &format!("{line}\n{line}\n{line}\n{line}\n"));
@@ -172,9 +180,76 @@ fn a_conversation_goes_on_after_what_it_refuses() {
         error.contains("error: ") && error.contains("fails in line 1: no bad"),
         "{error}"
     );
+    // Templates print objects with their keys in the order in which they are given.
+    folder.write(
+        "model/chat_template.jinja",
+        "{{ raise_exception(tools | tojson) }}",
+    );
+    let tools = r#"tools=[{"type": "function", "function": {"name": "f", "arguments": 1.0}}]"#;
+    let [_, error] = chat(&folder, &["--set", tools], "Hi\n");
+    let printed = tools.strip_prefix("tools=").unwrap();
+    assert!(error.contains(printed), "{error}");
+    folder.write("model/chat_template.jinja", template);
     let set = |value: &str| chat(&folder, &["--set", &format!("odd={value}")], "Hi\n")[0].clone();
     assert_ne!(set("x"), out);
     assert_eq!(set("\"\""), out);
+}
+
+/// What the model does not see, or can't do, is said; what is drawn stays the same.
+#[test]
+fn what_is_not_as_one_might_think_is_noted() {
+    let wanted = |stop: &Value| json!({"do_sample": false, "eos_token_id": stop});
+    let folder = with("qwen3", &wanted(&json!([5, 5000])));
+    let generate = |folder: &Folder, text: &str| {
+        let arguments = ["generate", "model", text, "--tokens", "2"];
+        folder.command_of("lm", &arguments).output().unwrap()
+    };
+    let output = generate(&folder, "Who");
+    let noted = text(&output.stderr);
+    let expected = "note: the model's files say that token 5000 ends texts, but it has 1003: ";
+    assert!(noted.contains(expected), "{noted}");
+    let same = generate(&with("qwen3", &wanted(&json!(5))), "Who");
+    assert_eq!(same.stdout, output.stdout);
+    assert!(!text(&same.stderr).contains("note: "));
+
+    let long = "Who was ".repeat(200);
+    let noted = text(&generate(&folder, &long).stderr);
+    let expected = "note: the model sees 256 tokens: of the text's ";
+    assert!(noted.contains(expected), "{noted}");
+
+    let none = json!({"suppress_tokens": (0..1003).collect::<Vec<u32>>()});
+    let output = generate(&with("qwen3", &none), "Who");
+    let error = text(&output.stderr);
+    let expected = "error: suppressed tokens = all is not possible: expected fewer than the 1003";
+    assert!(
+        !output.status.success() && error.contains(expected),
+        "{error}"
+    );
+}
+
+/// Tokens that nobody reads are not drawn.
+#[test]
+fn a_text_ends_with_its_reader() {
+    let folder = with("qwen3", &json!({}));
+    let arguments = ["generate", "model", "Who", "--tokens", "100000000"];
+    let mut command = folder.command_of("lm", &arguments);
+    let pipes = command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = pipes.spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    output.read_exact(&mut [0; 4]).unwrap();
+    drop(output);
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if began.elapsed() > Duration::from_secs(120) {
+            child.kill().unwrap();
+            panic!("it goes on without a reader");
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
+    assert!(status.success());
 }
 
 #[test]

@@ -103,6 +103,12 @@ const CONFIGURATIONS: &[Bad] = &[
     ),
     (
         "llama",
+        |c| c.set("model_type", json!("ll\na\u{1b}[31mma\0")),
+        CONFIG,
+        "its model_type is `ll\\na\\u{1b}[31mma\\u{0}`; expected one of ",
+    ),
+    (
+        "llama",
         |c| c.set("model_type", Value::Null),
         CONFIG,
         "it names no model_type; expected one of gpt2, ",
@@ -223,6 +229,12 @@ const CONFIGURATIONS: &[Bad] = &[
         |c| c.set("num_key_value_heads", json!(4)),
         CONFIG,
         "num_key_value_heads = 4 is not possible: expected a divisor of num_attention_heads = 6",
+    ),
+    (
+        "gpt2",
+        |c| c.set("num_attention_heads", json!(6)),
+        CONFIG,
+        "n_head and num_attention_heads are one key, and say different things",
     ),
     (
         "llama",
@@ -662,6 +674,31 @@ fn each_is_one_line() {
             has && error.lines().count() == 1,
             "{number}: {error}\nnot {expected:?}"
         );
+    }
+}
+
+/// As in a copy that has been fetched by half: nothing reads on as if nobody had wanted the file.
+#[test]
+#[cfg(unix)]
+fn links_that_lead_nowhere() {
+    use std::os::unix::fs::symlink;
+
+    let copy = Copy::of("qwen3", "links");
+    for file in [CONFIG, WEIGHTS, "generation_config.json"] {
+        let (path, kept) = (copy.0.join(file), copy.0.join("kept"));
+        let is_there = path.exists();
+        if is_there {
+            fs::rename(&path, &kept).unwrap();
+        }
+        symlink("nowhere", &path).unwrap();
+        let error = load(&copy.0).unwrap_err().to_string();
+        let expected = format!("cannot access {}: ", path.display());
+        assert!(error.starts_with(&expected), "{error}");
+        copy.remove(file);
+        if is_there {
+            fs::rename(&kept, &path).unwrap();
+        }
+        load(&copy.0).unwrap();
     }
 }
 

@@ -291,15 +291,34 @@ fn directories_that_cannot_be_followed_are_refused() {
         bad[key] = value;
         refuse(&bad, reason);
     }
-    // What says where adapters are, is said by the tensors.
+    let twice = good.to_string().replacen('{', "{\"use_dora\": true, ", 1);
+    fs::write(&path, twice).unwrap();
+    let error = AdapterFiles::open(&folder).unwrap_err().to_string();
+    assert!(error.contains("`use_dora` stands there twice"), "{error}");
+    // For `peft`, tensors count only where the configuration wants adapters.
+    let reason = "which target_modules, exclude_modules and layers_to_transform of adapter_config.json leave out";
+    for (key, value) in [
+        ("target_modules", json!(["nothing"])),
+        ("target_modules", json!(["proj"])),
+        ("exclude_modules", json!(["layers.1.self_attn.q_proj"])),
+        ("layers_to_transform", json!([0, 2])),
+        ("layers_to_transform", json!(1)),
+    ] {
+        let mut bad = good.clone();
+        bad[key] = value;
+        refuse(&bad, reason);
+    }
     for (key, value) in [
         ("target_modules", json!(".*_proj")),
-        ("layers_to_transform", json!([0])),
+        ("layers_to_transform", json!([0, 1, 2])),
+        ("exclude_modules", json!(["lm_head"])),
     ] {
         let mut other = good.clone();
         other[key] = value;
         fs::write(&path, serde_json::to_vec(&other).unwrap()).unwrap();
-        AdapterFiles::open(&folder).unwrap();
+        let (mut gpt, _) = files.load_frozen(DType::F32, None, device()).unwrap();
+        let opened = AdapterFiles::open(&folder).unwrap();
+        opened.load(&files, &mut gpt, device()).unwrap();
     }
     // Adapters of other models, and of layers that have none here.
     let (_, qwen, _) = load("qwen3", &golden("qwen3", "start"));
