@@ -13,6 +13,9 @@ static FAILURE: Mutex<Option<io::Error>> = Mutex::new(None);
 /// Whether another process prints what this one would.
 static IS_SILENT: AtomicBool = AtomicBool::new(false);
 
+/// Nobody reads standard output any more.
+static IS_UNREAD: AtomicBool = AtomicBool::new(false);
+
 /// From here on nothing is printed.
 pub fn silence() {
     IS_SILENT.store(true, Ordering::Relaxed);
@@ -39,9 +42,10 @@ fn print(text: fmt::Arguments<'_>) {
     }
     let mut out = io::stdout().lock();
     match write!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            *FAILURE.lock().unwrap() = Some(error);
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            IS_UNREAD.store(true, Ordering::Relaxed);
         }
+        Err(error) => *FAILURE.lock().unwrap() = Some(error),
         _ => {}
     }
 }
@@ -49,6 +53,11 @@ fn print(text: fmt::Arguments<'_>) {
 /// Why lines are missing in the output, if some are although somebody reads it.
 pub fn failure() -> Option<io::Error> {
     FAILURE.lock().unwrap().take()
+}
+
+/// Whether the reader has gone away: what is made for it alone may end.
+pub fn is_unread() -> bool {
+    IS_UNREAD.load(Ordering::Relaxed)
 }
 
 /// `println!` that survives a closed pipe: see [`line`].

@@ -1,10 +1,11 @@
 //! A conversation.
 
+use std::error::Error;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::Value;
+use minijinja::Value;
 use shadegrad::hugging_face::{ChatTemplate, Message};
 use shadegrad::nn::CachedTexts;
 
@@ -36,7 +37,7 @@ pub struct Chat {
 /// A template's variable as a flag.
 fn variable(text: &str) -> std::result::Result<(String, Value), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
-    // What is no JSON is a text.
+    // What is no JSON is a text. This type keeps the order of keys, in which templates print them.
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
     Ok((name.to_owned(), value))
 }
@@ -81,8 +82,16 @@ impl Chat {
             if input.is_terminal() {
                 let _ = write!(io::stderr(), "> ").and_then(|()| io::stderr().flush());
             }
-            let mut line = String::new();
-            if input.lock().read_line(&mut line)? == 0 || line.trim() == EXIT {
+            let mut line = Vec::new();
+            let length = input.lock().read_until(b'\n', &mut line)?;
+            if length == 0 || terminal::is_unread() {
+                return Ok(());
+            }
+            let Ok(line) = String::from_utf8(line) else {
+                terminal::error(&*Box::<dyn Error>::from("the line is not UTF-8 text"));
+                continue;
+            };
+            if line.trim() == EXIT {
                 return Ok(());
             }
             let line = line.trim_end_matches(['\n', '\r']);

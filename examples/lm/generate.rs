@@ -89,8 +89,15 @@ impl<'a> Speaker<'a> {
                 "the model's generation_config.json asks for {setting}, which is not implemented"
             ));
         }
+        let has = model.gpt.config().vocab_size;
+        let mut stop = model.files.stop_tokens().iter();
+        if let Some(beyond) = stop.find(|&&token| token as usize >= has) {
+            terminal::note(format_args!(
+                "the model's files say that token {beyond} ends texts, but it has {has}: nothing will be drawn that ends one so"
+            ));
+        }
         let sampler = Sampler::new(args.sampling(wanted), args.seed)?;
-        let without_text = model.tokenizer.without_text(model.gpt.config().vocab_size);
+        let without_text = model.tokenizer.without_text(has);
         let suppressed = wanted.suppressed_tokens.iter().copied();
         Ok(Speaker {
             model,
@@ -121,6 +128,9 @@ impl<'a> Speaker<'a> {
         let gpt = &self.model.gpt;
         for next in gpt.generation_with(texts, &[prompt], most, &mut self.sampler, stop)? {
             tell(next?.token)?;
+            if terminal::is_unread() {
+                break;
+            }
         }
         Ok(())
     }
@@ -144,6 +154,13 @@ pub fn run(input: &Input, args: &GenerationArgs) -> Result<()> {
         .len();
     for &token in &prompt {
         said -= stream.push(token)?.len().min(said);
+    }
+    let context = model.gpt.config().context;
+    if prompt.len() > context {
+        terminal::note(format_args!(
+            "the model sees {context} tokens: of the text's {}, the last ones",
+            prompt.len()
+        ));
     }
     terminal::text(&input.text);
     let mut rest = |text: String| {

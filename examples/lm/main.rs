@@ -295,6 +295,8 @@ fn run(command: Command) -> Result<ExitCode> {
             let text = read_text(&file)?;
             let model = Model::open(&model, &load, precision, &device)?;
             let context = model.gpt.config().context;
+            let many = "at least 2, to predict one token from another";
+            require(context >= 2, "context", &context, many)?;
             let stride = stride.unwrap_or(context.div_ceil(2));
             let expected = format!("1 to {}, one less than the model's context", context - 1);
             require((1..context).contains(&stride), "stride", &stride, &expected)?;
