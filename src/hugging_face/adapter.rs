@@ -23,7 +23,8 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 /// What `peft` calls all linear layers but the head.
 const ALL: &str = "all-linear";
 
-/// Keys that may have any value: they say where adapters are, how they started, or nothing that changes what is computed. All others that are not read must say no.
+/// Keys that may have any value: they say where adapters are, how they started, or nothing that changes what is computed.
+/// All others that are not read must say no.
 const ANY: [&str; 16] = [
     "auto_mapping",
     "base_model_name_or_path",

@@ -306,6 +306,10 @@ fn environment() -> Environment<'static> {
     environment.add_filter("tojson", |state: &State, value: &Value, options: Kwargs| {
         python::json(state, value, &options)
     });
+    environment.add_test("sequence", |value: &Value| {
+        use ValueKind::{Map, Seq, String, Undefined};
+        matches!(value.kind(), Seq | Map | String | Undefined)
+    });
     for name in ["pprint", "debug"] {
         environment.remove_filter(name);
         environment.remove_global(name);

@@ -300,6 +300,8 @@ fn set_class(
     let config: Map<String, Value> = parse_if_there(directory.join(CONFIG))?;
     let kind = config.get("model_type").and_then(Value::as_str);
     let class = settings.get("tokenizer_class").and_then(Value::as_str);
+    // That of the type, where none is named.
+    let class = class.or((kind == Some("gpt2")).then_some("GPT2Tokenizer"));
     let class = class.map(|class| class.strip_suffix("Fast").unwrap_or(class));
     let prefix = settings.get("add_prefix_space");
     let are_bytes = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));

@@ -18,7 +18,8 @@ impl Gpt {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if the prompt is empty, [`Error::TokenOutOfRange`] if it does not fit the vocabulary,
+    /// [`Error::InvalidArgument`] if the prompt is empty or the sampler draws no token of the model, [`Error::TokenOutOfRange`]
+    /// if the prompt does not fit the vocabulary,
     /// [`Error::NonFiniteLogit`] if the model answers with NaN or infinity, and what the device reports.
     ///
     /// # Panics

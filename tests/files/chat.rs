@@ -115,10 +115,14 @@ fn what_templates_may_do() {
 }
 
 /// Neither without end nor beyond measure, and no message that is more than a line.
-/// What Python's `repr` escapes; an accent is printed, also at the beginning of a text.
+/// What Python's `repr` escapes; an accent is printed, also at the beginning of a text. And what a sequence is.
 #[test]
-fn texts_within_lists_are_as_python_prints_them() {
+fn values_are_as_python_sees_them() {
     for (source, expected) in [
+        (
+            "{{ 'a' is sequence }}{{ {} is sequence }}{{ [] is sequence }}{{ 1 is sequence }}{{ nothing is sequence }}",
+            "TrueTrueTrueFalseTrue",
+        ),
         (
             r"{{ ['\u00a0\u200b\u2028\u3000\u00ad'] }}",
             r"['\xa0\u200b\u2028\u3000\xad']",

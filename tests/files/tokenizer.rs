@@ -156,6 +156,22 @@ fn tokens_without_text_lose_nothing() {
     assert_eq!(tokenizer.last(), Some((287, "<|endoftext|>".to_owned())));
 }
 
+/// As in `transformers`, where a model's type says the class that nothing else names.
+#[test]
+fn gpt2_puts_a_space_in_front_if_it_is_to() {
+    let directory = scratch("prefix");
+    for file in ["tokenizer.json", "config.json"] {
+        fs::copy(golden().join(file), directory.join(file)).unwrap();
+    }
+    let plain = Tokenizer::open(&directory).unwrap();
+    let settings = r#"{"add_prefix_space": true}"#;
+    fs::write(directory.join("tokenizer_config.json"), settings).unwrap();
+    let tokenizer = Tokenizer::open(&directory).unwrap();
+    let expected = plain.encode(" Ralph").unwrap();
+    assert_eq!(tokenizer.encode("Ralph").unwrap(), expected);
+    assert_ne!(plain.encode("Ralph").unwrap(), expected);
+}
+
 #[test]
 fn stored_truncation_and_padding_are_off() {
     let json = fs::read_to_string(golden().join("tokenizer.json")).unwrap();

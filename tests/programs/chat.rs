@@ -149,7 +149,7 @@ fn a_directory_says_how_tokens_are_drawn() {
 fn a_conversation_goes_on_after_what_it_refuses() {
     let folder = with("qwen3", &json!({"do_sample": false, "max_new_tokens": 3}));
     let long = "x".repeat(2000);
-    let [out, error] = chat(&folder, &[], &format!("{long}\nHi\n"));
+    let [out, error] = chat(&folder, &[], format!("{long}\nHi\n"));
     assert_eq!(out, chat(&folder, &[], "Hi\n")[0]);
     assert!(
         error.contains("error: that makes ") && error.contains("the model sees 256"),
@@ -163,7 +163,7 @@ fn a_conversation_goes_on_after_what_it_refuses() {
     );
     // The oldest messages go first.
     let line = "Who was Ralph? ".repeat(12);
-    let [out, error] = chat(&folder, &[], &format!("{line}\n{line}\n{line}\n{line}\n"));
+    let [out, error] = chat(&folder, &[], format!("{line}\n{line}\n{line}\n{line}\n"));
     assert!(
         error
             .contains("note: the model sees 256 tokens: it has forgotten 2 of the oldest messages"),
