@@ -10,12 +10,11 @@
 //!
 //! `cargo run --release --example custom_op`
 
-use std::hash::Hash;
 use std::process::ExitCode;
 
 use clap::Parser;
 use shadegrad::ops::{Operation, TensorType};
-use shadegrad::tape::{Backward, Dispatch, Lowering, Signature};
+use shadegrad::tape::{Backward, Dispatch, Lowering};
 use shadegrad::{DType, Device, Kernel, Result, Shape, Tape, Var, check};
 
 /// The product of two factors, either of them conjugated or not. These flags are constant attributes: part of the
@@ -31,10 +30,6 @@ impl Operation for ComplexMultiply {
     }
 
     /// Two tapes share a plan only if their operations have equal identities, so every attribute must be in it.
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
-    }
-
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let [a, b] = inputs else {
             panic!("complex_multiply: takes two inputs, not {}", inputs.len());

@@ -5,12 +5,11 @@
 //!             [ 0  0 b₁]
 //! ```
 
-use std::hash::Hash;
 use std::ops::Range;
 
 use super::{Operation, Takes, TensorType};
 use crate::gpu::Kernel;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Var};
 
 /// As many blocks as a kernel is told of.
 pub(crate) const MOST_BLOCKS: usize = 4;
@@ -34,10 +33,6 @@ impl Blocks {
 impl Operation for Blocks {
     fn name(&self) -> &'static str {
         if self.collects { "collect" } else { "spread" }
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {

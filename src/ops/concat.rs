@@ -2,11 +2,9 @@
 //!
 //! Every input is copied to its part of the output; the gradient of an input is that part of the gradient, a view.
 
-use std::hash::Hash;
-
 use super::{Operation, Takes, TensorType};
 use crate::gpu::DType;
-use crate::tape::{Backward, Lowering, Signature, Var};
+use crate::tape::{Backward, Lowering, Var};
 
 #[derive(Clone, Debug, Hash)]
 struct Concat {
@@ -16,10 +14,6 @@ struct Concat {
 impl Operation for Concat {
     fn name(&self) -> &'static str {
         "concat"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {

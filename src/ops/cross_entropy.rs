@@ -11,14 +11,12 @@
 //! something reads it, already divided by the number of targets that count; over the logits, if nothing else reads those,
 //! so that a large vocabulary's are in memory once. Going back from a loss that is not scaled runs nothing more.
 
-use std::hash::Hash;
-
 use super::indices::Bounds;
 use super::rows::Team;
 use super::{Operation, Takes, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::{Layout, Shape};
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Var};
 
 /// How [`Var::cross_entropy`] treats its targets. The default counts every target and does not smooth.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -40,9 +38,10 @@ impl CrossEntropy {
 }
 
 /// `logits [.., V]`, `targets [..]` → the loss, and the logits' gradient if the loss is what gets differentiated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Loss {
-    options: CrossEntropy,
+    /// The bits of the label smoothing.
+    smoothing: u32,
     /// The mean over the targets that count; else one loss for each row.
     is_mean: bool,
     bounds: Bounds,
@@ -51,11 +50,6 @@ struct Loss {
 impl Operation for Loss {
     fn name(&self) -> &'static str {
         "cross_entropy"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        let smoothing = self.options.label_smoothing.to_bits();
-        (self.bounds, smoothing, self.is_mean).hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
@@ -105,12 +99,12 @@ impl Operation for Loss {
             false => output,
         };
         let counted =
-            (self.is_mean && self.options.ignore_index.is_some()).then(|| cx.temp([1], DType::F32));
+            (self.is_mean && self.bounds.ignored.is_some()).then(|| cx.temp([1], DType::F32));
         let scale = if self.is_mean { 1.0 / rows as f32 } else { 1.0 };
         // A single class has everything, whatever is spread over it: said so, without rounding.
         let smoothing = match classes {
             1 => 0.0,
-            _ => f64::from(self.options.label_smoothing),
+            _ => f64::from(f32::from_bits(self.smoothing)),
         };
         let strides = logits.layout.strides();
         let variant = Variant::of(cx, classes, writes_gradient);
@@ -124,8 +118,8 @@ impl Operation for Loss {
                 targets.offset(),
                 losses.offset(),
                 gradient.offset(),
-                self.options.ignore_index.is_some() as u32,
-                self.options.ignore_index.unwrap_or(0),
+                self.bounds.ignored.is_some() as u32,
+                self.bounds.ignored.unwrap_or(0),
                 counted.is_some() as u32,
                 scale.to_bits(),
                 ((1.0 - smoothing) as f32).to_bits(),
@@ -406,7 +400,7 @@ impl<'t> Var<'t> {
                 x.shape.last(),
                 options.ignore_index,
             ),
-            options,
+            smoothing: options.label_smoothing.to_bits(),
             is_mean,
         };
         self.tape.record_all(loss, &[self, targets])[0]

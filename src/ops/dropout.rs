@@ -9,12 +9,10 @@
 //! counter-based generator, so the gradient draws it again: seed, step, the operation's position among the tape's random
 //! operations and the element's position determine it.
 
-use std::hash::Hash;
-
 use super::{Operation, Role, Takes, TensorType, epilogue, row_grid};
 use crate::gpu::{AdapterClass, Kernel};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Var};
 
 /// `x`, the tape's random key → `x` with some elements zero.
 #[derive(Clone, Debug, Hash)]
@@ -29,10 +27,6 @@ struct Dropout {
 impl Operation for Dropout {
     fn name(&self) -> &'static str {
         "dropout"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {

@@ -7,13 +7,11 @@
 //!
 //! The gradient is a sum in a fixed order, not a scatter with atomics, so it has the same bits every time.
 
-use std::hash::Hash;
-
 use super::indices::Bounds;
 use super::{Operation, Role, Takes, TensorType, epilogue, row_grid};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Var};
 
 /// The shape of the indices with the columns appended.
 fn rows_of(ids: Shape, width: usize) -> Shape {
@@ -35,10 +33,6 @@ struct Embedding {
 impl Operation for Embedding {
     fn name(&self) -> &'static str {
         "embedding"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
@@ -161,10 +155,6 @@ const SORT_BLOCK: usize = 1024;
 impl Operation for EmbeddingGradient {
     fn name(&self) -> &'static str {
         "embedding_gradient"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {

@@ -5,13 +5,11 @@
 //! of the product that computes the gradient of `h`. Where that cannot be, each is one kernel, and the gradient's writes
 //! both halves in place, where slices would pad and add.
 
-use std::hash::Hash;
-
 use super::pointwise::table::rows;
 use super::{Operation, PointwiseFunction, Role, Takes, TensorType, require_floats};
 use crate::gpu::Kernel;
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var, declare_functions};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Var, declare_functions};
 
 /// `f`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,7 +128,7 @@ impl Activation {
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
 /// `[…, 2F] → […, F]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Gate(Activation);
 
 /// The shape of `h`.
@@ -146,10 +144,6 @@ fn halved(name: &str, packed: Shape) -> Shape {
 impl Operation for Gate {
     fn name(&self) -> &'static str {
         self.0.names()[0]
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.0.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
@@ -185,16 +179,12 @@ impl Operation for Gate {
 }
 
 /// From the packed rows and the gradient of `h`: `d gate = dh·up·f′(gate)` and `d up = dh·f(gate)`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct GateBackward(Activation);
 
 impl Operation for GateBackward {
     fn name(&self) -> &'static str {
         self.0.names()[1]
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.0.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {

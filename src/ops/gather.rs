@@ -7,13 +7,11 @@
 //!
 //! The gradients sum over equal indices in a fixed order.
 
-use std::hash::Hash;
-
 use super::indices::Bounds;
 use super::{Operation, Takes, TensorType};
 use crate::gpu::{DType, Kernel};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Var};
 
 /// `x`, indices of the same shape but for the axis → elements of `x`.
 #[derive(Clone, Debug, Hash)]
@@ -25,10 +23,6 @@ struct Gather {
 impl Operation for Gather {
     fn name(&self) -> &'static str {
         "gather"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
@@ -57,10 +51,6 @@ struct GatherGradient(Gather);
 impl Operation for GatherGradient {
     fn name(&self) -> &'static str {
         "gather_gradient"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {

@@ -8,13 +8,11 @@
 //! Henry et al. 2020, "Query-Key Normalization for Transformers"; Su et al. 2021, "RoFormer"; see [`Var::rotary`]. One
 //! dispatch does all of it, and two its gradient, where slices would copy the projection several times.
 
-use std::hash::Hash;
-
 use super::rows::Team;
 use super::{Operation, Takes, TensorType, require_floats};
 use crate::gpu::{DType, Kernel, Tensor};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Var};
 
 /// What is done to the heads of a packed projection `[…, T, (n_heads + 2·n_kv_heads)·D]`, which are those of queries, of
 /// keys and of values.
@@ -365,10 +363,6 @@ impl Operation for Attributes {
         self.name
     }
 
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
-    }
-
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         self.check(inputs);
         let (ty, width) = (inputs[0], self.width(inputs));
@@ -465,7 +459,7 @@ fn types_of(cx: &Lowering<'_>) -> Vec<TensorType> {
 
 /// Inputs: the projection, what arrives, `1/σ` of every head, the table if any, the weights. Outputs: the projection's
 /// gradient, and those of the two weights in parts, `[2, parts, D]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Gradient(Attributes);
 
 /// How many rows a part of the weights' gradients has, and how many parts there are at most.
@@ -483,10 +477,6 @@ impl Gradient {
 impl Operation for Gradient {
     fn name(&self) -> &'static str {
         "heads_gradient"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.0.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {

@@ -2,12 +2,10 @@
 //!
 //! Views cost nothing: kernels read through strides. Where no strides can express one, a copy is made.
 
-use std::hash::Hash;
-
 use super::reduce::sum_to;
 use super::{Operation, Role, Takes, TensorType};
 use crate::shape::{Layout, Shape};
-use crate::tape::{Backward, Lowering, Signature, Var};
+use crate::tape::{Backward, Lowering, Var};
 
 /// One of the ways to look at the same elements.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,10 +31,6 @@ impl Operation for View {
             View::Broadcast(_) => "broadcast_to",
             View::Detach => "detach",
         }
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {

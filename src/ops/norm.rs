@@ -4,13 +4,11 @@
 //! input together with partial sums of the parameters' gradients, and those added up. The gradient that reaches the
 //! input another way, around a residual branch, is added as the first one's epilogue.
 
-use std::hash::Hash;
-
 use super::rows::{Loops, Rows, Sharing, grid, load};
 use super::{Operation, Role, Takes, TensorType, epilogue, require_floats};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::ops::reduce::sum_to;
-use crate::tape::{Backward, Dispatch, Epilogue, Lowering, Operand, Signature, Var};
+use crate::tape::{Backward, Dispatch, Epilogue, Lowering, Operand, Var};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,17 +20,18 @@ enum Kind {
 }
 
 /// Inputs `x`, weight and, optionally, bias; outputs `y` and the rows' statistics `[rows, 2]`: `1/σ`, mean.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Norm {
     kind: Kind,
-    epsilon: f32,
+    /// Its bits.
+    epsilon: u32,
 }
 
 /// Inputs `x`, weight, statistics and `dy`; outputs `dx`, the weight's gradient and, with a bias, the bias's.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct NormBackward {
     kind: Kind,
-    epsilon: f32,
+    epsilon: u32,
     bias: bool,
 }
 
@@ -44,17 +43,13 @@ impl Operation for Norm {
         }
     }
 
-    fn identity(&self, signature: &mut Signature) {
-        self.epsilon.to_bits().hash(signature);
-    }
-
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         require_floats(self.name(), inputs);
+        let epsilon = f32::from_bits(self.epsilon);
         assert!(
-            self.epsilon.is_finite() && self.epsilon >= 0.0,
-            "{}: ε is {}, expected a finite number, at least 0",
-            self.name(),
-            self.epsilon
+            epsilon.is_finite() && epsilon >= 0.0,
+            "{}: ε is {epsilon}, expected a finite number, at least 0",
+            self.name()
         );
         let shape = inputs[0].shape;
         for parameter in &inputs[1..] {
@@ -122,7 +117,7 @@ impl Operation for Norm {
         );
         let mut params = sharing.params.to_vec();
         params.extend([x.place(), weight.place(), third.place(), [0; 2]].concat());
-        params.extend([sharing.groups as u32, self.epsilon.to_bits(), 0, 0]);
+        params.extend([sharing.groups as u32, self.epsilon, 0, 0]);
         cx.dispatch(
             Dispatch::new(kernel)
                 .write(&statistics)
@@ -147,10 +142,6 @@ impl Operation for NormBackward {
             Kind::Layer => "layer_norm_backward",
             Kind::Rms => "rms_norm_backward",
         }
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        (self.epsilon.to_bits(), self.bias).hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
@@ -184,7 +175,7 @@ impl Operation for NormBackward {
             Kind::Rms => v,
         };
         let centred = project(x);
-        let rstd = (mean(centred * centred) + self.epsilon).rsqrt();
+        let rstd = (mean(centred * centred) + f32::from_bits(self.epsilon)).rsqrt();
         let h = centred * rstd;
         let jacobian = |v: Var<'t>| (project(v) - h * mean(v * h)) * rstd;
         let mut to_x: Vec<Var<'t>> = Vec::new();
@@ -357,7 +348,7 @@ impl<'t> Var<'t> {
     pub fn layer_norm(self, weight: Var<'t>, bias: Option<Var<'t>>, epsilon: f32) -> Var<'t> {
         let operation = Norm {
             kind: Kind::Layer,
-            epsilon,
+            epsilon: epsilon.to_bits(),
         };
         let mut inputs = vec![self, weight];
         inputs.extend(bias);
@@ -374,7 +365,7 @@ impl<'t> Var<'t> {
     pub fn rms_norm(self, weight: Var<'t>, epsilon: f32) -> Var<'t> {
         let operation = Norm {
             kind: Kind::Rms,
-            epsilon,
+            epsilon: epsilon.to_bits(),
         };
         self.tape.record_all(operation, &[self, weight])[0]
     }

@@ -1,12 +1,10 @@
 //! Random tensors, from the generator that dropout uses: Philox4x32-10, keyed by the tape's seed and step.
 
-use std::hash::Hash;
-
 use super::dropout::places_each;
 use super::{Operation, Role, TensorType, epilogue, row_grid};
 use crate::gpu::Kernel;
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Tape, Var};
 
 /// The tape's random key → independent random numbers.
 #[derive(Clone, Debug, Hash)]
@@ -22,10 +20,6 @@ struct Random {
 impl Operation for Random {
     fn name(&self) -> &'static str {
         "random"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {

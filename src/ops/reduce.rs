@@ -5,12 +5,10 @@
 
 mod walk;
 
-use std::hash::Hash;
-
 use super::{Operation, Takes, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Signature, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Operand, Var};
 use walk::{Split, Walk};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,12 +19,12 @@ enum Fold {
 }
 
 /// `Σ x · scale`, `max x` or `min x` over axes, which are dropped.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Reduce {
     fold: Fold,
     axes: Vec<usize>,
-    /// Makes a sum a mean.
-    scale: f32,
+    /// Makes a sum a mean: its bits.
+    scale: u32,
 }
 
 /// The shape with the axes removed.
@@ -53,10 +51,6 @@ impl Operation for Reduce {
         }
     }
 
-    fn identity(&self, signature: &mut Signature) {
-        (&self.axes, self.scale.to_bits()).hash(signature);
-    }
-
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         vec![TensorType::f32(without(inputs[0].shape, &self.axes))]
     }
@@ -67,14 +61,15 @@ impl Operation for Reduce {
 
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
         let (x, gradient) = (node.input(0), node.gradient(0));
+        let scale = f32::from_bits(self.scale);
         let (shape, ones) = (x.shape(), with_ones(x.shape(), &self.axes));
         let spread = |value: Var<'t>| value.reshape(ones).broadcast_to(shape);
         vec![Some(match self.fold {
             // A constant stays one, so that it costs nothing where it is used.
             Fold::Sum => match node.tape().constant_of(gradient) {
-                Some(value) => node.tape().full(shape, value * self.scale),
-                None if self.scale == 1.0 => spread(gradient),
-                None => spread(gradient * self.scale),
+                Some(value) => node.tape().full(shape, value * scale),
+                None if scale == 1.0 => spread(gradient),
+                None => spread(gradient * scale),
             },
             // Elements that equal the extremum share its gradient.
             Fold::Max | Fold::Min => {
@@ -97,7 +92,14 @@ impl Reduce {
         let source = Kernel::builtin(self.name(), "reduce", "reduce");
         let kernel = split.kernel(self.operation(walk.kernel(source)));
         if split.chunks == 1 {
-            dispatch(cx, kernel, [input, output], walk, &split, self.scale);
+            dispatch(
+                cx,
+                kernel,
+                [input, output],
+                walk,
+                &split,
+                f32::from_bits(self.scale),
+            );
             return;
         }
         let shape = Shape::new(&[split.chunks, output.elements()]);
@@ -169,10 +171,6 @@ impl Operation for Argmax {
         "argmax"
     }
 
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
-    }
-
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         vec![TensorType {
             shape: without(inputs[0].shape, &[self.axis]),
@@ -230,7 +228,11 @@ fn check(name: &str, x: Var<'_>, axes: &[usize]) {
 fn reduce<'t>(x: Var<'t>, fold: Fold, axes: &[usize], scale: f32) -> Var<'t> {
     let mut axes = axes.to_vec();
     axes.sort_unstable();
-    let operation = Reduce { fold, axes, scale };
+    let operation = Reduce {
+        fold,
+        axes,
+        scale: scale.to_bits(),
+    };
     check(operation.name(), x, &operation.axes);
     // Axes of extent one hold nothing to reduce.
     if operation.axes.iter().all(|&axis| x.shape().dim(axis) == 1) && scale == 1.0 {

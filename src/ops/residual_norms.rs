@@ -1,13 +1,11 @@
 //! A residual sum between two RMS norms, in one dispatch: where one branch of a block ends and the next begins, when both
 //! are normalised at both ends.
 
-use std::hash::Hash;
-
 use super::rows::Team;
 use super::{Operation, Takes, TensorType, require_floats};
 use crate::gpu::{DType, Kernel};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Var};
 
 /// Inputs: `x`, the residual, the weights of both norms. Outputs: the sum and its norm.
 #[derive(Clone, Debug, Hash)]
@@ -21,10 +19,6 @@ struct ResidualNorms {
 impl Operation for ResidualNorms {
     fn name(&self) -> &'static str {
         "residual_norms"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {

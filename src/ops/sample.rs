@@ -7,10 +7,10 @@
 use super::{Operation, Takes, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Var};
 
 /// Logits `[B, V]`, draws `U32 [B, 8]`, suppressed tokens `U32 [B, ⌈V/32⌉]` → tokens `U32 [B]`, faults `U32 [B, 2]`.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 struct Sample;
 
 /// What [`Var::sample`] is told of each row.
@@ -62,8 +62,6 @@ impl Operation for Sample {
     fn name(&self) -> &'static str {
         "sample"
     }
-
-    fn identity(&self, _signature: &mut Signature) {}
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let [logits, draws, suppressed] = [0, 1, 2].map(|index| inputs[index].shape);

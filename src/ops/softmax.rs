@@ -5,16 +5,16 @@
 use super::rows::{Loops, Rows, Sharing, grid, load};
 use super::{Operation, Role, Takes, TensorType, epilogue};
 use crate::gpu::Kernel;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Var};
 
 /// Softmax, or with `log` its logarithm.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Softmax {
     log: bool,
 }
 
 /// The gradient of [`Softmax`], from the arriving gradient and the result.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct SoftmaxBackward {
     log: bool,
 }
@@ -23,8 +23,6 @@ impl Operation for Softmax {
     fn name(&self) -> &'static str {
         if self.log { "log_softmax" } else { "softmax" }
     }
-
-    fn identity(&self, _signature: &mut Signature) {}
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let TensorType { shape, dtype } = inputs[0];
@@ -63,8 +61,6 @@ impl Operation for SoftmaxBackward {
             "softmax_backward"
         }
     }
-
-    fn identity(&self, _signature: &mut Signature) {}
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         vec![inputs[0]]

@@ -3,18 +3,16 @@
 use super::{Operation, Takes, TensorType};
 use crate::gpu::{DType, Kernel, Tensor};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Tape, Var};
 
 /// Inputs: a persistent tensor `[B, C, W]`, which is overwritten in part, rows `[B, T, W]`, and starts `[B]`.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 struct WriteRows;
 
 impl Operation for WriteRows {
     fn name(&self) -> &'static str {
         "write_rows"
     }
-
-    fn identity(&self, _signature: &mut Signature) {}
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let [to, rows, starts] = [0, 1, 2].map(|index| inputs[index].shape);

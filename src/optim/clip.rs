@@ -7,14 +7,12 @@
 //! Pascanu, Mikolov and Bengio, *On the difficulty of training recurrent neural networks* (2013), with the constant of
 //! PyTorch's `clip_grad_norm_`. The sum runs in a fixed order: the same gradient has the same norm, to the bit.
 
-use std::hash::Hash;
-
 use bytemuck::NoUninit;
 
 use crate::gpu::{AdapterClass, DType, Kernel, Tensor};
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Tape, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Tape, Var};
 
 /// How many vec4s a workgroup that sums squares takes, at least.
 const CHUNK: usize = 1024;
@@ -24,7 +22,7 @@ const MOST_SUMS: usize = 1024;
 
 /// Norm, scale and loss as the update kernels take them. Inputs: the loss, the clip, the state of the loss scale if there is
 /// one, the segments.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 struct GradientNorm {
     is_scaled: bool,
 }
@@ -48,10 +46,6 @@ pub(super) fn global_norm<'t>(
 impl Operation for GradientNorm {
     fn name(&self) -> &'static str {
         "gradient_norm"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.is_scaled.hash(signature);
     }
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {

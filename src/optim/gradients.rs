@@ -1,8 +1,6 @@
 //! What all optimizers share: the flat gradient, its accumulation, weight decay by parameter, and updates of whole
 //! segments.
 
-use std::hash::Hash;
-
 use super::clip::{Params, global_norm, kernel, over_segment};
 use super::groups::{Factors, ParameterGroups};
 use super::loss_scale::{LossScale, Scale};
@@ -12,7 +10,7 @@ use crate::gpu::DType;
 use crate::nn::{FlatTensors, Parameters};
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
-use crate::tape::{Backward, Lowering, Signature, Tape, Var};
+use crate::tape::{Backward, Lowering, Tape, Var};
 
 /// The part of an optimizer that does not depend on its formula.
 #[derive(Debug)]
@@ -319,7 +317,7 @@ fn mirror(parameters: &Parameters, factors: &[Factors]) -> Result<FlatTensors> {
 
 /// Changes one segment of the parameters in place. Inputs: parameters, gradient, [`Gradients::runs`], hyperparameters,
 /// control, moments, and the parameters' copy in halves if it is kept; the first, the moments and the copy are overwritten.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 struct UpdateSegment {
     /// The kernel's entry point.
     kernel: &'static str,
@@ -336,10 +334,6 @@ const MOMENTS: usize = 5;
 impl Operation for UpdateSegment {
     fn name(&self) -> &'static str {
         self.kernel
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        (self.vectors, self.has_halves).hash(signature);
     }
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
@@ -394,7 +388,7 @@ impl Operation for UpdateSegment {
 }
 
 /// Adds its second input to its first, a segment each.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 struct AddInto;
 
 fn add(tape: &Tape, to: &FlatTensors, from: &FlatTensors) {
@@ -407,8 +401,6 @@ impl Operation for AddInto {
     fn name(&self) -> &'static str {
         "add_into"
     }
-
-    fn identity(&self, _signature: &mut Signature) {}
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
         Vec::new()

@@ -1,12 +1,11 @@
 //! What a device can do at most, measured, so that kernels can be judged by a fraction of it.
 
-use std::hash::Hash;
 use std::time::Duration;
 
 use crate::error::Result;
 use crate::gpu::{AdapterClass, DType, Device, Kernel, Tensor};
 use crate::ops::{Operation, TensorType};
-use crate::tape::{Backward, Cost, Dispatch, Lowering, Signature, Tape, Var};
+use crate::tape::{Backward, Cost, Dispatch, Lowering, Tape, Var};
 
 /// The highest rates that simple kernels reach on a device. What [`Tape::profile`] measures, divided by these, says how
 /// close a kernel comes to the hardware, or to the software that stands in for it.
@@ -132,10 +131,6 @@ impl Operation for MultiplyAdd {
         "ceiling_multiply_add"
     }
 
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
-    }
-
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
         Vec::new()
     }
@@ -197,10 +192,6 @@ const MOST_AT_ONCE: usize = 4 * 256;
 impl Operation for CopyOver {
     fn name(&self) -> &'static str {
         "ceiling_copy"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {

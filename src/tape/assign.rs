@@ -4,7 +4,6 @@ use super::plan::Lowering;
 use super::precision::Takes;
 use super::record::{Backward, Operation, Tape, Var};
 use super::role::TensorType;
-use super::signature::Signature;
 use crate::gpu::Tensor;
 
 impl Tape {
@@ -35,15 +34,13 @@ impl Tape {
 pub(crate) const ASSIGN: &str = "assign";
 
 /// Copies its second input over its first, a persistent tensor. See [`Tape::assign`].
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 struct Assign;
 
 impl Operation for Assign {
     fn name(&self) -> &'static str {
         ASSIGN
     }
-
-    fn identity(&self, _signature: &mut Signature) {}
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
         Vec::new()

@@ -29,7 +29,7 @@ pub(crate) use plan::{Epilogue, declare_functions};
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use plan::{Intervals, Phase, Plan, Recorder, Run, Span, kernel_times, length};
 pub use precision::{Precision, Takes};
-pub use record::{Backward, Operation, Tape, Var};
+pub use record::{Backward, Identity, Operation, Tape, Var};
 pub use role::{PointwiseFunction, Role, TensorType};
 pub use signature::Signature;
 pub use trace::Trace;

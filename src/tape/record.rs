@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
@@ -257,16 +257,26 @@ impl std::fmt::Debug for Var<'_> {
     }
 }
 
+/// What tells two operations of one name apart. Every type has it that is [`Hash`].
+pub trait Identity {
+    /// Adds to `signature` what the type's hash is made of.
+    fn identity(&self, signature: &mut Signature);
+}
+
+impl<T: Hash> Identity for T {
+    fn identity(&self, signature: &mut Signature) {
+        self.hash(signature);
+    }
+}
+
 /// An operation: shape rule, gradient rule, kernels. The same trait serves the built-in operations and those of other
 /// crates; `docs/adding-an-op.md` walks through one.
-pub trait Operation: fmt::Debug + 'static {
+///
+/// Its `Hash`, usually derived, covers everything about it that is not a tensor and that its kernels or shapes depend on.
+/// What varies from step to step must be an input tensor instead.
+pub trait Operation: fmt::Debug + Identity + 'static {
     /// The name used in panics, profiles and plan identities. Must be unique.
     fn name(&self) -> &'static str;
-
-    /// Adds to `signature` everything about this operation that is not a tensor and that its kernels or shapes depend
-    /// on. Usually `self.hash(signature)` with a derived `Hash`. What varies from step to step must be an input tensor
-    /// instead.
-    fn identity(&self, signature: &mut Signature);
 
     /// Checks the inputs and gives the outputs' shapes and types.
     ///

@@ -1,10 +1,8 @@
 //! Operations from outside the crate: the example runs, and its gradients are right; what kernels may import; errors.
 
-use std::hash::Hash;
-
 use crate::common::device;
 use shadegrad::ops::{Operation, TensorType};
-use shadegrad::tape::{Backward, Dispatch, Lowering, Signature};
+use shadegrad::tape::{Backward, Dispatch, Lowering};
 use shadegrad::{Kernel, Result, Shape, Tape, Var};
 
 #[expect(dead_code, reason = "its `main` reads the arguments of a program")]
@@ -17,7 +15,7 @@ fn the_example_checks_itself() {
 }
 
 /// `Σⱼ xᵢⱼ · sᵢⱼ` for every row, with signs at random: a kernel that imports rows' teams and random words.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 struct SignedSums {
     source: &'static str,
     /// Declared on top.
@@ -51,10 +49,6 @@ fn signed_sums(@builtin(workgroup_id) group: vec3<u32>, place: Place) {
 impl Operation for SignedSums {
     fn name(&self) -> &'static str {
         "signed_sums"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        (self.source, self.more).hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {

@@ -1,12 +1,10 @@
 //! The recorded operations: shapes, gradient rules, and which kernels run.
 
-use std::hash::Hash;
-
 use super::problem::Problem;
 use super::{backward, forward};
 use crate::ops::{Operation, Takes, TensorType};
 use crate::shape::Shape;
-use crate::tape::{Backward, Lowering, Signature, Var};
+use crate::tape::{Backward, Lowering, Var};
 
 /// What to do instead of differentiating twice.
 const COMPOSE: &str = "the fused kernels have no second derivative; compose attention from matmul and softmax instead";
@@ -21,10 +19,6 @@ pub(super) struct Fused {
 impl Operation for Fused {
     fn name(&self) -> &'static str {
         "attention"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
@@ -98,10 +92,6 @@ impl Operation for FusedGradient {
         "attention_gradient"
     }
 
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
-    }
-
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         if self.problem.is_packed {
             return vec![self.problem.result(inputs[0].shape, inputs)];
@@ -137,10 +127,6 @@ pub(super) struct Weights {
 impl Operation for Weights {
     fn name(&self) -> &'static str {
         "attention_weights"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {

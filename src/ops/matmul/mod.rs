@@ -9,13 +9,11 @@ mod operands;
 mod software;
 mod units;
 
-use std::hash::Hash;
-
 use super::{Operation, Role, Takes, TensorType, require_floats};
 use crate::gpu::{DType, MOST_ITERATIONS};
 use crate::ops::reduce::sum_to;
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Signature, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Var};
 use operands::{LEFT_FOR_STORES, matrices};
 
 /// `C[b] = A[b]·B[b]` for every `b` of the batch.
@@ -31,10 +29,6 @@ struct Matmul {
 impl Operation for Matmul {
     fn name(&self) -> &'static str {
         "matmul"
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {

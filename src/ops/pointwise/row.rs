@@ -1,12 +1,12 @@
 //! One row of the table, and the operation that it makes.
 
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 
 use super::gradient::{self, MOST_ATTRIBUTES, Rule};
 use crate::gpu::DType;
 use crate::ops::{Operation, PointwiseFunction, Role, Takes, TensorType, require_floats, widest};
 use crate::shape::Shape;
-use crate::tape::{Backward, Lowering, Signature, Var};
+use crate::tape::{Backward, Lowering, Var};
 
 /// The rows whose output is of another kind than their inputs.
 const CONSTANT: &str = "constant";
@@ -135,14 +135,16 @@ pub(crate) fn apply<'t>(row: &'static Row, inputs: &[Var<'t>], attributes: &[f32
     inputs[0].tape.record(operation, inputs)
 }
 
+impl Hash for Pointwise {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.attributes.map(f32::to_bits).hash(state);
+        (self.shape, self.dtype).hash(state);
+    }
+}
+
 impl Operation for Pointwise {
     fn name(&self) -> &'static str {
         self.row.name
-    }
-
-    fn identity(&self, signature: &mut Signature) {
-        self.attributes.map(f32::to_bits).hash(signature);
-        (self.shape, self.dtype).hash(signature);
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {

@@ -2,21 +2,19 @@
 
 use shadegrad::ops::attention::Attention;
 use shadegrad::ops::{Operation, TensorType};
-use shadegrad::tape::{Backward, Dispatch, Fusion, Lowering, Signature};
+use shadegrad::tape::{Backward, Dispatch, Fusion, Lowering};
 use shadegrad::{DType, Device, Kernel, Shape, Tape, Var, check};
 
 use crate::common::{Random, assert_close, device, portable_device, wide};
 
 /// Runs the generator on given counters and keys: `[n, 6]` → `[n, 4]`.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 struct Philox;
 
 impl Operation for Philox {
     fn name(&self) -> &'static str {
         "philox"
     }
-
-    fn identity(&self, _signature: &mut Signature) {}
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         vec![TensorType {
