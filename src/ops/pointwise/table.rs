@@ -2,7 +2,8 @@
 //!
 //! A row reads: documentation, name and arguments (tensor inputs; then, after a semicolon, constant attributes), the
 //! WGSL expression, the gradient as recorded operations, the same function in `f64`, and the ranges that tests sample
-//! inputs and attributes from. The arguments of expression and oracle go by the names in the head.
+//! inputs and attributes from. The arguments of expression and oracle go by the names in the head. A row without a gradient
+//! has none for any input, and jumps somewhere; without ranges, inputs are from −4 to 4.
 
 use super::row::{Row, apply};
 use crate::tape::Var;
@@ -13,9 +14,9 @@ macro_rules! pointwise_table {
         $visibility:vis $name:ident($($input:ident),* $(; $($attribute:ident),+)?) {
             wgsl: $wgsl:literal,
             $(helpers: $helpers:expr,)?
-            gradient: $gradient:expr,
+            $(gradient: $gradient:expr,)?
             oracle: $oracle:expr,
-            domain: $domain:expr,
+            $(domain: $domain:expr,)?
             $(smooth: $smooth:literal,)?
         }
     )*) => {
@@ -30,15 +31,15 @@ macro_rules! pointwise_table {
                     attributes: &[$($(stringify!($attribute)),+)?],
                     wgsl: $wgsl,
                     helpers: concat!("", $($helpers)?),
-                    gradient: $gradient,
+                    gradient: pointwise_table!(@gradient [$($input)*] $($gradient)?),
                     oracle: |arguments| {
                         let [$($input,)* $($($attribute,)+)?] = *arguments else {
                             panic!("the oracle takes every input and attribute")
                         };
                         $oracle
                     },
-                    domain: &$domain,
-                    smooth: true $(&& $smooth)?,
+                    domain: &pointwise_table!(@domain [$($input)*] $($domain)?),
+                    smooth: pointwise_table!(@smooth [$($gradient)?] $($smooth)?),
                 };
             )*
         }
@@ -48,6 +49,14 @@ macro_rules! pointwise_table {
 
         $(pointwise_table!(@method $visibility $name [$($doc)+] ($($input),*) [$($($attribute),+)?]);)*
     };
+    (@gradient [$($input:ident)*]) => { |_| vec![$(pointwise_table!(@for $input None)),*] };
+    (@gradient [$($input:ident)*] $gradient:expr) => { $gradient };
+    (@domain [$($input:ident)*]) => { [$(pointwise_table!(@for $input (-4.0, 4.0))),*] };
+    (@domain [$($input:ident)*] $domain:expr) => { $domain };
+    (@smooth []) => { false };
+    (@smooth [$gradient:expr]) => { true };
+    (@smooth [$gradient:expr] $smooth:literal) => { $smooth };
+    (@for $input:ident $value:expr) => { $value };
     // Rows without inputs have no method.
     (@method $visibility:vis $name:ident [$($doc:literal)+] () [$($attribute:ident),*]) => {};
     (@method $visibility:vis $name:ident [$($doc:literal)+] ($first:ident $(, $input:ident)*) [$($attribute:ident),*]) => {
@@ -162,10 +171,8 @@ pointwise_table! {
     /// Integers as floating point.
     pub(crate) to_float(x) {
         wgsl: "T(x)",
-        gradient: |_| vec![None],
         oracle: x,
         domain: [(0.0, 100.0)],
-        smooth: false,
     }
 
     /// `x + y`
@@ -173,7 +180,6 @@ pointwise_table! {
         wgsl: "x + y",
         gradient: |r| vec![Some(r.grad), Some(r.grad)],
         oracle: x + y,
-        domain: [(-4.0, 4.0), (-4.0, 4.0)],
     }
 
     /// `x − y`
@@ -181,7 +187,6 @@ pointwise_table! {
         wgsl: "x - y",
         gradient: |r| vec![Some(r.grad), Some(-r.grad)],
         oracle: x - y,
-        domain: [(-4.0, 4.0), (-4.0, 4.0)],
     }
 
     /// `x · y`
@@ -189,7 +194,6 @@ pointwise_table! {
         wgsl: "x * y",
         gradient: |r| vec![Some(r.grad * r.y()), Some(r.grad * r.x())],
         oracle: x * y,
-        domain: [(-4.0, 4.0), (-4.0, 4.0)],
     }
 
     /// `x · share`, NaN wherever `x` is. Of a product with 0 or 1, which says where a gradient passes, compilers make a choice,
@@ -198,7 +202,6 @@ pointwise_table! {
         wgsl: "keep_nan(x * share, x)",
         gradient: |r| vec![Some(r.grad * r.y()), Some(r.grad * r.x())],
         oracle: x * share,
-        domain: [(-4.0, 4.0), (-4.0, 4.0)],
     }
 
     /// `x / y`
@@ -246,17 +249,13 @@ pointwise_table! {
         wgsl: "abs(x)",
         gradient: |r| vec![Some(r.grad.pass(r.x().sign()))],
         oracle: x.abs(),
-        domain: [(-4.0, 4.0)],
         smooth: false,
     }
 
     /// −1, 0 or 1. The gradient is zero.
     pub sign(x) {
         wgsl: "sign(x)",
-        gradient: |_| vec![None],
         oracle: if x == 0.0 { 0.0 } else { x.signum() },
-        domain: [(-4.0, 4.0)],
-        smooth: false,
     }
 
     /// `eˣ`
@@ -264,7 +263,6 @@ pointwise_table! {
         wgsl: "exp(x)",
         gradient: |r| vec![Some(r.grad * r.out)],
         oracle: x.exp(),
-        domain: [(-4.0, 4.0)],
     }
 
     /// The natural logarithm, for `x > 0`.
@@ -337,7 +335,6 @@ pointwise_table! {
         helpers: safe_tanh!(),
         gradient: |r| vec![Some(r.grad * (1.0 - r.out * r.out))],
         oracle: x.tanh(),
-        domain: [(-4.0, 4.0)],
     }
 
     /// The logistic function `1/(1 + e⁻ˣ)`.
@@ -363,17 +360,13 @@ pointwise_table! {
         wgsl: "keep_nan(max(x, T(0.0)), x)",
         gradient: |r| vec![Some(r.grad.pass(r.x().positive()))],
         oracle: x.max(0.0),
-        domain: [(-4.0, 4.0)],
         smooth: false,
     }
 
     /// 0 where `x ≤ 0`, else 1. The gradient is zero.
     pub positive(x) {
         wgsl: "select(T(1.0), T(0.0), x <= T(0.0))",
-        gradient: |_| vec![None],
         oracle: if x > 0.0 { 1.0 } else { 0.0 },
-        domain: [(-4.0, 4.0)],
-        smooth: false,
     }
 
     /// The error function, to a relative error of 10⁻⁶.
@@ -397,7 +390,6 @@ pointwise_table! {
             vec![Some(r.grad * (cdf + x * density))]
         },
         oracle: 0.5 * x * (1.0 + erf64(x / 2f64.sqrt())),
-        domain: [(-4.0, 4.0)],
     }
 
     /// GELU, tanh form: `x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`, as GPT-2 uses it.
@@ -412,7 +404,6 @@ pointwise_table! {
             vec![Some(r.grad * 0.5 * (t + 1.0 + slope))]
         },
         oracle: 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()),
-        domain: [(-4.0, 4.0)],
     }
 
     /// SiLU, also called swish: `x·sigmoid(x)`. Elfwing et al. 2017.
@@ -434,7 +425,6 @@ pointwise_table! {
             vec![Some(r.grad.pass(share)), Some(r.grad.pass(1.0 - share))]
         },
         oracle: x.min(y),
-        domain: [(-4.0, 4.0), (-4.0, 4.0)],
         smooth: false,
     }
 
@@ -446,7 +436,6 @@ pointwise_table! {
             vec![Some(r.grad.pass(share)), Some(r.grad.pass(1.0 - share))]
         },
         oracle: x.max(y),
-        domain: [(-4.0, 4.0), (-4.0, 4.0)],
         smooth: false,
     }
 
@@ -466,73 +455,51 @@ pointwise_table! {
     /// 1 where `x ≥ limit`, else 0. The gradient is zero.
     pub at_least(x; limit) {
         wgsl: "select(T(0.0), T(1.0), x >= limit)",
-        gradient: |_| vec![None],
         oracle: if x >= limit { 1.0 } else { 0.0 },
         domain: [(-4.0, 4.0), (0.5, 0.5)],
-        smooth: false,
     }
 
     /// 1 where `x > limit`, else 0. The gradient is zero.
     pub above(x; limit) {
         wgsl: "select(T(0.0), T(1.0), x > limit)",
-        gradient: |_| vec![None],
         oracle: if x > limit { 1.0 } else { 0.0 },
         domain: [(-4.0, 4.0), (0.5, 0.5)],
-        smooth: false,
     }
 
     /// 1 where `x = y`, else 0. The gradient is zero.
     pub equal(x, y) {
         wgsl: "select(T(0.0), T(1.0), x == y)",
-        gradient: |_| vec![None, None],
         oracle: if x == y { 1.0 } else { 0.0 },
-        domain: [(-4.0, 4.0), (-4.0, 4.0)],
-        smooth: false,
     }
 
     /// 1 where `x ≠ y`, else 0. The gradient is zero.
     pub not_equal(x, y) {
         wgsl: "select(T(0.0), T(1.0), x != y)",
-        gradient: |_| vec![None, None],
         oracle: if x != y { 1.0 } else { 0.0 },
-        domain: [(-4.0, 4.0), (-4.0, 4.0)],
-        smooth: false,
     }
 
     /// 1 where `x < y`, else 0. The gradient is zero.
     pub less(x, y) {
         wgsl: "select(T(0.0), T(1.0), x < y)",
-        gradient: |_| vec![None, None],
         oracle: if x < y { 1.0 } else { 0.0 },
-        domain: [(-4.0, 4.0), (-4.0, 4.0)],
-        smooth: false,
     }
 
     /// 1 where `x ≤ y`, else 0. The gradient is zero.
     pub less_equal(x, y) {
         wgsl: "select(T(0.0), T(1.0), x <= y)",
-        gradient: |_| vec![None, None],
         oracle: if x <= y { 1.0 } else { 0.0 },
-        domain: [(-4.0, 4.0), (-4.0, 4.0)],
-        smooth: false,
     }
 
     /// 1 where `x > y`, else 0. The gradient is zero.
     pub greater(x, y) {
         wgsl: "select(T(0.0), T(1.0), x > y)",
-        gradient: |_| vec![None, None],
         oracle: if x > y { 1.0 } else { 0.0 },
-        domain: [(-4.0, 4.0), (-4.0, 4.0)],
-        smooth: false,
     }
 
     /// 1 where `x ≥ y`, else 0. The gradient is zero.
     pub greater_equal(x, y) {
         wgsl: "select(T(0.0), T(1.0), x >= y)",
-        gradient: |_| vec![None, None],
         oracle: if x >= y { 1.0 } else { 0.0 },
-        domain: [(-4.0, 4.0), (-4.0, 4.0)],
-        smooth: false,
     }
 
     /// `y` where this condition is not zero, else `z`. No gradient flows to the condition.
