@@ -7,21 +7,21 @@ use super::{Operation, Role, Takes, TensorType, epilogue};
 use crate::gpu::Kernel;
 use crate::tape::{Backward, Dispatch, Lowering, Var};
 
-/// Softmax, or with `log` its logarithm.
+/// Softmax, or with `log` its logarithm; or the gradient of that, from the arriving gradient and the result.
 #[derive(Clone, Debug, Hash)]
 struct Softmax {
     log: bool,
-}
-
-/// The gradient of [`Softmax`], from the arriving gradient and the result.
-#[derive(Clone, Debug, Hash)]
-struct SoftmaxBackward {
-    log: bool,
+    is_gradient: bool,
 }
 
 impl Operation for Softmax {
     fn name(&self) -> &'static str {
-        if self.log { "log_softmax" } else { "softmax" }
+        match (self.log, self.is_gradient) {
+            (false, false) => "softmax",
+            (true, false) => "log_softmax",
+            (false, true) => "softmax_backward",
+            (true, true) => "log_softmax_backward",
+        }
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
@@ -31,50 +31,29 @@ impl Operation for Softmax {
             "{}: needs F32 or F16 with a last axis, not {dtype:?} {shape}",
             self.name()
         );
-        vec![TensorType::f32(shape)]
-    }
-
-    fn takes(&self, _index: usize) -> Takes {
-        Takes::Either
-    }
-
-    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        let operation = SoftmaxBackward { log: self.log };
-        let inputs = [node.gradient(0), node.output(0)];
-        vec![Some(node.tape().record(operation, &inputs))]
-    }
-
-    fn role(&self, output: TensorType) -> Role<'_> {
-        epilogue(grid(output.shape))
-    }
-
-    fn lower(&self, cx: &mut Lowering<'_>) {
-        lower(cx, self.log, "forward");
-    }
-}
-
-impl Operation for SoftmaxBackward {
-    fn name(&self) -> &'static str {
-        if self.log {
-            "log_softmax_backward"
-        } else {
-            "softmax_backward"
+        match self.is_gradient {
+            true => vec![inputs[0]],
+            false => vec![TensorType::f32(shape)],
         }
     }
 
-    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![inputs[0]]
-    }
-
     fn takes(&self, _index: usize) -> Takes {
         Takes::Either
     }
 
-    /// With `u` arriving and all sums along the row:
+    /// Of the gradient, with `u` arriving and all sums along the row:
     ///
     /// - `dx = y·(g − Σ g·y)` has the gradients `y·(u − Σ u·y)` to `g` and `u·(g − Σ g·y) − g·Σ u·y` to `y`;
     /// - `dx = g − exp(y)·Σ g` has `u − Σ exp(y)·u` to `g` and `−exp(y)·u·Σ g` to `y`.
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        if !self.is_gradient {
+            let gradient = Softmax {
+                is_gradient: true,
+                ..*self
+            };
+            let inputs = [node.gradient(0), node.output(0)];
+            return vec![Some(node.tape().record(gradient, &inputs))];
+        }
         let (g, y, u) = (node.input(0), node.input(1), node.gradient(0));
         let last = [g.shape().rank() - 1];
         let sum = |value: Var<'t>| value.sum_keep(&last);
@@ -96,57 +75,51 @@ impl Operation for SoftmaxBackward {
         epilogue(grid(output.shape))
     }
 
+    /// One kernel over all rows of the inputs.
     fn lower(&self, cx: &mut Lowering<'_>) {
-        lower(cx, self.log, "backward");
+        let entry = match self.is_gradient {
+            true => "backward",
+            false => "forward",
+        };
+        let [_, rows, columns] = grid(cx.input(0).shape());
+        let inputs: Vec<Rows> = (0..cx.input_count())
+            .map(|index| Rows::of(cx, cx.input(index), columns))
+            .collect();
+        let vector = columns.is_multiple_of(4) && inputs.iter().all(Rows::is_aligned);
+        let loads: String = ["x", "result"]
+            .iter()
+            .zip(1..=inputs.len())
+            .map(|(name, binding)| load(name, binding, vector))
+            .collect();
+        let epilogue = cx.epilogue(inputs.len() + 1);
+        let loops = Loops {
+            passes: 2,
+            stores: epilogue.iterations,
+        };
+        let sharing = Sharing::of(cx, rows, columns, loops);
+        let kernel = sharing
+            .kernel(Kernel::builtin(self.name(), "softmax", entry))
+            .constant("LOG", usize::from(self.log))
+            .declare(&loads)
+            .declare(&epilogue.wgsl);
+        let mut params = sharing.params.to_vec();
+        let mut dispatch = Dispatch::new(kernel);
+        let mut bytes = epilogue.bytes;
+        for input in &inputs {
+            params.extend(input.place());
+            dispatch = dispatch.read(&input.operand);
+            bytes += input.operand.bytes();
+        }
+        params.resize(8, 0);
+        cx.dispatch(
+            dispatch
+                .params(&params)
+                .epilogue(&epilogue)
+                .groups(sharing.groups)
+                .iterations(sharing.iterations)
+                .cost(5 * (rows * columns) as u64, bytes),
+        );
     }
-}
-
-/// One kernel over all rows of the inputs.
-fn lower(cx: &mut Lowering<'_>, log: bool, entry: &'static str) {
-    let name = match (log, entry) {
-        (false, "forward") => "softmax",
-        (true, "forward") => "log_softmax",
-        (false, _) => "softmax_backward",
-        (true, _) => "log_softmax_backward",
-    };
-    let [_, rows, columns] = grid(cx.input(0).shape());
-    let inputs: Vec<Rows> = (0..cx.input_count())
-        .map(|index| Rows::of(cx, cx.input(index), columns))
-        .collect();
-    let vector = columns.is_multiple_of(4) && inputs.iter().all(Rows::is_aligned);
-    let loads: String = ["x", "result"]
-        .iter()
-        .zip(1..=inputs.len())
-        .map(|(name, binding)| load(name, binding, vector))
-        .collect();
-    let epilogue = cx.epilogue(inputs.len() + 1);
-    let loops = Loops {
-        passes: 2,
-        stores: epilogue.iterations,
-    };
-    let sharing = Sharing::of(cx, rows, columns, loops);
-    let kernel = sharing
-        .kernel(Kernel::builtin(name, "softmax", entry))
-        .constant("LOG", usize::from(log))
-        .declare(&loads)
-        .declare(&epilogue.wgsl);
-    let mut params = sharing.params.to_vec();
-    let mut dispatch = Dispatch::new(kernel);
-    let mut bytes = epilogue.bytes;
-    for input in &inputs {
-        params.extend(input.place());
-        dispatch = dispatch.read(&input.operand);
-        bytes += input.operand.bytes();
-    }
-    params.resize(8, 0);
-    cx.dispatch(
-        dispatch
-            .params(&params)
-            .epilogue(&epilogue)
-            .groups(sharing.groups)
-            .iterations(sharing.iterations)
-            .cost(5 * (rows * columns) as u64, bytes),
-    );
 }
 
 impl<'t> Var<'t> {
@@ -157,7 +130,7 @@ impl<'t> Var<'t> {
     /// If this is a scalar, or not `F32`.
     #[track_caller]
     pub fn softmax(self) -> Var<'t> {
-        self.tape.record(Softmax { log: false }, &[self])
+        self.softened(false)
     }
 
     /// `xᵢ − ln Σⱼ exp(xⱼ)` along the last axis: the logarithm of [`Var::softmax`], accurate where that is close to zero
@@ -168,6 +141,12 @@ impl<'t> Var<'t> {
     /// If this is a scalar, or not `F32`.
     #[track_caller]
     pub fn log_softmax(self) -> Var<'t> {
-        self.tape.record(Softmax { log: true }, &[self])
+        self.softened(true)
+    }
+
+    #[track_caller]
+    fn softened(self, log: bool) -> Var<'t> {
+        let is_gradient = false;
+        self.tape.record(Softmax { log, is_gradient }, &[self])
     }
 }
