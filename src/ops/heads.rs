@@ -38,8 +38,8 @@ pub(super) struct Attributes {
     pub queries: usize,
     /// Heads of queries and keys: those that are normalised and turned.
     pub turned: usize,
-    /// Heads of a row, if no table tells their extent.
-    pub slots: Option<usize>,
+    /// Heads of a row.
+    pub slots: usize,
     pub is_turned: bool,
     /// Whether angles count backwards, which undoes the turn: the gradient where there are no norms.
     pub is_inverse: bool,
@@ -49,14 +49,6 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
-    /// The extent of a head.
-    fn width(&self, inputs: &[TensorType]) -> usize {
-        match self.slots {
-            Some(slots) => inputs[0].shape.last() / slots,
-            None => inputs[self.table()].shape.last(),
-        }
-    }
-
     fn table(&self) -> usize {
         1 + 2 * usize::from(self.is_cached)
     }
@@ -83,24 +75,20 @@ impl Attributes {
                 && table.rank() == 2
                 && (table.dim(0) == positions || self.is_cached && table.dim(0) > 0)
                 && table.last().is_multiple_of(2)
-                && shape.last().is_multiple_of(table.last())
-                && self
-                    .slots
-                    .is_none_or(|slots| slots * table.last() == shape.last())
-                && self.turned * table.last() <= shape.last();
+                && self.slots * table.last() == shape.last()
+                && self.turned <= self.slots;
             assert!(
                 fits,
                 "{name}: {} heads in {shape} do not go with a table {table} of [positions, even head extent]",
                 self.turned
             );
         }
-        if let Some(slots) = self.slots {
-            assert!(
-                shape.rank() >= 2 && slots > 0 && shape.last().is_multiple_of(slots),
-                "{name}: {shape} is not [.., T, (H + 2·Hkv)·D] for {slots} heads in all"
-            );
-        }
-        let width = self.width(inputs);
+        let slots = self.slots;
+        assert!(
+            shape.rank() >= 2 && slots > 0 && shape.last().is_multiple_of(slots),
+            "{name}: {shape} is not [.., T, (H + 2·Hkv)·D] for {slots} heads in all"
+        );
+        let width = shape.last() / slots;
         if self.epsilon.is_some() {
             let weights = [0, 1].map(|n| inputs[self.weights() + n].shape);
             assert!(
@@ -211,13 +199,7 @@ struct Work {
 
 impl Work {
     /// `others` are the inputs behind the projection, as [`Attributes`] says.
-    fn new(
-        cx: &mut Lowering<'_>,
-        attributes: &Attributes,
-        types: &[TensorType],
-        others: usize,
-        output: Operand,
-    ) -> Work {
+    fn new(cx: &mut Lowering<'_>, attributes: &Attributes, others: usize, output: Operand) -> Work {
         let input = cx.contiguous(&cx.input(0));
         let cache = attributes.is_cached.then(|| {
             let starts = cx.contiguous(&cx.input(2));
@@ -235,8 +217,8 @@ impl Work {
             let first = usize::from(attributes.is_turned);
             [first, first + 1].map(|index| rows(cx, index))
         });
-        let width = attributes.width(types);
         Work {
+            width: input.shape().last() / attributes.slots,
             input,
             output,
             gradient: None,
@@ -244,7 +226,6 @@ impl Work {
             cache,
             table,
             weights,
-            width,
             unit: 1,
         }
         .in_vectors()
@@ -365,8 +346,8 @@ impl Operation for Attributes {
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         self.check(inputs);
-        let (ty, width) = (inputs[0], self.width(inputs));
-        let shape = ty.shape;
+        let (ty, shape) = (inputs[0], inputs[0].shape);
+        let width = shape.last() / self.slots;
         if self.is_cached {
             return vec![ty.with_shape(shape.with_dim(2, self.queries * width))];
         }
@@ -416,9 +397,8 @@ impl Operation for Attributes {
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        let types = types_of(cx);
         let output = cx.output(0);
-        let mut work = Work::new(cx, self, &types, self.table(), output);
+        let mut work = Work::new(cx, self, self.table(), output);
         let is_normed = self.epsilon.is_some();
         let entry = if is_normed { "normed_heads" } else { "heads" };
         let kernel = self.kernel(entry, 3, work.is_vector());
@@ -445,18 +425,6 @@ impl Operation for Attributes {
     }
 }
 
-/// The types of all inputs.
-fn types_of(cx: &Lowering<'_>) -> Vec<TensorType> {
-    let ty = |index| {
-        let operand = cx.input(index);
-        TensorType {
-            shape: operand.shape(),
-            dtype: operand.dtype,
-        }
-    };
-    (0..cx.input_count()).map(ty).collect()
-}
-
 /// Inputs: the projection, what arrives, `1/σ` of every head, the table if any, the weights. Outputs: the projection's
 /// gradient, and those of the two weights in parts, `[2, parts, D]`.
 #[derive(Clone, Debug, Hash)]
@@ -480,8 +448,8 @@ impl Operation for Gradient {
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        let width = inputs[inputs.len() - 1].shape.last();
         let shape = inputs[0].shape;
+        let width = shape.last() / self.0.slots;
         let (_, parts) = Gradient::parts(shape.elements() / shape.last());
         vec![inputs[0], TensorType::f32([2, parts, width].into())]
     }
@@ -496,11 +464,10 @@ impl Operation for Gradient {
 
     fn lower(&self, cx: &mut Lowering<'_>) {
         let attributes = &self.0;
-        let types = types_of(cx);
         let gradient = cx.contiguous(&cx.input(1));
         let statistics = cx.contiguous(&cx.input(2));
         let output = cx.output(0);
-        let mut work = Work::new(cx, attributes, &types, 3, output);
+        let mut work = Work::new(cx, attributes, 3, output);
         (work.gradient, work.statistics) = (Some(gradient), Some(statistics));
         let mut work = work.in_vectors();
         for index in 0..2 {
@@ -571,7 +538,7 @@ impl<'t> Var<'t> {
             name: "heads",
             queries: heads.n_heads,
             turned,
-            slots: Some(turned + heads.n_kv_heads),
+            slots: turned + heads.n_kv_heads,
             is_turned: heads.angles.is_some(),
             is_inverse: false,
             epsilon: heads.norms.map(|(_, epsilon)| epsilon.to_bits()),

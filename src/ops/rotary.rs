@@ -51,11 +51,13 @@ impl<'t> Var<'t> {
     /// If the table's rows are not as many as the positions, or the row is not made of heads of the table's extent.
     #[track_caller]
     pub fn rotary(self, table: Var<'t>, heads: usize) -> Var<'t> {
+        // None where there is no telling: the operation says what is wrong.
+        let extent = |of: Var<'t>| of.shape().dims().last().copied().unwrap_or(0);
         let operation = Attributes {
             name: "rotary",
             queries: 0,
             turned: heads,
-            slots: None,
+            slots: extent(self).checked_div(extent(table)).unwrap_or(0),
             is_turned: true,
             is_inverse: false,
             epsilon: None,
