@@ -119,20 +119,18 @@ fn statistics(cx: &mut Lowering<'_>, launch: &Launch<'_>) -> Operand {
         "statistics_of_rows",
     )
     .declare(&operands.finish());
-    let mut dispatch_key = None;
-    if let Some(key) = &launch.key {
+    if launch.key.is_some() {
         kernel = kernel.declare(
             "@group(0) @binding(5) var<storage, read> random_key: array<u32>;\n\
              fn key_word(n: u32) -> u32 { return random_key[p.key_offset + n]; }\n",
         );
-        dispatch_key = Some(key);
     }
     let mut dispatch = Dispatch::new(kernel)
         .read(&out.operand)
         .read(&dout.operand)
         .read(&lse)
         .write(&statistics);
-    if let Some(key) = dispatch_key {
+    if let Some(key) = &launch.key {
         dispatch = dispatch.read(key);
     }
     let bytes = out.operand.bytes() + dout.operand.bytes() + 3 * lse.bytes();

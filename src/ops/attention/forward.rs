@@ -31,20 +31,13 @@ pub(super) fn weights(cx: &mut Lowering<'_>, problem: &Problem) {
         ..*problem
     };
     let launch = Launch {
-        problem: &without_dropout,
-        q,
-        k,
-        v: k,
         out: Some(Rows {
             operand: output,
             at: [output.offset(), 0, 0, 0],
         }),
-        dout: None,
-        gradients: [[0; 4]; 3],
         lse: Some(lse),
-        statistics: None,
         mask: problem.mask.map(|_| cx.input(3)),
-        key: None,
+        ..Launch::new(&without_dropout, [q, k, k])
     };
     let operands = Operands::new(problem.head_dim, None, launch.is_vector())
         .read_rows("q", &["q"])

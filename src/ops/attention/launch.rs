@@ -124,6 +124,15 @@ impl<'p> Launch<'p> {
             })
         };
         Launch {
+            mask: input(problem.mask.is_some()),
+            key: input(problem.dropout.is_some()),
+            ..Launch::new(problem, [q, k, v])
+        }
+    }
+
+    /// Of operands alone.
+    pub fn new(problem: &'p Problem, [q, k, v]: [Rows; 3]) -> Launch<'p> {
+        Launch {
             problem,
             q,
             k,
@@ -133,8 +142,8 @@ impl<'p> Launch<'p> {
             gradients: [[0; 4]; 3],
             lse: None,
             statistics: None,
-            mask: input(problem.mask.is_some()),
-            key: input(problem.dropout.is_some()),
+            mask: None,
+            key: None,
         }
     }
 

@@ -128,15 +128,8 @@ fn separate<'t>(
         config.n_heads,
         config.n_kv_heads
     );
-    let problem = Problem {
-        is_packed: false,
-        batch: sq.dim(0),
-        heads: sq.dim(1),
-        queries: sq.dim(2),
-        keys: sk.dim(2),
-        head_dim: sq.last(),
-        ..Problem::of(config)
-    };
+    let extents = [sq.dim(0), sq.dim(2), sk.dim(2), sq.last()];
+    let problem = Problem::of(config, false, extents);
     let (out, lse, problem) = record(&[q, k, v], problem, mask, config);
     (out.permute(&[0, 2, 1, 3]), lse, problem)
 }
@@ -176,15 +169,8 @@ impl<'t> Var<'t> {
             shape.rank() == 3 && heads > 0 && shape.last().is_multiple_of(slots),
             "packed_attention: {shape} is not [B, T, (H + 2·Hkv)·Dh] for {heads} heads, {kv_heads} of keys and values"
         );
-        let problem = Problem {
-            is_packed: true,
-            batch: shape.dim(0),
-            heads,
-            queries: shape.dim(1),
-            keys: shape.dim(1),
-            head_dim: shape.last() / slots,
-            ..Problem::of(config)
-        };
+        let [batch, rows] = [0, 1].map(|axis| shape.dim(axis));
+        let problem = Problem::of(config, true, [batch, rows, rows, shape.last() / slots]);
         record(&[self], problem, mask, config).0
     }
 }

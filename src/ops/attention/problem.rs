@@ -51,16 +51,20 @@ const WITHOUT_WINDOW: i64 = 1 << 30;
 pub(super) const LONGEST: usize = 1 << 29;
 
 impl Problem {
-    /// What the attributes say; the extents are still to be filled in.
-    pub fn of(config: &Attention) -> Problem {
+    /// For a batch of so many queries and keys, without mask and dropout.
+    pub fn of(
+        config: &Attention,
+        is_packed: bool,
+        [batch, queries, keys, head_dim]: [usize; 4],
+    ) -> Problem {
         Problem {
-            is_packed: false,
-            batch: 1,
+            is_packed,
+            batch,
             heads: config.n_heads,
             kv_heads: config.n_kv_heads,
-            queries: 1,
-            keys: 1,
-            head_dim: 1,
+            queries,
+            keys,
+            head_dim,
             causal: config.causal,
             window: config.window,
             alibi: config.alibi,

@@ -93,10 +93,11 @@ fn several_parts_give_what_one_gives() {
 fn parts_follow_one_another_and_stay_within_the_limit() {
     let config = Attention::full(1);
     for window in [None, Some(1), Some(500), Some(40_000)] {
-        let problem = Problem::of(&Attention {
+        let config = Attention {
             window,
             ..config.clone()
-        });
+        };
+        let problem = Problem::of(&config, false, [1; 4]);
         for (step, iterations, times) in [(8, 10, 1), (4, 1, 1), (64, 170, 7), (8, 12, 1000)] {
             for others in [1, 7, 8, 52_000, 52_001, 400_000] {
                 let visits = Visits {

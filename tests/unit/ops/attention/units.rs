@@ -44,7 +44,7 @@ fn tiles_are_shared_out() {
 /// On adapters other than the one that tests run on, too: the text is valid, and needs as much memory as is said.
 #[test]
 fn kernels_for_all_adapters() {
-    let problem = Problem::of(&Attention::causal(1));
+    let problem = Problem::of(&Attention::causal(1), false, [1; 4]);
     for it in all(64) {
         let operands = it.operands(64, true);
         let operands = in_chunks(it.job, operands);
