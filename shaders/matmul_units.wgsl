@@ -60,6 +60,10 @@ const B_LINE: u32 = select(TILE_COLUMNS, DEPTH, B_ALONG_DEPTH) + 8u;
 var<workgroup> slice_a: array<Part, TILE_ROWS * (DEPTH + 8u) / PART>;
 var<workgroup> slice_b: array<Part, TILE_COLUMNS * (DEPTH + 8u) / PART>;
 
+// Eights of a slice.
+const A_EIGHTS: u32 = TILE_ROWS * DEPTH / 8u;
+const B_EIGHTS: u32 = TILE_COLUMNS * DEPTH / 8u;
+
 // Two matrices of each subgroup.
 const SUM_LINE: u32 = MATRIX_SIZE + 4u;
 const SUM: u32 = MATRIX_SIZE * SUM_LINE;

@@ -29,6 +29,7 @@ mod rows;
 pub(crate) mod sample;
 pub(crate) mod softmax;
 mod types;
+mod unrolled;
 mod write_rows;
 
 pub use crate::tape::{Operation, PointwiseFunction, Role, Takes, TensorType};

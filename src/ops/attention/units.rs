@@ -7,6 +7,7 @@ use super::problem::Problem;
 use super::text::Operands;
 use super::tiling::Job;
 use crate::gpu::{DType, Kernel, MatrixConfiguration};
+use crate::ops::unrolled::unrolled;
 use crate::tape::Lowering;
 
 /// Rows that a workgroup owns, and rows of the other side that it visits together: the first that a device has workgroup
@@ -174,7 +175,7 @@ impl Units {
                 [SCORES, &replaced(SCORES, &words), &stores].concat()
             }
         };
-        let operands = operands.text(&self.unrolled(&text));
+        let operands = operands.text(&unrolled(&text, &self.counts()));
         let kernel = Kernel::builtin(name, "attention_units", entry);
         let kernel = self
             .configuration
@@ -202,14 +203,14 @@ impl Units {
             .collect()
     }
 
-    /// The text with lines repeated that have marks in them: for all the numbers that stand for a mark.
-    fn unrolled(&self, text: &str) -> String {
+    /// How many numbers stand for the marks of a text.
+    fn counts(&self) -> [(&'static str, usize); 8] {
         let size = self.configuration.size;
         let matrices = |rows: usize, axis: usize| rows / size / self.subgroups[axis];
         let (own, other) = (matrices(self.own, 0), matrices(self.other, 1));
         let [scores, results] = self.quads();
         let owns_keys = self.owns_keys();
-        let counts = [
+        [
             // Matrices of scores: queries and keys.
             ("$q", if owns_keys { other } else { own }),
             ("$k", if owns_keys { own } else { other }),
@@ -222,23 +223,7 @@ impl Units {
             // Lines of one of the two backward kernels.
             ("$Q", usize::from(!owns_keys)),
             ("$K", usize::from(owns_keys)),
-        ];
-        let repeated = |line: &str| {
-            let all = vec![format!("{line}\n")];
-            let all = counts.iter().fold(all, |all, &(mark, count)| {
-                let numbers = |line: String| -> Vec<String> {
-                    match line.contains(mark) {
-                        true => (0..count)
-                            .map(|n| line.replace(mark, &n.to_string()))
-                            .collect(),
-                        false => vec![line],
-                    }
-                };
-                all.into_iter().flat_map(numbers).collect()
-            });
-            all.concat()
-        };
-        text.lines().map(repeated).collect()
+        ]
     }
 }
 

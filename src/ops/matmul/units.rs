@@ -1,10 +1,9 @@
 //! The matrix product on matrix units, see `shaders/matmul_units.wgsl`: which tiles, and the entry point's text.
 
-use std::fmt::Write;
-
 use super::cut::Tile;
 use super::operands::{Matrices, aligned};
 use crate::gpu::{DType, Device, Kernel, MatrixConfiguration};
+use crate::ops::unrolled::unrolled;
 
 /// How many matrices each subgroup has, down and across, and [`Tile::percent`]: estimates. The second is for what has few
 /// tiles of the first.
@@ -144,110 +143,78 @@ impl Blocking {
     /// The entry point. On software adapters nothing is fetched ahead and steps are a loop, as in the other kernels.
     fn entry(&self, size: usize, overlapped: bool) -> String {
         let [rows, columns] = self.matrices;
-        let places: Vec<[usize; 2]> = (0..rows)
-            .flat_map(|row| (0..columns).map(move |column| [row, column]))
-            .collect();
-        let mut text = "\
-            @compute @workgroup_size(INVOCATIONS)\n\
-            fn units(group: Group, @builtin(local_invocation_index) local: u32) {\n    \
-            let work = work(index_of(group));\n    \
-            let owner = local / MATRIX_LANES;\n    \
-            let row = owner / ACROSS * ROWS * MATRIX_SIZE;\n    \
-            let column = owner % ACROSS * COLUMNS * MATRIX_SIZE;\n"
-            .to_owned();
-        let mut line = |line: String| writeln!(text, "    {line}").expect("texts can be written");
-        for [row, column] in &places {
-            line(format!("var sum{row}{column} = Sum();"));
-        }
-        // Which eights of a slice an invocation moves.
-        let mut moved = Vec::new();
-        for (operand, extent) in [("a", self.tile.rows), ("b", self.tile.columns)] {
-            let (all, each) = (extent * self.slice / 8, self.tile.invocations);
-            for i in 0..all.div_ceil(each) {
-                let is_there = match (i + 1) * each <= all {
-                    true => String::new(),
-                    false => format!("if (local < {}u) ", all - i * each),
-                };
-                moved.push((operand, i, format!("local + {}u", i * each), is_there));
-            }
-        }
-        if overlapped {
-            for (operand, i, eight, _) in &moved {
-                line(format!(
-                    "var {operand}{i} = fetched_{operand}(work, {eight}, work.begin);"
-                ));
-            }
-        }
-        line("for (var k = work.begin; k < work.end; k += DEPTH) {".to_owned());
-        line("workgroupBarrier();  // the slice before has been multiplied".to_owned());
-        for (operand, i, eight, is_there) in &moved {
-            let value = match overlapped {
-                true => format!("{operand}{i}"),
-                false => format!("fetched_{operand}(work, {eight}, k)"),
-            };
-            line(format!("{is_there}{{ keep_{operand}({eight}, {value}); }}"));
-        }
-        line("workgroupBarrier();".to_owned());
-        if overlapped {
-            for (operand, i, eight, _) in &moved {
-                line(format!(
-                    "{operand}{i} = fetched_{operand}(work, {eight}, k + DEPTH);"
-                ));
-            }
-            for step in 0..self.slice / size {
-                line(format!(
-                    "{{ {} }}",
-                    self.step(&format!("{step}u * MATRIX_SIZE"))
-                ));
-            }
-        } else {
-            line("for (var step = 0u; step < DEPTH; step += MATRIX_SIZE) {".to_owned());
-            line(self.step("step") + " }");
-        }
-        line("}".to_owned());
-        line("let mine = owner * 2u * SUM;".to_owned());
-        for [row, column] in places.iter().filter(|[_, column]| column < &(columns / 2)) {
+        let products = |column: usize| PRODUCTS.replace("$c", &column.to_string());
+        let step = LEFT.to_owned() + &(0..columns).map(products).collect::<String>();
+        let steps = match overlapped {
+            true => (0..self.slice / size)
+                .map(|n| format!("{{ let at = {n}u * MATRIX_SIZE;\n{step}}}\n"))
+                .collect(),
+            false => format!("for (var at = 0u; at < DEPTH; at += MATRIX_SIZE) {{\n{step}}}\n"),
+        };
+        let store = |column: usize| {
             let other = column + columns / 2;
-            line(format!(
-                "coopStoreT(sum{row}{column}, &sums[mine], SUM_LINE); \
-                 coopStoreT(sum{row}{other}, &sums[mine + SUM], SUM_LINE); \
-                 workgroupBarrier(); \
-                 store_two(work, mine, row + {row}u * MATRIX_SIZE, column + {column}u * MATRIX_SIZE, local % MATRIX_LANES); \
-                 workgroupBarrier();"
-            ));
-        }
-        text + "}\n"
-    }
-
-    /// The products of a step of the depth, all matrices of one side with all of the other.
-    fn step(&self, k: &str) -> String {
-        let [rows, columns] = self.matrices;
-        let mut text = String::new();
-        for row in 0..rows {
-            write!(
-                text,
-                "let left{row} = left(row + {row}u * MATRIX_SIZE, {k}); "
-            )
-            .expect("as above");
-        }
-        for column in 0..columns {
-            write!(
-                text,
-                "let right{column} = right({k}, column + {column}u * MATRIX_SIZE); "
-            )
-            .expect("as above");
-            for row in 0..rows {
-                let sum = format!("sum{row}{column}");
-                write!(
-                    text,
-                    "{sum} = coopMultiplyAdd(left{row}, right{column}, {sum}); "
-                )
-                .expect("as above");
-            }
-        }
-        text
+            let text = STORE.replace("$c", &column.to_string());
+            text.replace("$o", &other.to_string())
+        };
+        let stores: String = (0..columns / 2).map(store).collect();
+        let text = ENTRY
+            .replace("STEPS\n", &steps)
+            .replace("STORES\n", &stores);
+        let eights = |extent: usize| (extent * self.slice / 8).div_ceil(self.tile.invocations);
+        let counts = [
+            // Matrices of sums.
+            ("$r", rows),
+            ("$c", columns),
+            // Eights of a slice that an invocation moves.
+            ("$a", eights(self.tile.rows)),
+            ("$b", eights(self.tile.columns)),
+            // Lines of one of the two forms.
+            ("$O", usize::from(overlapped)),
+            ("$S", usize::from(!overlapped)),
+        ];
+        unrolled(&text, &counts)
     }
 }
+
+const ENTRY: &str = "\
+@compute @workgroup_size(INVOCATIONS)
+fn units(group: Group, @builtin(local_invocation_index) local: u32) {
+    let work = work(index_of(group));
+    let owner = local / MATRIX_LANES;
+    let row = owner / ACROSS * ROWS * MATRIX_SIZE;
+    let column = owner % ACROSS * COLUMNS * MATRIX_SIZE;
+    var sum$r$c = Sum();
+    var a$a = fetched_a(work, local + $au * INVOCATIONS, work.begin); // $O
+    var b$b = fetched_b(work, local + $bu * INVOCATIONS, work.begin); // $O
+    for (var k = work.begin; k < work.end; k += DEPTH) {
+        let a$a = fetched_a(work, local + $au * INVOCATIONS, k); // $S
+        let b$b = fetched_b(work, local + $bu * INVOCATIONS, k); // $S
+        workgroupBarrier(); // the slice before has been multiplied
+        if (($au + 1u) * INVOCATIONS <= A_EIGHTS || local + $au * INVOCATIONS < A_EIGHTS) { keep_a(local + $au * INVOCATIONS, a$a); }
+        if (($bu + 1u) * INVOCATIONS <= B_EIGHTS || local + $bu * INVOCATIONS < B_EIGHTS) { keep_b(local + $bu * INVOCATIONS, b$b); }
+        workgroupBarrier();
+        a$a = fetched_a(work, local + $au * INVOCATIONS, k + DEPTH); // $O
+        b$b = fetched_b(work, local + $bu * INVOCATIONS, k + DEPTH); // $O
+STEPS
+    }
+    let mine = owner * 2u * SUM;
+STORES
+}
+";
+
+/// The products of a step of the depth, all matrices of one side with all of the other, column by column.
+const LEFT: &str = "let left$r = left(row + $ru * MATRIX_SIZE, at);\n";
+const PRODUCTS: &str = "\
+let right$c = right(at, column + $cu * MATRIX_SIZE);
+sum$r$c = coopMultiplyAdd(left$r, right$c, sum$r$c);
+";
+
+/// Stores two matrices of each row.
+const STORE: &str = "coopStoreT(sum$r$c, &sums[mine], SUM_LINE); \
+    coopStoreT(sum$r$o, &sums[mine + SUM], SUM_LINE); \
+    workgroupBarrier(); \
+    store_two(work, mine, row + $ru * MATRIX_SIZE, column + $cu * MATRIX_SIZE, local % MATRIX_LANES); \
+    workgroupBarrier();\n";
 
 #[cfg(test)]
 #[path = "../../../tests/unit/ops/matmul/units.rs"]
