@@ -21,26 +21,7 @@
 //
 // Operands, epilogue and gate are declared again when a kernel is made.
 
-import shadegrad::epilogue;
-import shadegrad::grid;
-
-const A_ALONG_DEPTH: bool = true;   // [M,K] in memory rather than [K,M]
-const B_ALONG_DEPTH: bool = false;  // [N,K] in memory rather than [K,N]
-
-struct Params {
-    m: u32, n: u32, k: u32,
-    splits: u32,                  // parts of the depth that have workgroups of their own
-    chunk: u32,                   // depth of a part: a multiple of 16
-    tiles_m: u32, tiles_n: u32,   // of one matrix
-    count: u32,                   // workgroups
-    lda: u32, ldb: u32,           // leading dimensions, in elements, as all strides of the operands
-    a_offset: u32, b_offset: u32,
-    a_batch: u32, b_batch: u32,
-    pad0: u32, pad1: u32,
-    operands: array<vec4<u32>, 7>,  // of the epilogue: offset, strides of batch, row and column
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
+import shadegrad::matmul_work;
 
 // Four elements side by side, of which the first `left` are there; the others are zero.
 
@@ -96,26 +77,6 @@ fn multiplied(c: mat4x4<f32>, x: vec4<f32>, y: vec4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(
         fma(vec4<f32>(x.x), y, c[0]), fma(vec4<f32>(x.y), y, c[1]),
         fma(vec4<f32>(x.z), y, c[2]), fma(vec4<f32>(x.w), y, c[3]));
-}
-
-// What a workgroup works on; those past the end of the grid repeat the last and must not store.
-struct Work {
-    slice: u32,      // of the output: matrix of the batch, and part of the depth
-    a: u32, b: u32,  // where the operands' matrices begin
-    begin: u32,      // of the depth
-    end: u32,
-    tile: u32,       // within the matrix
-}
-
-fn work(index: u32) -> Work {
-    let item = min(index, p.count - 1u);
-    let tiles = p.tiles_m * p.tiles_n;
-    let slice = item / tiles;
-    let batch = slice / p.splits;
-    let begin = slice % p.splits * p.chunk;
-    return Work(
-        slice, p.a_offset + batch * p.a_batch, p.b_offset + batch * p.b_batch,
-        begin, min(begin + p.chunk, p.k), item % tiles);
 }
 
 const ROW_QUADS: u32 = 2u;     // squares of an invocation, down and across: 1 or 2
@@ -243,20 +204,15 @@ fn row_of_teams(local: u32) -> vec4<f32> {
 
 @compute @workgroup_size(TEAMS * TEAM)
 fn tiles(group: Group, @builtin(local_invocation_index) local: u32) {
-    let index = index_of(group);
-    var work = work(index);
+    var work = work(index_of(group));
     let team = local / TEAM;
     let lane = local % TEAM;
     // Every team goes through as many slices, so that barriers stay uniform; those past the end are zeros.
     let depth = (work.end - work.begin + TEAMS * DEPTH - 1u) / (TEAMS * DEPTH) * DEPTH;
     work.begin += team * depth;
     work.end = min(work.begin + depth, work.end);
-    // Eight rows of tiles at a time, column by column: what runs at the same time shares its operands in the cache.
-    let strip = work.tile / (8u * p.tiles_n);
-    let within = work.tile % (8u * p.tiles_n);
-    let height = min(8u, p.tiles_m - 8u * strip);
-    let row0 = (8u * strip + within % height) * 4u * A_QUADS;
-    let tile_column = within / height;
+    let row0 = work.tile.x * 4u * A_QUADS;
+    let tile_column = work.tile.y;
 
     // 32 neighbours make a patch of 4 × 8: they read little from workgroup memory, and different banks of it.
     let patch_index = lane / 32u;
@@ -295,7 +251,7 @@ fn tiles(group: Group, @builtin(local_invocation_index) local: u32) {
     let column = column_of(tile_column, my_column);
     if (TEAMS > 1u) {
         tell_teams(c.c00, local);
-        if (index >= p.count || row + team >= p.m || column >= p.n) { return; }
+        if (!work.stores || row + team >= p.m || column >= p.n) { return; }
         let value = row_of_teams(local);
         store4(work.slice, row + team, column, value);
         // Columns are neighbours, and the other half of the row is half a tile further.
@@ -304,7 +260,7 @@ fn tiles(group: Group, @builtin(local_invocation_index) local: u32) {
         }
         return;
     }
-    if (index >= p.count) { return; }
+    if (!work.stores) { return; }
     let next_column = column_of(tile_column, my_column + ACROSS);
     for (var i = 0u; i < 4u; i++) {
         let next_row = row + i + 4u * DOWN;
@@ -351,14 +307,13 @@ fn over_sharers(value: vec4<f32>, local: u32, sharer: u32, stride: u32) -> vec4<
 
 @compute @workgroup_size(QUADS * SHARERS)
 fn rows(group: Group, @builtin(local_invocation_index) local: u32) {
-    let index = index_of(group);
-    let work = work(index);
+    let work = work(index_of(group));
     // Neighbours are neighbours in the larger operand's memory.
     let along_depth = (TALL && A_ALONG_DEPTH) || (!TALL && B_ALONG_DEPTH);
     let sharer = select(local / QUADS, local % SHARERS, along_depth || SHARERS == 1u);
     let quad = select(local % QUADS, local / SHARERS, along_depth);
     let stride = select(QUADS, 1u, along_depth);
-    let first = 4u * SPAN * (work.tile * QUADS + quad);
+    let first = 4u * SPAN * (work.tile.x * QUADS + quad);
     let row = select(0u, first, TALL);
     let column = select(first, 0u, TALL);
     // With a gate, an invocation also has the columns that lie half a row further.
@@ -394,7 +349,7 @@ fn rows(group: Group, @builtin(local_invocation_index) local: u32) {
         let value = over_sharers(c[0], local, sharer, stride);
         var other = vec4<f32>();
         if (GATED) { other = over_sharers(d[0], local, sharer, stride); }
-        if (index < p.count && sharer == 0u && at.x < p.m && at.y < end_column) {
+        if (work.stores && sharer == 0u && at.x < p.m && at.y < end_column) {
             store4(work.slice, at.x, at.y, value);
             if (GATED) {
                 store4(work.slice, at.x, at.y + half, other);

@@ -13,27 +13,8 @@
 //
 // The entry point is written by `src/ops/matmul/units.rs`: matrices can't be in arrays, so each has a name.
 
-import shadegrad::epilogue;
-import shadegrad::grid;
+import shadegrad::matmul_work;
 import shadegrad::matrix_units;
-
-const A_ALONG_DEPTH: bool = true;   // [M,K] in memory rather than [K,M]
-const B_ALONG_DEPTH: bool = false;  // [N,K] in memory rather than [K,N]
-
-struct Params {
-    m: u32, n: u32, k: u32,
-    splits: u32,                  // parts of the depth that have workgroups of their own
-    chunk: u32,                   // depth of a part: a multiple of 16
-    tiles_m: u32, tiles_n: u32,   // of one matrix
-    count: u32,                   // workgroups
-    lda: u32, ldb: u32,           // leading dimensions, in elements, as all strides of the operands
-    a_offset: u32, b_offset: u32,
-    a_batch: u32, b_batch: u32,
-    pad0: u32, pad1: u32,
-    operands: array<vec4<u32>, 7>,  // of the epilogue: offset, strides of batch, row and column
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
 
 // Eight elements side by side, of which the first `left` are there; the others are zero.
 alias Eight = mat2x4<f16>;
@@ -69,34 +50,6 @@ const SUM_LINE: u32 = MATRIX_SIZE + 4u;
 const SUM: u32 = MATRIX_SIZE * SUM_LINE;
 var<workgroup> sums: array<f32, DOWN * ACROSS * 2u * SUM>;
 
-// What a workgroup works on; those past the end of the grid repeat the last and must not store.
-struct Work {
-    slice: u32,      // of the output: matrix of the batch, and part of the depth
-    a: u32, b: u32,  // where the operands' matrices begin
-    begin: u32,      // of the depth
-    end: u32,
-    row: u32,        // the tile's first
-    tile_column: u32,
-    stores: bool,
-}
-
-fn work(index: u32) -> Work {
-    let item = min(index, p.count - 1u);
-    let tiles = p.tiles_m * p.tiles_n;
-    let slice = item / tiles;
-    let batch = slice / p.splits;
-    let begin = slice % p.splits * p.chunk;
-    // Eight rows of tiles at a time, column by column: what runs at the same time shares its operands in the cache.
-    let tile = item % tiles;
-    let strip = tile / (8u * p.tiles_n);
-    let within = tile % (8u * p.tiles_n);
-    let height = min(8u, p.tiles_m - 8u * strip);
-    return Work(
-        slice, p.a_offset + batch * p.a_batch, p.b_offset + batch * p.b_batch,
-        begin, min(begin + p.chunk, p.k),
-        (8u * strip + within % height) * TILE_ROWS, within / height, index < p.count);
-}
-
 // The column of C that is number `within` of a tile; p.n and more past the end.
 fn column_of(tile: u32, within: u32) -> u32 {
     if (GATED) {
@@ -119,7 +72,8 @@ fn place_of(eight: u32, extent: u32, along_depth: bool) -> vec2<u32> {
 
 fn fetched_a(work: Work, eight: u32, k: u32) -> Eight {
     let place = place_of(eight, TILE_ROWS, A_ALONG_DEPTH);
-    let origin = select(vec2<u32>(k, work.row), vec2<u32>(work.row, k), A_ALONG_DEPTH);
+    let row = work.tile.x * TILE_ROWS;
+    let origin = select(vec2<u32>(k, row), vec2<u32>(row, k), A_ALONG_DEPTH);
     let end = select(vec2<u32>(work.end, p.m), vec2<u32>(p.m, work.end), A_ALONG_DEPTH);
     let at = origin + place;
     if (at.x < end.x && at.y < end.y) { return a8(work.a + at.x * p.lda + at.y, end.y - at.y); }
@@ -128,7 +82,7 @@ fn fetched_a(work: Work, eight: u32, k: u32) -> Eight {
 
 fn fetched_b(work: Work, eight: u32, k: u32) -> Eight {
     let place = place_of(eight, TILE_COLUMNS, B_ALONG_DEPTH);
-    let column = column_of(work.tile_column, select(place.y, place.x, B_ALONG_DEPTH));
+    let column = column_of(work.tile.y, select(place.y, place.x, B_ALONG_DEPTH));
     let depth = k + select(place.x, place.y, B_ALONG_DEPTH);
     let end = select(vec2<u32>(work.end, p.n), vec2<u32>(p.n, work.end), B_ALONG_DEPTH);
     let at = select(vec2<u32>(depth, column), vec2<u32>(column, depth), B_ALONG_DEPTH);
@@ -171,11 +125,11 @@ fn sum_at(at: u32) -> vec4<f32> { return vec4<f32>(sums[at], sums[at + 1u], sums
 // second COLUMNS / 2 matrices further.
 fn store_two(work: Work, mine: u32, first_row: u32, first_column: u32, lane: u32) {
     for (var quad = lane; quad < MATRIX_SIZE * MATRIX_SIZE / 4u; quad += MATRIX_LANES) {
-        let row = work.row + first_row + quad / (MATRIX_SIZE / 4u);
+        let row = work.tile.x * TILE_ROWS + first_row + quad / (MATRIX_SIZE / 4u);
         let within = quad % (MATRIX_SIZE / 4u) * 4u;
         let at = mine + quad / (MATRIX_SIZE / 4u) * SUM_LINE + within;
-        let column = column_of(work.tile_column, first_column + within);
-        let other = column_of(work.tile_column, first_column + within + COLUMNS / 2u * MATRIX_SIZE);
+        let column = column_of(work.tile.y, first_column + within);
+        let other = column_of(work.tile.y, first_column + within + COLUMNS / 2u * MATRIX_SIZE);
         if (!work.stores || row >= p.m) { continue; }
         if (column < p.n) { store4(work.slice, row, column, sum_at(at)); }
         if (other < p.n) { store4(work.slice, row, other, sum_at(at + SUM)); }
