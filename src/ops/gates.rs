@@ -2,14 +2,13 @@
 //!
 //! `h = f(gate)·up` where a row is `[gate, up]`, `[…, 2F] → […, F]`. Shazeer 2020, "GLU Variants Improve Transformer".
 //! Slices and pointwise operations say the same. Here it ends the epilogue of the projection before, and its gradient that
-//! of the product that computes the gradient of `h`. Where that cannot be, each is one kernel, and the gradient's writes
-//! both halves in place, where slices would pad and add.
+//! of the product that computes the gradient of `h`. Where that cannot be, the planner writes one kernel for each, and the
+//! gradient's stores both halves in place, where slices would pad and add.
 
 use super::pointwise::table::rows;
 use super::{Operation, PointwiseFunction, Role, Takes, TensorType, require_floats};
-use crate::gpu::Kernel;
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Var, declare_functions};
+use crate::tape::{Backward, Lowering, Var};
 
 /// `f`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,32 +52,6 @@ static GELU_TANH: Text = Text {
         },
     ],
 };
-
-impl Text {
-    /// As functions, with what they call.
-    fn declared(&self) -> String {
-        let mut text = String::new();
-        declare_functions(self.called, &mut text);
-        for (name, parameters, body) in [
-            ("gated", "gate: T, up: T", self.gated),
-            (
-                "gate_gradient",
-                "gate: T, up: T, gradient: T",
-                self.gate_gradient,
-            ),
-            (
-                "up_gradient",
-                "gate: T, up: T, gradient: T",
-                self.up_gradient,
-            ),
-        ] {
-            text.push_str(&format!(
-                "fn {name}({parameters}) -> T {{ return {body}; }}\n"
-            ));
-        }
-        text
-    }
-}
 
 impl Activation {
     fn text(self) -> &'static Text {
@@ -167,14 +140,8 @@ impl Operation for Gate {
         }
     }
 
-    fn lower(&self, cx: &mut Lowering<'_>) {
-        let packed = cx.contiguous(&cx.input(0));
-        let hidden = cx.output(0);
-        let dispatch = self.0.dispatch(self.name(), "forward", &[packed, hidden]);
-        cx.dispatch(dispatch.read(&packed).write(&hidden).cost(
-            6 * hidden.elements() as u64,
-            packed.bytes() + hidden.bytes(),
-        ));
+    fn lower(&self, _cx: &mut Lowering<'_>) {
+        unreachable!("the planner writes gates' kernels");
     }
 }
 
@@ -220,46 +187,8 @@ impl Operation for GateBackward {
         }
     }
 
-    fn lower(&self, cx: &mut Lowering<'_>) {
-        let packed = cx.contiguous(&cx.input(0));
-        let hidden_gradient = cx.contiguous(&cx.input(1));
-        let output = cx.output(0);
-        let operands = [packed, hidden_gradient, output];
-        let dispatch = self.0.dispatch(self.name(), "backward", &operands);
-        cx.dispatch(
-            dispatch
-                .read(&packed)
-                .read(&hidden_gradient)
-                .write(&output)
-                .cost(
-                    12 * hidden_gradient.elements() as u64,
-                    packed.bytes() + hidden_gradient.bytes() + output.bytes(),
-                ),
-        );
-    }
-}
-
-impl Activation {
-    /// The dispatch but for what it binds. The operands are the packed rows, `h` or its gradient, and the
-    /// packed gradient if there is one.
-    fn dispatch(self, name: &'static str, entry: &'static str, operands: &[Operand]) -> Dispatch {
-        let hidden = operands[1];
-        let half = hidden.shape().last();
-        let aligned = |operand: &Operand| operand.layout.offset.is_multiple_of(4);
-        let is_vector = half.is_multiple_of(4) && operands.iter().all(aligned);
-        let unit = if is_vector { 4 } else { 1 };
-        let mut kernel = Kernel::builtin(name, "gates", entry).declare(&self.text().declared());
-        if is_vector {
-            kernel = kernel.declare("alias T = vec4<f32>;\nalias Bits = vec4<u32>;\n");
-        }
-        let count = hidden.elements() / unit;
-        let mut params = vec![count as u32, (half / unit) as u32];
-        params.extend(operands.iter().map(|it| it.offset() / unit as u32));
-        params.resize(5, 0);
-        Dispatch::new(kernel)
-            .params(&params)
-            .groups(count.div_ceil(64))
-            .iterations(0)
+    fn lower(&self, _cx: &mut Lowering<'_>) {
+        unreachable!("the planner writes gates' kernels");
     }
 }
 

@@ -22,10 +22,10 @@ mod views;
 
 pub use backward::Gradients;
 pub use fusion::Fusion;
+pub(crate) use plan::Epilogue;
 #[cfg(not(target_family = "wasm"))]
 pub use plan::KernelTime;
 pub use plan::{Cost, Dispatch, Lowering, MemoryUse, Operand};
-pub(crate) use plan::{Epilogue, declare_functions};
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use plan::{Intervals, Phase, Plan, Recorder, Run, Span, kernel_times, length};
 pub use precision::{Precision, Takes};

@@ -54,10 +54,11 @@ pub enum Role<'a> {
         /// Whether the kernel can have both halves of a row at hand when it stores, for a [`Role::Gate`].
         gates: bool,
     },
-    /// Makes one element of two that lie half a row apart: the last axis of its one input has two halves. Runs a kernel of
-    /// its own, unless it can be the end of the epilogue that stores these rows.
+    /// Makes one element of two that lie half a row apart: the last axis of its one input has two halves. A kernel is
+    /// generated for it, unless it can be the end of the epilogue that stores these rows.
     ///
-    /// Input and output are `f32`, and the output has half the input's columns; anything else is left to the kernel.
+    /// Input and output are floats, and the output has half the input's columns; anything else is left to
+    /// [`Operation::lower`](super::Operation::lower).
     Gate {
         /// The WGSL expression, in one line, over `gate`, from the left half, and `up`, from the right, both of type `T`, a
         /// scalar or a vector. May call pointwise operations, `pw_` and the name.
@@ -65,12 +66,12 @@ pub enum Role<'a> {
         /// Those operations.
         called: &'static [PointwiseFunction],
     },
-    /// The gradient of a gate: from the rows with both halves (input 0, dense) and the gradient of what was made of them
-    /// (input 1), the gradient of the rows. Runs a kernel of its own, unless it can be the end of the epilogue that stores
-    /// input 1.
+    /// The gradient of a gate: from the rows with both halves (input 0) and the gradient of what was made of them (input
+    /// 1), the gradient of the rows. A kernel is generated for it, unless it can be the end of the epilogue that stores input
+    /// 1.
     ///
-    /// All are `f32`, the output has the shape of input 0, and input 1 half the columns; anything else is left to the
-    /// kernel.
+    /// All are floats, the output has the type of input 0, and input 1 half the columns; anything else is left to
+    /// [`Operation::lower`](super::Operation::lower).
     GateGradient {
         /// The WGSL expression, in one line, of the left half's gradient, over `gate`, `up` and `gradient`, all of type
         /// `T`. May call pointwise operations, `pw_` and the name.

@@ -3,7 +3,6 @@
 use super::dispatch::Operand;
 use super::ends::End;
 use super::lowerer::Lowerer;
-use crate::shape::{Layout, Shape};
 use crate::tape::role::{PointwiseFunction, Role};
 
 /// An [`End`] behind the steps of an epilogue.
@@ -25,12 +24,11 @@ enum Kind {
 }
 
 impl Ending {
-    /// `step` computes what `end` reads, in steps of the given shape. Adds to `leaves` what is read beside that.
+    /// `step` computes what `end` reads. Adds to `leaves` what is read beside that.
     pub fn new(
         lowerer: &mut Lowerer<'_>,
         end: End,
         step: usize,
-        shape: Shape,
         leaves: &mut Vec<Operand>,
     ) -> Ending {
         let graph = lowerer.graph;
@@ -41,9 +39,9 @@ impl Ending {
             Some(Role::GateGradient { gate, up, called }) => {
                 let (_, packed) = end.inputs(graph);
                 let packed = lowerer.operand(packed.expect("a gradient reads rows"));
-                leaves.push(left_half(&packed, shape));
+                leaves.push(halves(&packed)[0]);
                 let kind = Kind::GateGradient([gate, up]);
-                (kind, called, left_half(&target, shape))
+                (kind, called, halves(&target)[0])
             }
             _ => unreachable!("checked when the group was formed"),
         };
@@ -94,9 +92,8 @@ impl Ending {
     }
 }
 
-/// The left half of dense rows; `shape` is that of one half.
-fn left_half(rows: &Operand, shape: Shape) -> Operand {
-    let layout = rows.layout;
-    let layout = Layout::strided(shape, layout.offset, layout.strides());
-    Operand { layout, ..*rows }
+/// The left and the right half of rows.
+pub(super) fn halves(rows: &Operand) -> [Operand; 2] {
+    let (axis, half) = (rows.shape().rank() - 1, rows.shape().last() / 2);
+    [0, half].map(|start| rows.with_layout(rows.layout.slice(axis, start, half)))
 }

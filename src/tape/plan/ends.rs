@@ -15,8 +15,8 @@ pub(super) enum End {
 }
 
 impl End {
-    /// `None` if the node has another role, or its inputs and outputs are not what the role asks for: its own kernel then
-    /// does whatever it does.
+    /// `None` if the node has another role, or its inputs and outputs are not what the role asks for: its own kernels then
+    /// do whatever they do.
     pub fn of(graph: &Graph, node: NodeId) -> Option<End> {
         let inputs: Vec<_> = graph.inputs(node).iter().map(|&x| graph.ty(x)).collect();
         let outputs: Vec<_> = graph.outputs(node).map(|x| graph.ty(x)).collect();

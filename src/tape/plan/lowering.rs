@@ -61,6 +61,10 @@ fn lower_group(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
         pointwise::copy(lowerer, &input, &target);
         return;
     }
+    if let Some(end) = End::of(graph, root) {
+        pointwise::lower_end(lowerer, end);
+        return;
+    }
     let values = graph.inputs(root);
     let mut inputs: Vec<Operand> = values.iter().map(|&value| lowerer.operand(value)).collect();
     copy_out(lowerer, operation.mutates(), values, &mut inputs);

@@ -59,7 +59,6 @@ pub use dispatch::{Cost, Dispatch, Operand};
 pub use emit::Lowering;
 pub(crate) use epilogue::Epilogue;
 pub use memory::MemoryUse;
-pub(crate) use pointwise::declare_functions;
 #[cfg(not(target_family = "wasm"))]
 pub use profile::KernelTime;
 #[cfg(not(target_family = "wasm"))]

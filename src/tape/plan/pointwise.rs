@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::dispatch::{Dispatch, Operand};
-use super::endings::Ending;
+use super::endings::{Ending, halves};
+use super::ends::End;
 use super::groups::FusionGroup;
 use super::lowerer::Lowerer;
 use crate::gpu::{AdapterClass, Kernel};
@@ -30,6 +31,8 @@ pub(super) struct Expression {
     pub outputs: Vec<(usize, Operand)>,
     /// What follows the steps.
     pub end: Option<Ending>,
+    /// The pointwise functions that steps or the end call.
+    pub called: &'static [PointwiseFunction],
 }
 
 pub(super) enum Step {
@@ -47,7 +50,7 @@ pub(super) enum Step {
 }
 
 /// Declares functions and what they call, over the type `T`.
-pub(crate) fn declare_functions<'a>(
+fn declare_functions<'a>(
     functions: impl IntoIterator<Item = &'a PointwiseFunction>,
     out: &mut String,
 ) {
@@ -94,6 +97,7 @@ impl Expression {
             steps: Vec::new(),
             outputs: Vec::new(),
             end: None,
+            called: &[],
         };
         let mut step_of: BTreeMap<ValueId, usize> = BTreeMap::new();
         if let Some(root) = group.root {
@@ -137,7 +141,8 @@ impl Expression {
         }
         if let Some(end) = group.end {
             let step = step_of[&end.inputs(graph).0];
-            let ending = Ending::new(lowerer, end, step, shape, &mut expression.leaves);
+            let ending = Ending::new(lowerer, end, step, &mut expression.leaves);
+            expression.called = ending.called;
             expression.end = Some(ending);
         }
         expression
@@ -151,13 +156,14 @@ impl Expression {
     }
 
     /// The operand by whose binding another is read and written: a leaf whose place an output has been given is bound with
-    /// that.
+    /// that, and outputs in one buffer with the first of them.
     fn bound_as(&self, operand: usize) -> usize {
         let leaves = self.leaves.len();
-        let is_over = |(_, output): &(usize, Operand)| {
-            operand < leaves && output.is_same_place(&self.leaves[operand])
+        let is_with = |(_, output): &(usize, Operand)| match operand.checked_sub(leaves) {
+            None => output.is_same_place(&self.leaves[operand]),
+            Some(other) => output.slot == self.outputs[other].1.slot,
         };
-        let output = self.outputs.iter().position(is_over);
+        let output = self.outputs.iter().position(is_with);
         output.map_or(operand, |output| leaves + output)
     }
 
@@ -187,8 +193,7 @@ impl Expression {
             Step::Apply { function, .. } => Some(function),
             _ => None,
         });
-        let called = self.end.iter().flat_map(|end| end.called);
-        declare_functions(steps.chain(called), out);
+        declare_functions(steps.chain(self.called), out);
     }
 
     /// `let` statements that compute every step; `load` gives the expression that loads a leaf.
@@ -223,6 +228,46 @@ pub(super) fn lower(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
     emit(lowerer, &expression, "pointwise");
 }
 
+/// Lowers what could end an epilogue, and doesn't.
+pub(super) fn lower_end(lowerer: &mut Lowerer<'_>, end: End) {
+    let (graph, node) = (lowerer.graph, end.node());
+    let output = lowerer.operand(graph.output(node).expect("an output"));
+    let (expressions, called, outputs) = match graph.role(node) {
+        Some(Role::Gate { wgsl, called }) => (vec![wgsl], called, vec![output]),
+        Some(Role::GateGradient { gate, up, called }) => {
+            (vec![gate, up], called, halves(&output).to_vec())
+        }
+        _ => unreachable!("only these are ends"),
+    };
+    let inputs = graph.inputs(node);
+    let mut leaves = halves(&lowerer.operand(inputs[0])).to_vec();
+    leaves.extend(inputs[1..].iter().map(|&input| lowerer.operand(input)));
+    let count = leaves.len();
+    let applied = ["left", "right"].into_iter().zip(expressions);
+    let applied = applied.map(|(name, wgsl)| Step::Apply {
+        function: PointwiseFunction {
+            name,
+            inputs: &["gate", "up", "gradient"][..count],
+            attributes: &[],
+            wgsl,
+            helpers: "",
+        },
+        attributes: Vec::new(),
+        iterations: 0,
+        arguments: (0..count).collect(),
+    });
+    let expression = Expression {
+        shape: outputs[0].shape(),
+        steps: (0..count).map(Step::Leaf).chain(applied).collect(),
+        outputs: (count..).zip(outputs).collect(),
+        leaves,
+        end: None,
+        called,
+    };
+    let operation = graph.operation(node).expect("ends are operations");
+    emit(lowerer, &expression, operation.name());
+}
+
 /// Copies `from` to `to`, whatever their strides. They share a shape and an element type.
 pub(super) fn copy(lowerer: &mut Lowerer<'_>, from: &Operand, to: &Operand) {
     let expression = Expression {
@@ -231,6 +276,7 @@ pub(super) fn copy(lowerer: &mut Lowerer<'_>, from: &Operand, to: &Operand) {
         steps: vec![Step::Leaf(0)],
         outputs: vec![(0, *to)],
         end: None,
+        called: &[],
     };
     emit(lowerer, &expression, "copy");
 }
@@ -272,13 +318,13 @@ fn emit(lowerer: &mut Lowerer<'_>, expression: &Expression, name: &'static str) 
         .params(&words)
         .iterations(width * expression.iterations())
         .groups((words[0] as usize).div_ceil(threads));
-    for (index, leaf) in expression.leaves.iter().enumerate() {
+    for (index, operand) in expression.operands().enumerate() {
         if expression.bound_as(index) == index {
-            dispatch = dispatch.read(leaf);
+            dispatch = match index < expression.leaves.len() {
+                true => dispatch.read(operand),
+                false => dispatch.write(operand),
+            };
         }
-    }
-    for (_, output) in &expression.outputs {
-        dispatch = dispatch.write(output);
     }
     let elements = expression.shape.elements() as u64;
     let bytes = expression.operands().map(touched_bytes).sum();
@@ -419,7 +465,7 @@ fn source(
         format!("T(b{}[{}])", bound(leaf), place(leaf))
     });
     for (operand, (step, _)) in (leaves..).zip(&expression.outputs) {
-        text += &format!("    b{operand}[{}] = v{step};\n", place(operand));
+        text += &format!("    b{}[{}] = v{step};\n", bound(operand), place(operand));
     }
     text + "}\n"
 }
