@@ -13,112 +13,89 @@ use crate::gpu::{DType, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Var};
 
-/// `x`, indices of the same shape but for the axis → elements of `x`.
+/// `x`, indices of the same shape but for the axis → elements of `x`; or the gradient at what was gathered, the indices → the
+/// gradient of `x`.
 #[derive(Clone, Debug, Hash)]
 struct Gather {
     axis: usize,
     bounds: Bounds,
+    is_gradient: bool,
 }
 
 impl Operation for Gather {
     fn name(&self) -> &'static str {
-        "gather"
+        match self.is_gradient {
+            true => "gather_gradient",
+            false => "gather",
+        }
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![inputs[0].with_shape(inputs[1].shape)]
+        let shape = inputs[0].shape;
+        vec![match self.is_gradient {
+            true => TensorType::f32(shape.with_dim(self.axis, self.bounds.extent)),
+            false => inputs[0].with_shape(inputs[1].shape),
+        }]
     }
 
     fn takes(&self, _index: usize) -> Takes {
         Takes::Either
     }
 
+    /// Both are linear, and each is the other's transpose.
     fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
+        let transpose = Gather {
+            is_gradient: !self.is_gradient,
+            ..self.clone()
+        };
         let inputs = [node.gradient(0), node.input(1)];
-        let sums = GatherGradient(self.clone());
-        vec![Some(node.tape().record(sums, &inputs)), None]
+        vec![Some(node.tape().record(transpose, &inputs)), None]
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        lower(cx, self, "gather");
-    }
-}
-
-/// The gradient at what was gathered, the indices → the gradient of `x`.
-#[derive(Clone, Debug, Hash)]
-struct GatherGradient(Gather);
-
-impl Operation for GatherGradient {
-    fn name(&self) -> &'static str {
-        "gather_gradient"
-    }
-
-    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![TensorType::f32(
-            inputs[0].shape.with_dim(self.0.axis, self.0.bounds.extent),
-        )]
-    }
-
-    fn takes(&self, _index: usize) -> Takes {
-        Takes::Either
-    }
-
-    /// It is linear, and its transpose is gathering.
-    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        let inputs = [node.gradient(0), node.input(1)];
-        vec![Some(node.tape().record(self.0.clone(), &inputs)), None]
-    }
-
-    fn lower(&self, cx: &mut Lowering<'_>) {
-        lower(cx, &self.0, "gather_gradient");
-    }
-}
-
-fn lower(cx: &mut Lowering<'_>, gather: &Gather, entry: &'static str) {
-    let &Gather { axis, bounds } = gather;
-    let [input, indices] = [0, 1].map(|index| cx.contiguous(&cx.input(index)));
-    let output = cx.output(0);
-    let picked = indices.shape().dim(axis);
-    let is_gradient = entry == "gather_gradient";
-    // The gradient looks at every index along the axis, as many in one dispatch as loops may go round.
-    let part = if is_gradient {
-        picked.min(cx.most_iterations() - 1)
-    } else {
-        picked
-    };
-    // The gradient reads the indices again, but they are counted once.
-    let counter = (!is_gradient).then(|| bounds.counter(cx, "gather"));
-    for first in (0..picked).step_by(part) {
-        let params = [
-            output.elements(),
-            output.shape().dims()[axis + 1..].iter().product(),
-            picked,
-            bounds.extent,
-            input.layout.offset,
-            indices.layout.offset,
-            output.layout.offset,
-            first,
-            picked.min(first + part),
-        ];
-        let mut kernel = Kernel::builtin(entry, "gather", entry);
-        if let Some(counter) = &counter {
-            kernel = counter.kernel(kernel, 4);
+        let [input, indices] = [0, 1].map(|index| cx.contiguous(&cx.input(index)));
+        let output = cx.output(0);
+        let picked = indices.shape().dim(self.axis);
+        // The gradient looks at every index along the axis, as many in one dispatch as loops may go round.
+        let part = if self.is_gradient {
+            picked.min(cx.most_iterations() - 1)
+        } else {
+            picked
+        };
+        // The gradient reads the indices again, but they are counted once.
+        let counter = (!self.is_gradient).then(|| self.bounds.counter(cx, "gather"));
+        for first in (0..picked).step_by(part) {
+            let params = [
+                output.elements(),
+                output.shape().dims()[self.axis + 1..].iter().product(),
+                picked,
+                self.bounds.extent,
+                input.layout.offset,
+                indices.layout.offset,
+                output.layout.offset,
+                first,
+                picked.min(first + part),
+            ];
+            let mut kernel = Kernel::builtin(self.name(), "gather", self.name());
+            if let Some(counter) = &counter {
+                kernel = counter.kernel(kernel, 4);
+            }
+            let mut dispatch = Dispatch::new(kernel)
+                .read(&input)
+                .read(&indices)
+                .write(&output);
+            if let Some(counter) = &counter {
+                dispatch = counter.bind(dispatch);
+            }
+            cx.dispatch(
+                dispatch
+                    .params(&params.map(|word| word as u32))
+                    .params(&[f32::NAN.to_bits()])
+                    .iterations(if self.is_gradient { part + 1 } else { 0 })
+                    .groups(output.elements().div_ceil(64))
+                    .cost(0, indices.bytes() + 2 * input.bytes().min(output.bytes())),
+            );
         }
-        let mut dispatch = Dispatch::new(kernel)
-            .read(&input)
-            .read(&indices)
-            .write(&output);
-        if let Some(counter) = &counter {
-            dispatch = counter.bind(dispatch);
-        }
-        cx.dispatch(
-            dispatch
-                .params(&params.map(|word| word as u32))
-                .params(&[f32::NAN.to_bits()])
-                .iterations(if is_gradient { part + 1 } else { 0 })
-                .groups(output.elements().div_ceil(64))
-                .cost(0, indices.bytes() + 2 * input.bytes().min(output.bytes())),
-        );
     }
 }
 
@@ -156,7 +133,12 @@ impl<'t> Var<'t> {
             }
         }
         let bounds = Bounds::check("gather", indices, x.shape.dim(axis), None);
-        self.tape.record(Gather { axis, bounds }, &[read, indices])
+        let gather = Gather {
+            axis,
+            bounds,
+            is_gradient: false,
+        };
+        self.tape.record(gather, &[read, indices])
     }
 
     /// The parts of this tensor at the given positions of an axis: `out[.., j, ..] = self[.., indices[j], ..]`. An index

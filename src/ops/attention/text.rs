@@ -47,16 +47,12 @@ impl Operands {
         let scaled = self.members(", ", |d| format!("a.d{d} * w"));
         let sums = self.members(", ", |d| format!("a.d{d} + w * b.d{d}"));
         let products = self.members(" + ", |d| format!("a.d{d} * b.d{d}"));
-        self.line(&format!("struct Row {{ {fields} }}"));
-        self.line(&format!("fn zero_row() -> Row {{ return Row({zeros}); }}"));
         self.line(&format!(
-            "fn scaled(a: Row, w: f32) -> Row {{ return Row({scaled}); }}"
-        ));
-        self.line(&format!(
-            "fn plus_scaled(a: Row, w: f32, b: Row) -> Row {{ return Row({sums}); }}"
-        ));
-        self.line(&format!(
-            "fn dot_rows(a: Row, b: Row) -> f32 {{ let s = {products}; return (s.x + s.y) + (s.z + s.w); }}"
+            "struct Row {{ {fields} }}\n\
+             fn zero_row() -> Row {{ return Row({zeros}); }}\n\
+             fn scaled(a: Row, w: f32) -> Row {{ return Row({scaled}); }}\n\
+             fn plus_scaled(a: Row, w: f32, b: Row) -> Row {{ return Row({sums}); }}\n\
+             fn dot_rows(a: Row, b: Row) -> f32 {{ let s = {products}; return (s.x + s.y) + (s.z + s.w); }}"
         ));
     }
 
@@ -126,28 +122,27 @@ impl Operands {
     /// `chunk_<name>` and `load_<name>` for parts of rows: which chunks they are, only the invocation knows.
     fn guarded_load(&mut self, buffer: &str, name: &str) {
         let head_dim = self.head_dim;
-        if self.is_whole() {
-            self.line(&format!(
-                "fn chunk_{name}(at: u32, chunk: u32) -> vec4<f32> {{ return {buffer}[at / 4u + chunk]; }}"
-            ));
+        let load = format!("return {buffer}[at / 4u + chunk];");
+        let chunk = if self.is_whole() {
+            load
         } else if self.is_vector {
-            self.line(&format!(
-                "fn chunk_{name}(at: u32, chunk: u32) -> vec4<f32> {{\n    \
-                 if (chunk < {}u) {{ return {buffer}[at / 4u + chunk]; }}\n    \
-                 return vec4<f32>();\n}}",
+            format!(
+                "if (chunk < {}u) {{ {load} }}\n    return vec4<f32>();",
                 head_dim / 4
-            ));
+            )
         } else {
             self.line(&format!(
                 "fn element_{name}(at: u32, e: u32) -> f32 {{\n    \
                  if (e < {head_dim}u) {{ return {buffer}[at + e]; }}\n    \
-                 return 0.0;\n}}\n\
-                 fn chunk_{name}(at: u32, chunk: u32) -> vec4<f32> {{\n    \
-                 let e = 4u * chunk;\n    \
-                 return vec4<f32>(element_{name}(at, e), element_{name}(at, e + 1u), \
-                 element_{name}(at, e + 2u), element_{name}(at, e + 3u));\n}}"
+                 return 0.0;\n}}"
             ));
-        }
+            let element = |e: usize| format!("element_{name}(at, 4u * chunk + {e}u)");
+            let elements: Vec<String> = (0..4).map(element).collect();
+            format!("return vec4<f32>({});", elements.join(", "))
+        };
+        self.line(&format!(
+            "fn chunk_{name}(at: u32, chunk: u32) -> vec4<f32> {{\n    {chunk}\n}}"
+        ));
         let chunks = self.members(", ", |d| format!("chunk_{name}(at, chunk + {d}u)"));
         self.line(&format!(
             "fn load_{name}(at: u32, chunk: u32) -> Row {{ return Row({chunks}); }}"

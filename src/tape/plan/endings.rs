@@ -1,26 +1,16 @@
 //! What ends an epilogue, as text: see [`End`].
 
 use super::dispatch::Operand;
-use super::ends::End;
+use super::ends::{End, Kind};
 use super::lowerer::Lowerer;
-use crate::tape::role::{PointwiseFunction, Role};
 
-/// An [`End`] behind the steps of an epilogue.
+/// An [`End`] behind the steps of an epilogue. A gate's gradient reads the rows as the last leaf, of which no step loads
+/// anything; they and the output are given as their left half.
 pub(super) struct Ending {
+    pub end: End,
     /// The step that it reads.
     pub step: usize,
     pub output: Operand,
-    /// The pointwise functions that it calls.
-    pub called: &'static [PointwiseFunction],
-    kind: Kind,
-}
-
-enum Kind {
-    /// The expression of [`Role::Gate`].
-    Gate(&'static str),
-    /// Those of [`Role::GateGradient`] for both halves. The rows are the last leaf, of which no step loads anything; they
-    /// and the output are given as their left half.
-    GateGradient([&'static str; 2]),
 }
 
 impl Ending {
@@ -32,39 +22,22 @@ impl Ending {
         leaves: &mut Vec<Operand>,
     ) -> Ending {
         let graph = lowerer.graph;
-        let output = graph.output(end.node()).expect("an output");
-        let target = lowerer.operand(output);
-        let (kind, called, output) = match graph.role(end.node()) {
-            Some(Role::Gate { wgsl, called }) => (Kind::Gate(wgsl), called, target),
-            Some(Role::GateGradient { gate, up, called }) => {
-                let (_, packed) = end.inputs(graph);
-                let packed = lowerer.operand(packed.expect("a gradient reads rows"));
-                leaves.push(halves(&packed)[0]);
-                let kind = Kind::GateGradient([gate, up]);
-                (kind, called, halves(&target)[0])
-            }
-            _ => unreachable!("checked when the group was formed"),
-        };
-        Ending {
-            step,
-            output,
-            called,
-            kind,
+        let mut output = lowerer.operand(graph.output(end.node).expect("an output"));
+        if let (_, Some(packed)) = end.inputs(graph) {
+            leaves.push(halves(&lowerer.operand(packed))[0]);
+            output = halves(&output)[0];
         }
+        Ending { end, step, output }
     }
 
-    pub fn is_gate(&self) -> bool {
-        matches!(self.kind, Kind::Gate(_))
-    }
-
-    /// The functions that are applied, behind those of [`Ending::called`].
+    /// The functions that are applied, behind those of [`End::called`].
     pub fn functions(&self, text: &mut String) {
-        match &self.kind {
+        match self.end.kind {
             Kind::Gate(wgsl) => {
                 *text += &format!("fn gated(gate: T, up: T) -> T {{ return {wgsl}; }}\n");
             }
             Kind::GateGradient(halves) => {
-                for (name, wgsl) in ["gate_gradient", "up_gradient"].iter().zip(halves) {
+                for (name, wgsl) in ["gate_gradient", "up_gradient"].into_iter().zip(halves) {
                     *text += &format!(
                         "fn {name}(gate: T, up: T, gradient: T) -> T {{ return {wgsl}; }}\n"
                     );

@@ -3,15 +3,23 @@
 
 use crate::tape::graph::{NodeId, ValueId};
 use crate::tape::record::Graph;
-use crate::tape::role::{Role, TensorType};
+use crate::tape::role::{PointwiseFunction, Role, TensorType};
 
 /// A node that ends its group.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum End {
-    /// [`Role::Gate`]
-    Gate(NodeId),
-    /// [`Role::GateGradient`]
-    GateGradient(NodeId),
+pub(super) struct End {
+    pub node: NodeId,
+    pub kind: Kind,
+    /// The pointwise functions that it calls.
+    pub called: &'static [PointwiseFunction],
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// The expression of [`Role::Gate`].
+    Gate(&'static str),
+    /// Those of [`Role::GateGradient`] for both halves.
+    GateGradient([&'static str; 2]),
 }
 
 impl End {
@@ -28,27 +36,30 @@ impl End {
                 && has_halves
                 && half.shape == rows.shape.with_dim(rank - 1, rows.shape.last() / 2)
         };
-        match (graph.role(node)?, &inputs[..]) {
-            (Role::Gate { .. }, &[rows]) if is_half(output, rows) => Some(End::Gate(node)),
-            (Role::GateGradient { .. }, &[rows, half]) if output == rows && is_half(half, rows) => {
-                Some(End::GateGradient(node))
+        let (kind, called) = match (graph.role(node)?, &inputs[..]) {
+            (Role::Gate { wgsl, called }, &[rows]) if is_half(output, rows) => {
+                (Kind::Gate(wgsl), called)
             }
-            _ => None,
-        }
+            (Role::GateGradient { gate, up, called }, &[rows, half])
+                if output == rows && is_half(half, rows) =>
+            {
+                (Kind::GateGradient([gate, up]), called)
+            }
+            _ => return None,
+        };
+        Some(End { node, kind, called })
     }
 
-    pub fn node(self) -> NodeId {
-        match self {
-            End::Gate(node) | End::GateGradient(node) => node,
-        }
+    pub fn is_gate(&self) -> bool {
+        matches!(self.kind, Kind::Gate(_))
     }
 
     /// What the epilogue computes for it, and what it reads otherwise.
     pub fn inputs(self, graph: &Graph) -> (ValueId, Option<ValueId>) {
-        let inputs = graph.inputs(self.node());
-        match self {
-            End::Gate(_) => (inputs[0], None),
-            End::GateGradient(_) => (inputs[1], Some(inputs[0])),
+        let inputs = graph.inputs(self.node);
+        match self.kind {
+            Kind::Gate(_) => (inputs[0], None),
+            Kind::GateGradient(_) => (inputs[1], Some(inputs[0])),
         }
     }
 }

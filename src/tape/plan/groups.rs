@@ -33,7 +33,7 @@ pub(super) struct FusionGroup {
 
 impl FusionGroup {
     pub fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.elementwise().chain(self.end.map(End::node))
+        self.elementwise().chain(self.end.map(|end| end.node))
     }
 
     /// Members that compute the same shape.
@@ -208,7 +208,7 @@ impl<'a> Grouping<'a> {
         let is_dense = |value: ValueId| self.analysis.views[value.index()].layout.is_contiguous();
         is_computed
             && self.graph.ty(value).shape.last() == grid[2]
-            && (gates || matches!(end, End::GateGradient(_)))
+            && (gates || !end.is_gate())
             && beside.is_none_or(is_dense)
     }
 

@@ -78,7 +78,7 @@ fn lower_group(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
         .map(|(position, &value)| (!(is_epilogue && position == 0)).then(|| lowerer.operand(value)))
         .collect();
     let needed = values.iter().map(|value| needed.contains(value)).collect();
-    let has_gate = matches!(group.end, Some(End::Gate(_)));
+    let has_gate = group.end.is_some_and(|end| end.is_gate());
     let mut emit = GroupLowerer { lowerer, group };
     operation.lower(&mut Lowering {
         emit: &mut emit,

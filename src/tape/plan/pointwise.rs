@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::dispatch::{Dispatch, Operand};
 use super::endings::{Ending, halves};
-use super::ends::End;
+use super::ends::{End, Kind};
 use super::groups::FusionGroup;
 use super::lowerer::Lowerer;
 use crate::gpu::{AdapterClass, Kernel};
@@ -142,7 +142,7 @@ impl Expression {
         if let Some(end) = group.end {
             let step = step_of[&end.inputs(graph).0];
             let ending = Ending::new(lowerer, end, step, &mut expression.leaves);
-            expression.called = ending.called;
+            expression.called = end.called;
             expression.end = Some(ending);
         }
         expression
@@ -230,14 +230,11 @@ pub(super) fn lower(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
 
 /// Lowers what could end an epilogue, and doesn't.
 pub(super) fn lower_end(lowerer: &mut Lowerer<'_>, end: End) {
-    let (graph, node) = (lowerer.graph, end.node());
+    let (graph, node) = (lowerer.graph, end.node);
     let output = lowerer.operand(graph.output(node).expect("an output"));
-    let (expressions, called, outputs) = match graph.role(node) {
-        Some(Role::Gate { wgsl, called }) => (vec![wgsl], called, vec![output]),
-        Some(Role::GateGradient { gate, up, called }) => {
-            (vec![gate, up], called, halves(&output).to_vec())
-        }
-        _ => unreachable!("only these are ends"),
+    let (expressions, outputs) = match end.kind {
+        Kind::Gate(wgsl) => (vec![wgsl], vec![output]),
+        Kind::GateGradient(both) => (both.to_vec(), halves(&output).to_vec()),
     };
     let inputs = graph.inputs(node);
     let mut leaves = halves(&lowerer.operand(inputs[0])).to_vec();
@@ -262,7 +259,7 @@ pub(super) fn lower_end(lowerer: &mut Lowerer<'_>, end: End) {
         outputs: (count..).zip(outputs).collect(),
         leaves,
         end: None,
-        called,
+        called: end.called,
     };
     let operation = graph.operation(node).expect("ends are operations");
     emit(lowerer, &expression, operation.name());

@@ -6,7 +6,6 @@ use std::fmt::Write;
 
 use super::analysis::{Analysis, nodes};
 use super::dispatch::{Cost, Program, Slot};
-use super::ends::End;
 use super::groups::FusionGroup;
 use super::memory::Assignment;
 use crate::gpu::kernel::Access;
@@ -85,7 +84,7 @@ impl Listing {
             });
             let end = group
                 .end
-                .map(|end| format!(", ended by {}", name(End::node(end))));
+                .map(|end| format!(", ended by {}", name(end.node)));
             self.line(format!(
                 "{}{}{}: reads {}, stores {}",
                 root.unwrap_or_default(),

@@ -37,7 +37,7 @@ pub(super) fn generate(
         .collect();
     let [batch, rows, mut columns] = grid;
     if let Some(end) = &expression.end {
-        if end.is_gate() {
+        if end.end.is_gate() {
             columns /= 2;
         }
         let grid = Shape::new(&[batch, rows, columns]);
@@ -122,7 +122,7 @@ impl Stores<'_> {
 
     /// The step that a gate reads, if there is one.
     fn gate_step(&self) -> Option<usize> {
-        let end = self.expression.end.as_ref().filter(|end| end.is_gate());
+        let end = self.expression.end.as_ref().filter(|end| end.end.is_gate());
         end.map(|end| end.step)
     }
 
@@ -158,7 +158,11 @@ impl Stores<'_> {
         for (index, (step, _)) in (leaves..).zip(&self.expression.outputs) {
             *text += &format!("    out{index}[{}] = v{step};\n", at(index));
         }
-        let end = self.expression.end.as_ref().filter(|end| !end.is_gate());
+        let end = self
+            .expression
+            .end
+            .as_ref()
+            .filter(|end| !end.end.is_gate());
         if let Some(end) = end {
             let operands = [leaves - 1, self.packs.len() - 1];
             end.gradient_statements(text, operands, at, apart);
