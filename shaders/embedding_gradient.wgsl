@@ -117,10 +117,7 @@ fn direct(group: Group, @builtin(local_invocation_index) local: u32) {
     if (local < 8u && row < p.vocabulary && column < p.width) {
         let all = of_slices[local];
         let to = p.output_offset + row * p.width + column;
-        output[to] = all.x;
-        if (column + 1u < p.width) { output[to + 1u] = all.y; }
-        if (column + 2u < p.width) { output[to + 2u] = all.z; }
-        if (column + 3u < p.width) { output[to + 3u] = all.w; }
+        if (column + $4u < p.width) { output[to + $4u] = all[$4]; }
     }
 }
 

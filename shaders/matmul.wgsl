@@ -131,17 +131,11 @@ fn keep(team: u32, square: u32, value: mat4x4<f32>) {
     if (square < A_SQUARES) {
         let place = place_of(square, A_QUADS, A_ALONG_DEPTH);
         let at = team * A_TILE + 4u * place.y * A_QUADS + (place.x ^ (2u * place.y));
-        tile_a[at] = value[0];
-        tile_a[at + A_QUADS] = value[1];
-        tile_a[at + 2u * A_QUADS] = value[2];
-        tile_a[at + 3u * A_QUADS] = value[3];
+        tile_a[at + $4u * A_QUADS] = value[$4];
     } else if (square < SQUARES) {
         let place = place_of(square - A_SQUARES, B_QUADS, B_ALONG_DEPTH);
         let at = team * B_TILE + 4u * place.y * B_QUADS + (place.x ^ (2u * place.y));
-        tile_b[at] = value[0];
-        tile_b[at + B_QUADS] = value[1];
-        tile_b[at + 2u * B_QUADS] = value[2];
-        tile_b[at + 3u * B_QUADS] = value[3];
+        tile_b[at + $4u * B_QUADS] = value[$4];
     }
 }
 
@@ -175,10 +169,7 @@ const OVERLAPPED: bool = true;
 fn four_steps(c: ptr<function, Squares>, team: u32, row: u32, column: u32, d: u32) {
     let x = team * A_TILE + 4u * d * A_QUADS + (row ^ (2u * d));
     let y = team * B_TILE + 4u * d * B_QUADS + (column ^ (2u * d));
-    step(c, x, y);
-    step(c, x + A_QUADS, y + B_QUADS);
-    step(c, x + 2u * A_QUADS, y + 2u * B_QUADS);
-    step(c, x + 3u * A_QUADS, y + 3u * B_QUADS);
+    step(c, x + $4u * A_QUADS, y + $4u * B_QUADS);
 }
 
 // Each invocation's only square, for row_of_teams.
@@ -239,10 +230,7 @@ fn tiles(group: Group, @builtin(local_invocation_index) local: u32) {
             let next_k = work.begin + k + DEPTH;
             next0 = fetched(lane, work, row0, tile_column, next_k);
             if (SQUARES > TEAM) { next1 = fetched(lane + TEAM, work, row0, tile_column, next_k); }
-            four_steps(&c, team, my_row, my_column, 0u);
-            four_steps(&c, team, my_row, my_column, 1u);
-            four_steps(&c, team, my_row, my_column, 2u);
-            four_steps(&c, team, my_row, my_column, 3u);
+            four_steps(&c, team, my_row, my_column, $4u);
         } else {
             for (var d = 0u; d < DEPTH / 4u; d++) { four_steps(&c, team, my_row, my_column, d); }
         }
@@ -324,18 +312,12 @@ fn rows(group: Group, @builtin(local_invocation_index) local: u32) {
     var c = mat4x4<f32>();
     var d = mat4x4<f32>();
     for (var k = work.begin + 4u * sharer; k < work.end; k += 4u * SHARERS) {
-        let y = b_square(work.b, from_column, k, work.end);
         if (SINGLE) {
             let x = a_line(work.a, 0u, k, vec2<u32>(1u, work.end));
-            c[0] += y * x;
-            if (SPAN > 1u) { c[1] += b_square(work.b, from_column + 4u, k, work.end) * x; }
-            if (SPAN > 2u) { c[2] += b_square(work.b, from_column + 8u, k, work.end) * x; }
-            if (SPAN > 2u) { c[3] += b_square(work.b, from_column + 12u, k, work.end) * x; }
-            if (GATED) { d[0] += b_square(work.b, from_column + half, k, work.end) * x; }
-            if (GATED && SPAN > 1u) { d[1] += b_square(work.b, from_column + half + 4u, k, work.end) * x; }
-            if (GATED && SPAN > 2u) { d[2] += b_square(work.b, from_column + half + 8u, k, work.end) * x; }
-            if (GATED && SPAN > 2u) { d[3] += b_square(work.b, from_column + half + 12u, k, work.end) * x; }
+            if (SPAN > $4u) { c[$4] += b_square(work.b, from_column + 4u * $4u, k, work.end) * x; }
+            if (GATED && SPAN > $4u) { d[$4] += b_square(work.b, from_column + half + 4u * $4u, k, work.end) * x; }
         } else {
+            let y = b_square(work.b, from_column, k, work.end);
             let x = a_square(work.a, row, k, work.end);
             // Loaded before anything is multiplied: Mesa 26.1's llvmpipe gets single halves wrong that are read in between.
             var z = mat4x4<f32>();

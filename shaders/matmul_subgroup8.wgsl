@@ -25,7 +25,7 @@
 // Where the epilogue makes one element of two that lie half a row apart (GATED), lanes 0 to 3 have 16 columns of the left
 // half, the others the same of the right, and a shuffle brings them together.
 //
-// Operands, as in matmul_operands.wgsl, and the epilogue are declared when a kernel is made.
+// Operands, as in matmul_operands.wgsl, the epilogue and `accumulate` are declared when a kernel is made.
 
 import shadegrad::epilogue;
 import shadegrad::grid;
@@ -49,59 +49,6 @@ struct Tile {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-
-// Row by row, all four depths at once: then few values are wanted at a time and less is spilled. As functions of a row the
-// same took longer, because of how the compiler orders it.
-fn accumulate(t: ptr<function, Tile>, fa: Fragment, fb: Fragment) {
-    let a0 = subgroupShuffle(fa.k0, 0u); let b0 = subgroupShuffle(fa.k1, 0u);
-    let c0 = subgroupShuffle(fa.k2, 0u); let d0 = subgroupShuffle(fa.k3, 0u);
-    (*t).q0[0] = ((((*t).q0[0] + fb.k0 * a0.x) + fb.k1 * b0.x) + fb.k2 * c0.x) + fb.k3 * d0.x;
-    (*t).q0[1] = ((((*t).q0[1] + fb.k0 * a0.y) + fb.k1 * b0.y) + fb.k2 * c0.y) + fb.k3 * d0.y;
-    (*t).q0[2] = ((((*t).q0[2] + fb.k0 * a0.z) + fb.k1 * b0.z) + fb.k2 * c0.z) + fb.k3 * d0.z;
-    (*t).q0[3] = ((((*t).q0[3] + fb.k0 * a0.w) + fb.k1 * b0.w) + fb.k2 * c0.w) + fb.k3 * d0.w;
-    let a1 = subgroupShuffle(fa.k0, 1u); let b1 = subgroupShuffle(fa.k1, 1u);
-    let c1 = subgroupShuffle(fa.k2, 1u); let d1 = subgroupShuffle(fa.k3, 1u);
-    (*t).q1[0] = ((((*t).q1[0] + fb.k0 * a1.x) + fb.k1 * b1.x) + fb.k2 * c1.x) + fb.k3 * d1.x;
-    (*t).q1[1] = ((((*t).q1[1] + fb.k0 * a1.y) + fb.k1 * b1.y) + fb.k2 * c1.y) + fb.k3 * d1.y;
-    (*t).q1[2] = ((((*t).q1[2] + fb.k0 * a1.z) + fb.k1 * b1.z) + fb.k2 * c1.z) + fb.k3 * d1.z;
-    (*t).q1[3] = ((((*t).q1[3] + fb.k0 * a1.w) + fb.k1 * b1.w) + fb.k2 * c1.w) + fb.k3 * d1.w;
-    let a2 = subgroupShuffle(fa.k0, 2u); let b2 = subgroupShuffle(fa.k1, 2u);
-    let c2 = subgroupShuffle(fa.k2, 2u); let d2 = subgroupShuffle(fa.k3, 2u);
-    (*t).q2[0] = ((((*t).q2[0] + fb.k0 * a2.x) + fb.k1 * b2.x) + fb.k2 * c2.x) + fb.k3 * d2.x;
-    (*t).q2[1] = ((((*t).q2[1] + fb.k0 * a2.y) + fb.k1 * b2.y) + fb.k2 * c2.y) + fb.k3 * d2.y;
-    (*t).q2[2] = ((((*t).q2[2] + fb.k0 * a2.z) + fb.k1 * b2.z) + fb.k2 * c2.z) + fb.k3 * d2.z;
-    (*t).q2[3] = ((((*t).q2[3] + fb.k0 * a2.w) + fb.k1 * b2.w) + fb.k2 * c2.w) + fb.k3 * d2.w;
-    let a3 = subgroupShuffle(fa.k0, 3u); let b3 = subgroupShuffle(fa.k1, 3u);
-    let c3 = subgroupShuffle(fa.k2, 3u); let d3 = subgroupShuffle(fa.k3, 3u);
-    (*t).q3[0] = ((((*t).q3[0] + fb.k0 * a3.x) + fb.k1 * b3.x) + fb.k2 * c3.x) + fb.k3 * d3.x;
-    (*t).q3[1] = ((((*t).q3[1] + fb.k0 * a3.y) + fb.k1 * b3.y) + fb.k2 * c3.y) + fb.k3 * d3.y;
-    (*t).q3[2] = ((((*t).q3[2] + fb.k0 * a3.z) + fb.k1 * b3.z) + fb.k2 * c3.z) + fb.k3 * d3.z;
-    (*t).q3[3] = ((((*t).q3[3] + fb.k0 * a3.w) + fb.k1 * b3.w) + fb.k2 * c3.w) + fb.k3 * d3.w;
-    let a4 = subgroupShuffle(fa.k0, 4u); let b4 = subgroupShuffle(fa.k1, 4u);
-    let c4 = subgroupShuffle(fa.k2, 4u); let d4 = subgroupShuffle(fa.k3, 4u);
-    (*t).q4[0] = ((((*t).q4[0] + fb.k0 * a4.x) + fb.k1 * b4.x) + fb.k2 * c4.x) + fb.k3 * d4.x;
-    (*t).q4[1] = ((((*t).q4[1] + fb.k0 * a4.y) + fb.k1 * b4.y) + fb.k2 * c4.y) + fb.k3 * d4.y;
-    (*t).q4[2] = ((((*t).q4[2] + fb.k0 * a4.z) + fb.k1 * b4.z) + fb.k2 * c4.z) + fb.k3 * d4.z;
-    (*t).q4[3] = ((((*t).q4[3] + fb.k0 * a4.w) + fb.k1 * b4.w) + fb.k2 * c4.w) + fb.k3 * d4.w;
-    let a5 = subgroupShuffle(fa.k0, 5u); let b5 = subgroupShuffle(fa.k1, 5u);
-    let c5 = subgroupShuffle(fa.k2, 5u); let d5 = subgroupShuffle(fa.k3, 5u);
-    (*t).q5[0] = ((((*t).q5[0] + fb.k0 * a5.x) + fb.k1 * b5.x) + fb.k2 * c5.x) + fb.k3 * d5.x;
-    (*t).q5[1] = ((((*t).q5[1] + fb.k0 * a5.y) + fb.k1 * b5.y) + fb.k2 * c5.y) + fb.k3 * d5.y;
-    (*t).q5[2] = ((((*t).q5[2] + fb.k0 * a5.z) + fb.k1 * b5.z) + fb.k2 * c5.z) + fb.k3 * d5.z;
-    (*t).q5[3] = ((((*t).q5[3] + fb.k0 * a5.w) + fb.k1 * b5.w) + fb.k2 * c5.w) + fb.k3 * d5.w;
-    let a6 = subgroupShuffle(fa.k0, 6u); let b6 = subgroupShuffle(fa.k1, 6u);
-    let c6 = subgroupShuffle(fa.k2, 6u); let d6 = subgroupShuffle(fa.k3, 6u);
-    (*t).q6[0] = ((((*t).q6[0] + fb.k0 * a6.x) + fb.k1 * b6.x) + fb.k2 * c6.x) + fb.k3 * d6.x;
-    (*t).q6[1] = ((((*t).q6[1] + fb.k0 * a6.y) + fb.k1 * b6.y) + fb.k2 * c6.y) + fb.k3 * d6.y;
-    (*t).q6[2] = ((((*t).q6[2] + fb.k0 * a6.z) + fb.k1 * b6.z) + fb.k2 * c6.z) + fb.k3 * d6.z;
-    (*t).q6[3] = ((((*t).q6[3] + fb.k0 * a6.w) + fb.k1 * b6.w) + fb.k2 * c6.w) + fb.k3 * d6.w;
-    let a7 = subgroupShuffle(fa.k0, 7u); let b7 = subgroupShuffle(fa.k1, 7u);
-    let c7 = subgroupShuffle(fa.k2, 7u); let d7 = subgroupShuffle(fa.k3, 7u);
-    (*t).q7[0] = ((((*t).q7[0] + fb.k0 * a7.x) + fb.k1 * b7.x) + fb.k2 * c7.x) + fb.k3 * d7.x;
-    (*t).q7[1] = ((((*t).q7[1] + fb.k0 * a7.y) + fb.k1 * b7.y) + fb.k2 * c7.y) + fb.k3 * d7.y;
-    (*t).q7[2] = ((((*t).q7[2] + fb.k0 * a7.z) + fb.k1 * b7.z) + fb.k2 * c7.z) + fb.k3 * d7.z;
-    (*t).q7[3] = ((((*t).q7[3] + fb.k0 * a7.w) + fb.k1 * b7.w) + fb.k2 * c7.w) + fb.k3 * d7.w;
-}
 
 // Past the end of the depth both factors are zero, whatever the memory behind holds.
 fn live(f: Fragment, left: u32) -> Fragment {

@@ -15,7 +15,7 @@ use super::indices::Bounds;
 use super::rows::Team;
 use super::{Operation, Takes, TensorType};
 use crate::gpu::{AdapterClass, DType, Kernel};
-use crate::shape::{Layout, Shape};
+use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Var};
 
 /// How [`Var::cross_entropy`] treats its targets. The default counts every target and does not smooth.
@@ -88,8 +88,9 @@ impl Operation for Loss {
     fn lower(&self, cx: &mut Lowering<'_>) {
         let targets = cx.contiguous(&cx.input(1));
         let rows = targets.elements();
-        let logits = matrix(cx, rows);
-        let classes = logits.shape().dim(1);
+        let logits = cx.input(0);
+        let classes = logits.shape().last();
+        let logits = cx.reshaped(&logits, Shape::new(&[rows, classes]));
         let writes_gradient = cx.is_needed(1);
         // A gradient as large as the logits is not kept beside them if nobody reads them any more.
         let over_logits = writes_gradient && cx.reuse_input(1, 0);
@@ -225,19 +226,6 @@ fn write_of_lane(row: u32, lane: u32, target_class: u32, part: Part, at_target: 
 
 /// What is added up to count targets.
 const COUNTED: &str = "fn term(row: u32) -> f32 { return is_counted(row); }";
-
-/// The logits as `[rows, classes]`, in place where strides allow.
-fn matrix(cx: &mut Lowering<'_>, rows: usize) -> Operand {
-    let logits = cx.input(0);
-    let shape = Shape::new(&[rows, logits.shape().last()]);
-    match logits.layout.reshape(shape) {
-        Some(layout) => logits.with_layout(layout),
-        None => {
-            let copy = cx.contiguous(&logits);
-            copy.with_layout(Layout::contiguous(shape, copy.layout.offset))
-        }
-    }
-}
 
 fn kernel(entry: &'static str, team: &Team) -> Kernel {
     team.kernel(Kernel::builtin("cross_entropy", "cross_entropy", entry))

@@ -9,10 +9,10 @@
 //! counter-based generator, so the gradient draws it again: seed, step, the operation's position among the tape's random
 //! operations and the element's position determine it.
 
-use super::{Operation, Role, Takes, TensorType, epilogue, row_grid};
+use super::{Operation, Role, Takes, TensorType, epilogue, row_grid, scalar_loads};
 use crate::gpu::{AdapterClass, Kernel};
 use crate::shape::Shape;
-use crate::tape::{Backward, Dispatch, Lowering, Operand, Var};
+use crate::tape::{Backward, Dispatch, Lowering, Var};
 
 /// `x`, the tape's random key → `x` with some elements zero.
 #[derive(Clone, Debug, Hash)]
@@ -48,7 +48,7 @@ impl Operation for Dropout {
 
     fn lower(&self, cx: &mut Lowering<'_>) {
         let grid = row_grid(cx.input(0).shape());
-        let input = rows(cx, grid);
+        let input = cx.reshaped(&cx.input(0), Shape::new(&grid));
         let key = cx.contiguous(&cx.input(1));
         let [batch, rows, columns] = grid;
         let &[batch_stride, row_stride, column_stride] = input.layout.strides() else {
@@ -82,7 +82,7 @@ impl Operation for Dropout {
             .constant("ROWS", rows_each)
             .declare(&epilogue.wgsl);
         if !quads {
-            kernel = kernel.declare(SCALAR_LOADS);
+            kernel = kernel.declare(&scalar_loads("input"));
         }
         let groups = (batch * rows).div_ceil(rows_each) * columns.div_ceil(4 * lanes);
         cx.dispatch(
@@ -99,16 +99,6 @@ impl Operation for Dropout {
     }
 }
 
-/// The shader's `input` for any strides.
-const SCALAR_LOADS: &str = "\
-@group(0) @binding(1) var<storage, read> input: array<f32>;
-fn load4(base: u32, column: u32) -> vec4<f32> {
-    // Columns past the end are not stored; any address will do.
-    let place = base + min(column + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.n - 1u)) * p.input_column;
-    return vec4<f32>(input[place.x], input[place.y], input[place.z], input[place.w]);
-}
-";
-
 /// How many runs of `columns` elements a row of the batch has that the random key counts rows of; none if the value has
 /// other rows.
 pub(super) fn places_each(is_row_wise: bool, shape: Shape, columns: usize) -> u32 {
@@ -116,15 +106,6 @@ pub(super) fn places_each(is_row_wise: bool, shape: Shape, columns: usize) -> u3
         true => (shape.elements() / shape.dim(0) / columns) as u32,
         false => 0,
     }
-}
-
-/// The input as batch, rows and columns, in place where strides allow.
-fn rows(cx: &mut Lowering<'_>, grid: [usize; 3]) -> Operand {
-    let (input, shape) = (cx.input(0), Shape::new(&grid));
-    let layout = input.layout.reshape(shape);
-    let input = layout.map_or_else(|| cx.contiguous(&input), |_| input);
-    let layout = layout.or_else(|| input.layout.reshape(shape));
-    input.with_layout(layout.expect("dense operands have any shape"))
 }
 
 impl<'t> Var<'t> {

@@ -8,7 +8,7 @@
 //! The gradient is a sum in a fixed order, not a scatter with atomics, so it has the same bits every time.
 
 use super::indices::Bounds;
-use super::{Operation, Role, Takes, TensorType, epilogue, row_grid};
+use super::{Operation, Role, Takes, TensorType, epilogue, row_grid, scalar_loads};
 use crate::gpu::{AdapterClass, DType, Kernel};
 use crate::shape::Shape;
 use crate::tape::{Backward, Dispatch, Lowering, Operand, Var};
@@ -97,7 +97,7 @@ impl Operation for Embedding {
             .constant("LANES", lanes)
             .constant("ROWS", rows);
         if !quads {
-            kernel = kernel.declare(SCALAR_LOADS);
+            kernel = kernel.declare(&scalar_loads("weight"));
         }
         let read = 4 * (ids.elements() * width) as u64 + ids.bytes();
         let kernel = counter.kernel(kernel.declare(&epilogue.wgsl), 3);
@@ -114,16 +114,6 @@ impl Operation for Embedding {
         );
     }
 }
-
-/// How the shader loads from tables of any strides.
-const SCALAR_LOADS: &str = "\
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-fn load4(base: u32, column: u32) -> vec4<f32> {
-    // Columns past the end are not stored; any address will do.
-    let place = base + min(column + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.n - 1u)) * p.weight_column;
-    return vec4<f32>(weight[place.x], weight[place.y], weight[place.z], weight[place.w]);
-}
-";
 
 /// `dout`, `ids` → the sum of `dout` over the places of each index.
 #[derive(Clone, Debug, Hash)]

@@ -205,17 +205,11 @@ impl Work {
             let starts = cx.contiguous(&cx.input(2));
             [cx.input(1), starts]
         });
-        let rows = |cx: &mut Lowering<'_>, index: usize| {
-            let operand = cx.input(others + index);
-            match operand.layout.strides().last() {
-                Some(1) => operand,
-                _ => cx.contiguous(&operand),
-            }
-        };
-        let table = attributes.is_turned.then(|| rows(cx, 0));
+        let mut rows = |index: usize| cx.with_dense_rows(&cx.input(others + index));
+        let table = attributes.is_turned.then(|| rows(0));
         let weights = attributes.epsilon.map(|_| {
             let first = usize::from(attributes.is_turned);
-            [first, first + 1].map(|index| rows(cx, index))
+            [first, first + 1].map(&mut rows)
         });
         Work {
             width: input.shape().last() / attributes.slots,

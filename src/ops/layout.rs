@@ -2,6 +2,8 @@
 //!
 //! Views cost nothing: kernels read through strides. Where no strides can express one, a copy is made.
 
+use std::ops::Range;
+
 use super::reduce::sum_to;
 use super::{Operation, Role, Takes, TensorType};
 use crate::shape::{Layout, Shape};
@@ -12,11 +14,8 @@ use crate::tape::{Backward, Lowering, Var};
 enum View {
     Reshape(Shape),
     Permute(Vec<usize>),
-    Slice {
-        axis: usize,
-        start: usize,
-        length: usize,
-    },
+    /// A part of an axis.
+    Slice(usize, Range<usize>),
     Broadcast(Shape),
     /// The value itself, with no gradient flowing back.
     Detach,
@@ -27,7 +26,7 @@ impl Operation for View {
         match self {
             View::Reshape(_) => "reshape",
             View::Permute(_) => "permute",
-            View::Slice { .. } => "slice",
+            View::Slice(..) => "slice",
             View::Broadcast(_) => "broadcast_to",
             View::Detach => "detach",
         }
@@ -52,17 +51,12 @@ impl Operation for View {
                 );
                 Layout::contiguous(shape, 0).permute(axes).shape
             }
-            View::Slice {
-                axis,
-                start,
-                length,
-            } => {
+            View::Slice(axis, range) => {
                 assert!(
-                    *axis < shape.rank() && start + length <= shape.dim(*axis) && *length > 0,
-                    "slice: {start}..{} of axis {axis} is not within {shape}",
-                    start + length
+                    *axis < shape.rank() && range.end <= shape.dim(*axis) && !range.is_empty(),
+                    "slice: {range:?} of axis {axis} is not within {shape}"
                 );
-                shape.with_dim(*axis, *length)
+                shape.with_dim(*axis, range.len())
             }
             View::Broadcast(to) => {
                 assert!(
@@ -92,13 +86,8 @@ impl Operation for View {
                 }
                 Some(gradient.permute(&inverse))
             }
-            View::Slice {
-                axis,
-                start,
-                length,
-            } => {
-                let after = shape.dim(*axis) - start - length;
-                Some(gradient.pad(*axis, *start, after))
+            View::Slice(axis, range) => {
+                Some(gradient.pad(*axis, range.start, shape.dim(*axis) - range.end))
             }
             View::Broadcast(_) => Some(sum_to(gradient, shape)),
             View::Detach => None,
@@ -121,11 +110,7 @@ impl Operation for View {
         match self {
             View::Reshape(shape) => input.reshape(*shape),
             View::Permute(axes) => Some(input.permute(axes)),
-            View::Slice {
-                axis,
-                start,
-                length,
-            } => Some(input.slice(*axis, *start, *length)),
+            View::Slice(axis, range) => Some(input.slice(*axis, range.start, range.len())),
             View::Broadcast(shape) => input.broadcast_to(*shape),
             View::Detach => Some(*input),
         }
@@ -186,12 +171,8 @@ impl<'t> Var<'t> {
     ///
     /// If the range is empty or reaches beyond the axis.
     #[track_caller]
-    pub fn slice(self, axis: usize, range: std::ops::Range<usize>) -> Var<'t> {
-        self.look(View::Slice {
-            axis,
-            start: range.start,
-            length: range.end.saturating_sub(range.start),
-        })
+    pub fn slice(self, axis: usize, range: Range<usize>) -> Var<'t> {
+        self.look(View::Slice(axis, range))
     }
 
     /// The elements repeated to a larger shape, by the broadcasting rule.

@@ -36,5 +36,5 @@ pub use crate::tape::{Operation, PointwiseFunction, Role, Takes, TensorType};
 pub use cross_entropy::CrossEntropy;
 pub use heads::Heads;
 pub use rotary::{rotary_table, rotary_table_of};
-use types::VECTORS;
+use types::{VECTORS, scalar_loads};
 pub(crate) use types::{epilogue, require_floats, row_grid, widest};

@@ -94,15 +94,8 @@ impl Operation for Sample {
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        let mut logits = cx.input(0);
-        if logits.layout.strides()[1] != 1 {
-            logits = cx.contiguous_copy(&logits);
-        }
+        let [logits, suppressed] = [0, 2].map(|index| cx.with_dense_rows(&cx.input(index)));
         let draws = cx.contiguous(&cx.input(1));
-        let mut suppressed = cx.input(2);
-        if suppressed.layout.strides()[1] != 1 {
-            suppressed = cx.contiguous_copy(&suppressed);
-        }
         let (tokens, faults) = (cx.output(0), cx.output(1));
         let [rows, n] = [0, 1].map(|axis| logits.shape().dim(axis));
         let digits = (1..4).find(|&digits| n <= 1 << (8 * digits)).unwrap_or(4);

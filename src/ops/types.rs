@@ -10,6 +10,20 @@ alias T = vec4<f32>;
 fn total(v: T) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 ";
 
+/// Declares how kernels load four columns of `name`, storage binding 1, where strides do not allow a vec4; its parameters say
+/// how far columns are apart.
+pub(super) fn scalar_loads(name: &str) -> String {
+    let elements = ['x', 'y', 'z', 'w'].map(|axis| format!("{name}[place.{axis}]"));
+    format!(
+        "@group(0) @binding(1) var<storage, read> {name}: array<f32>;\n\
+         fn load4(base: u32, column: u32) -> vec4<f32> {{\n    \
+         // Columns past the end are not stored; any address will do.\n    \
+         let place = base + min(column + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.n - 1u)) * p.{name}_column;\n    \
+         return vec4<f32>({});\n}}\n",
+        elements.join(", ")
+    )
+}
+
 /// Checks that all inputs are floating point, for operations that take nothing else: kernels would read other bits as if
 /// they were.
 #[track_caller]

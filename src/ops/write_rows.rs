@@ -43,10 +43,7 @@ impl Operation for WriteRows {
 
     fn lower(&self, cx: &mut Lowering<'_>) {
         let to = cx.input(0);
-        let mut rows = cx.input(1);
-        if rows.layout.strides()[2] != 1 {
-            rows = cx.contiguous_copy(&rows);
-        }
+        let rows = cx.with_dense_rows(&cx.input(1));
         let starts = cx.contiguous(&cx.input(2));
         let [batch_stride, row_stride, _] = [0, 1, 2].map(|axis| rows.layout.strides()[axis]);
         let params = [

@@ -25,3 +25,7 @@ fn b_fragment(o: vec4<u32>, ld: u32) -> Fragment {
     let o3 = o2 + line;
     return Fragment(b[o.x], b[o1.x], b[o2.x], b[o3.x]);
 }
+
+fn accumulate(t: ptr<function, Tile>, fa: Fragment, fb: Fragment) {
+    (*t).q0[0] += fb.k0 * subgroupShuffle(fa.k0, 0u).x;
+}

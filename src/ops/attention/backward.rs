@@ -1,6 +1,6 @@
 //! The backward pass.
 
-use super::launch::{Launch, packed_rows, result_rows, with_dense_rows};
+use super::launch::{Launch, packed_rows, result_rows};
 use super::problem::Problem;
 use super::text::Operands;
 use super::tiling::Job;
@@ -25,8 +25,8 @@ pub(super) fn backward(
     launch.out = Some(result_rows(cx.input(first), problem));
     let lse = cx.input(first + 1);
     launch.lse = Some(cx.contiguous(&lse));
-    let dout = cx.input(first + 2);
-    launch.dout = Some(result_rows(with_dense_rows(cx, dout), problem));
+    let dout = cx.with_dense_rows(&cx.input(first + 2));
+    launch.dout = Some(result_rows(dout, problem));
     let gradient = cx.output(0);
     launch.gradients = if problem.is_packed {
         [0, 1, 2].map(|part| packed_rows(gradient, problem, part).at)

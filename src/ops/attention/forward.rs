@@ -1,6 +1,6 @@
 //! The forward pass, and the weights on request.
 
-use super::launch::{Launch, Rows, result_rows, separate_rows, with_dense_rows};
+use super::launch::{Launch, Rows, result_rows, separate_rows};
 use super::problem::Problem;
 use super::text::Operands;
 use super::tiling::Job;
@@ -19,10 +19,7 @@ pub(super) fn forward(cx: &mut Lowering<'_>, problem: &Problem) {
 
 /// The weights before dropout.
 pub(super) fn weights(cx: &mut Lowering<'_>, problem: &Problem) {
-    let [q, k] = [0, 1].map(|index| {
-        let input = cx.input(index);
-        separate_rows(with_dense_rows(cx, input), [0, 1, 2])
-    });
+    let [q, k] = [0, 1].map(|index| separate_rows(cx.with_dense_rows(&cx.input(index)), [0, 1, 2]));
     let lse = cx.input(2);
     let lse = cx.contiguous(&lse);
     let output = cx.output(0);

@@ -48,16 +48,6 @@ pub(super) struct Rows {
     pub at: Strides,
 }
 
-/// The operand, or a copy of it in which the elements of a row lie in sequence.
-pub(super) fn with_dense_rows(cx: &mut Lowering<'_>, operand: Operand) -> Operand {
-    let is_dense = operand.shape().last() == 1 || operand.layout.strides().last() == Some(&1);
-    if is_dense {
-        operand
-    } else {
-        cx.contiguous_copy(&operand)
-    }
-}
-
 /// Rows of an operand `[B, T, …]` of heads behind one another: q's, k's or v's, as `part` says.
 pub(super) fn packed_rows(operand: Operand, problem: &Problem, part: usize) -> Rows {
     let layout = operand.layout;
@@ -107,14 +97,10 @@ impl<'p> Launch<'p> {
     /// From the inputs of an operation: operands, `between` others, mask, random key.
     pub fn of(cx: &mut Lowering<'_>, problem: &'p Problem, between: usize) -> Launch<'p> {
         let [q, k, v] = if problem.is_packed {
-            let input = cx.input(0);
-            let packed = with_dense_rows(cx, input);
+            let packed = cx.with_dense_rows(&cx.input(0));
             [0, 1, 2].map(|part| packed_rows(packed, problem, part))
         } else {
-            [0, 1, 2].map(|index| {
-                let input = cx.input(index);
-                separate_rows(with_dense_rows(cx, input), [0, 1, 2])
-            })
+            [0, 1, 2].map(|index| separate_rows(cx.with_dense_rows(&cx.input(index)), [0, 1, 2]))
         };
         let mut next = problem.operand_count() + between;
         let mut input = |is_there: bool| {

@@ -4,7 +4,7 @@ use super::dispatch::{Dispatch, Operand};
 use super::epilogue::Epilogue;
 use crate::gpu::readback::Fault;
 use crate::gpu::{AdapterClass, DType, Device};
-use crate::shape::Shape;
+use crate::shape::{Layout, Shape};
 
 /// What an operation lowers itself with: its operands, temporaries, and a place to emit dispatches.
 pub struct Lowering<'a> {
@@ -91,6 +91,27 @@ impl Lowering<'_> {
             true => *operand,
             false => self.contiguous_copy(operand),
         }
+    }
+
+    /// The operand itself if the elements of its last axis lie in sequence, else a dense copy.
+    pub(crate) fn with_dense_rows(&mut self, operand: &Operand) -> Operand {
+        let is_dense = operand.shape().last() == 1 || operand.layout.strides().last() == Some(&1);
+        match is_dense {
+            true => *operand,
+            false => self.contiguous_copy(operand),
+        }
+    }
+
+    /// The operand under another shape, or a dense copy where strides do not allow that.
+    pub(crate) fn reshaped(&mut self, operand: &Operand, shape: Shape) -> Operand {
+        let layout = operand.layout.reshape(shape);
+        layout.map_or_else(
+            || {
+                let copy = self.contiguous_copy(operand);
+                copy.with_layout(Layout::contiguous(shape, copy.layout.offset))
+            },
+            |layout| operand.with_layout(layout),
+        )
     }
 
     /// A dense copy of the operand, made even if it is dense already.
