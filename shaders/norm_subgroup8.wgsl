@@ -9,32 +9,10 @@
 //
 // Operands are declared when a kernel is made, as in `tests/shaders`, and the epilogue again.
 
-import shadegrad::epilogue;
-import shadegrad::grid;
+import shadegrad::norm_operands;
 
 const BLOCKS: u32 = 1u;
-const LAYER_NORM: bool = false;  // false: RMSNorm, without mean
-const BIAS: bool = false;
-
-struct Params {
-    n: u32,                         // columns
-    rows: u32,
-    rows_per_team: u32,
-    blocks: u32,                    // of a row
-    x_at: vec2<u32>,                // offset and row stride of each operand
-    weight_at: vec2<u32>,
-    bias_at: vec2<u32>,
-    dy_at: vec2<u32>,
-    teams: u32,                     // that have rows, and leave a partial sum
-    epsilon: f32,
-    dweight_offset: u32,
-    dbias_offset: u32,
-    operands: array<vec4<u32>, 7>,  // of the epilogue: offset, strides of batch, row and column
-}
-
 alias Row = array<vec4<f32>, BLOCKS>;
-
-@group(0) @binding(0) var<uniform> p: Params;
 
 fn over_lanes(v: vec2<f32>) -> vec2<f32> {
     let a = v + subgroupShuffleXor(v, 1u);
@@ -49,12 +27,10 @@ fn only(value: vec4<f32>, left: i32) -> vec4<f32> {
     return select(vec4<f32>(0.0), value, vec4<i32>(left) > vec4<i32>(0, 1, 2, 3));
 }
 
-@group(0) @binding(1) var<storage, read_write> statistics: array<vec2<f32>>;  // of each row: 1/σ, mean
-
 @compute @workgroup_size(8)
 fn forward(group: Group, @builtin(subgroup_invocation_id) lane: u32) {
     let team = index_of(group);
-    if (team >= p.teams) { return; }
+    if (team >= p.parts) { return; }
     let n = p.n;
     let epsilon = p.epsilon;
     let first = team * p.rows_per_team;
@@ -99,13 +75,10 @@ fn forward(group: Group, @builtin(subgroup_invocation_id) lane: u32) {
     }
 }
 
-@group(0) @binding(1) var<storage, read> saved: array<vec2<f32>>;             // the statistics
-@group(0) @binding(5) var<storage, read_write> partial_sums: array<f32>;  // [teams, 2, n]: of weight, of bias
-
 @compute @workgroup_size(8)
 fn backward(group: Group, @builtin(subgroup_invocation_id) lane: u32) {
     let team = index_of(group);
-    if (team >= p.teams) { return; }
+    if (team >= p.parts) { return; }
     let n = p.n;
     let first = team * p.rows_per_team;
     let end = min(first + p.rows_per_team, p.rows);
@@ -157,9 +130,4 @@ fn backward(group: Group, @builtin(subgroup_invocation_id) lane: u32) {
         put_partial(team, 0u, column(b, lane), dw[b]);
         if (BIAS) { put_partial(team, 1u, column(b, lane), db[b]); }
     }
-}
-
-fn put_partial(team: u32, which: u32, column: u32, value: vec4<f32>) {
-    let at = (team * 2u + which) * p.n + column;
-    if (column + $4u < p.n) { partial_sums[at + $4u] = value[$4]; }
 }

@@ -16,9 +16,11 @@ enum Fold {
     Sum,
     Max,
     Min,
+    /// The place of the first maximum.
+    Argmax,
 }
 
-/// `Σ x · scale`, `max x` or `min x` over axes, which are dropped.
+/// `Σ x · scale`, `max x`, `min x` or the index of the first maximum over axes, which are dropped.
 #[derive(Clone, Debug, Hash)]
 struct Reduce {
     fold: Fold,
@@ -48,11 +50,17 @@ impl Operation for Reduce {
             Fold::Sum => "sum",
             Fold::Max => "max",
             Fold::Min => "min",
+            Fold::Argmax => "argmax",
         }
     }
 
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![TensorType::f32(without(inputs[0].shape, &self.axes))]
+        let shape = without(inputs[0].shape, &self.axes);
+        let dtype = match self.fold {
+            Fold::Argmax => DType::U32,
+            _ => DType::F32,
+        };
+        vec![TensorType { shape, dtype }]
     }
 
     fn takes(&self, _index: usize) -> Takes {
@@ -64,23 +72,30 @@ impl Operation for Reduce {
         let scale = f32::from_bits(self.scale);
         let (shape, ones) = (x.shape(), with_ones(x.shape(), &self.axes));
         let spread = |value: Var<'t>| value.reshape(ones).broadcast_to(shape);
-        vec![Some(match self.fold {
+        vec![match self.fold {
+            Fold::Argmax => None,
             // A constant stays one, so that it costs nothing where it is used.
-            Fold::Sum => match node.tape().constant_of(gradient) {
+            Fold::Sum => Some(match node.tape().constant_of(gradient) {
                 Some(value) => node.tape().full(shape, value * scale),
                 None if scale == 1.0 => spread(gradient),
                 None => spread(gradient * scale),
-            },
+            }),
             // Elements that equal the extremum share its gradient.
             Fold::Max | Fold::Min => {
                 let chosen = x.equal(spread(node.output(0)));
-                spread(gradient / chosen.sum(&self.axes)).pass(chosen)
+                Some(spread(gradient / chosen.sum(&self.axes)).pass(chosen))
             }
-        })]
+        }]
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
         let (input, output) = (cx.input(0), cx.output(0));
+        if self.fold == Fold::Argmax {
+            let walk = Walk::single(&input.layout, &self.axes, output.layout.offset);
+            let split = Split::single(cx.class(), &walk, cx.most_iterations());
+            let kernel = split.kernel(self.kernel(&walk));
+            return dispatch(cx, kernel, [&input, &output], &walk, &split, 1.0);
+        }
         let walk = Walk::new(&input.layout, &self.axes, output.layout.offset);
         self.emit(cx, &input, &output, &walk);
     }
@@ -89,8 +104,7 @@ impl Operation for Reduce {
 impl Reduce {
     fn emit(&self, cx: &mut Lowering<'_>, input: &Operand, output: &Operand, walk: &Walk) {
         let split = Split::of(cx.class(), walk, cx.most_iterations());
-        let source = Kernel::builtin(self.name(), "reduce", "reduce");
-        let kernel = split.kernel(self.operation(walk.kernel(source)));
+        let kernel = split.kernel(self.kernel(walk));
         if split.chunks == 1 {
             dispatch(
                 cx,
@@ -109,9 +123,11 @@ impl Reduce {
         self.emit(cx, &partial, output, &rest);
     }
 
-    fn operation(&self, kernel: Kernel) -> Kernel {
+    fn kernel(&self, walk: &Walk) -> Kernel {
+        let kernel = walk.kernel(Kernel::builtin(self.name(), "reduce", "reduce"));
         let extremum = match self.fold {
             Fold::Sum => return kernel,
+            Fold::Argmax => return kernel.declare(ARGMAX),
             Fold::Max => "max",
             Fold::Min => "min",
         };
@@ -160,42 +176,6 @@ fn dispatch(
     });
 }
 
-/// The index of the first maximum along an axis, which is dropped.
-#[derive(Clone, Debug, Hash)]
-struct Argmax {
-    axis: usize,
-}
-
-impl Operation for Argmax {
-    fn name(&self) -> &'static str {
-        "argmax"
-    }
-
-    fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
-        vec![TensorType {
-            shape: without(inputs[0].shape, &[self.axis]),
-            dtype: DType::U32,
-        }]
-    }
-
-    fn takes(&self, _index: usize) -> Takes {
-        Takes::Either
-    }
-
-    fn backward<'t>(&self, _node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        vec![None]
-    }
-
-    fn lower(&self, cx: &mut Lowering<'_>) {
-        let (input, output) = (cx.input(0), cx.output(0));
-        let walk = Walk::single(&input.layout, &[self.axis], output.layout.offset);
-        let split = Split::single(cx.class(), &walk, cx.most_iterations());
-        let kernel = Kernel::builtin("argmax", "reduce", "reduce").declare(ARGMAX);
-        let kernel = split.kernel(walk.kernel(kernel));
-        dispatch(cx, kernel, [&input, &output], &walk, &split, 1.0);
-    }
-}
-
 /// What is reduced are elements with their places.
 const ARGMAX: &str = "\
 alias Step = Candidate;
@@ -235,7 +215,8 @@ fn reduce<'t>(x: Var<'t>, fold: Fold, axes: &[usize], scale: f32) -> Var<'t> {
     };
     check(operation.name(), x, &operation.axes);
     // Axes of extent one hold nothing to reduce.
-    if operation.axes.iter().all(|&axis| x.shape().dim(axis) == 1) && scale == 1.0 {
+    let holds_nothing = operation.axes.iter().all(|&axis| x.shape().dim(axis) == 1);
+    if holds_nothing && scale == 1.0 && fold != Fold::Argmax {
         return x.reshape(without(x.shape(), &operation.axes));
     }
     x.tape.record(operation, &[x])
@@ -379,8 +360,7 @@ impl<'t> Var<'t> {
     /// If there is no such axis, or the elements are not `F32`.
     #[track_caller]
     pub fn argmax(self, axis: usize) -> Var<'t> {
-        check("argmax", self, &[axis]);
-        self.tape.record(Argmax { axis }, &[self])
+        reduce(self, Fold::Argmax, &[axis], 1.0)
     }
 }
 

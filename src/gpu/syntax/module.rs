@@ -27,7 +27,7 @@ const FILES: &[(&str, &str)] = files! {
     attention attention_pairs attention_rows attention_rows_shuffles attention_squares attention_statistics
     attention_subgroup8 attention_subgroup8_backward attention_tiled attention_tiled_backward attention_units attention_weights
     attention_wide8 attention_wide8_backward blocks ceiling cross_entropy dropout embedding embedding_gradient epilogue
-    gather grid heads load_cost matmul matmul_subgroup8 matmul_sum matmul_units matmul_work matrix_units matrix_units_test norm norm_subgroup8 optim
+    gather grid heads load_cost matmul matmul_subgroup8 matmul_sum matmul_units matmul_work matrix_units matrix_units_test norm norm_operands norm_subgroup8 optim
     pad philox random reduce residual_norms rows sample softmax team team_shuffles team_subgroups write_rows
 };
 
