@@ -169,8 +169,8 @@ impl Tape {
 /// operation that it belongs to: it would be given the new values with the old results.
 #[track_caller]
 fn assert_unchanged(graph: &Graph, forward: NodeId, first: u32, gradients: &[Option<Var<'_>>]) {
-    let written: SmallVec<[ValueId; 8]> = graph.overwritten(forward.0 + 1..first).collect();
-    if written.is_empty() {
+    let since = forward.0 + 1..first;
+    if graph.overwritten(since.clone()).next().is_none() {
         return;
     }
     let recorded = first..graph.nodes.len() as u32;
@@ -179,9 +179,7 @@ fn assert_unchanged(graph: &Graph, forward: NodeId, first: u32, gradients: &[Opt
     let given = gradients.iter().flatten().map(|gradient| gradient.id);
     for read in inputs.chain(given) {
         assert!(
-            !written
-                .iter()
-                .any(|&other| graph.share_elements(read, other)),
+            !graph.is_overwritten(read, since.clone()),
             "backward: the gradient of `{}` reads a tensor of shape {} that was overwritten on this tape since: \
              differentiate first, and overwrite (`assign`, an optimizer's step) afterwards. For parameters that are to \
              be treated differently, one optimizer has groups",

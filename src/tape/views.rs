@@ -69,8 +69,14 @@ impl Graph {
         }
     }
 
+    /// Whether a value has elements in common with a tensor that some of the nodes overwrite.
+    pub fn is_overwritten(&self, value: ValueId, nodes: Range<u32>) -> bool {
+        let mut written = self.overwritten(nodes);
+        written.any(|other| self.share_elements(value, other))
+    }
+
     /// Whether both are persistent tensors, or views of such, that have elements in common.
-    pub fn share_elements(&self, a: ValueId, b: ValueId) -> bool {
+    fn share_elements(&self, a: ValueId, b: ValueId) -> bool {
         let [a, b] = [a, b].map(|value| self.tensor(self.source_of(value)));
         let (Some(a), Some(b)) = (a, b) else {
             return false;

@@ -220,11 +220,11 @@ impl<'a> Grouping<'a> {
         }
     }
 
-    /// Merges two groups if that is sound; says whether it was.
-    fn try_merge(&mut self, one: usize, other: usize) -> bool {
+    /// Merges two groups if that is sound.
+    fn try_merge(&mut self, one: usize, other: usize) {
         let (a, b) = (&self.groups[one], &self.groups[other]);
         if a.root.is_some() && b.root.is_some() {
-            return false;
+            return;
         }
         let mut pointwise = [&a.pointwise[..], &b.pointwise].concat();
         pointwise.sort();
@@ -233,20 +233,19 @@ impl<'a> Grouping<'a> {
             pointwise,
             end: None,
         };
-        self.merge(one, other, merged)
+        self.merge(one, other, merged);
     }
 
-    /// Makes `one` and `other` what is `merged` of them, if that is sound; says whether it was.
-    fn merge(&mut self, one: usize, other: usize, merged: FusionGroup) -> bool {
+    /// Makes `one` and `other` what is `merged` of them, if that is sound.
+    fn merge(&mut self, one: usize, other: usize, merged: FusionGroup) {
         if !self.fits(&merged) || self.comes_back(&merged) {
-            return false;
+            return;
         }
         for node in merged.members() {
             self.group_of[node.index()] = Some(one);
         }
         self.groups[one] = merged;
         self.groups[other] = FusionGroup::default();
-        true
     }
 
     /// Whether the members may share a kernel as far as shapes, regions and limits go.
