@@ -1,6 +1,7 @@
 //! What can only end an epilogue, since its shape differs from that of the group: a gate, which makes one element of two
 //! that lie half a row apart, and a gate's gradient, which does the reverse.
 
+use super::dispatch::Operand;
 use crate::tape::graph::{NodeId, ValueId};
 use crate::tape::record::Graph;
 use crate::tape::role::{PointwiseFunction, Role, TensorType};
@@ -54,6 +55,25 @@ impl End {
         matches!(self.kind, Kind::Gate(_))
     }
 
+    /// The functions that it applies, to both halves of the rows and, if it is a gradient, to what arrives.
+    pub fn functions(&self) -> Vec<PointwiseFunction> {
+        let function = |name, inputs, wgsl| PointwiseFunction {
+            name,
+            inputs,
+            attributes: &[],
+            wgsl,
+            helpers: "",
+        };
+        let inputs = &["gate", "up", "gradient"];
+        match self.kind {
+            Kind::Gate(wgsl) => vec![function("gated", &inputs[..2], wgsl)],
+            Kind::GateGradient([gate, up]) => vec![
+                function("gate_gradient", inputs, gate),
+                function("up_gradient", inputs, up),
+            ],
+        }
+    }
+
     /// What the epilogue computes for it, and what it reads otherwise.
     pub fn inputs(self, graph: &Graph) -> (ValueId, Option<ValueId>) {
         let inputs = graph.inputs(self.node);
@@ -62,4 +82,10 @@ impl End {
             Kind::GateGradient(_) => (inputs[1], Some(inputs[0])),
         }
     }
+}
+
+/// The left and the right half of rows.
+pub(super) fn halves(rows: &Operand) -> [Operand; 2] {
+    let (axis, half) = (rows.shape().rank() - 1, rows.shape().last() / 2);
+    [0, half].map(|start| rows.with_layout(rows.layout.slice(axis, start, half)))
 }

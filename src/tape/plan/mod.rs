@@ -23,7 +23,6 @@ mod cache;
 mod copy_elision;
 mod dispatch;
 mod emit;
-mod endings;
 mod ends;
 mod epilogue;
 mod groups;

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::dispatch::{Dispatch, Operand};
-use super::endings::{Ending, halves};
-use super::ends::{End, Kind};
+use super::ends::{End, halves};
 use super::groups::FusionGroup;
 use super::lowerer::Lowerer;
 use crate::gpu::{AdapterClass, Kernel};
@@ -31,8 +30,17 @@ pub(super) struct Expression {
     pub outputs: Vec<(usize, Operand)>,
     /// What follows the steps.
     pub end: Option<Ending>,
-    /// The pointwise functions that steps or the end call.
-    pub called: &'static [PointwiseFunction],
+    /// The functions that steps call, and the end.
+    called: Vec<PointwiseFunction>,
+}
+
+/// An [`End`] behind the steps of an epilogue. A gate's gradient reads the rows as the last leaf, of which no step loads
+/// anything; they and the output are given as their left half.
+pub(super) struct Ending {
+    pub is_gate: bool,
+    /// The step that it reads.
+    pub step: usize,
+    pub output: Operand,
 }
 
 pub(super) enum Step {
@@ -97,7 +105,7 @@ impl Expression {
             steps: Vec::new(),
             outputs: Vec::new(),
             end: None,
-            called: &[],
+            called: Vec::new(),
         };
         let mut step_of: BTreeMap<ValueId, usize> = BTreeMap::new();
         if let Some(root) = group.root {
@@ -140,10 +148,19 @@ impl Expression {
             }
         }
         if let Some(end) = group.end {
-            let step = step_of[&end.inputs(graph).0];
-            let ending = Ending::new(lowerer, end, step, &mut expression.leaves);
-            expression.called = end.called;
-            expression.end = Some(ending);
+            let (value, packed) = end.inputs(graph);
+            let mut output = lowerer.operand(graph.output(end.node).expect("an output"));
+            if let Some(packed) = packed {
+                let packed = lowerer.operand(packed);
+                expression.leaves.push(halves(&packed)[0]);
+                output = halves(&output)[0];
+            }
+            expression.called = [end.called, &end.functions()].concat();
+            expression.end = Some(Ending {
+                is_gate: end.is_gate(),
+                step: step_of[&value],
+                output,
+            });
         }
         expression
     }
@@ -193,7 +210,7 @@ impl Expression {
             Step::Apply { function, .. } => Some(function),
             _ => None,
         });
-        declare_functions(steps.chain(self.called), out);
+        declare_functions(steps.chain(&self.called), out);
     }
 
     /// `let` statements that compute every step; `load` gives the expression that loads a leaf.
@@ -232,23 +249,16 @@ pub(super) fn lower(lowerer: &mut Lowerer<'_>, group: &FusionGroup) {
 pub(super) fn lower_end(lowerer: &mut Lowerer<'_>, end: End) {
     let (graph, node) = (lowerer.graph, end.node);
     let output = lowerer.operand(graph.output(node).expect("an output"));
-    let (expressions, outputs) = match end.kind {
-        Kind::Gate(wgsl) => (vec![wgsl], vec![output]),
-        Kind::GateGradient(both) => (both.to_vec(), halves(&output).to_vec()),
+    let outputs = match end.is_gate() {
+        true => vec![output],
+        false => halves(&output).to_vec(),
     };
     let inputs = graph.inputs(node);
     let mut leaves = halves(&lowerer.operand(inputs[0])).to_vec();
     leaves.extend(inputs[1..].iter().map(|&input| lowerer.operand(input)));
     let count = leaves.len();
-    let applied = ["left", "right"].into_iter().zip(expressions);
-    let applied = applied.map(|(name, wgsl)| Step::Apply {
-        function: PointwiseFunction {
-            name,
-            inputs: &["gate", "up", "gradient"][..count],
-            attributes: &[],
-            wgsl,
-            helpers: "",
-        },
+    let applied = end.functions().into_iter().map(|function| Step::Apply {
+        function,
         attributes: Vec::new(),
         iterations: 0,
         arguments: (0..count).collect(),
@@ -259,7 +269,7 @@ pub(super) fn lower_end(lowerer: &mut Lowerer<'_>, end: End) {
         outputs: (count..).zip(outputs).collect(),
         leaves,
         end: None,
-        called: end.called,
+        called: end.called.to_vec(),
     };
     let operation = graph.operation(node).expect("ends are operations");
     emit(lowerer, &expression, operation.name());
@@ -273,7 +283,7 @@ pub(super) fn copy(lowerer: &mut Lowerer<'_>, from: &Operand, to: &Operand) {
         steps: vec![Step::Leaf(0)],
         outputs: vec![(0, *to)],
         end: None,
-        called: &[],
+        called: Vec::new(),
     };
     emit(lowerer, &expression, "copy");
 }

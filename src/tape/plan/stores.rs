@@ -37,7 +37,7 @@ pub(super) fn generate(
         .collect();
     let [batch, rows, mut columns] = grid;
     if let Some(end) = &expression.end {
-        if end.end.is_gate() {
+        if end.is_gate {
             columns /= 2;
         }
         let grid = Shape::new(&[batch, rows, columns]);
@@ -114,15 +114,12 @@ impl Stores<'_> {
             text += &self.packs[index].declare(operand, binding, &name, index < leaves);
         }
         self.expression.functions(&mut text);
-        if let Some(end) = end {
-            end.functions(&mut text);
-        }
         text
     }
 
     /// The step that a gate reads, if there is one.
     fn gate_step(&self) -> Option<usize> {
-        let end = self.expression.end.as_ref().filter(|end| end.end.is_gate());
+        let end = self.expression.end.as_ref().filter(|end| end.is_gate);
         end.map(|end| end.step)
     }
 
@@ -152,20 +149,22 @@ impl Stores<'_> {
     }
 
     /// The statements that store the expression's outputs, and the end that is a gate's gradient if it is (see
-    /// [`Ending`](super::endings::Ending)): `at` says where, `apart` how far apart halves are.
+    /// [`Ending`](super::pointwise::Ending)): `at` says where, `apart` how far apart halves are.
     fn outputs(&self, text: &mut String, at: impl Fn(usize) -> String, apart: &str) {
         let leaves = self.expression.leaves.len();
         for (index, (step, _)) in (leaves..).zip(&self.expression.outputs) {
             *text += &format!("    out{index}[{}] = v{step};\n", at(index));
         }
-        let end = self
-            .expression
-            .end
-            .as_ref()
-            .filter(|end| !end.end.is_gate());
+        let end = self.expression.end.as_ref().filter(|end| !end.is_gate);
         if let Some(end) = end {
-            let operands = [leaves - 1, self.packs.len() - 1];
-            end.gradient_statements(text, operands, at, apart);
+            let (rows, output) = (leaves - 1, self.packs.len() - 1);
+            let (step, from, to) = (end.step, at(rows), at(output));
+            *text += &format!(
+                "    let gate = in{rows}[{from}];\n    \
+                 let up = in{rows}[{from} + {apart}];\n    \
+                 out{output}[{to}] = pw_gate_gradient(gate, up, v{step});\n    \
+                 out{output}[{to} + {apart}] = pw_up_gradient(gate, up, v{step});\n"
+            );
         }
     }
 
@@ -212,7 +211,7 @@ impl Stores<'_> {
              fn {name}(batch: u32, row: u32, column: u32, gate: T, up: T) {{\n    \
              let left = row_value(batch, row, column, gate);\n    \
              let right = row_value(batch, row, column + p.n / 2u, up);\n    \
-             out{output}[{place}] = gated(left, right);\n}}\n"
+             out{output}[{place}] = pw_gated(left, right);\n}}\n"
         );
         if !self.vector {
             text += "fn store_gate(batch: u32, row: u32, column: u32, gate: vec4<f32>, up: vec4<f32>) {\n    \
@@ -275,7 +274,7 @@ impl Stores<'_> {
             let output = self.packs.len() - 1;
             text += &format!(
                 "    let other = subgroupShuffleXor(v{step}, 4u);\n    \
-                 if (column < c.half) {{ out{output}[{}] = gated(v{step}, other); }}\n",
+                 if (column < c.half) {{ out{output}[{}] = pw_gated(v{step}, other); }}\n",
                 at(output)
             );
         }
