@@ -18,7 +18,7 @@ use shadegrad::tape::{Backward, Dispatch, Lowering};
 use shadegrad::{DType, Device, Kernel, Result, Shape, Tape, Var, check};
 
 /// The product of two factors, either of them conjugated or not. These flags are constant attributes: part of the
-/// operation, not data.
+/// operation, not data. Two tapes share a plan only if their operations have equal hashes, so every attribute must be in it.
 #[derive(Clone, Copy, Debug, Hash)]
 struct ComplexMultiply {
     conjugate: [bool; 2],
@@ -29,7 +29,6 @@ impl Operation for ComplexMultiply {
         "complex_multiply"
     }
 
-    /// Two tapes share a plan only if their operations have equal identities, so every attribute must be in it.
     fn outputs(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let [a, b] = inputs else {
             panic!("complex_multiply: takes two inputs, not {}", inputs.len());
