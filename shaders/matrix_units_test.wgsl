@@ -1,6 +1,6 @@
 // A product with unsymmetric operands, X·Y + Xᵀ·Yᵀ of 2·MATRIX_SIZE × 2·MATRIX_SIZE each, in the way that kernels with matrix units
-// compute: four subgroups, each with a quarter of the result, matrices from workgroup memory by rows and by columns.
-// `src/gpu/matrix_units.rs` compares.
+// compute: four subgroups, each with a quarter of the result, matrices from workgroup memory by rows and by columns, and back
+// by rows, then by columns. `src/gpu/matrix_units.rs` compares.
 
 import shadegrad::matrix_units;
 
@@ -14,9 +14,9 @@ var<workgroup> x: array<Part, EXTENT * STRIDE / PART>;
 var<workgroup> y: array<Part, EXTENT * STRIDE / PART>;
 var<workgroup> sums: array<f32, EXTENT * STRIDE>;
 
-// Small integers, so that every sum is exact.
+// Integers, so that every sum is exact in f32, but not in f16, nor products in bfloat16.
 fn element(row: u32, column: u32, salt: u32) -> f16 {
-    return f16(f32((7u * row + 5u * column + salt * row * column) % 11u) - 5.0);
+    return f16(f32((71u * row + 43u * column + salt * row * column) % 251u) - 125.0);
 }
 
 fn quad(row: u32, column: u32, salt: u32) -> vec4<f16> {
@@ -50,5 +50,11 @@ fn test(@builtin(local_invocation_index) local: u32) {
     workgroupBarrier();
     for (var i = local; i < EXTENT * EXTENT; i += 4u * MATRIX_LANES) {
         z[i] = sums[i / EXTENT * STRIDE + i % EXTENT];
+    }
+    workgroupBarrier();
+    coopStore(sum, &sums[column * STRIDE + row], STRIDE);
+    workgroupBarrier();
+    for (var i = local; i < EXTENT * EXTENT; i += 4u * MATRIX_LANES) {
+        z[EXTENT * EXTENT + i] = sums[i / EXTENT * STRIDE + i % EXTENT];
     }
 }

@@ -69,11 +69,11 @@ impl MatrixConfiguration {
     }
 }
 
-/// What `shaders/matrix_units_test.wgsl` should compute.
+/// What `shaders/matrix_units_test.wgsl` should compute: the product by rows, and by columns.
 fn expected(size: usize) -> Vec<f32> {
     let extent = 2 * size;
     let element = |row: usize, column: usize, salt: usize| {
-        ((7 * row + 5 * column + salt * row * column) % 11) as f32 - 5.0
+        ((71 * row + 43 * column + salt * row * column) % 251) as f32 - 125.0
     };
     let sum = |row: usize, column: usize| {
         let products = (0..extent).map(|k| {
@@ -81,8 +81,10 @@ fn expected(size: usize) -> Vec<f32> {
         });
         products.sum()
     };
-    let places = (0..extent).flat_map(|row| (0..extent).map(move |column| (row, column)));
-    places.map(|(row, column)| sum(row, column)).collect()
+    let places = || (0..extent).flat_map(|i| (0..extent).map(move |j| (i, j)));
+    let by_rows = places().map(|(row, column)| sum(row, column));
+    let by_columns = places().map(|(column, row)| sum(row, column));
+    by_rows.chain(by_columns).collect()
 }
 
 /// Browsers list no matrix units.

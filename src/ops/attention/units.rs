@@ -17,6 +17,9 @@ const TILES: [[usize; 2]; 3] = [[64, 32], [32, 32], [32, 16]];
 /// The longest rows of heads: for longer ones, few devices have the workgroup memory.
 const LONGEST_ROW: usize = 128;
 
+/// The most dropout: weights may be e⁸ before they are divided by what is kept, and must be halves then.
+const MOST_DROPOUT: f32 = 0.9;
+
 /// How a workgroup shares out its tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Units {
@@ -42,6 +45,8 @@ impl Units {
         let size = configuration.size;
         if problem.queries.min(problem.keys) < 2 * size
             || !(size..=LONGEST_ROW).contains(&problem.head_dim)
+            || (problem.dropout.as_ref())
+                .is_some_and(|it| f32::from_bits(it.probability) > MOST_DROPOUT)
         {
             return None;
         }

@@ -101,20 +101,8 @@ pub(super) fn kernel(
         splits = blocking.tile.fewest_splits(depth);
     }
     let [a_aligned, b_aligned] = aligned(a, b, grid, depth, gated, 8);
-    let ([down, across], [rows, columns]) = (blocking.subgroups, blocking.matrices);
-    let kernel = Kernel::builtin("matmul_units", "matmul_units", "units");
-    let kernel = it
-        .declared(kernel)
-        .flag("A_ALONG_DEPTH", a.is_row_major())
-        .flag("B_ALONG_DEPTH", !b.is_row_major())
-        .constant("DOWN", down)
-        .constant("ACROSS", across)
-        .constant("ROWS", rows)
-        .constant("COLUMNS", columns)
-        .constant("DEPTH", blocking.slice)
-        .declare(&load("a", 1, a_aligned))
-        .declare(&load("b", 2, b_aligned))
-        .declare(&blocking.entry(it.size, device.overlaps()));
+    let along_depth = [a.is_row_major(), !b.is_row_major()];
+    let kernel = blocking.kernel(it, along_depth, [a_aligned, b_aligned], device.overlaps());
     (kernel, blocking.tile, splits)
 }
 
@@ -140,6 +128,27 @@ fn load(name: &str, binding: usize, vector: bool) -> String {
 }
 
 impl Blocking {
+    /// The kernel for operands that lie along the depth or across it, with rows that are whole eights or not.
+    fn kernel(
+        &self,
+        it: MatrixConfiguration,
+        along_depth: [bool; 2],
+        aligned: [bool; 2],
+        overlapped: bool,
+    ) -> Kernel {
+        it.declared(Kernel::builtin("matmul_units", "matmul_units", "units"))
+            .flag("A_ALONG_DEPTH", along_depth[0])
+            .flag("B_ALONG_DEPTH", along_depth[1])
+            .constant("DOWN", self.subgroups[0])
+            .constant("ACROSS", self.subgroups[1])
+            .constant("ROWS", self.matrices[0])
+            .constant("COLUMNS", self.matrices[1])
+            .constant("DEPTH", self.slice)
+            .declare(&load("a", 1, aligned[0]))
+            .declare(&load("b", 2, aligned[1]))
+            .declare(&self.entry(it.size, overlapped))
+    }
+
     /// The entry point. On software adapters nothing is fetched ahead and steps are a loop, as in the other kernels.
     fn entry(&self, size: usize, overlapped: bool) -> String {
         let [rows, columns] = self.matrices;

@@ -223,6 +223,38 @@ fn dropout() {
     }
 }
 
+/// Weights that are divided by the little that is kept, where scores have risen nearly as far as they may: no more than halves
+/// hold.
+#[test]
+fn hardly_anything_kept() {
+    let Some(device) = matrix_units() else {
+        return;
+    };
+    let off = open(&DeviceOptions {
+        matrix_units: Feature::Off,
+        ..DeviceOptions::default()
+    });
+    let size = Size::new(1, 2, 70, 70, 8);
+    for dropout in [0.9, 0.99] {
+        let config = Attention::full(2).with_scale(1.0).with_dropout(dropout);
+        let [own, other] = [device, off].map(|device| case(device, size, config.clone(), 994));
+        let mut operands = own.operands();
+        let first = |row: &mut [f32], x| {
+            row.iter_mut()
+                .enumerate()
+                .for_each(|(e, y)| *y = if e == 0 { x } else { 0.0 })
+        };
+        operands[0].chunks_mut(8).for_each(|row| first(row, 1.0));
+        let keys = operands[1].chunks_mut(8).enumerate();
+        keys.for_each(|(j, row)| first(row, if j % 70 < 32 { 0.0 } else { 7.9 }));
+        let operands = rounded(operands);
+        let run = |case: &Case| separate(case, &operands, Layout::Heads);
+        for (actual, expected) in run(&own).iter().zip(&run(&other)) {
+            assert_rounded(&format!("dropout {dropout}"), actual, &wide(expected));
+        }
+    }
+}
+
 /// The further keys are, the larger their scores, up to hundreds: what was added up before is made small again and again.
 /// And the other way round: what comes later has hardly a weight.
 #[test]

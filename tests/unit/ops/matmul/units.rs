@@ -1,5 +1,8 @@
 //! How products are cut up for matrix units.
 
+use naga::AddressSpace;
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
 use super::*;
 
 /// An H100 through Vulkan, an RDNA3 card, Apple's, and Mesa's llvmpipe.
@@ -62,6 +65,38 @@ fn workgroups_have_whole_subgroups_and_fit() {
             let invocations = blocking.tile.invocations;
             assert!(invocations.is_multiple_of(64) && invocations <= 256);
             assert!(invocations.is_multiple_of(it.lanes), "{blocking:?}");
+        }
+    }
+}
+
+/// On adapters other than the one that tests run on, too: the text is valid, and needs as much memory as is said.
+#[test]
+fn kernels_for_all_adapters() {
+    for it in CONFIGURATIONS {
+        let small = Blocking::all(it, 16 << 10);
+        for (index, blocking) in small.chain(Blocking::all(it, 48 << 10)).enumerate() {
+            for bits in 0..32 {
+                let [a_along, b_along, a_aligned, b_aligned, gated] =
+                    [0, 1, 2, 3, 4].map(|bit| (bits >> bit) & 1 == 1);
+                let overlapped = (bits + index) % 2 == 0;
+                let along_depth = [a_along, b_along];
+                let kernel = blocking.kernel(it, along_depth, [a_aligned, b_aligned], overlapped);
+                let text = kernel.flag("GATED", gated).wgsl();
+                let module = naga::front::wgsl::parse_str(&text)
+                    .unwrap_or_else(|error| panic!("{it:?}: {}", error.emit_to_string(&text)));
+                let capabilities = Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX;
+                let valid = Validator::new(ValidationFlags::all(), capabilities).validate(&module);
+                valid.unwrap_or_else(|error| panic!("{it:?}: {}", error.emit_to_string(&text)));
+                let variables = module.global_variables.iter().map(|(_, variable)| variable);
+                let bytes = variables.filter(|it| it.space == AddressSpace::WorkGroup);
+                let bytes =
+                    bytes.map(|it| module.types[it.ty].inner.size(module.to_ctx()) as usize);
+                assert_eq!(
+                    bytes.sum::<usize>(),
+                    blocking.workgroup_bytes(it.size),
+                    "{blocking:?}"
+                );
+            }
         }
     }
 }
