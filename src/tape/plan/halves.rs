@@ -65,6 +65,7 @@ struct Halves<'a> {
     form: Form,
     reader: String,
     writer: String,
+    packer: String,
 }
 
 enum Form {
@@ -111,6 +112,7 @@ impl<'a> Halves<'a> {
             form,
             reader: kernel.fresh(&format!("{}_half", array.name)),
             writer: kernel.fresh(&format!("{}_put", array.name)),
+            packer: kernel.fresh(&format!("{}_pack", array.name)),
         })
     }
 
@@ -196,21 +198,32 @@ impl<'a> Halves<'a> {
             ),
         };
         let reader = format!("fn {}(i: u32) -> {ty} {{ {body} }}", self.reader);
+        let pack = &self.packer;
         let body = match self.form {
             _ if matches!(self.array.kind, Kind::Storage(_, false)) => {
                 return format!("{head}: array<{stored}>; {reader}");
             }
-            Form::Pairs { words: 1 } => format!("{name}[i] = pack2x16float(v);"),
+            Form::Pairs { words: 1 } => format!("{name}[i] = {pack}(v);"),
             Form::Pairs { .. } => {
-                format!("{name}[i] = vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));")
+                format!("{name}[i] = vec2<u32>({pack}(v.xy), {pack}(v.zw));")
             }
             _ => format!(
                 "let s = (i & 1u) * 16u; atomicAnd(&{name}[i >> 1u], ~(0xffffu << s)); \
-                 atomicOr(&{name}[i >> 1u], pack2x16float(vec2<f32>(v, 0.0)) << s);"
+                 atomicOr(&{name}[i >> 1u], {pack}(vec2<f32>(v, 0.0)) << s);"
             ),
         };
         let writer = format!("fn {}(i: u32, v: {ty}) {{ {body} }}", self.writer);
-        format!("{head}: array<{stored}>; {reader} {writer}")
+        // WGSL leaves open what becomes of numbers that halves don't hold, and some GPUs round them to the largest half: an
+        // overflow that no loss scale would notice.
+        let packed = format!(
+            "fn {pack}(v: vec2<f32>) -> u32 {{ \
+             let b = bitcast<vec2<u32>>(v); let a = b & vec2<u32>(0x7fffffffu); \
+             let n = select(vec2<u32>(0x7c00u), vec2<u32>(0x7e00u), a > vec2<u32>(0x7f800000u)); \
+             let m = select(vec2<u32>(), vec2<u32>(0xffffu), a >= vec2<u32>(0x477ff000u)); \
+             let f = (((b >> vec2<u32>(16u)) & vec2<u32>(0x8000u)) | n) & m; \
+             return (pack2x16float(v) & ~(m.x | (m.y << 16u))) | f.x | (f.y << 16u); }}"
+        );
+        format!("{head}: array<{stored}>; {reader} {packed} {writer}")
     }
 }
 
