@@ -1,5 +1,6 @@
 //! Losses that other operations make up. [`Var::cross_entropy`] has kernels of its own.
 
+use crate::gpu::DType;
 use crate::tape::Var;
 
 impl<'t> Var<'t> {
@@ -25,7 +26,8 @@ impl<'t> Var<'t> {
     #[track_caller]
     pub fn mse(self, target: Var<'t>) -> Var<'t> {
         require_equal_shapes("mse", self, target);
-        let error = self - target;
+        // Halves don't hold the squares of what they hold.
+        let error = self.cast(DType::F32) - target;
         (error * error).mean_all()
     }
 
@@ -45,7 +47,8 @@ impl<'t> Var<'t> {
     #[track_caller]
     pub fn binary_cross_entropy(self, target: Var<'t>) -> Var<'t> {
         require_equal_shapes("binary_cross_entropy", self, target);
-        (target * (-self).softplus() + (1.0 - target) * self.softplus()).mean_all()
+        let x = self.cast(DType::F32);
+        (target * (-x).softplus() + (1.0 - target) * x.softplus()).mean_all()
     }
 }
 

@@ -348,7 +348,8 @@ impl<'t> Var<'t> {
 
     #[track_caller]
     fn squares_around_mean(self, axes: &[usize], divisor: usize) -> Var<'t> {
-        let centred = self - self.mean_keep(axes);
+        // Halves don't hold the squares of what they hold.
+        let centred = self.cast(DType::F32) - self.mean_keep(axes);
         reduce(centred * centred, Fold::Sum, axes, 1.0 / divisor as f32)
     }
 

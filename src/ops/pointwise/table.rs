@@ -6,6 +6,7 @@
 //! has none for any input, and jumps somewhere; without ranges, inputs are from −4 to 4.
 
 use super::row::{Row, apply};
+use crate::gpu::DType;
 use crate::tape::Var;
 
 macro_rules! pointwise_table {
@@ -397,7 +398,8 @@ pointwise_table! {
         wgsl: "T(0.5) * x * (T(1.0) + safe_tanh(T(0.7978846) * (x + T(0.044715) * x * x * x)))",
         helpers: safe_tanh!(),
         gradient: |r| {
-            let x = r.x();
+            // Halves don't hold the cubes of what they hold.
+            let x = r.x().cast(DType::F32);
             let square = x * x;
             let t = ((square * 0.044715 + 1.0) * x * SQRT_2_OVER_PI).tanh();
             let slope = (1.0 - t * t) * (square * (3.0 * 0.044715) + 1.0) * x * SQRT_2_OVER_PI;

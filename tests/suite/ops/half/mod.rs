@@ -1,6 +1,8 @@
 //! Operations on halves: value and gradient, in the middle of a graph, with `f16` in kernels and with pairs in words.
 
 mod cases;
+mod drawn;
+mod extremes;
 mod kernels;
 mod operations;
 mod stored;
