@@ -194,7 +194,8 @@ impl Gpt {
 
     /// Sets the precision of what [`Gpt::generate`] records, and with it the type of its [`KvCache`]. It is
     /// [`Precision::Mixed`] at first where parameters are [stored in `F16`](ParameterBuilder::with_dtype), else
-    /// [`Precision::F32`]. Other tapes have [their own](crate::Tape::set_precision).
+    /// [`Precision::F32`]. Other tapes have [their own](crate::Tape::set_precision). Weights in `F32` are rounded once, to a copy
+    /// that stays: two bytes more a parameter.
     pub fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
     }

@@ -345,6 +345,9 @@ impl ParameterBuilder {
             largest,
         )?;
         let storage = FlatTensors::zeros(device, &places, self.dtype)?;
+        for segment in storage.segments() {
+            segment.buffer.want_halves();
+        }
         for (parameter, tensor) in self.parameters.iter().zip(storage.parts()) {
             let fresh = parameter.inner.tensor.set(tensor.clone()).is_ok();
             assert!(fresh, "only a builder fills its parameters");

@@ -60,9 +60,6 @@ impl Gradients {
             return Err(Error::invalid(name, "frozen by its builder", expected));
         }
         let factors = groups.of(parameters)?;
-        for segment in parameters.segments() {
-            segment.buffer.want_halves();
-        }
         Ok(Gradients {
             scale: Scale::new(parameters.device(), loss_scale)?,
             gradient: mirror(parameters, &factors)?,
@@ -121,6 +118,7 @@ impl Gradients {
         is_accumulated: bool,
     ) -> Step<'t> {
         self.require_one_precision(tape);
+        let loss = loss.cast(DType::F32);
         let reached = if is_accumulated {
             assert!(
                 self.pending > 0,

@@ -193,6 +193,42 @@ fn generation_follows_the_precision_that_is_set() {
     assert_eq!(text(Precision::Mixed), mixed);
 }
 
+/// Weights in `F32` are rounded before the first token, not again for each: until they change.
+#[test]
+fn weights_are_rounded_once() {
+    for device in devices() {
+        let mut builder = ParameterBuilder::new(0);
+        let mut full = Gpt::new(&odd(), &mut builder).unwrap();
+        let parameters = builder.build(device).unwrap();
+        widen(&parameters);
+        full.set_precision(Precision::Mixed);
+        let (half, _) = halved(device, &odd(), &parameters);
+        let run = |gpt: &Gpt| {
+            let before = device.stats().dispatches;
+            let mut sampler = Sampler::new(SamplingConfig::GREEDY, 5).unwrap();
+            let text = gpt.generate(&[3, 1], 9, &mut sampler, None).unwrap();
+            (text, device.stats().dispatches - before)
+        };
+        let _warm = [&full, &half].map(run);
+        let [(_, in_full), (_, in_half)] = [&full, &half].map(run);
+        assert_eq!(in_full, in_half);
+        // And so they are when others are put in their places.
+        let (first, _) = run(&full);
+        let before = parameters.to_host().unwrap();
+        let turned = before.iter().map(|(name, shape, values)| {
+            let values = values.iter().map(|x| -x).collect();
+            (name.clone(), *shape, values)
+        });
+        parameters.load(turned.collect::<Vec<_>>()).unwrap();
+        let (half, _) = halved(device, &odd(), &parameters);
+        let tokens = Random::new(4).indices(9, 11);
+        let [of_full, of_half] = [&full, &half].map(|gpt| logits(gpt, &tokens));
+        assert_near("other weights", &of_full, &of_half, bar(&odd(), &of_half));
+        parameters.load(before).unwrap();
+        assert_eq!(run(&full).0, first);
+    }
+}
+
 #[test]
 fn values_are_rounded_or_refused_by_name() {
     let (_, parameters) = model(&odd());

@@ -3,7 +3,9 @@
 use shadegrad::checkpoint::{self, Checkpoint, Metadata};
 use shadegrad::nn::{Gpt, GptConfig, Init, ParameterBuilder, Parameters};
 use shadegrad::ops::CrossEntropy;
-use shadegrad::optim::{AdamW, AdamWConfig, LossScale, Metrics, Optimizer, Sgd, SgdConfig};
+use shadegrad::optim::{
+    AdamW, AdamWConfig, Factors, LossScale, Metrics, Optimizer, ParameterGroups, Sgd, SgdConfig,
+};
 use shadegrad::tape::Precision;
 use shadegrad::{Device, Error, Tape};
 
@@ -339,4 +341,105 @@ fn micro_batches_have_one_precision() {
     optimizer.accumulate(&tape, loss).unwrap();
     tape.run().unwrap();
     step(&parameters, &mut optimizer, Precision::F32, 1.0).unwrap();
+}
+
+/// A product of one row and one column is a loss in halves: reported as it is, and differentiated.
+#[test]
+fn a_loss_may_be_a_half() {
+    for device in devices() {
+        let parameters = matrix(device);
+        let settings = config(LossScale::From(1024.0));
+        let mut optimizer = AdamW::new(&parameters, settings).unwrap();
+        let start = values(&parameters);
+        for is_accumulated in [false, true] {
+            let tape = Tape::training(device);
+            tape.set_precision(Precision::Mixed);
+            let row = tape
+                .input([1, 8], &[0.5f32; 8])
+                .matmul(parameters[0].on(&tape));
+            let loss = row.matmul(tape.input([8, 1], &[0.25f32; 8]));
+            let loss = loss.reshape(shadegrad::Shape::SCALAR);
+            assert_eq!(loss.dtype(), shadegrad::DType::F16);
+            if is_accumulated {
+                optimizer.accumulate(&tape, loss).unwrap();
+            }
+            let update = match is_accumulated {
+                true => optimizer.step_accumulated(&tape, loss, 1e-2),
+                false => optimizer.step(&tape, loss, 1e-2),
+            };
+            let report = update.fetch();
+            tape.run().unwrap();
+            let metrics = report.get().unwrap();
+            // Each element has the gradient 1/8, and there are 64.
+            assert_eq!(
+                (metrics.skipped, metrics.grad_norm),
+                (false, 1.0),
+                "{metrics:?}"
+            );
+            if !is_accumulated {
+                let expected = start.iter().sum::<f32>() / 8.0;
+                assert!((metrics.loss - expected).abs() < 2e-3, "{metrics:?}");
+            }
+        }
+        assert_ne!(values(&parameters), start);
+    }
+}
+
+/// Of parameters in several buffers, whichever optimizer has them, whether gradients are clipped or not; but not where those of
+/// frozen parameters would overflow, which nobody computes.
+#[test]
+fn one_gradient_that_overflows_skips_all() {
+    for device in devices() {
+        for overflowing in 0..3 {
+            for (momentum, clip_norm) in [(None, None), (Some(0.0), Some(1.0)), (Some(0.9), None)] {
+                let mut builder = ParameterBuilder::new(3).with_segment_limit(64);
+                for name in ["a", "b", "frozen"] {
+                    builder.parameter(name, [8, 8], Init::Normal { std: 0.3 });
+                }
+                let parameters = builder.build(device).unwrap();
+                let groups = ParameterGroups::new(|name, shape| match name {
+                    "frozen" => Factors::FROZEN,
+                    _ => Factors::default_of(name, shape),
+                });
+                let mut optimizer: Box<dyn Optimizer> = match momentum {
+                    None => {
+                        let config = AdamWConfig {
+                            clip_norm,
+                            groups,
+                            ..AdamWConfig::default()
+                        };
+                        Box::new(AdamW::new(&parameters, config).unwrap())
+                    }
+                    Some(momentum) => {
+                        let config = SgdConfig {
+                            momentum,
+                            clip_norm,
+                            groups,
+                            ..SgdConfig::default()
+                        };
+                        Box::new(Sgd::new(&parameters, config).unwrap())
+                    }
+                };
+                let before = parameters.to_host().unwrap();
+                let tape = Tape::training(device);
+                tape.set_precision(Precision::Mixed);
+                let losses = (0..3).map(|index| {
+                    let factor = if index == overflowing { 1e6 } else { 1.0 };
+                    let x = tape.input([4, 8], &[0.25f32; 32]);
+                    x.matmul(parameters[index].on(&tape)).mean_all() * factor
+                });
+                let loss = losses.reduce(|a, b| a + b).unwrap();
+                let report = optimizer.step(&tape, loss, 1e-2).fetch();
+                tape.run().unwrap();
+                let metrics = report.get().unwrap();
+                let is_skipped = overflowing < 2;
+                assert_eq!(metrics.skipped, is_skipped, "{metrics:?}");
+                let after = parameters.to_host().unwrap();
+                for (index, (before, after)) in before.iter().zip(&after).enumerate() {
+                    let stays = is_skipped || index == 2;
+                    assert_eq!(before.2 == after.2, stays, "{overflowing}: {index}");
+                }
+            }
+        }
+    }
 }
