@@ -28,6 +28,7 @@ mod info;
 mod measure;
 mod merge;
 mod saving;
+mod step;
 mod tune;
 
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ use common::{Result, program, ranks};
 use indicatif::{ProgressBar, ProgressStyle};
 use shadegrad::data::read_text;
 use shadegrad::hugging_face::{ModelFiles, Tokenizer};
-use shadegrad::nn::Gpt;
+use shadegrad::nn::{Gpt, PositionKind};
 use shadegrad::tape::Precision;
 
 use chat::Chat;
@@ -75,6 +76,12 @@ enum Command {
         model: PathBuf,
         #[command(flatten)]
         context: ContextArgs,
+        /// Rows in a batch that it might be trained on
+        #[arg(short, long, default_value_t = 4)]
+        batch_size: usize,
+        /// Reckon with blocks that are computed again in the backward pass
+        #[arg(long)]
+        checkpoint_blocks: bool,
         #[command(flatten)]
         device: DeviceArgs,
     },
@@ -231,8 +238,14 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Info {
             model,
             context,
+            batch_size,
+            checkpoint_blocks,
             device,
-        } => info::run(&model, context.context, &device)?,
+        } => {
+            require(batch_size >= 1, "batch-size", &batch_size, "at least 1")?;
+            let batch = (batch_size, checkpoint_blocks);
+            info::run(&model, context.context, batch, &device)?;
+        }
         Command::Tokenize { input } => {
             let tokenizer = Tokenizer::open(&input.model)?;
             let ids = tokenizer.encode_with_special_tokens(&input.text)?;
@@ -346,6 +359,15 @@ fn open(directory: &Path) -> Result<(ModelFiles, Tokenizer)> {
         )
         .into()),
         _ => Ok((files, tokenizer)),
+    }
+}
+
+/// The files for a model that is trained on rows of so many tokens: without the tables for more, if it is not learned vectors
+/// that say where tokens are.
+fn for_rows(files: ModelFiles, context: usize) -> shadegrad::Result<ModelFiles> {
+    match files.config().positions {
+        PositionKind::Learned => Ok(files),
+        _ => files.with_context(context),
     }
 }
 

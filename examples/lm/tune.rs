@@ -17,7 +17,8 @@ use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, Optimizer};
 
 use super::saving::{ADAPTER, keep, prepare, prepare_files};
-use super::{files_of, open};
+use super::step::Step;
+use super::{files_of, for_rows, open};
 use crate::common::args::{
     BatchArgs, EvaluationArgs, FileArgs, ProgramArgs, SyncArgs, TrainingArgs,
 };
@@ -199,10 +200,11 @@ struct Trained {
 impl Trained {
     fn load(model: &ModelFiles, settings: &Settings, device: &Device) -> Result<Trained> {
         let Some(config) = settings.lora() else {
-            let (gpt, parameters) = match settings.dropout {
+            let (mut gpt, parameters) = match settings.dropout {
                 Some(dropout) => model.load_with_dropout(dropout, device)?,
                 None => model.load(device)?,
             };
+            gpt.set_checkpoint_blocks(settings.checkpoint_blocks);
             return Ok(Trained {
                 gpt,
                 parameters,
@@ -213,11 +215,14 @@ impl Trained {
         // Nothing but products reads them.
         let dtype = settings.training.precision.dtype();
         let (mut gpt, frozen) = model.load_frozen(dtype, settings.dropout, device)?;
+        gpt.set_checkpoint_blocks(settings.checkpoint_blocks);
         let targets = settings.lora_targets.clone();
         let targets = targets.unwrap_or_else(|| model.lora_targets());
         let mut builder = ParameterBuilder::new(settings.training.seed);
         let adapter = model.add_lora(&mut gpt, &mut builder, &config, &targets)?;
-        say!("adapters: rank {} on {}", config.rank, targets.join(", "));
+        if !device.is_meta() {
+            say!("adapters: rank {} on {}", config.rank, targets.join(", "));
+        }
         Ok(Trained {
             gpt,
             parameters: builder.build(device)?,
@@ -226,14 +231,47 @@ impl Trained {
         })
     }
 
-    /// Prints what the run takes from step to step, beside activations.
-    fn describe(&self, optimizer: &dyn Optimizer) {
+    /// Prints what the run takes from step to step, and in each.
+    fn describe(&self, optimizer: &dyn Optimizer, activations: u64) {
         let trained = BinaryBytes(optimizer.memory());
         let count = HumanCount(self.parameters.element_count() as u64);
         let stays = self.frozen.as_ref().map_or_else(String::new, |frozen| {
             format!("{} of weights that stay, ", BinaryBytes(frozen.bytes()))
         });
-        say!("memory: {stays}{trained} of {count} trained parameters, their gradient and moments");
+        say!(
+            "memory: {stays}{trained} of {count} trained parameters, their gradient and moments, {} of activations",
+            BinaryBytes(activations)
+        );
+    }
+}
+
+/// Refuses a run that the device has no memory for, and gives the bytes of its steps' activations. Nothing is loaded for it.
+fn plan(
+    model: &ModelFiles,
+    settings: &Settings,
+    evaluation: &EvaluationArgs,
+    ranks: Option<&dyn Ranks>,
+    device: &Device,
+) -> Result<u64> {
+    let rows = settings.batch.batch_size;
+    let step = Step {
+        rows: ranks.map_or(rows, |ranks| ranks.share(rows).len()),
+        eval_rows: evaluation.eval_batch_size,
+        context: settings.batch.context,
+        accumulates: settings.accumulate > 1,
+        precision: settings.training.precision,
+    };
+    let trained = Trained::load(model, settings, &device.meta())?;
+    let mut optimizer = AdamW::new(&trained.parameters, settings.training.optimizer())?;
+    let memory = step.memory(&trained.gpt, &mut optimizer);
+    let memory = memory.and_then(|memory| memory.check(device.memory()).map(|()| memory));
+    let remedies = match settings.checkpoint_blocks {
+        true => "--batch-size, --eval-batch-size or --context",
+        false => "--batch-size, --eval-batch-size or --context, or give --checkpoint-blocks",
+    };
+    match memory {
+        Ok(memory) => Ok(memory.intermediate),
+        Err(error) => Err(settings::lower(error, "a training step", remedies)),
     }
 }
 
@@ -248,6 +286,7 @@ struct Prepared {
     device: Device,
     trained: Trained,
     optimizer: Box<dyn Trainer>,
+    activations: u64,
 }
 
 impl Tune {
@@ -282,6 +321,7 @@ impl Tune {
             device,
             trained,
             mut optimizer,
+            activations,
         } = ranks::settle(others, prepared)?;
         let settings = &self.settings;
         ranks::agree(
@@ -309,7 +349,7 @@ impl Tune {
         let rows = settings.batch.batch_size * settings.accumulate as usize;
         let shape = [rows, settings.batch.context];
         report::describe(trained.gpt.config(), &settings.training, shape, start);
-        trained.describe(&*optimizer);
+        trained.describe(&*optimizer, activations);
         local_steps::describe(&settings.sync, others);
 
         interrupt::install()?;
@@ -404,6 +444,7 @@ impl Tune {
         let context = settings.batch.context;
         let expected = format!("at most {most}, what the model sees");
         require(context <= most, "context", &context, &expected)?;
+        let model = for_rows(model, context)?;
         let tokens = tokenizer.encode(&text)?;
         let token_fingerprint = ranks::fingerprint(tokens.iter().copied());
         let rows = (settings.batch.batch_size, self.evaluation.eval_batch_size);
@@ -416,10 +457,8 @@ impl Tune {
         let metrics = Metrics::start(files.metrics.as_deref(), start)?;
 
         let device = program::open_device_of(&self.program.device, ranks)?;
-        let mut trained = Trained::load(&model, settings, &device)?;
-        trained
-            .gpt
-            .set_checkpoint_blocks(settings.checkpoint_blocks);
+        let activations = plan(&model, settings, &self.evaluation, ranks, &device)?;
+        let trained = Trained::load(&model, settings, &device)?;
         let inner = AdamW::new(&trained.parameters, settings.training.optimizer())?;
         let optimizer = local_steps::trainer(inner, &settings.sync, ranks, checkpoint.as_ref())?;
         let text_digest = digest(&text);
@@ -436,6 +475,7 @@ impl Tune {
             device,
             trained,
             optimizer,
+            activations,
         })
     }
 

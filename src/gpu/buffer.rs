@@ -13,7 +13,9 @@ pub(crate) struct Buffer {
 
 #[derive(Debug)]
 struct Owned {
-    raw: wgpu::Buffer,
+    /// None of a meta device's.
+    raw: Option<wgpu::Buffer>,
+    bytes: u64,
     id: u64,
     counters: Arc<Counters>,
     copy: HalfCopy,
@@ -32,12 +34,15 @@ struct HalfCopy {
 }
 
 impl Buffer {
-    pub fn new(raw: wgpu::Buffer, id: u64, counters: Arc<Counters>) -> Buffer {
-        count(&counters.buffers, 1);
-        count(&counters.buffer_bytes, raw.size());
+    pub fn new(raw: Option<wgpu::Buffer>, bytes: u64, id: u64, counters: Arc<Counters>) -> Buffer {
+        if raw.is_some() {
+            count(&counters.buffers, 1);
+            count(&counters.buffer_bytes, bytes);
+        }
         Buffer {
             inner: Arc::new(Owned {
                 raw,
+                bytes,
                 id,
                 counters,
                 copy: HalfCopy::default(),
@@ -46,7 +51,8 @@ impl Buffer {
     }
 
     pub fn raw(&self) -> &wgpu::Buffer {
-        &self.inner.raw
+        let raw = self.inner.raw.as_ref();
+        raw.expect("a meta device's tensors have no values")
     }
 
     pub fn id(&self) -> u64 {
@@ -54,7 +60,7 @@ impl Buffer {
     }
 
     pub fn bytes(&self) -> u64 {
-        self.inner.raw.size()
+        self.inner.bytes
     }
 
     /// Something that tells whether the buffer is still there, without keeping it.
@@ -119,11 +125,12 @@ impl WeakBuffer {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        self.counters
-            .buffer_bytes
-            .fetch_sub(self.raw.size(), Ordering::Relaxed);
-        // Else its memory would wait for the browser's garbage collector, which knows nothing of how much it is.
-        #[cfg(target_family = "wasm")]
-        self.raw.destroy();
+        if let Some(_raw) = &self.raw {
+            let bytes = &self.counters.buffer_bytes;
+            bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+            // Else its memory would wait for the browser's garbage collector, which knows nothing of how much it is.
+            #[cfg(target_family = "wasm")]
+            _raw.destroy();
+        }
     }
 }

@@ -19,13 +19,14 @@ use super::blocking::block_on;
 use super::buffer::Buffer;
 use super::options::{DeviceOptions, Feature, flag};
 use super::stats::{Counters, Stats, WaitTimes, count};
-use crate::error::{Error, Result, require_within};
+use crate::error::{Error, Result, require, require_within};
 
 /// A GPU (or software adapter) opened for computing: its queue, caches of compiled kernels and plans, its buffers and
 /// statistics. Cheap to clone; all clones are the same device.
 #[derive(Clone)]
 pub struct Device {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) is_meta: bool,
 }
 
 pub(crate) struct Shared {
@@ -138,9 +139,52 @@ impl Device {
             .collect()
     }
 
+    /// A meta device, as PyTorch calls it: its tensors have shapes but no memory, and what is written to them is dropped. So
+    /// whatever is made and recorded on it says what it would need on this device, and nothing is allocated, loaded or run.
+    ///
+    /// ```
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder};
+    /// use shadegrad::ops::CrossEntropy;
+    /// use shadegrad::optim::{AdamW, AdamWConfig, Optimizer};
+    /// use shadegrad::{Device, Tape};
+    ///
+    /// let device = Device::new()?;
+    /// let meta = device.meta();
+    /// let mut builder = ParameterBuilder::new(0);
+    /// let gpt = Gpt::new(&GptConfig { n_layers: 24, d_model: 512, ..GptConfig::new(1000) }, &mut builder)?;
+    /// let mut optimizer = AdamW::new(&builder.build(&meta)?, AdamWConfig::default())?;
+    /// let tape = Tape::training(&meta);
+    /// let tokens = tape.input([32, 16], &[0u32; 512]);
+    /// optimizer.step(&tape, gpt.loss(tokens, tokens, CrossEntropy::default()), 1e-3);
+    /// assert!(tape.memory()?.persistent > 400_000_000);
+    /// assert!(device.stats().buffer_bytes < 1_000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Running a tape or reading a tensor is [`Error::InvalidArgument`].
+    pub fn meta(&self) -> Device {
+        Device {
+            is_meta: true,
+            ..self.clone()
+        }
+    }
+
+    /// Whether it is a [meta device](Device::meta).
+    pub fn is_meta(&self) -> bool {
+        self.is_meta
+    }
+
+    /// Refuses what needs values on a meta device.
+    pub(crate) fn require_values(&self) -> Result<()> {
+        let expected = "a device that has memory, for running tapes and reading tensors";
+        require(!self.is_meta, "device", "a meta device", expected)
+    }
+
     /// Whether both are clones of one device.
     pub(crate) fn is(&self, other: &Device) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
+        Arc::ptr_eq(&self.shared, &other.shared) && self.is_meta == other.is_meta
     }
 
     /// Which kernel variants this device gets.
@@ -382,16 +426,21 @@ impl Device {
             limits.max_buffer_size
         };
         require_within(limit, format!("buffer `{label}`, in bytes,"), bytes)?;
-        let raw = self.scoped(|| {
+        let make = || {
             self.shared.wgpu.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
                 size: bytes,
                 usage,
                 mapped_at_creation: false,
             })
-        })?;
+        };
+        let raw = match self.is_meta {
+            true => None,
+            false => Some(self.scoped(make)?),
+        };
         Ok(Buffer::new(
             raw,
+            bytes,
             self.shared.next_buffer.fetch_add(1, Relaxed),
             self.shared.counters.clone(),
         ))
@@ -500,6 +549,7 @@ async fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device>
         lost.lock().unwrap().lose(text);
     });
     Ok(Device {
+        is_meta: false,
         shared: Arc::new(Shared {
             adapter,
             wgpu: device,

@@ -178,9 +178,9 @@ impl Ring {
         })
     }
 
-    /// Bytes of the buffers that a ring begins with.
-    pub fn bytes_at_first(&self) -> u64 {
-        self.bytes * count_at_first(self.bytes)
+    /// Bytes of the buffers that a ring for results of this size begins with.
+    pub fn bytes_at_first(bytes: u64) -> u64 {
+        bytes * count_at_first(bytes)
     }
 
     /// A buffer that is not being filled, made only if there is none; `None` if there are no results.

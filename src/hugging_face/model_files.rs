@@ -190,7 +190,27 @@ impl ModelFiles {
 
     /// Makes the model and loads its weights. They go from the files to the device in pieces: the host holds at most an eighth
     /// of a matrix that files have transposed (or 8 MB, if that is more), and 2 MB of others. A token table larger than the adapter lets a kernel
-    /// bind is split into parts.
+    /// bind is split into parts. On a [meta device](Device::meta), nothing is read: so what training takes is known before.
+    ///
+    /// ```no_run
+    /// # fn main() -> shadegrad::Result<()> {
+    /// use shadegrad::hugging_face::ModelFiles;
+    /// use shadegrad::ops::CrossEntropy;
+    /// use shadegrad::optim::{AdamW, AdamWConfig, Optimizer};
+    /// use shadegrad::{Device, Tape};
+    ///
+    /// let device = Device::new()?;
+    /// let (gpt, parameters) = ModelFiles::open("models/SmolLM2-135M")?.load(&device.meta())?;
+    /// let mut optimizer = AdamW::new(&parameters, AdamWConfig::default())?;
+    /// let tape = Tape::training(&device.meta());
+    /// let tokens = tape.input([4, 512], &[0u32; 4 * 512]);
+    /// optimizer.step(&tape, gpt.loss(tokens, tokens, CrossEntropy::default()), 1e-4);
+    /// let memory = tape.memory()?;
+    /// println!("{} bytes, {} of them activations", memory.total(), memory.intermediate);
+    /// memory.check(device.memory())?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -278,7 +298,9 @@ impl ModelFiles {
         self.needs()
             .check(builder.dtype(), device.memory(), device)?;
         let parameters = builder.build_zeroed(device)?;
-        self.restore(&parameters)?;
+        if !device.is_meta() {
+            self.restore(&parameters)?;
+        }
         Ok((gpt, parameters))
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use crate::error::Result;
-use crate::gpu::{Device, Tensor};
+use crate::gpu::{DType, Device, Tensor};
 use crate::shape::Shape;
 use crate::tape::{Tape, Var};
 
@@ -39,7 +39,10 @@ impl Constant {
 
     /// Puts the values on the device.
     pub(super) fn build(&self, device: &Device) -> Result<()> {
-        let tensor = Tensor::new(device, self.inner.shape, &(self.inner.values)())?;
+        let tensor = match device.is_meta() {
+            true => Tensor::zeros(device, self.inner.shape, DType::F32)?,
+            false => Tensor::new(device, self.inner.shape, &(self.inner.values)())?,
+        };
         let fresh = self.inner.tensor.set(tensor).is_ok();
         assert!(fresh, "only a builder fills its constants");
         Ok(())

@@ -319,7 +319,7 @@ impl ParameterBuilder {
                 name, shape, init, ..
             } = &*parameter.inner;
             // New storage is zero already.
-            if *init != Init::Zeros {
+            if *init != Init::Zeros && !device.is_meta() {
                 let values = init.values(seed, name, shape.elements());
                 require_range(name, parameter.tensor(), &values)?;
                 parameter.tensor().write_floats(&values)?;

@@ -96,13 +96,14 @@ impl Tape {
         times
     }
 
-    /// Plans the tape like [`Tape::run`], without running it, and says how much device memory it works with.
+    /// Plans the tape without running it or making anything for it, and says how much device memory it works with: also on a
+    /// [meta device](crate::Device::meta), where not even its parameters have any.
     ///
     /// # Errors
     ///
     /// As [`Tape::run`].
     pub fn memory(self) -> Result<MemoryUse> {
-        plan::memory(&self.device, &mut self.graph.borrow_mut(), self.training)
+        plan::memory(&self.device, &mut self.graph.borrow_mut())
     }
 
     /// Plans the tape without running it, and gives what it is after each pass of the planner as text: nodes, fusion groups,

@@ -341,6 +341,10 @@ fn a_model_is_tuned_and_saved_in_the_layout_that_it_came_in() {
             "error: --context = 65 is not possible: expected at most 64",
         ),
         (
+            vec!["--out=large", "--context=16", "--batch-size=100000"],
+            "error: a training step is too large: ",
+        ),
+        (
             vec!["--out=new", "--dropout=1"],
             "error: --dropout = 1 is not possible",
         ),
@@ -395,7 +399,8 @@ fn adapters_are_tuned_resumed_read_and_merged() {
     let printed = tune(&[&adapters[..], &["--out=whole", "--steps=20"]].concat()).unwrap();
     for line in [
         "adapters: rank 4 on c_attn, mlp.c_fc, c_proj\n",
-        "memory: 143.50 KiB of weights that stay, 64.02 KiB of 4,096 trained parameters, their gradient and moments\n",
+        "memory: 143.50 KiB of weights that stay, 64.02 KiB of 4,096 trained parameters, their gradient and moments, ",
+        " of activations\n",
         "20 steps of 8 × 16 tokens",
         "the adapters: whole\n",
     ] {
@@ -780,6 +785,7 @@ fn what_a_model_needs_is_told_before_it_is_loaded() {
         "3 layers of 36, 6 heads of 6, 3 of keys and values",
         "files: 146.67 KiB of F32",
         "  f32    generate, with a full cache",
+        "device memory to train on 4 × 128 tokens a step, with all that it computes:",
         "  mixed  train adapters of rank 8",
         "adapter: ",
     ] {

@@ -293,6 +293,10 @@ fn intermediate_values_take_little_more_than_the_least_possible() {
             let mut model = Model::new(device, config.clone(), batch);
             let before = device.stats();
             let memory = model.memory(device);
+            assert_eq!(device.stats().buffers, before.buffers, "{what}");
+            let on_meta = Model::new(&device.meta(), config.clone(), batch).memory(&device.meta());
+            assert_eq!(on_meta, memory, "{what}");
+            model.step(device);
             let ratio = memory.intermediate as f64 / memory.lower_bound as f64;
             println!("{what}: {ratio:.3}, {memory:?}");
             assert!((1.0..=1.3).contains(&ratio), "{what}: {memory:?}");

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::memory::MemoryUse;
-use super::passes;
 use super::print::Listing;
 #[cfg(not(target_family = "wasm"))]
 use super::profile::{self, KernelTime};
 #[cfg(not(target_family = "wasm"))]
 use super::recorder::{Phase, PhaseClock};
 use super::replay::Plan;
+use super::{passes, replay};
 use crate::error::{Error, Result};
 use crate::gpu::Device;
 #[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
@@ -138,14 +138,14 @@ pub(in crate::tape) fn profile(
     profile::run(device, &plan, &graph.input_bytes)
 }
 
-/// Plans a recorded tape, and adds up what it needs.
-pub(in crate::tape) fn memory(
-    device: &Device,
-    graph: &mut Graph,
-    training: bool,
-) -> Result<MemoryUse> {
-    let planner = device.attached::<Planner>();
-    Ok(planner.find(device, graph, training)?.memory)
+/// Takes a recorded tape through the passes, and adds up what its plan would need.
+pub(in crate::tape) fn memory(device: &Device, graph: &mut Graph) -> Result<MemoryUse> {
+    check(device, graph)?;
+    let planned = passes::run(device, graph, &mut None)?;
+    let storage = |&bytes: &u64| device.meta().create_storage("intermediate", bytes);
+    let buffers = planned.assignment.sizes.iter().map(storage);
+    buffers.collect::<Result<Vec<_>>>()?;
+    replay::memory(device, graph, &planned)
 }
 
 /// Plans a recorded tape, and says what it is after each pass.
@@ -177,6 +177,7 @@ fn check(device: &Device, graph: &mut Graph) -> Result<()> {
 impl Planner {
     fn find(&self, device: &Device, graph: &mut Graph, training: bool) -> Result<Arc<Plan>> {
         check(device, graph)?;
+        device.require_values()?;
         (training, graph.fusion).hash(&mut graph.signature);
         let counters = &device.shared.counters;
         let cached = self.plans.lock().unwrap().get(&graph.signature);

@@ -4,8 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use super::dispatch::{Program, Slot};
-use crate::gpu::buffer::Buffer;
-use crate::gpu::readback::Ring;
+use crate::error::{self, Error, Result};
 
 /// Which pooled buffer each transient slot gets.
 pub(super) struct Assignment {
@@ -108,14 +107,34 @@ impl MemoryUse {
     pub fn total(&self) -> u64 {
         self.intermediate + self.persistent + self.inputs + self.results
     }
+
+    /// Refuses a tape that needs more than `memory`, if that is known, such as what the device
+    /// [has](crate::Device::memory).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`].
+    pub fn check(&self, memory: Option<u64>) -> Result<()> {
+        match memory {
+            Some(memory) if self.total() > memory => {
+                let [all, values, memory] =
+                    [self.total(), self.intermediate, memory].map(error::bytes);
+                let reason = format!(
+                    "it needs {all}, {values} of them for intermediate values; the adapter has {memory}"
+                );
+                Err(Error::OutOfMemory { reason })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Adds up what a program needs.
 pub(super) fn total(
     program: &Program,
     assignment: &Assignment,
-    inputs: &[Option<&Buffer>],
-    results: &Ring,
+    inputs: u64,
+    results: u64,
 ) -> MemoryUse {
     let persistent = program.slots.iter().filter_map(Slot::persistent);
     let persistent: HashMap<_, _> = persistent.map(|b| (b.id(), b.bytes())).collect();
@@ -123,7 +142,7 @@ pub(super) fn total(
         intermediate: assignment.sizes.iter().sum(),
         lower_bound: assignment.lower_bound,
         persistent: persistent.values().sum(),
-        inputs: inputs.iter().flatten().map(|buffer| buffer.bytes()).sum(),
-        results: results.bytes_at_first(),
+        inputs,
+        results,
     }
 }

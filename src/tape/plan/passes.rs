@@ -44,7 +44,8 @@ pub(super) fn run(
     // Room for the window through which kernels may read the inputs.
     let bytes = graph.input_bytes.len() as u64;
     let input_bytes = uniform_window(device, bytes).unwrap_or(bytes);
-    if graph.fusion.uniform {
+    // Which operands these are is measured on the device.
+    if graph.fusion.uniform && !device.is_meta() {
         uniform::bind(device, &mut program, &assignment, input_bytes);
         list(&|listing| listing.dispatches("uniform operands", &program));
     }

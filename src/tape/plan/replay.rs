@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use super::dispatch::{Dispatch, Slot};
+use super::dispatch::{Dispatch, Program, Slot};
 use super::memory::{self, MemoryUse};
 use super::passes::Planned;
 use super::step::Step;
@@ -53,6 +53,7 @@ struct Copy {
 
 impl Plan {
     pub(super) fn build(device: &Device, graph: &Graph, planned: Planned) -> Result<Plan> {
+        let memory = memory(device, graph, &planned)?;
         let Planned {
             program,
             assignment,
@@ -155,23 +156,23 @@ impl Plan {
             }
         });
         let mut copies: Vec<Copy> = copies.collect();
-        let readback_bytes = graph.fetches.last().map_or(0, |(_, range)| range.end);
-        let readback_bytes = readback_bytes.next_multiple_of(4) as u64;
-        // Nobody is told about faults who asks for nothing.
-        let counted = counters.as_ref().filter(|_| readback_bytes > 0);
-        copies.extend(counted.map(|counters| Copy {
-            from: counters.raw().clone(),
-            start: 0,
-            to: readback_bytes,
-            bytes: counters.bytes(),
-        }));
-        let readback_bytes = readback_bytes + counted.map_or(0, Buffer::bytes);
+        let (fetched, all) = result_bytes(graph, &program);
+        copies.extend(
+            counters
+                .iter()
+                .filter(|_| all > fetched)
+                .map(|counters| Copy {
+                    from: counters.raw().clone(),
+                    start: 0,
+                    to: fetched,
+                    bytes: counters.bytes(),
+                }),
+        );
         let external = program.slots.iter().filter_map(Slot::persistent);
         let distinct: HashSet<*const Pipeline> = pipelines.iter().map(Arc::as_ptr).collect();
-        let ring = Ring::new(device, readback_bytes)?;
-        let written = [inputs.as_ref(), counters.as_ref(), Some(&params.buffer)];
+        let ring = Ring::new(device, all)?;
         Ok(Plan {
-            memory: memory::total(&program, &assignment, &written, &ring),
+            memory,
             pipelines: distinct.len(),
             steps,
             copies,
@@ -273,6 +274,36 @@ impl Plan {
             landing.launch(readback, self.ring.clone(), self.faults.clone());
         }
     }
+}
+
+/// What a plan will need, before it is built.
+pub(super) fn memory(device: &Device, graph: &Graph, planned: &Planned) -> Result<MemoryUse> {
+    let Planned {
+        program,
+        assignment,
+        input_bytes,
+    } = planned;
+    let inputs = match graph.input_bytes.is_empty() {
+        true => 0,
+        false => *input_bytes,
+    };
+    let (params, _) = Params::of(device, &program.dispatches)?;
+    let written = inputs + Fault::bytes(&program.faults) as u64 + params.len() as u64;
+    let (_, results) = result_bytes(graph, program);
+    let results = Ring::bytes_at_first(results);
+    Ok(memory::total(program, assignment, written, results))
+}
+
+/// Bytes of what has been asked for, and of all that goes to the host with it.
+fn result_bytes(graph: &Graph, program: &Program) -> (u64, u64) {
+    let fetched = graph.fetches.last().map_or(0, |(_, range)| range.end);
+    let fetched = fetched.next_multiple_of(4) as u64;
+    // Nobody is told about faults who asks for nothing.
+    let faults = match fetched {
+        0 => 0,
+        _ => Fault::bytes(&program.faults) as u64,
+    };
+    (fetched, fetched + faults)
 }
 
 /// WebGPU forbids one dispatch to bind a buffer both for writing and in another way, even in disjoint ranges, and to bind
@@ -377,12 +408,15 @@ fn compile(
 /// The uniform parameters of all dispatches in one buffer.
 struct Params {
     buffer: Buffer,
-    /// Offset and size of each dispatch's part, in bytes.
-    parts: Vec<(u64, u64)>,
+    parts: Parts,
 }
 
+/// Offset and size of each dispatch's part, in bytes.
+type Parts = Vec<(u64, u64)>;
+
 impl Params {
-    fn build(device: &Device, dispatches: &[Dispatch]) -> Result<Params> {
+    /// The buffer's bytes, with the parts.
+    fn of(device: &Device, dispatches: &[Dispatch]) -> Result<(Vec<u8>, Parts)> {
         let alignment = device.limits().min_uniform_buffer_offset_alignment as usize;
         let mut bytes: Vec<u8> = Vec::new();
         let mut parts = Vec::new();
@@ -395,11 +429,16 @@ impl Params {
             bytes.resize(start + size, 0);
             parts.push((start as u64, size as u64));
         }
-        let size = (bytes.len() as u64).max(16);
-        let limit = device.limits().max_buffer_size;
+        bytes.resize(bytes.len().max(16), 0);
+        let (size, limit) = (bytes.len() as u64, device.limits().max_buffer_size);
         require_within(limit, "the parameters of one tape, in bytes,", size)?;
+        Ok((bytes, parts))
+    }
+
+    fn build(device: &Device, dispatches: &[Dispatch]) -> Result<Params> {
+        let (bytes, parts) = Params::of(device, dispatches)?;
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let buffer = device.create_buffer("kernel parameters", size, usage)?;
+        let buffer = device.create_buffer("kernel parameters", bytes.len() as u64, usage)?;
         device.shared.queue.write_buffer(buffer.raw(), 0, &bytes);
         Ok(Params { buffer, parts })
     }
