@@ -390,7 +390,7 @@ pub fn given(matches: &ArgMatches) -> Vec<String> {
 }
 
 /// A parser for the kinds that the library has, which lists them in the help.
-fn kinds<T>(all: &'static [T], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
+pub fn kinds<T>(all: &'static [T], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
 where
     T: Copy + FromStr + Send + Sync,
     T::Err: std::error::Error + Send + Sync,

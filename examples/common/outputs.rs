@@ -30,7 +30,7 @@ pub struct Output<'a> {
     /// How it gets there.
     pub mode: Mode,
     /// The flag of the one file that is read and that this may replace.
-    pub replaces: Option<&'static str>,
+    pub replaces: Option<&'a str>,
 }
 
 /// Checks that all `outputs` can be written, without changing any, and that they are distinct from each other and from

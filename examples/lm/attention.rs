@@ -56,8 +56,8 @@ pub fn draw(
         source,
     })?;
     let paths = ["svg", "html"].map(|extension| out.join(format!("layer_{layer}.{extension}")));
-    let read: Vec<_> = files_of(directory).collect();
-    let read: Vec<_> = read.iter().map(|(what, path)| (*what, &**path)).collect();
+    let read = files_of(directory, &model.files);
+    let read: Vec<_> = read.iter().map(|(what, path)| (&**what, &**path)).collect();
     let written = paths.each_ref().map(|path| Output {
         flag: "--out",
         path,

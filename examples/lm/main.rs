@@ -371,31 +371,24 @@ fn for_rows(files: ModelFiles, context: usize) -> shadegrad::Result<ModelFiles> 
     }
 }
 
-/// Every file of a model's directory that is read, with what it is called in messages.
-const FILES: [(&str, &str); 10] = [
-    ("the model's config.json", "config.json"),
-    ("the model's model.safetensors", "model.safetensors"),
-    ("the model's tokenizer.json", "tokenizer.json"),
-    ("the model's tokenizer_config.json", "tokenizer_config.json"),
-    (
-        "the model's special_tokens_map.json",
-        "special_tokens_map.json",
-    ),
-    ("the model's added_tokens.json", "added_tokens.json"),
-    ("the model's vocab.json", "vocab.json"),
-    ("the model's merges.txt", "merges.txt"),
-    (
-        "the model's generation_config.json",
-        "generation_config.json",
-    ),
-    ("the model's chat_template.jinja", "chat_template.jinja"),
+/// Every file of a model's directory that is read beside its weights.
+const FILES: [&str; 9] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
 ];
 
-/// [`FILES`] of a directory.
-fn files_of(directory: &Path) -> impl Iterator<Item = (&'static str, PathBuf)> {
-    FILES
-        .into_iter()
-        .map(|(what, name)| (what, directory.join(name)))
+/// The files of a model's directory that are read, with what they are called in messages.
+fn files_of(directory: &Path, model: &ModelFiles) -> Vec<(String, PathBuf)> {
+    let names = FILES.into_iter().chain(model.weight_files());
+    let named = names.map(|name| (format!("the model's {name}"), directory.join(name)));
+    named.collect()
 }
 
 /// A loaded model with its tokenizer.

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use shadegrad::Device;
-use shadegrad::hugging_face::{AdapterFiles, ModelFiles};
+use shadegrad::hugging_face::{AdapterFiles, ModelFiles, SaveDType};
 use shadegrad::nn::Gpt;
 
 use super::{files_of, open, saving};
-use crate::common::args::DeviceArgs;
+use crate::common::args::{DeviceArgs, kinds};
 use crate::common::{Result, program};
 
 /// The command line of `lm merge`.
@@ -21,6 +21,9 @@ pub struct Merge {
     /// Directory for the merged model, in the layout of the model
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Type of the saved weights: f32, f16, bf16, or as-stored in the model's files
+    #[arg(long, value_parser = kinds(SaveDType::ALL, SaveDType::name), default_value_t = SaveDType::AsStored, value_name = "TYPE")]
+    save_dtype: SaveDType,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -34,16 +37,17 @@ impl Merge {
     pub fn run(&self) -> Result<()> {
         let (model, _) = open(&self.model)?;
         AdapterFiles::open(&self.adapters)?;
-        let of_model: Vec<_> = files_of(&self.model).collect();
+        let of_model = files_of(&self.model, &model);
         // Merged twice, adapters would count twice.
         let of_model = of_model.iter().map(|(_, path)| ("the model", &**path));
         model.check_output(&self.out)?;
-        saving::prepare(&self.out, &of_model.collect::<Vec<_>>())?;
+        saving::prepare(&self.out, &model, &of_model.collect::<Vec<_>>())?;
         let device = program::open_device_aside(&self.device)?;
         let (mut gpt, parameters) = model.load(&device)?;
         into(&mut gpt, &model, &self.adapters, &device)?;
-        model.save(&self.out, &parameters)?;
+        model.save_as(&self.out, &parameters, self.save_dtype)?;
         saving::keep(&self.model, &self.out)?;
+        saving::note_rounding(&model, self.save_dtype);
         say!("the merged model: {}", self.out.display());
         Ok(())
     }

@@ -11,16 +11,16 @@ use indicatif::BinaryBytes;
 use serde::{Deserialize, Serialize};
 use shadegrad::Device;
 use shadegrad::data::{IGNORE_INDEX, read_text};
-use shadegrad::hugging_face::{Adapter, ModelFiles};
+use shadegrad::hugging_face::{Adapter, ModelFiles, SaveDType};
 use shadegrad::nn::{Gpt, LoraConfig, ParameterBuilder, Parameters};
 use shadegrad::ops::CrossEntropy;
 use shadegrad::optim::{AdamW, Optimizer};
 
-use super::saving::{ADAPTER, keep, prepare, prepare_files};
+use super::saving::{ADAPTER, keep, note_rounding, prepare, prepare_files};
 use super::step::Step;
 use super::{files_of, for_rows, open};
 use crate::common::args::{
-    BatchArgs, EvaluationArgs, FileArgs, ProgramArgs, SyncArgs, TrainingArgs,
+    BatchArgs, EvaluationArgs, FileArgs, ProgramArgs, SyncArgs, TrainingArgs, kinds,
 };
 use crate::common::checkpoint::{Checkpoint, Contents, digest};
 use crate::common::course::{NextToken, Options, Ranks, Trainer};
@@ -69,6 +69,9 @@ pub struct Tune {
         help_heading = "Files"
     )]
     save_interval: u64,
+    /// Type of the saved weights: f32, f16, bf16, or as-stored in the model's files
+    #[arg(long, value_parser = kinds(SaveDType::ALL, SaveDType::name), default_value_t = SaveDType::AsStored, value_name = "TYPE", conflicts_with = "lora", help_heading = "Files")]
+    save_dtype: SaveDType,
     /// With it, write what a run goes on from: what is trained, the optimizer and the settings
     #[arg(long, value_name = "PATH", help_heading = "Files")]
     checkpoint: Option<PathBuf>,
@@ -352,6 +355,9 @@ impl Tune {
         trained.describe(&*optimizer, activations);
         local_steps::describe(&settings.sync, others);
 
+        if trained.adapter.is_none() {
+            note_rounding(&model, self.save_dtype);
+        }
         interrupt::install()?;
         let contents = Contents {
             program: PROGRAM,
@@ -369,7 +375,7 @@ impl Tune {
             match &trained.adapter {
                 Some(adapter) => Ok(adapter.save(&self.out, self.model.to_str())?),
                 None => {
-                    model.save(&self.out, optimizer.parameters())?;
+                    model.save_as(&self.out, optimizer.parameters(), self.save_dtype)?;
                     keep(&self.model, &self.out)
                 }
             }
@@ -429,6 +435,9 @@ impl Tune {
         }
         let settings = &self.settings;
         ranks::require_rows(ranks, settings.batch.batch_size)?;
+        if self.save_dtype != SaveDType::AsStored && settings.lora.is_some() {
+            return Err("--save-dtype is for models: adapters are saved as f32".into());
+        }
         let start = checkpoint.as_ref().map_or(0, Checkpoint::step);
         settings.training.check_start(start)?;
         settings.sync.check(
@@ -481,8 +490,8 @@ impl Tune {
 
     /// Finds out whether all files can be written.
     fn check_files(&self, files: &FileArgs, model: &ModelFiles) -> Result<()> {
-        let of_model: Vec<_> = files_of(&self.model).collect();
-        let of_model = of_model.iter().map(|(what, path)| (*what, &**path));
+        let of_model = files_of(&self.model, model);
+        let of_model = of_model.iter().map(|(what, path)| (&**what, &**path));
         let read: Vec<(&str, &Path)> = of_model.chain([("the text", &*self.file)]).collect();
         let given: Vec<_> = read
             .iter()
@@ -499,10 +508,10 @@ impl Tune {
             .filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
         let others: Vec<_> = read.into_iter().chain(written).collect();
         match self.settings.lora {
-            Some(_) => prepare_files(&self.out, &ADAPTER, &others),
+            Some(_) => prepare_files(&self.out, ADAPTER, &others),
             None => {
                 model.check_output(&self.out)?;
-                prepare(&self.out, &others)
+                prepare(&self.out, model, &others)
             }
         }
     }

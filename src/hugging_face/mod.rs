@@ -61,6 +61,6 @@ pub use decode_stream::DecodeStream;
 pub use generation::GenerationConfig;
 pub use model_files::ModelFiles;
 pub use needs::MemoryNeeds;
-pub use save::{export, export_characters, export_in_files};
+pub use save::{SaveDType, export, export_characters, export_in_files};
 #[cfg(feature = "tokenizers")]
 pub use tokenizer::Tokenizer;

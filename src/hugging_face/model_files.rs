@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use safetensors::tensor::Dtype;
 use serde_json::Value;
 
 use super::fields::{Fields, Reason, unique};
@@ -13,7 +14,7 @@ use super::generation::{GenerationConfig, TokenIds};
 use super::model_type::{ModelType, TYPES};
 use super::names::{Entry, Names};
 use super::needs::MemoryNeeds;
-use super::save::{self, Content, Stored};
+use super::save::{self, Content, SaveDType, Stored};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Device};
@@ -150,6 +151,13 @@ impl ModelFiles {
             }
         }
         bytes
+    }
+
+    /// The names of the files that hold the weights, and of the index if they are several.
+    pub fn weight_files(&self) -> Vec<&str> {
+        let files = self.weights.files().iter();
+        let index = self.weights.index().map(|_| INDEX);
+        files.map(|(name, _)| &**name).chain(index).collect()
     }
 
     /// `model_type` of the configuration: `llama`, say.
@@ -326,29 +334,55 @@ impl ModelFiles {
     /// large for the file's type; [`Error::DeviceLost`], [`Error::Readback`]; [`Error::Checkpoint`] if the opened file has
     /// been changed meanwhile, or [`ModelFiles::check_output`] refuses the directory. Nothing has been replaced then.
     pub fn save(&self, directory: impl AsRef<Path>, parameters: &Parameters) -> Result<()> {
+        self.save_as(directory, parameters, SaveDType::AsStored)
+    }
+
+    /// [`ModelFiles::save`] as another type than the opened files have, which the configuration then says, too: training changes
+    /// weights by less than `F16` and `BF16` tell apart.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelFiles::save`].
+    pub fn save_as(
+        &self,
+        directory: impl AsRef<Path>,
+        parameters: &Parameters,
+        dtype: SaveDType,
+    ) -> Result<()> {
         self.check_output(&directory)?;
-        let mut files = Vec::new();
+        let (mut files, mut total) = (Vec::new(), 0);
         for (name, file) in self.weights.files() {
-            let mut contents = Vec::new();
+            let mut tensors = Vec::new();
             for tensor in file.metadata.offset_keys() {
                 let info = file.metadata.info(&tensor).expect("it is one of the names");
-                contents.push(match self.weights.owner(&tensor, &self.entries) {
+                let content = match self.weights.owner(&tensor, &self.entries) {
                     Some((entry, part)) => Content::Stored(Stored {
                         entry,
                         part,
                         tensors: entry.tensors(parameters)?,
-                        dtype: info.dtype,
+                        dtype: dtype.of(info.dtype),
                     }),
                     None => Content::Kept { file, info },
-                });
+                };
+                total += content.bytes();
+                tensors.push((tensor, content));
             }
-            files.push((name.clone(), Cow::from(&file.header[..]), contents));
+            let metadata = file.metadata.metadata().clone();
+            let (name, header, contents) = save::file_with(name.clone(), tensors, metadata);
+            let header = match dtype {
+                SaveDType::AsStored => Cow::from(&file.header[..]),
+                _ => header,
+            };
+            files.push((name, header, contents));
         }
-        let index = self.weights.index().map(|index| (INDEX, index));
-        let texts: Vec<_> = index
-            .into_iter()
-            .chain([(CONFIG, &self.json[..])])
-            .collect();
+        let mut json: Cow<'_, [u8]> = Cow::from(&self.json);
+        let mut index: Option<Cow<'_, [u8]>> = self.weights.index().map(Cow::from);
+        if dtype != SaveDType::AsStored {
+            json = save::retyped(&json, dtype.of(Dtype::F32)).into();
+            index = index.map(|index| save::resized(&index, total).into());
+        }
+        let index = index.as_deref().map(|index| (INDEX, index));
+        let texts: Vec<_> = index.into_iter().chain([(CONFIG, &json[..])]).collect();
         save::write(directory.as_ref(), &files, &texts)
     }
 

@@ -18,15 +18,61 @@ use super::names::{Entry, HEAD, Part, parts};
 use super::weights::transpose;
 use crate::checkpoint::{Staged, TensorsFile, number_size, replace_with};
 use crate::data::CharTokenizer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, named};
 use crate::gpu::{DType, Tensor};
 use crate::nn::{GptConfig, Parameters};
 
 /// Numbers that are read back from the device at a time.
 const PIECE: usize = 1 << 20;
 
+/// A transposed matrix of more numbers than that goes to its file in so many strips.
+const STRIPS: usize = 8;
+
 /// The most bytes of a file of weights that [`export`] writes, but for a single tensor that is larger.
 const LARGEST_FILE: u64 = 5_000_000_000;
+
+/// What the weights of a saved model are stored as. What is narrower than on the device rounds them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SaveDType {
+    /// As the files that were opened have them; for a model of this crate, as the device has them.
+    #[default]
+    AsStored,
+    /// All in 32 bits.
+    F32,
+    /// All in IEEE's 16 bits: 11 bits of precision, up to 65,504.
+    F16,
+    /// All in bfloat16: 8 bits of precision, as far as `F32`.
+    BF16,
+}
+
+named!(
+    SaveDType,
+    "save_dtype",
+    AsStored = "as-stored",
+    F32 = "f32",
+    F16 = "f16",
+    BF16 = "bf16"
+);
+
+impl SaveDType {
+    pub(super) fn of(self, stored: Dtype) -> Dtype {
+        match self {
+            SaveDType::AsStored => stored,
+            SaveDType::F32 => Dtype::F32,
+            SaveDType::F16 => Dtype::F16,
+            SaveDType::BF16 => Dtype::BF16,
+        }
+    }
+}
+
+/// What `config.json` calls a type.
+fn in_config(dtype: Dtype) -> Value {
+    Value::from(match dtype {
+        Dtype::F16 => "float16",
+        Dtype::BF16 => "bfloat16",
+        _ => "float32",
+    })
+}
 
 /// Saves a model of this crate as one of the `transformers` library: `config.json` and `model.safetensors` in a
 /// directory, which is made if there is none. `AutoModelForCausalLM.from_pretrained` reads it. Weights of more than 5 GB
@@ -72,10 +118,11 @@ pub fn export(
     parameters: &Parameters,
     end_of_text: Option<u32>,
 ) -> Result<()> {
-    export_in_files(directory, config, parameters, end_of_text, LARGEST_FILE)
+    let (dtype, largest) = (SaveDType::AsStored, LARGEST_FILE);
+    export_in_files(directory, config, parameters, end_of_text, dtype, largest)
 }
 
-/// [`export`] with at most so many bytes of weights in a file, but for a single tensor that is larger:
+/// [`export`] as another type, with at most so many bytes of weights in a file, but for a single tensor that is larger:
 /// `model-00001-of-00002.safetensors` and so on, and `model.safetensors.index.json`, if one file does not hold all.
 ///
 /// # Errors
@@ -86,6 +133,7 @@ pub fn export_in_files(
     config: &GptConfig,
     parameters: &Parameters,
     end_of_text: Option<u32>,
+    dtype: SaveDType,
     largest: u64,
 ) -> Result<()> {
     let (model_type, mut json) = describe(config)?;
@@ -94,11 +142,11 @@ pub fn export_in_files(
     for key in ["bos_token_id", "eos_token_id"] {
         json.insert(key.to_owned(), ids.clone());
     }
-    let (dtype, stored) = match parameters.dtype() {
-        DType::F16 => (Dtype::F16, "float16"),
-        _ => (Dtype::F32, "float32"),
-    };
-    json.insert("dtype".to_owned(), Value::from(stored));
+    let dtype = dtype.of(match parameters.dtype() {
+        DType::F16 => Dtype::F16,
+        _ => Dtype::F32,
+    });
+    json.insert("dtype".to_owned(), in_config(dtype));
     let entries = names.entries(config)?;
     let mut all = Vec::new();
     for (entry, part) in parts(&entries) {
@@ -141,7 +189,7 @@ pub fn export_in_files(
         files.push(file_of(name_of(number), shard));
     }
     let index = json!({
-        "metadata": { "total_parameters": total / parameters.dtype().bytes(), "total_size": total },
+        "metadata": { "total_parameters": total / number_size(dtype).expect("it is a type of numbers"), "total_size": total },
         "weight_map": weight_map,
     });
     let [json, index] = [Value::Object(json), index]
@@ -154,25 +202,35 @@ pub fn export_in_files(
 
 /// A file of these tensors, which are in the order of their names.
 pub(super) fn file_of<'a>(name: String, tensors: Vec<(String, Stored<'a>)>) -> WeightsFile<'a> {
+    let tensors = tensors.into_iter();
+    let tensors = tensors.map(|(name, stored)| (name, Content::Stored(stored)));
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    file_with(name, tensors.collect(), Some(format))
+}
+
+/// A file of these tensors, one behind the other, with what it says beside them.
+pub(super) fn file_with(
+    name: String,
+    tensors: Vec<(String, Content<'_>)>,
+    metadata: Option<HashMap<String, String>>,
+) -> WeightsFile<'_> {
     let (mut end, mut infos, mut contents) = (0, Vec::new(), Vec::new());
-    for (name, stored) in tensors {
-        let start = end;
-        end += stored.bytes();
-        let info = TensorInfo {
-            dtype: stored.dtype,
-            shape: stored.entry.shape_of(stored.part),
-            data_offsets: (start, end),
-        };
+    for (name, content) in tensors {
+        let mut info = content.info();
+        info.data_offsets = (end, end + info.data_offsets.1 - info.data_offsets.0);
+        end = info.data_offsets.1;
         infos.push((name, info));
-        contents.push(Content::Stored(stored));
+        contents.push(content);
     }
-    (name, header_of(infos), contents)
+    (name, header_of(infos, metadata), contents)
 }
 
 /// Everything of a file before the tensors' data.
-fn header_of(infos: Vec<(String, TensorInfo)>) -> Cow<'static, [u8]> {
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(format), infos).expect("the offsets fit the shapes");
+fn header_of(
+    infos: Vec<(String, TensorInfo)>,
+    metadata: Option<HashMap<String, String>>,
+) -> Cow<'static, [u8]> {
+    let metadata = Metadata::new(metadata, infos).expect("the offsets fit the shapes");
     let mut header = serde_json::to_vec(&metadata).expect("names are strings");
     header.resize(header.len().next_multiple_of(8), b' ');
     header.splice(..0, (header.len() as u64).to_le_bytes());
@@ -312,6 +370,46 @@ pub(super) enum Content<'a> {
     },
 }
 
+impl Content<'_> {
+    pub fn bytes(&self) -> usize {
+        let (start, end) = self.info().data_offsets;
+        end - start
+    }
+
+    fn info(&self) -> TensorInfo {
+        match self {
+            Content::Kept { info, .. } => (*info).clone(),
+            Content::Stored(stored) => TensorInfo {
+                dtype: stored.dtype,
+                shape: stored.entry.shape_of(stored.part),
+                data_offsets: (0, stored.bytes()),
+            },
+        }
+    }
+}
+
+/// A configuration that says of its weights that they are of this type.
+pub(super) fn retyped(json: &[u8], dtype: Dtype) -> Vec<u8> {
+    let mut value: Value = serde_json::from_slice(json).expect("it has been parsed");
+    let known = ["dtype", "torch_dtype"].map(|key| value.get(key).is_some().then_some(key));
+    let known = known.into_iter().flatten().collect::<Vec<_>>();
+    for key in if known.is_empty() {
+        vec!["dtype"]
+    } else {
+        known
+    } {
+        value[key] = in_config(dtype);
+    }
+    serde_json::to_vec_pretty(&value).expect("keys are strings")
+}
+
+/// An index of so many bytes.
+pub(super) fn resized(index: &[u8], bytes: usize) -> Vec<u8> {
+    let mut value: Value = serde_json::from_slice(index).expect("it has been parsed");
+    value["metadata"]["total_size"] = Value::from(bytes);
+    serde_json::to_vec_pretty(&value).expect("keys are strings")
+}
+
 /// Some columns of a parameter, which lies in some tensors one behind the other.
 pub(super) struct Stored<'a> {
     pub entry: &'a Entry,
@@ -349,35 +447,43 @@ impl Stored<'_> {
                 _ => file.write_all(bytemuck::cast_slice(&values)),
             }
         };
-        // One copy of the parameter, of which the file gets columns, unless it gets all as they are.
-        let is_whole = entry.parts.len() == 1 && !entry.is_transposed;
-        let mut values = Vec::new();
-        for tensor in tensors {
-            let count = tensor.shape().elements();
-            for start in (0..count).step_by(PIECE) {
-                let piece = tensor.part(start, [count.min(start + PIECE) - start]);
-                let piece = piece.to_floats().map_err(io::Error::other)?;
-                match is_whole {
-                    true => write(piece)?,
-                    false => values.extend(piece),
-                }
-            }
-        }
-        if is_whole {
-            return Ok(());
-        }
         let [rows, columns] = entry.extents();
         let (first, width) = (part.columns.start, part.columns.len());
+        // An even number, as parts of halves need it.
+        let height = (PIECE / columns).max(1).next_multiple_of(2);
+        // Reads the parameter from the device, some whole rows at a time.
+        let read = |take: &mut dyn FnMut(usize, &[f32]) -> io::Result<()>| -> io::Result<()> {
+            let mut top = 0;
+            for tensor in tensors {
+                let count = tensor.shape().elements();
+                for start in (0..count).step_by(height * columns) {
+                    let piece = tensor.part(start, [count.min(start + height * columns) - start]);
+                    let piece = piece.to_floats().map_err(io::Error::other)?;
+                    take(top, &piece)?;
+                    top += piece.len() / columns;
+                }
+            }
+            Ok(())
+        };
         if !entry.is_transposed {
-            let mut rows = values.chunks(columns);
-            return rows.try_for_each(|row| write(row[first..first + width].to_vec()));
+            return read(&mut |_, piece| {
+                let mut values = Vec::with_capacity(piece.len());
+                let rows = piece.chunks(columns);
+                rows.for_each(|row| values.extend_from_slice(&row[first..first + width]));
+                write(values)
+            });
         }
-        let at_once = (PIECE / rows).max(1);
+        // What is a row of the file needs all rows of the parameter: so many are read for each strip of them.
+        let at_once = (PIECE / rows).max(width.div_ceil(STRIPS));
         for column in (0..width).step_by(at_once) {
             let some = at_once.min(width - column);
             let mut turned = vec![0.0; some * rows];
-            let values = &values[first + column..];
-            transpose(values, columns, &mut turned, rows, [rows, some]);
+            read(&mut |top, piece| {
+                let size = [piece.len() / columns, some];
+                let piece = &piece[first + column..];
+                transpose(piece, columns, &mut turned[top..], rows, size);
+                Ok(())
+            })?;
             write(turned)?;
         }
         Ok(())

@@ -805,6 +805,66 @@ fn what_a_model_needs_is_told_before_it_is_loaded() {
     assert!(error.contains("context = 0 is not possible"), "{error}");
 }
 
+/// What is read of a model in several files is not written over, and a narrower type of what is saved is told.
+#[test]
+fn models_in_several_files_and_other_types() {
+    let folder = Folder::new();
+    folder.write("book.txt", "abcabcab".repeat(100));
+    std::fs::create_dir(folder.0.join("m")).unwrap();
+    for entry in std::fs::read_dir(format!("{MODEL}/../models/llama")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        folder.write(&format!("m/{name}"), std::fs::read(&path).unwrap());
+    }
+    let tokenizer = r#"{
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "Split", "pattern": { "Regex": "[\\s\\S]" }, "behavior": "Isolated", "invert": false },
+        "post_processor": null, "decoder": { "type": "Fuse" },
+        "model": { "type": "WordLevel", "vocab": { "a": 0, "b": 1, "c": 2 }, "unk_token": "<unk>" }
+    }"#;
+    folder.write("m/tokenizer.json", tokenizer);
+    let tune = |arguments: &[&str]| {
+        let short = [
+            "tune",
+            "m",
+            "book.txt",
+            "--context=16",
+            "--steps=1",
+            "--final-eval-iters=1",
+        ];
+        run(&folder, &[&short[..], arguments].concat())
+    };
+    let shard = "model-00002-of-00004.safetensors";
+    let error = tune(&["--out=new", &format!("--metrics=m/{shard}")]).unwrap_err();
+    let expected = format!("error: --metrics: m/{shard} is also the file of the model's {shard}");
+    assert!(error.starts_with(&expected), "{error}");
+    let error = tune(&["--out=new", "--lora=2", "--save-dtype=f16"]).unwrap_err();
+    assert!(error.contains("cannot be used with"), "{error}");
+
+    let note =
+        "saved as BF16: weights are rounded to it; --save-dtype f32 keeps them as they are\n";
+    let printed = tune(&["--out=narrow", "--save-dtype=bf16"]).unwrap();
+    assert!(printed.contains(note), "{printed}");
+    for out in ["--out=same", "--out=m"] {
+        assert!(!tune(&[out]).unwrap().contains("saved as"));
+    }
+    let files = |model: &str| run(&folder, &["info", model]).unwrap();
+    assert!(
+        files("narrow").contains("files: 73.34 KiB of BF16\n"),
+        "{}",
+        files("narrow")
+    );
+    assert!(files("same").contains("files: 146.67 KiB of F32\n"));
+    tune(&["--out=adapters", "--lora=2"]).unwrap();
+    let merge = ["merge", "narrow", "adapters", "--out=merged"];
+    let printed = run(&folder, &merge).unwrap();
+    let kept = note.replace(":", ", as the model's files are:");
+    assert!(printed.contains(&kept), "{printed}");
+    let wide = run(&folder, &[&merge[..], &["--save-dtype=f32"]].concat()).unwrap();
+    assert!(!wide.contains("saved as"), "{wide}");
+    assert!(files("merged").contains("files: 146.67 KiB of F32\n"));
+}
+
 /// The kinds are those of `tests/files/hugging_face/bad_directories.rs`.
 #[test]
 fn one_line_says_what_is_wrong_with_a_directory() {

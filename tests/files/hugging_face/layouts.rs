@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use shadegrad::hugging_face::{ModelFiles, export, export_in_files};
+use shadegrad::hugging_face::{ModelFiles, SaveDType, export, export_in_files};
+use shadegrad::nn::{Gpt, GptConfig, ParameterBuilder, PositionKind};
 use shadegrad::{DType, Error};
 
 use super::files::{copy_with, scratch, tensors, write};
@@ -187,6 +188,29 @@ fn weights_of_the_other_layout_are_in_the_way() {
     }
 }
 
+/// Matrices of more numbers than are read from the device at a time, or turned.
+#[test]
+fn large_matrices_go_in_pieces() {
+    let config = GptConfig {
+        d_model: 512,
+        d_ff: 6150,
+        n_layers: 1,
+        positions: PositionKind::Rotary,
+        ..GptConfig::new(27)
+    };
+    let mut builder = ParameterBuilder::new(3);
+    Gpt::new(&config, &mut builder).unwrap();
+    let parameters = builder.build(device()).unwrap();
+    let directory = scratch("export_large");
+    export(&directory, &config, &parameters, None).unwrap();
+    let (_, again) = ModelFiles::open(&directory)
+        .unwrap()
+        .load(device())
+        .unwrap();
+    assert!(again.to_host().unwrap() == parameters.to_host().unwrap());
+    fs::remove_dir_all(directory).unwrap();
+}
+
 #[test]
 fn exports_in_several_files() {
     let files = ModelFiles::open(several()).unwrap();
@@ -194,7 +218,8 @@ fn exports_in_several_files() {
     let expected = parameters.to_host().unwrap();
     for (largest, count) in [(0, 30), (20_000, 10), (60_000, 3), (1 << 20, 1)] {
         let directory = scratch("export_in_files");
-        export_in_files(&directory, files.config(), &parameters, None, largest).unwrap();
+        let (config, dtype) = (files.config(), SaveDType::AsStored);
+        export_in_files(&directory, config, &parameters, None, dtype, largest).unwrap();
         let again = ModelFiles::open(&directory).unwrap();
         let (_, restored) = again.load(device()).unwrap();
         assert!(restored.to_host().unwrap() == expected, "{largest}");

@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, tensor::Metadata};
 use serde_json::Value;
 use shadegrad::data::IGNORE_INDEX;
-use shadegrad::hugging_face::{ModelFiles, export_in_files};
+use shadegrad::hugging_face::{ModelFiles, SaveDType, export_in_files};
 use shadegrad::nn::{
     FeedForwardKind, Gpt, GptConfig, LocalAttention, NormKind, NormPlacement, ParameterBuilder,
     Parameters, PositionKind, Rotary, RotaryScaling,
@@ -83,6 +83,67 @@ fn unchanged_models_are_the_same_bytes() {
         for (name, bytes) in before {
             assert!(bytes == after[&name], "{}: {name} differs", model.name);
         }
+    }
+}
+
+/// The same values as far as the type tells them apart, in the same files, and a configuration that says so.
+#[test]
+fn saved_as_another_type() {
+    let dtypes = [
+        (SaveDType::F32, Dtype::F32, "float32", 0.0),
+        (SaveDType::F16, Dtype::F16, "float16", 2f32.powi(-11)),
+        (SaveDType::BF16, Dtype::BF16, "bfloat16", 2f32.powi(-8)),
+    ];
+    for (model, (dtype, stored, called, precision)) in MODELS.iter().zip(dtypes.iter().cycle()) {
+        let name = format!("{}_{dtype}", model.name);
+        let files = ModelFiles::open(directory(model.name)).unwrap();
+        let (_, parameters) = load(model.name, DType::F32, device());
+        let saved = scratch("models_saved", &name);
+        files.save_as(&saved, &parameters, *dtype).unwrap();
+        let again = ModelFiles::open(&saved).unwrap();
+        assert_eq!(again.config(), files.config(), "{name}");
+        assert_eq!(again.weight_files(), files.weight_files(), "{name}");
+
+        let (before, after) = (contents(&directory(model.name)), contents(&saved));
+        assert!(before.keys().eq(after.keys()), "{name}");
+        let mut bytes = 0;
+        for (file, before) in before
+            .iter()
+            .filter(|(file, _)| file.ends_with(".safetensors"))
+        {
+            let [(old, old_data), (new, data)] = [before, &after[file]].map(|bytes| header(bytes));
+            assert!(old.keys().eq(new.keys()), "{name}");
+            assert_eq!(old_data.metadata(), data.metadata(), "{name}");
+            for (tensor, (kind, shape)) in &new {
+                assert_eq!(shape, &old[tensor].1, "{name}: {tensor}");
+                assert!(kind == stored || *kind == old[tensor].0, "{name}: {tensor}");
+            }
+            bytes += data.data_len();
+        }
+        assert!(
+            again.dtypes()[&stored.to_string()] * 10 > bytes as u64 * 9,
+            "{name}"
+        );
+        let json = |files: &BTreeMap<String, Vec<u8>>, file: &str| -> Option<Value> {
+            files
+                .get(file)
+                .map(|bytes| serde_json::from_slice(bytes).unwrap())
+        };
+        let config = json(&after, "config.json").unwrap();
+        assert_eq!(config["dtype"], *called, "{name}");
+        if let Some(index) = json(&after, "model.safetensors.index.json") {
+            assert_eq!(index["metadata"]["total_size"], bytes, "{name}");
+        }
+
+        let (gpt, reloaded) = again.load_with_dropout(0.0, device()).unwrap();
+        let [exact, rounded] = [&parameters, &reloaded].map(|all| all.to_host().unwrap());
+        for ((tensor, _, exact), (_, _, rounded)) in exact.iter().zip(&rounded) {
+            // Norms of Gemma are stored less 1.
+            let near = |(a, b): (&f32, &f32)| (a - b).abs() <= precision * (a.abs() + 1.0);
+            assert!(exact.iter().zip(rounded).all(near), "{name}: {tensor}");
+        }
+        let tokens = expected(model.name).ids("tokens");
+        leave_logits(&saved, &tokens, &logits(&gpt, 2, &tokens));
     }
 }
 
@@ -210,7 +271,8 @@ fn models_made_here() {
         assert!(losses[3] < losses[0], "{kind}: {losses:?}");
         let made = logits(&gpt, 2, &tokens);
         let exported = scratch("models_exported", &format!("{kind}_made"));
-        export_in_files(&exported, config, &parameters, Some(1), largest).unwrap();
+        let dtype = SaveDType::AsStored;
+        export_in_files(&exported, config, &parameters, Some(1), dtype, largest).unwrap();
         let again = ModelFiles::open(&exported).unwrap();
         assert_eq!(again.model_type(), kind);
         let (gpt, _) = again.load(device()).unwrap();
