@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Reason, shortest};
-use crate::nn::{GptConfig, Rotary, RotaryScaling};
+use crate::nn::{GptConfig, Rotary, RotaryScaling, Yarn};
 
 /// Where a type of models has them.
 #[derive(Clone, Copy, Debug)]
@@ -112,24 +112,35 @@ fn rotary(
         Some(kind) => kind,
         None => fields.get("type")?.unwrap_or_else(|| "default".to_owned()),
     };
+    let key = "original_max_position_embeddings";
+    let original = whole.get(key)?.or(fields.get(key)?).unwrap_or(context);
     let scaling = match kind.as_str() {
         "default" => None,
         "linear" => Some(RotaryScaling::Linear {
             factor: fields.need("factor")?,
         }),
-        "llama3" => {
-            let key = "original_max_position_embeddings";
-            let original = whole.get(key)?.or(fields.get(key)?);
-            Some(RotaryScaling::Llama3 {
-                factor: fields.need("factor")?,
-                low_frequency_factor: fields.need("low_freq_factor")?,
-                high_frequency_factor: fields.need("high_freq_factor")?,
-                original_context: original.unwrap_or(context),
-            })
+        "llama3" => Some(RotaryScaling::Llama3 {
+            factor: fields.need("factor")?,
+            low_frequency_factor: fields.need("low_freq_factor")?,
+            high_frequency_factor: fields.need("high_freq_factor")?,
+            original_context: original,
+        }),
+        "yarn" => {
+            fields.only("mscale", &Value::Null)?;
+            let factor: f32 = fields.need("factor")?;
+            let known = fields.get("attention_factor")?;
+            Some(RotaryScaling::Yarn(Yarn {
+                factor,
+                attention_factor: known.unwrap_or(0.1 * factor.max(1.0).ln() + 1.0),
+                beta_fast: fields.get("beta_fast")?.unwrap_or(32.0),
+                beta_slow: fields.get("beta_slow")?.unwrap_or(1.0),
+                truncate: fields.get("truncate")?.unwrap_or(true),
+                original_context: original,
+            }))
         }
         other => {
             return Err(format!(
-                "rope_type `{other}` is not supported: expected one of default, linear, llama3"
+                "rope_type `{other}` is not supported: expected one of default, linear, llama3, yarn"
             ));
         }
     };
@@ -157,6 +168,15 @@ fn parameters(rotary: &Rotary) -> Value {
             "low_freq_factor": shortest(*low_frequency_factor),
             "high_freq_factor": shortest(*high_frequency_factor),
             "original_max_position_embeddings": original_context,
+        }),
+        Some(RotaryScaling::Yarn(yarn)) => json!({
+            "rope_type": "yarn",
+            "factor": shortest(yarn.factor),
+            "attention_factor": shortest(yarn.attention_factor),
+            "beta_fast": shortest(yarn.beta_fast),
+            "beta_slow": shortest(yarn.beta_slow),
+            "truncate": yarn.truncate,
+            "original_max_position_embeddings": yarn.original_context,
         }),
     };
     json["rope_theta"] = shortest(rotary.base);

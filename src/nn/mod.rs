@@ -74,5 +74,5 @@ pub use norm::{LayerNorm, Norm, RmsNorm};
 
 pub use parameter::{Parameter, ParameterBuilder, Parameters, Scope};
 pub use position::Positions;
-pub use rotary::{LocalAttention, ROTARY_BASE, Rotary, RotaryScaling};
+pub use rotary::{LocalAttention, ROTARY_BASE, Rotary, RotaryScaling, Yarn};
 pub use summary::{Summary, SummaryLine};

@@ -51,7 +51,11 @@ impl Positions {
             "rotary positions: a head of {head_dim} has no pairs"
         );
         let frequencies = rotary.frequencies(head_dim);
-        let table = move || rotary_table_of(context, &frequencies);
+        let factor = rotary.attention_factor();
+        let table = move || {
+            let table = rotary_table_of(context, &frequencies).into_iter();
+            table.map(|number| factor * number).collect()
+        };
         Positions::Rotary(builder.constant_with([context, head_dim], table))
     }
 

@@ -49,6 +49,45 @@ pub enum RotaryScaling {
         /// The context that the model was first trained with.
         original_context: usize,
     },
+    /// By the number of turns, too, and what is compared is multiplied by a number.
+    Yarn(Yarn),
+}
+
+/// Pairs up to the one that turns `beta_fast` times within `original_context` stay, those from the one on that turns
+/// `beta_slow` times are divided by `factor`; between them the share that is divided grows linearly with the pair's number.
+/// Peng et al. 2023, "YaRN: Efficient Context Window Extension of Large Language Models".
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Yarn {
+    /// By what slow pairs are divided.
+    pub factor: f32,
+    /// What cosines and sines are multiplied by, and with them queries and keys.
+    pub attention_factor: f32,
+    /// Turns of the last pair that stays.
+    pub beta_fast: f32,
+    /// Turns of the first pair that is wholly divided.
+    pub beta_slow: f32,
+    /// Whether these two are the nearest whole pairs outside, or lie between pairs.
+    pub truncate: bool,
+    /// The context that the model was first trained with.
+    pub original_context: usize,
+}
+
+impl Yarn {
+    /// The share of a pair that is divided.
+    fn divided(&self, pair: usize, head_dim: usize, base: f64) -> f64 {
+        let last = (head_dim - 1) as f64;
+        let [low, high] = [self.beta_fast, self.beta_slow].map(|turns| {
+            let ratio = self.original_context as f64 / (f64::from(turns) * TAU);
+            head_dim as f64 * ratio.ln() / (2.0 * base.ln())
+        });
+        let (low, high) = match self.truncate {
+            true => (low.floor().max(0.0), high.ceil().min(last)),
+            false => (low.max(0.0), high.min(last)),
+        };
+        let width = if low == high { 0.001 } else { high - low };
+        ((pair as f64 - low) / width).clamp(0.0, 1.0)
+    }
 }
 
 impl Default for Rotary {
@@ -99,6 +138,18 @@ impl Rotary {
                     "at least 1",
                 )
             }
+            Some(RotaryScaling::Yarn(yarn)) => {
+                // Of base 1, all pairs turn alike.
+                let base = self.base;
+                require(base != 1.0, format!("{name}.base"), base, "another than 1")?;
+                require_positive(format!("{name}.scaling.factor"), yarn.factor)?;
+                let attention_factor = yarn.attention_factor;
+                require_positive(format!("{name}.scaling.attention_factor"), attention_factor)?;
+                require_positive(format!("{name}.scaling.beta_fast"), yarn.beta_fast)?;
+                require_positive(format!("{name}.scaling.beta_slow"), yarn.beta_slow)?;
+                let context = yarn.original_context as f32;
+                require_positive(format!("{name}.scaling.original_context"), context)
+            }
         }
     }
 
@@ -106,7 +157,7 @@ impl Rotary {
     pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
         let base = f64::from(self.base);
         let plain = (0..head_dim / 2).map(|i| base.powf(-((2 * i) as f64) / head_dim as f64));
-        let scaled = |frequency: f64| match self.scaling {
+        let scaled = |(pair, frequency): (usize, f64)| match self.scaling {
             None => frequency,
             Some(RotaryScaling::Linear { factor }) => frequency / f64::from(factor),
             Some(RotaryScaling::Llama3 {
@@ -121,8 +172,20 @@ impl Rotary {
                 let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
                 frequency * (kept + (1.0 - kept) / factor)
             }
+            Some(RotaryScaling::Yarn(ref yarn)) => {
+                let divided = yarn.divided(pair, head_dim, base);
+                frequency * (1.0 - divided + divided / f64::from(yarn.factor))
+            }
         };
-        plain.map(scaled).collect()
+        plain.enumerate().map(scaled).collect()
+    }
+
+    /// What cosines and sines are multiplied by.
+    pub fn attention_factor(&self) -> f32 {
+        match &self.scaling {
+            Some(RotaryScaling::Yarn(yarn)) => yarn.attention_factor,
+            _ => 1.0,
+        }
     }
 }
 

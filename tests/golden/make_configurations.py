@@ -31,6 +31,7 @@ BASE = dict(
 NONE = object()
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
 LINEAR = dict(rope_type="linear", factor=4.0)
+YARN = dict(rope_type="yarn", factor=4.0)
 
 # Of every type but gpt2.
 ANY = [
@@ -81,7 +82,16 @@ FLAT = [
     ),
     dict(refused="factor", rope_scaling=dict(rope_type="linear")),
     dict(refused="low_freq_factor", rope_scaling=dict(rope_type="llama3", factor=8.0, high_freq_factor=4.0)),
-    dict(refused="yarn", rope_scaling=dict(rope_type="yarn", factor=4.0)),
+    dict(refused="factor", rope_scaling=dict(rope_type="yarn")),
+    dict(rope_scaling=YARN, head_dim=32),
+    dict(rope_scaling=dict(type="yarn", factor=1.0), head_dim=32),
+    dict(rope_scaling=YARN | dict(original_max_position_embeddings=16), rope_theta=500.0, head_dim=32),
+    dict(rope_parameters=YARN | dict(rope_theta=500.0, truncate=False, beta_fast=4, beta_slow=0.5), head_dim=32),
+    dict(rope_scaling=YARN, original_max_position_embeddings=4096, head_dim=32),
+    dict(rope_scaling=YARN | dict(original_max_position_embeddings=8192, beta_slow=None), head_dim=64),
+    dict(refused="beta_fast", rope_scaling=YARN | dict(beta_fast=0)),
+    dict(rope_scaling=YARN | dict(attention_factor=1.5), head_dim=8),
+    dict(refused="mscale", rope_scaling=YARN | dict(mscale=2.0, mscale_all_dim=0.5)),
     dict(refused="dynamic", rope_scaling=dict(type="dynamic", factor=4.0)),
     dict(refused="longrope", rope_scaling=dict(rope_type="longrope", short_factor=[1.0], long_factor=[2.0])),
     dict(refused="mrope", rope_scaling=dict(type="mrope", mrope_section=[1])),
@@ -196,8 +206,11 @@ def meaning(config):
 
     def frequencies(layer):
         kind = f"{layer.self_attn.layer_type}_" if config.model_type == "gemma3_text" else ""
-        assert getattr(rotary, f"{kind}attention_scaling") == 1.0
         return [float(f"{frequency:.8g}") for frequency in getattr(rotary, f"{kind}inv_freq").tolist()]
+
+    def attention_factor(layer):
+        kind = f"{layer.self_attn.layer_type}_" if config.model_type == "gemma3_text" else ""
+        return float(f"{getattr(rotary, f'{kind}attention_scaling'):.8g}")
 
     x = torch.linspace(-4, 4, 41)
     activations = {
@@ -220,6 +233,7 @@ def meaning(config):
         tie_weights=model.lm_head.weight is model.model.embed_tokens.weight,
         windows=[window(layer) for layer in layers],
         frequencies=[frequencies(layer) for layer in layers],
+        attention_factors=[attention_factor(layer) for layer in layers],
     )
 
 

@@ -52,6 +52,7 @@ LLAMA3 = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=128,
 )
+YARN = dict(rope_type="yarn", rope_theta=1000000.0, factor=4.0, original_max_position_embeddings=64)
 
 MODELS = {
     "gpt2": dict(
@@ -156,16 +157,20 @@ MODELS = {
             use_sliding_window=True,
             sliding_window=7,
             max_window_layers=1,
-            rope_parameters=dict(rope_type="default", rope_theta=1000000.0),
+            rope_parameters=YARN,
         ),
         dtype=torch.bfloat16,
         known=make_gpt2.VOCABULARY,
-        seed=19,
+        seed=20,
         changes=[
             dict(use_sliding_window=False, layer_types=None),
             dict(max_window_layers=0, layer_types=None),
             dict(sliding_window=8),
-            dict(rope_parameters=dict(rope_type="default", rope_theta=10000.0)),
+            dict(rope_parameters=dict(rope_type="default", rope_theta=1000000.0)),
+            dict(rope_parameters=YARN | dict(rope_theta=10000.0)),
+            dict(rope_parameters=YARN | dict(factor=2.0)),
+            dict(rope_parameters=YARN | dict(attention_factor=1.0)),
+            dict(rope_parameters=YARN | dict(original_max_position_embeddings=65536)),
         ],
     ),
     "qwen3": dict(

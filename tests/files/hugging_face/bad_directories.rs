@@ -267,11 +267,11 @@ const CONFIGURATIONS: &[Bad] = &[
         "llama",
         |c| {
             c.edit(CONFIG, |json| {
-                json["rope_parameters"]["rope_type"] = json!("yarn")
+                json["rope_parameters"]["rope_type"] = json!("longrope")
             })
         },
         CONFIG,
-        "rope_type `yarn` is not supported: expected one of default, linear, llama3",
+        "rope_type `longrope` is not supported: expected one of default, linear, llama3, yarn",
     ),
     (
         "llama",

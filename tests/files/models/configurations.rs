@@ -20,6 +20,7 @@ fn meaning(config: &GptConfig) -> Value {
     };
     let layers = 0..config.n_layers;
     let windows: Vec<_> = layers.clone().map(|layer| config.window(layer)).collect();
+    let factors = layers.clone().map(|layer| rotary(layer).attention_factor());
     let frequencies = layers.map(|layer| rotary(layer).frequencies(config.head_dim()));
     let scale = (config.head_dim() as f64).sqrt().recip();
     json!({
@@ -37,6 +38,7 @@ fn meaning(config: &GptConfig) -> Value {
         "tie_weights": config.tie_weights,
         "windows": windows,
         "frequencies": frequencies.collect::<Vec<_>>(),
+        "attention_factors": factors.collect::<Vec<_>>(),
     })
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use shadegrad::hugging_face::{ModelFiles, export};
 use shadegrad::nn::{
     FeedForwardKind, Gpt, GptConfig, LocalAttention, NormKind, NormPlacement, ParameterBuilder,
-    PositionKind, Rotary, RotaryScaling,
+    PositionKind, Rotary, RotaryScaling, Yarn,
 };
 use shadegrad::{DType, Error};
 
@@ -52,6 +52,14 @@ fn rotary(random: &mut Random) -> Rotary {
     let scaling = random.pick(&[
         None,
         Some(RotaryScaling::Linear { factor: 1.5 }),
+        Some(RotaryScaling::Yarn(Yarn {
+            factor: 4.0,
+            attention_factor: 1.25,
+            beta_fast: 8.0,
+            beta_slow: 0.5,
+            truncate: false,
+            original_context: 24,
+        })),
         Some(RotaryScaling::Llama3 {
             factor: 4.0,
             low_frequency_factor: 1.0,

@@ -2,7 +2,7 @@
 
 use shadegrad::nn::{
     FeedForwardKind, GptConfig, LocalAttention, NormKind, NormPlacement, PositionKind, Rotary,
-    RotaryScaling,
+    RotaryScaling, Yarn,
 };
 
 /// A directory.
@@ -138,7 +138,17 @@ fn qwen2() -> GptConfig {
         norm_eps: 3e-3,
         d_ff: 36,
         positions: PositionKind::Rotary,
-        rotary: rotary(1e6, None),
+        rotary: rotary(
+            1e6,
+            Some(RotaryScaling::Yarn(Yarn {
+                factor: 4.0,
+                attention_factor: 0.1 * 4f32.ln() + 1.0,
+                beta_fast: 32.0,
+                beta_slow: 1.0,
+                truncate: true,
+                original_context: 64,
+            })),
+        ),
         local: Some(LocalAttention {
             window: 7,
             layers: vec![false, true, true],
