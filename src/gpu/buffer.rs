@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use super::stats::{Counters, count};
+use super::stats::Counters;
 
 /// A reference-counted device buffer with an identity, so that plans can tell whether they still refer to the same one.
 #[derive(Clone, Debug)]
@@ -12,7 +12,7 @@ pub(crate) struct Buffer {
 }
 
 #[derive(Debug)]
-struct Owned {
+pub(crate) struct Owned {
     /// None of a meta device's.
     raw: Option<wgpu::Buffer>,
     bytes: u64,
@@ -36,8 +36,10 @@ struct HalfCopy {
 impl Buffer {
     pub fn new(raw: Option<wgpu::Buffer>, bytes: u64, id: u64, counters: Arc<Counters>) -> Buffer {
         if raw.is_some() {
-            count(&counters.buffers, 1);
-            count(&counters.buffer_bytes, bytes);
+            counters.count(|stats| {
+                stats.buffers += 1;
+                stats.buffer_bytes += bytes;
+            });
         }
         Buffer {
             inner: Arc::new(Owned {
@@ -64,10 +66,8 @@ impl Buffer {
     }
 
     /// Something that tells whether the buffer is still there, without keeping it.
-    pub fn downgrade(&self) -> WeakBuffer {
-        WeakBuffer {
-            inner: Arc::downgrade(&self.inner),
-        }
+    pub fn downgrade(&self) -> Weak<Owned> {
+        Arc::downgrade(&self.inner)
     }
 
     /// Lets mixed precision keep a copy in halves.
@@ -111,23 +111,10 @@ impl Buffer {
     }
 }
 
-/// See [`Buffer::downgrade`].
-#[derive(Debug)]
-pub(crate) struct WeakBuffer {
-    inner: Weak<Owned>,
-}
-
-impl WeakBuffer {
-    pub fn is_gone(&self) -> bool {
-        self.inner.strong_count() == 0
-    }
-}
-
 impl Drop for Owned {
     fn drop(&mut self) {
         if let Some(_raw) = &self.raw {
-            let bytes = &self.counters.buffer_bytes;
-            bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.counters.count(|stats| stats.buffer_bytes -= self.bytes);
             // Else its memory would wait for the browser's garbage collector, which knows nothing of how much it is.
             #[cfg(target_family = "wasm")]
             _raw.destroy();

@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Poll, Waker};
 
-#[cfg(target_family = "wasm")]
-use super::adapter::name_in_browser;
 use super::adapter::{
     AdapterClass, AdapterDescription, MatrixConfiguration, MatrixUnits, SOFTWARE, choose,
     matrix_units, memory, ranked,
@@ -18,7 +16,7 @@ use super::attached::Attached;
 use super::blocking::block_on;
 use super::buffer::Buffer;
 use super::options::{DeviceOptions, Feature, flag};
-use super::stats::{Counters, Stats, WaitTimes, count};
+use super::stats::{Counters, Stats, WaitTimes};
 use crate::error::{Error, Result, require, require_within};
 
 /// A GPU (or software adapter) opened for computing: its queue, caches of compiled kernels and plans, its buffers and
@@ -273,7 +271,7 @@ impl Device {
     /// As [`Device::wait_async`].
     #[cfg(not(target_family = "wasm"))]
     pub fn wait(&self) -> Result<()> {
-        count(&self.shared.counters.waits, 1);
+        self.shared.counters.count(|stats| stats.waits += 1);
         self.poll(wgpu::PollType::wait_indefinitely())
     }
 
@@ -281,7 +279,7 @@ impl Device {
     /// can be reused. In a browser they are the browser's by then.
     pub(crate) fn flush(&self) -> Result<()> {
         self.shared.queue.submit([]);
-        count(&self.shared.counters.submits, 1);
+        self.shared.counters.count(|stats| stats.submits += 1);
         #[cfg(not(target_family = "wasm"))]
         self.wait()?;
         self.check()
@@ -329,7 +327,7 @@ impl Device {
     /// held back: wgpu's waiting does nothing there.
     pub(crate) fn submit(&self, commands: wgpu::CommandBuffer) -> Result<wgpu::SubmissionIndex> {
         let submission = self.shared.queue.submit([commands]);
-        count(&self.shared.counters.submits, 1);
+        self.shared.counters.count(|stats| stats.submits += 1);
         let oldest = {
             let mut in_flight = self.shared.in_flight.lock().unwrap();
             in_flight.push_back(submission.clone());
@@ -366,19 +364,14 @@ impl Device {
     /// Runs `make` so that the wgpu errors it causes come back as its result.
     #[cfg(not(target_family = "wasm"))]
     pub(crate) fn scoped<T>(&self, make: impl FnOnce() -> T) -> Result<T> {
-        let memory = self
-            .shared
-            .wgpu
-            .push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let validation = self
-            .shared
-            .wgpu
-            .push_error_scope(wgpu::ErrorFilter::Validation);
-        let internal = self
-            .shared
-            .wgpu
-            .push_error_scope(wgpu::ErrorFilter::Internal);
+        let filters = [
+            wgpu::ErrorFilter::OutOfMemory,
+            wgpu::ErrorFilter::Validation,
+            wgpu::ErrorFilter::Internal,
+        ];
+        let scopes = filters.map(|filter| self.shared.wgpu.push_error_scope(filter));
         let made = make();
+        let [memory, validation, internal] = scopes;
         let errors = [internal.pop(), validation.pop(), memory.pop()].map(|error| {
             // wgpu-core resolves scopes at once; nothing is waited for.
             block_on(error)
@@ -388,6 +381,14 @@ impl Device {
             Some(error) => Err(from_wgpu(error)),
             None => Ok(made),
         }
+    }
+
+    /// Most bytes that a buffer of elements may have.
+    pub(crate) fn largest_storage(&self) -> u64 {
+        let limits = &self.shared.limits;
+        limits
+            .max_buffer_size
+            .min(limits.max_storage_buffer_binding_size)
     }
 
     /// Makes a buffer for elements.
@@ -417,13 +418,9 @@ impl Device {
         bytes: u64,
         usage: wgpu::BufferUsages,
     ) -> Result<Buffer> {
-        let limits = &self.shared.limits;
-        let limit = if usage.contains(wgpu::BufferUsages::STORAGE) {
-            limits
-                .max_buffer_size
-                .min(limits.max_storage_buffer_binding_size)
-        } else {
-            limits.max_buffer_size
+        let limit = match usage.contains(wgpu::BufferUsages::STORAGE) {
+            true => self.largest_storage(),
+            false => self.shared.limits.max_buffer_size,
         };
         require_within(limit, format!("buffer `{label}`, in bytes,"), bytes)?;
         let make = || {
@@ -438,12 +435,8 @@ impl Device {
             true => None,
             false => Some(self.scoped(make)?),
         };
-        Ok(Buffer::new(
-            raw,
-            bytes,
-            self.shared.next_buffer.fetch_add(1, Relaxed),
-            self.shared.counters.clone(),
-        ))
+        let id = self.shared.next_buffer.fetch_add(1, Relaxed);
+        Ok(Buffer::new(raw, bytes, id, self.shared.counters.clone()))
     }
 }
 
@@ -458,12 +451,11 @@ fn from_wgpu(error: wgpu::Error) -> Error {
         wgpu::Error::OutOfMemory { source } => Error::OutOfMemory {
             reason: source.to_string(),
         },
-        wgpu::Error::Validation { description, .. } => Error::Validation {
-            reason: description,
-        },
-        wgpu::Error::Internal { description, .. } => Error::Validation {
-            reason: description,
-        },
+        wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
+            Error::Validation {
+                reason: description,
+            }
+        }
     }
 }
 
@@ -529,7 +521,7 @@ async fn open(adapter: wgpu::Adapter, options: &DeviceOptions) -> Result<Device>
     })?;
     #[cfg(target_family = "wasm")]
     {
-        description.name = name_in_browser(&device);
+        description.name = super::adapter::name_in_browser(&device);
     }
     let subgroup_size = (features.contains(wgpu::Features::SUBGROUP)
         && info.subgroup_min_size == info.subgroup_max_size)

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::panic::Location;
 
-use super::syntax::{Kind, Module};
+use super::syntax::{Kind, Module, declared_type};
 
 /// A compute kernel: WGSL, an entry point, and the values of its constants.
 ///
@@ -85,7 +85,9 @@ impl Kernel {
     #[track_caller]
     fn with_constant(mut self, name: &str, ty: &str, value: &str) -> Kernel {
         let declared = self.module.find(name).filter(|constant| {
-            let (declared, _) = constant.declared_type().split_once('=').unwrap_or_default();
+            let (declared, _) = declared_type(&constant.text)
+                .split_once('=')
+                .unwrap_or_default();
             constant.kind == Kind::Constant && declared.trim_end() == ty
         });
         assert!(

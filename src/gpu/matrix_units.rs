@@ -5,8 +5,6 @@
 //! computed before anything else is, in the way that kernels do.
 
 use super::adapter::{AdapterDescription, MatrixConfiguration, MatrixUnits};
-#[cfg(not(target_family = "wasm"))]
-use super::blocking::block_on;
 use super::device::Device;
 use super::kernel::{Access, Kernel};
 use super::pipeline;
@@ -104,7 +102,7 @@ fn is_right(device: &Device, listed: MatrixConfiguration) -> bool {
     let validation = wgpu.push_error_scope(wgpu::ErrorFilter::Validation);
     let internal = wgpu.push_error_scope(wgpu::ErrorFilter::Internal);
     let computed = product(device, &kernel, expected.len());
-    let errors = [internal.pop(), validation.pop()].map(block_on);
+    let errors = [internal.pop(), validation.pop()].map(super::blocking::block_on);
     errors.iter().all(Option::is_none) && computed == Some(expected)
 }
 
@@ -130,21 +128,7 @@ fn product(device: &Device, kernel: &Kernel, elements: usize) -> Option<Vec<f32>
         bytes,
         wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
     );
-    let bind_group = wgpu.create_bind_group(&wgpu::BindGroupDescriptor {
-        label: Some("matrix units"),
-        layout: &pipeline.layout,
-        entries: &[&params, &written].map(|buffer| wgpu::BindGroupEntry {
-            binding: u32::from(buffer == &written),
-            resource: buffer.as_entire_binding(),
-        }),
-    });
-    let mut encoder = wgpu.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&pipeline.raw);
-        pass.set_bind_group(0, &bind_group, &[]);
-        pass.dispatch_workgroups(1, 1, 1);
-    }
+    let mut encoder = pipeline.encode(wgpu, &[(0, &params), (1, &written)], 1);
     encoder.copy_buffer_to_buffer(&written, 0, &read, 0, bytes as u64);
     let submission = queue.submit([encoder.finish()]);
     read.map_async(wgpu::MapMode::Read, .., |_| ());
@@ -157,20 +141,6 @@ fn product(device: &Device, kernel: &Kernel, elements: usize) -> Option<Vec<f32>
     Some(bytemuck::pod_collect_to_vec(&mapped))
 }
 
-/// Says that a test is left out for want of matrix units; fails where there must be some, as tests/common does.
-#[cfg(test)]
-pub(crate) fn left_out(test: &str) {
-    use std::io::Write;
-    let required = std::env::var("SHADEGRAD_REQUIRE_MATRIX_UNITS").is_ok_and(|value| value == "1");
-    assert!(!required, "{test}: there are no matrix units");
-    // Not by `eprintln!`, which is kept from who runs the tests.
-    let said = writeln!(
-        std::io::stderr(),
-        "left out, for want of matrix units: {test}"
-    );
-    said.expect("errors can be written");
-}
-
 #[cfg(test)]
 #[path = "../../tests/unit/gpu/matrix_units.rs"]
-mod tests;
+pub(crate) mod tests;

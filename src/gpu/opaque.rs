@@ -7,13 +7,13 @@
 //! anew, and up to Mesa 23.1 compiles each time and keeps what it compiled. So on that driver kernels copy their parameters
 //! into registers, under a condition that always holds, but on which only a dispatch can tell.
 
-use super::syntax::{Field, Kind, Module};
+use super::syntax::{Field, Kind, Module, declared_type};
 
 /// The kernel with the parameters of its entry point copied first. `None` where it has none.
 pub(super) fn copied(kernel: &Module, entry: &str) -> Option<Module> {
     let mut kernel = kernel.clone();
     let bound = kernel.iter().find(|it| it.kind == Kind::Uniform(0))?;
-    let (name, ty) = (bound.name.clone(), bound.declared_type().to_owned());
+    let (name, ty) = (bound.name.clone(), declared_type(&bound.text).to_owned());
     let aside = kernel.fresh(&format!("bound_{name}"));
     // Members that are indexed by anything but a number are read from where they are bound: registers have no index.
     kernel.edit(&name, |it, at| {

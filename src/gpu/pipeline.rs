@@ -8,12 +8,40 @@ use super::blocking::block_on;
 use super::device::Device;
 use super::kernel::{Access, Kernel};
 use super::opaque;
-use super::stats::count;
 use crate::error::{Error, Result};
 
 pub(crate) struct Pipeline {
     pub raw: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
+}
+
+impl Pipeline {
+    /// Encodes a dispatch that is part of no plan, with whole buffers in its bindings.
+    pub(super) fn encode(
+        &self,
+        device: &wgpu::Device,
+        buffers: &[(u32, &wgpu::Buffer)],
+        groups: u32,
+    ) -> wgpu::CommandEncoder {
+        let entries = buffers
+            .iter()
+            .map(|&(binding, buffer)| wgpu::BindGroupEntry {
+                binding,
+                resource: buffer.as_entire_binding(),
+            });
+        let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &self.layout,
+            entries: &entries.collect::<Vec<_>>(),
+        });
+        let mut encoder = device.create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        pass.set_pipeline(&self.raw);
+        pass.set_bind_group(0, &bind_group, &[]);
+        pass.dispatch_workgroups(groups, 1, 1);
+        drop(pass);
+        encoder
+    }
 }
 
 /// What a pipeline is made from: the kernel, and how each of its storage bindings is used.
@@ -79,7 +107,7 @@ fn compile(device: &Device, kernel: &Kernel, accesses: &[Access]) -> Result<Pipe
                 .to_owned(),
         });
     }
-    count(&shared.counters.pipelines, 1);
+    shared.counters.count(|stats| stats.pipelines += 1);
     let made = device.scoped(|| build(&shared.wgpu, device, kernel, accesses));
     made.map_err(|error| match error {
         Error::Validation { reason } => Error::Kernel {

@@ -212,12 +212,15 @@ impl Ring {
 }
 
 /// All results of one run of a tape, as bytes once they have arrived.
+#[derive(Default)]
 pub(crate) struct Landing {
     state: RefCell<LandingState>,
 }
 
+#[derive(Default)]
 enum LandingState {
     /// The tape has not run yet.
+    #[default]
     Recorded,
     Flying(Readback, Ring, Arc<[Fault]>),
     Landed(Vec<u8>, Arc<[Fault]>),
@@ -225,12 +228,6 @@ enum LandingState {
 }
 
 impl Landing {
-    pub fn new() -> Rc<Landing> {
-        Rc::new(Landing {
-            state: RefCell::new(LandingState::Recorded),
-        })
-    }
-
     pub fn launch(&self, readback: Readback, ring: Ring, faults: Arc<[Fault]>) {
         *self.state.borrow_mut() = LandingState::Flying(readback, ring, faults);
     }

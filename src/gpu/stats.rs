@@ -1,7 +1,7 @@
 //! Counters that tests and programs read to see what a step costs the host, and when it waited.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 /// A snapshot of a device's counters, all counted since the device was made. See
@@ -30,37 +30,18 @@ pub struct Stats {
     pub replays: u64,
 }
 
+/// What [`Stats`] are taken from.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub pipelines: AtomicU64,
-    pub bind_groups: AtomicU64,
-    pub buffers: AtomicU64,
-    pub buffer_bytes: AtomicU64,
-    pub submits: AtomicU64,
-    pub dispatches: AtomicU64,
-    pub waits: AtomicU64,
-    pub plans: AtomicU64,
-    pub replays: AtomicU64,
-}
+pub(crate) struct Counters(Mutex<Stats>);
 
 impl Counters {
     pub fn snapshot(&self) -> Stats {
-        Stats {
-            pipelines: self.pipelines.load(Relaxed),
-            bind_groups: self.bind_groups.load(Relaxed),
-            buffers: self.buffers.load(Relaxed),
-            buffer_bytes: self.buffer_bytes.load(Relaxed),
-            submits: self.submits.load(Relaxed),
-            dispatches: self.dispatches.load(Relaxed),
-            waits: self.waits.load(Relaxed),
-            plans: self.plans.load(Relaxed),
-            replays: self.replays.load(Relaxed),
-        }
+        *self.0.lock().unwrap()
     }
-}
 
-pub(crate) fn count(counter: &AtomicU64, by: u64) {
-    counter.fetch_add(by, Relaxed);
+    pub fn count(&self, change: impl FnOnce(&mut Stats)) {
+        change(&mut self.0.lock().unwrap());
+    }
 }
 
 /// When the host waited for the device, noted while somebody profiles. Otherwise a step pays for a look at a flag.

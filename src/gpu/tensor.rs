@@ -10,8 +10,6 @@ use super::buffer::Buffer;
 use super::device::Device;
 use super::dtype::{DType, Element};
 use super::readback::Readback;
-#[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
-use super::readback::Ring;
 use crate::error::Result;
 use crate::shape::{Layout, Shape};
 
@@ -42,7 +40,7 @@ impl Tensor {
     /// If `data` has not as many elements as the shape.
     #[track_caller]
     pub fn new<E: Element>(device: &Device, shape: impl Into<Shape>, data: &[E]) -> Result<Tensor> {
-        let tensor = Tensor::uninitialized(device, shape.into(), E::DTYPE)?;
+        let tensor = Tensor::zeros(device, shape, E::DTYPE)?;
         tensor.write(data)?;
         Ok(tensor)
     }
@@ -53,11 +51,8 @@ impl Tensor {
     ///
     /// As [`Tensor::new`].
     pub fn zeros(device: &Device, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        let shape = shape.into();
         // wgpu clears new buffers before their first use.
-        Tensor::uninitialized(device, shape.into(), dtype)
-    }
-
-    fn uninitialized(device: &Device, shape: Shape, dtype: DType) -> Result<Tensor> {
         let buffer = device.create_storage("tensor", dtype.storage(shape.elements()))?;
         Ok(Tensor {
             device: device.clone(),
@@ -206,6 +201,11 @@ impl Tensor {
         block_on(self.to_floats_async())
     }
 
+    /// Bytes of its elements.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.dtype.storage(self.shape().elements())
+    }
+
     fn first_byte(&self) -> u64 {
         (self.dtype.bytes() * self.layout.offset) as u64
     }
@@ -263,7 +263,7 @@ impl Tensor {
     #[track_caller]
     pub fn to_vec_async<E: Element>(&self) -> impl Future<Output = Result<Vec<E>>> + use<E> {
         self.require_dtype::<E>();
-        let bytes = self.dtype.storage(self.shape().elements());
+        let bytes = self.bytes();
         let used = self.dtype.bytes() * self.shape().elements();
         let readback = self.read_back(bytes);
         async move {
@@ -294,7 +294,7 @@ impl Tensor {
     #[cfg(all(feature = "mpi", not(target_family = "wasm")))]
     pub(crate) fn read_back_all(
         device: &Device,
-        ring: &Ring,
+        ring: &super::readback::Ring,
         tensors: &[Tensor],
     ) -> Result<Readback> {
         let wgpu = &device.shared.wgpu;
@@ -308,7 +308,7 @@ impl Tensor {
     #[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
     pub(crate) fn encode_copies(
         device: &Device,
-        ring: &Ring,
+        ring: &super::readback::Ring,
         tensors: &[Tensor],
         encoder: &mut wgpu::CommandEncoder,
     ) -> Result<Readback> {
@@ -330,6 +330,6 @@ impl Tensor {
     #[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
     pub(crate) fn place(&self) -> std::ops::Range<u64> {
         let first = self.first_byte();
-        first..first + self.dtype.storage(self.shape().elements())
+        first..first + self.bytes()
     }
 }

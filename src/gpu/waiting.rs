@@ -3,24 +3,19 @@
 //! and else by a thread that waits in its stead. There is no blocking in browsers.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 #[cfg(not(target_family = "wasm"))]
 use std::thread::JoinHandle;
 
-#[cfg(not(target_family = "wasm"))]
-use super::blocking;
 use super::device::Device;
-#[cfg(not(target_family = "wasm"))]
-use super::stats::count;
 use crate::error::Result;
 
 /// What becomes of something that the device has been asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Flight {
     /// Not asked for.
+    #[default]
     Grounded,
     /// Asked for, on its way.
     Flying,
@@ -30,45 +25,32 @@ pub(crate) enum Flight {
     Failed,
 }
 
-impl Flight {
-    const ALL: [Flight; 4] = [
-        Flight::Grounded,
-        Flight::Flying,
-        Flight::Landed,
-        Flight::Failed,
-    ];
-}
-
 /// A flight that wgpu ends, and those who wait for its end.
 #[derive(Default)]
 pub(crate) struct Signal {
-    flight: AtomicU8,
-    wakers: Mutex<Vec<Waker>>,
+    state: Mutex<(Flight, Vec<Waker>)>,
 }
 
 impl Signal {
     pub fn flight(&self) -> Flight {
-        Flight::ALL[usize::from(self.flight.load(Ordering::Acquire))]
+        self.state().0
+    }
+
+    fn state(&self) -> MutexGuard<'_, (Flight, Vec<Waker>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes it, and wakes whoever waits for that.
     pub fn set(&self, flight: Flight) {
-        self.flight.store(flight as u8, Ordering::Release);
+        self.state().0 = flight;
         if flight != Flight::Flying {
             self.wake();
         }
     }
 
     fn wake(&self) {
-        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *wakers)
-            .into_iter()
-            .for_each(Waker::wake);
-    }
-
-    fn add(&self, waker: &Waker) {
-        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
-        wakers.push(waker.clone());
+        let wakers = std::mem::take(&mut self.state().1);
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -114,10 +96,10 @@ impl Future for Arrival {
             return Poll::Ready(Ok(()));
         }
         #[cfg(not(target_family = "wasm"))]
-        if blocking::is_allowed() {
+        if super::blocking::is_allowed() {
             return Poll::Ready(arrival.wait());
         }
-        arrival.signal.add(cx.waker());
+        arrival.signal.state().1.push(cx.waker().clone());
         #[cfg(not(target_family = "wasm"))]
         arrival.wait_elsewhere();
         // It may have come before anybody was to be woken.
@@ -139,7 +121,7 @@ impl Arrival {
 
     /// Waits in place.
     fn wait(&self) -> Result<()> {
-        count(&self.device.shared.counters.waits, 1);
+        self.device.shared.counters.count(|stats| stats.waits += 1);
         while self.signal.flight() == Flight::Flying {
             self.device.poll(self.poll_type())?;
         }

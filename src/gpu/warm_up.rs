@@ -136,32 +136,15 @@ impl Scratch {
         params: &[u32],
         groups: u32,
     ) {
-        fn entry(binding: u32, buffer: &wgpu::Buffer) -> wgpu::BindGroupEntry<'_> {
-            wgpu::BindGroupEntry {
-                binding,
-                resource: buffer.as_entire_binding(),
-            }
-        }
-        let mut entries = vec![entry(0, &self.params)];
-        for (index, access) in accesses.iter().enumerate() {
+        let bound = accesses.iter().enumerate().map(|(index, access)| {
             let buffer = match access {
                 Access::Write => &self.written,
                 _ => &self.read,
             };
-            entries.push(entry(access.binding(index), buffer));
-        }
-        let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("nothing"),
-            layout: &pipeline.layout,
-            entries: &entries,
+            (access.binding(index), buffer)
         });
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            pass.set_pipeline(&pipeline.raw);
-            pass.set_bind_group(0, &bind_group, &[]);
-            pass.dispatch_workgroups(groups, 1, 1);
-        }
+        let buffers: Vec<_> = bound.chain([(0, &self.params)]).collect();
+        let encoder = pipeline.encode(device, &buffers, groups);
         queue.write_buffer(&self.params, 0, bytemuck::cast_slice(params));
         let submission = queue.submit([encoder.finish()]);
         let _ = device.poll(wgpu::PollType::Wait {

@@ -11,8 +11,6 @@ use std::sync::{Arc, OnceLock};
 use super::flat::{FlatTensors, Places};
 use super::{Constant, Init, InitKind};
 use crate::error::{Error, Result};
-#[cfg(not(target_family = "wasm"))]
-use crate::gpu::blocking::block_on;
 use crate::gpu::{DType, Device, Tensor};
 use crate::shape::Shape;
 use crate::tape::{Tape, Var};
@@ -198,10 +196,7 @@ impl ParameterBuilder {
 
     /// The most bytes that one parameter may have on a device.
     pub fn parameter_limit_of(device: &Device) -> u64 {
-        let limits = device.limits();
-        limits
-            .max_storage_buffer_binding_size
-            .min(limits.max_buffer_size)
+        device.largest_storage()
     }
 
     /// The most bytes that a parameter is to have.
@@ -496,7 +491,7 @@ impl Parameters {
     /// As [`Parameters::to_host_async`].
     #[cfg(not(target_family = "wasm"))]
     pub fn to_host(&self) -> Result<Vec<(String, Shape, Vec<f32>)>> {
-        block_on(self.to_host_async())
+        crate::gpu::block_on(self.to_host_async())
     }
 
     /// [`Parameters::to_host`] where nothing can block.
@@ -542,34 +537,27 @@ impl Parameters {
         flat: &FlatTensors,
         values: impl IntoIterator<Item = (N, Shape, Vec<f32>)>,
     ) -> Result<()> {
-        let refuse = |name: String, reason: String| Err(Error::Parameter { name, reason });
         let mut given = BTreeMap::new();
         for (name, shape, values) in values {
             let name = name.into();
             let Some(parameter) = self.get(&name) else {
-                return refuse(name, "the model has no such parameter".to_owned());
+                return Err(Error::parameter(name, "the model has no such parameter"));
             };
             if parameter.shape() != shape || shape.elements() != values.len() {
-                let count = values.len();
-                let needed = parameter.shape();
-                return refuse(
-                    name,
-                    format!(
-                        "the model has shape {needed}, the values have shape {shape} ({count} numbers)"
-                    ),
+                let (needed, count) = (parameter.shape(), values.len());
+                let reason = format!(
+                    "the model has shape {needed}, the values have shape {shape} ({count} numbers)"
                 );
+                return Err(Error::parameter(name, reason));
             }
             require_range(&name, parameter.tensor(), &values)?;
             if given.insert(name.clone(), values).is_some() {
-                return refuse(name, "it is given twice".to_owned());
+                return Err(Error::parameter(name, "it is given twice"));
             }
         }
         let parts = || self.members(flat).zip(flat.parts());
         if let Some((missing, _)) = parts().find(|(p, _)| !given.contains_key(p.name())) {
-            return refuse(
-                missing.name().to_owned(),
-                "its values are missing".to_owned(),
-            );
+            return Err(Error::parameter(missing.name(), "its values are missing"));
         }
         for (parameter, tensor) in parts() {
             tensor.write_floats(&given[parameter.name()])?;

@@ -71,7 +71,7 @@ impl Tape {
             device: device.clone(),
             training,
             graph: RefCell::new(spare.ok().flatten().unwrap_or_else(Graph::new)),
-            landing: Landing::new(),
+            landing: Rc::default(),
             began: device.shared.wait_times.now(),
             names: RefCell::default(),
         }

@@ -100,10 +100,6 @@ impl Declaration {
         self.locals.iter().any(|local| test(local))
     }
 
-    pub fn declared_type(&self) -> &str {
-        declared_type(&self.text)
-    }
-
     /// Where a function's body begins, behind its brace.
     pub fn body(&self) -> usize {
         self.text.find('{').map_or(0, |at| at + 1)
@@ -131,14 +127,9 @@ impl Declaration {
             Some(Field { builtin, name, ty })
         })
     }
-
-    /// How many invocations an entry point's workgroups have.
-    pub fn workgroup_size(&self) -> &str {
-        workgroup_size(&self.text)
-    }
 }
 
-/// The same of an entry point's text: what stands in the parentheses of the attribute.
+/// How many invocations an entry point's workgroups have: what stands in the parentheses of the attribute.
 pub(crate) fn workgroup_size(text: &str) -> &str {
     let (head, _) = text.split_once("fn ").unwrap_or_default();
     let size = head

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex};
 
-use super::declaration::{Declaration, Field, Kind};
+use super::declaration::{Declaration, Field, Kind, workgroup_size};
 use super::parse;
 
 /// What a kernel is made of.
@@ -273,7 +273,7 @@ impl Module {
     /// Whether an entry point's workgroups are of a single invocation.
     pub fn is_serial(&self, entry: &str) -> bool {
         self.find(entry)
-            .is_some_and(|entry| entry.workgroup_size() == "1")
+            .is_some_and(|entry| workgroup_size(&entry.text) == "1")
     }
 
     /// Whether anything has loops.

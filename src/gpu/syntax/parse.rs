@@ -143,15 +143,17 @@ pub(super) fn declarations(file: &Arc<str>, source: &str) -> Vec<Arc<Declaration
     declarations
 }
 
+fn length_until(end: &str, tokens: &[Token<'_>]) -> usize {
+    let is_end = |token: &Token<'_>| token.text == end;
+    tokens.iter().position(is_end).unwrap_or(tokens.len())
+}
+
 /// The token behind the attributes that begin at one.
 fn keyword(tokens: &[Token<'_>], mut at: usize) -> usize {
     while tokens.get(at).is_some_and(|token| token.text == "@") {
         at += 2;
         if tokens.get(at).is_some_and(|token| token.text == "(") {
-            at += 1 + tokens[at..]
-                .iter()
-                .take_while(|token| token.text != ")")
-                .count();
+            at += 1 + length_until(")", &tokens[at..]);
         }
     }
     at
@@ -247,10 +249,7 @@ fn resolved<'a>(tokens: &[Token<'a>], kind: Kind) -> (Vec<usize>, BTreeSet<&'a s
                 at += 2;
                 let has_words = matches!(word(at - 1), "builtin" | "interpolate" | "diagnostic");
                 if has_words {
-                    at += 1 + tokens[at..]
-                        .iter()
-                        .take_while(|token| token.text != ")")
-                        .count();
+                    at += 1 + length_until(")", &tokens[at..]);
                 }
                 continue;
             }
@@ -267,16 +266,10 @@ fn resolved<'a>(tokens: &[Token<'a>], kind: Kind) -> (Vec<usize>, BTreeSet<&'a s
             _ if !token.is_name() => {}
             "let" | "const" | "var" => {
                 mentions.push(at);
-                let template = match word(at + 1) {
-                    "<" => {
-                        1 + tokens[at..]
-                            .iter()
-                            .take_while(|token| token.text != ">")
-                            .count()
-                    }
+                at += match word(at + 1) {
+                    "<" => 1 + length_until(">", &tokens[at..]),
                     _ => 1,
                 };
-                at += template;
                 match scopes.is_empty() {
                     true => mentions.push(at),
                     false => pending = Some(word(at)),

@@ -22,7 +22,6 @@ use crate::gpu::pool::BufferPool;
 use crate::gpu::readback::Landing;
 #[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
 use crate::gpu::readback::{Readback, Ring};
-use crate::gpu::stats::count;
 use crate::tape::fusion::Fusion;
 use crate::tape::record::Graph;
 use crate::tape::signature::Signature;
@@ -182,10 +181,10 @@ impl Planner {
         let counters = &device.shared.counters;
         let cached = self.plans.lock().unwrap().get(&graph.signature);
         if let Some(plan) = cached {
-            count(&counters.replays, 1);
+            counters.count(|stats| stats.replays += 1);
             return Ok(plan);
         }
-        count(&counters.plans, 1);
+        counters.count(|stats| stats.plans += 1);
         Fusion::from_environment()?;
         let mut listing = is_printed()?.then(Listing::default);
         let planned = passes::run(device, graph, &mut listing);

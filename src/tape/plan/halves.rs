@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::dispatch::Dispatch;
 use crate::gpu::Device;
 use crate::gpu::kernel::Access;
-use crate::gpu::syntax::{Declaration, Kind, Module};
+use crate::gpu::syntax::{Declaration, Kind, Module, declared_type};
 
 /// Changes the kernel of a dispatch where it is bound to halves.
 ///
@@ -48,7 +48,7 @@ pub(super) fn element<'a>(
     kernel: &'a Module,
     array: &'a Declaration,
 ) -> Option<(&'a str, &'a str)> {
-    let declared = array.declared_type();
+    let declared = declared_type(&array.text);
     let declared = declared.strip_prefix("array<")?.strip_suffix('>')?;
     let alias = kernel
         .find(declared)

@@ -10,8 +10,8 @@ use super::replay::Plan;
 use super::step::Step;
 use super::timing::{Clock, DeviceTimes, Intervals, Queries, length};
 use crate::error::Result;
+use crate::gpu::Device;
 use crate::gpu::readback::Landing;
-use crate::gpu::{Device, stats};
 
 /// One dispatch of a profiled tape. See [`Tape::profile`](crate::Tape::profile).
 #[derive(Clone, Debug)]
@@ -102,7 +102,11 @@ pub(super) fn submit(
             }
         }
     };
-    stats::count(&device.shared.counters.dispatches, plan.steps.len() as u64);
+    let dispatches = plan.steps.len() as u64;
+    device
+        .shared
+        .counters
+        .count(|stats| stats.dispatches += dispatches);
     recorder.push(Run {
         plan,
         spans: clock.spans,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::dispatch::{Dispatch, Program, Slot};
 use super::memory::{self, MemoryUse};
@@ -12,12 +12,11 @@ use super::timing::Queries;
 #[cfg(all(any(feature = "mpi", test), not(target_family = "wasm")))]
 use super::writes::Writes;
 use crate::error::{Result, require_within};
-use crate::gpu::buffer::{Buffer, WeakBuffer};
+use crate::gpu::buffer::{Buffer, Owned};
 use crate::gpu::kernel::Access;
 use crate::gpu::pipeline::{KernelCache, Pipeline};
 use crate::gpu::pool::BufferPool;
 use crate::gpu::readback::{Fault, Landing, Readback, Ring};
-use crate::gpu::stats::count;
 #[cfg(not(target_family = "wasm"))]
 use crate::gpu::warm_up;
 use crate::gpu::{Device, Kernel};
@@ -38,7 +37,7 @@ pub(crate) struct Plan {
     pooled: Vec<Buffer>,
     _params: Buffer,
     /// The persistent buffers that bind groups refer to.
-    external: Vec<WeakBuffer>,
+    external: Vec<Weak<Owned>>,
     pub memory: MemoryUse,
     /// Distinct pipelines among those of the steps.
     pub pipelines: usize,
@@ -130,7 +129,7 @@ impl Plan {
                         }
                     },
                 ));
-                count(&device.shared.counters.bind_groups, 1);
+                device.shared.counters.count(|stats| stats.bind_groups += 1);
                 let descriptor = wgpu::BindGroupDescriptor {
                     label: Some(dispatch.kernel.name),
                     layout: &pipelines[index].layout,
@@ -191,7 +190,8 @@ impl Plan {
     /// Whether a tensor of this plan has been dropped: no tape can ask for the plan again, and its bind groups should not
     /// keep the tensor's memory.
     pub fn is_obsolete(&self) -> bool {
-        self.external.iter().any(WeakBuffer::is_gone)
+        let is_gone = |buffer: &Weak<Owned>| buffer.strong_count() == 0;
+        self.external.iter().any(is_gone)
     }
 
     /// Writes this step's inputs. They arrive before anything submitted later.
@@ -222,7 +222,11 @@ impl Plan {
     ) -> Result<()> {
         let (commands, readback) = self.encode(device, &self.steps[first..], None)?;
         let submission = device.submit(commands)?;
-        count(&device.shared.counters.dispatches, self.steps.len() as u64);
+        let dispatches = self.steps.len() as u64;
+        device
+            .shared
+            .counters
+            .count(|stats| stats.dispatches += dispatches);
         self.land(readback, submission, landing);
         Ok(())
     }

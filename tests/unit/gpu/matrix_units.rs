@@ -49,3 +49,16 @@ fn a_wrong_product_is_noticed() {
         assert!((0..size).any(|i| right[i] != right[i + size * extent]));
     }
 }
+
+/// Says that a test is left out for want of matrix units; fails where there must be some, as tests/common does.
+pub(crate) fn left_out(test: &str) {
+    use std::io::Write;
+    let required = std::env::var("SHADEGRAD_REQUIRE_MATRIX_UNITS").is_ok_and(|value| value == "1");
+    assert!(!required, "{test}: there are no matrix units");
+    // Not by `eprintln!`, which is kept from who runs the tests.
+    let said = writeln!(
+        std::io::stderr(),
+        "left out, for want of matrix units: {test}"
+    );
+    said.expect("errors can be written");
+}

@@ -2,7 +2,7 @@
 //! software adapters do, which takes a third of the time to compile.
 
 use super::attention::Attention;
-use crate::gpu::matrix_units::left_out;
+use crate::gpu::matrix_units::tests::left_out;
 use crate::gpu::{AdapterClass, DType, DeviceOptions, Feature};
 use crate::tape::Precision;
 use crate::{Device, Tape, Var};
