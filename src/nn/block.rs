@@ -2,7 +2,7 @@
 
 use super::attention::CausalSelfAttention;
 use super::config::GptConfig;
-use super::kinds::{FeedForwardKind, NormKind, NormPlacement};
+use super::kinds::{FeedForwardKind, NormPlacement};
 use super::kv_cache::Places;
 use super::{FeedForward, Linear, Norm, ParameterBuilder, Positions};
 use crate::gpu::Tensor;
@@ -30,22 +30,7 @@ impl DecoderBlock {
     pub fn new(builder: &mut ParameterBuilder, config: &GptConfig, layer: usize) -> DecoderBlock {
         let attention =
             |scope: &mut ParameterBuilder| CausalSelfAttention::of(scope, config, layer);
-        let divisor = config.residual_divisor();
-        let ffn = |scope: &mut ParameterBuilder| {
-            let (d_model, hidden, bias) = (config.d_model, config.d_ff, config.bias);
-            FeedForward::with_residual_divisor(scope, config.ffn, d_model, hidden, bias, divisor)
-        };
-        let norms = Norms {
-            kind: config.norm,
-            d_model: config.d_model,
-            bias: config.bias,
-            eps: config.norm_eps,
-            placement: config.norm_placement,
-        };
-        let has_ffn = config.ffn != FeedForwardKind::None;
-        let ffn = has_ffn.then_some(ffn);
-        let (attention, branches) =
-            Branches::around(attention, ffn, builder, norms, config.dropout);
+        let (attention, branches) = Branches::around(attention, builder, config);
         DecoderBlock {
             attention,
             branches,
@@ -108,22 +93,12 @@ impl<'t> From<Var<'t>> for Stream<'t> {
     }
 }
 
-/// The norms of a block.
-#[derive(Clone, Copy)]
-pub(super) struct Norms {
-    pub kind: NormKind,
-    pub d_model: usize,
-    pub bias: bool,
-    pub eps: f32,
-    pub placement: NormPlacement,
-}
-
-impl Norms {
-    #[track_caller]
-    fn norm(self, builder: &mut ParameterBuilder, name: &str) -> Norm {
-        let scope = &mut builder.enter(name);
-        Norm::new(scope, self.kind, self.d_model, self.bias, self.eps)
-    }
+/// A norm as a model has them.
+#[track_caller]
+pub(super) fn norm(builder: &mut ParameterBuilder, name: &str, config: &GptConfig) -> Norm {
+    let scope = &mut builder.enter(name);
+    let (kind, eps) = (config.norm, config.norm_eps);
+    Norm::new(scope, kind, config.d_model, config.bias, eps)
 }
 
 /// The norms of a residual branch.
@@ -136,13 +111,13 @@ struct BranchNorms {
 
 impl BranchNorms {
     #[track_caller]
-    fn new(builder: &mut ParameterBuilder, name: &'static str, norms: Norms) -> BranchNorms {
-        let first = norms.norm(builder, name);
-        let (before, after) = match norms.placement {
+    fn new(builder: &mut ParameterBuilder, name: &'static str, config: &GptConfig) -> BranchNorms {
+        let first = norm(builder, name, config);
+        let (before, after) = match config.norm_placement {
             NormPlacement::Before => (Some(first), None),
             NormPlacement::After => (None, Some(first)),
             NormPlacement::Both => {
-                let second = norms.norm(builder, &format!("{name}_after"));
+                let second = norm(builder, &format!("{name}_after"), config);
                 (Some(first), Some(second))
             }
         };
@@ -200,21 +175,23 @@ impl Branches {
     #[track_caller]
     pub fn around<A>(
         attention: impl FnOnce(&mut ParameterBuilder) -> A,
-        ffn: Option<impl FnOnce(&mut ParameterBuilder) -> FeedForward>,
         builder: &mut ParameterBuilder,
-        norms: Norms,
-        dropout: f32,
+        config: &GptConfig,
     ) -> (A, Branches) {
-        let norm1 = BranchNorms::new(builder, "norm1", norms);
+        let norm1 = BranchNorms::new(builder, "norm1", config);
         let attention = attention(&mut builder.enter("attention"));
-        let ffn = ffn.map(|ffn| {
-            let norms = BranchNorms::new(builder, "norm2", norms);
-            (norms, ffn(&mut builder.enter("ffn")))
+        let ffn = (config.ffn != FeedForwardKind::None).then(|| {
+            let norms = BranchNorms::new(builder, "norm2", config);
+            let scope = &mut builder.enter("ffn");
+            let (width, hidden, bias) = (config.d_model, config.d_ff, config.bias);
+            let (kind, divisor) = (config.ffn, config.residual_divisor());
+            let ffn = FeedForward::with_residual_divisor(scope, kind, width, hidden, bias, divisor);
+            (norms, ffn)
         });
         let branches = Branches {
             norm1,
             ffn,
-            dropout,
+            dropout: config.dropout,
         };
         (attention, branches)
     }

@@ -16,7 +16,7 @@ const AT_ONCE: usize = 256;
 #[derive(Debug)]
 pub struct CachedTexts {
     /// Of as many texts as there ever were.
-    whole: KvCache,
+    pub(super) whole: KvCache,
     /// Of those that there are now.
     pub(super) cache: KvCache,
     /// The tokens that are in the cache. Of a text that is being written, none.
@@ -68,15 +68,6 @@ impl CachedTexts {
     pub(super) fn first_capacity(tokens: usize, most: usize, context: usize) -> usize {
         let all = tokens.saturating_add(most).min(context);
         rounded_length(all.min(AT_ONCE.max(tokens)), context)
-    }
-
-    /// Whether texts of another number would fit.
-    pub(super) fn has_room_for(&self, batch: usize) -> bool {
-        self.whole.batch() >= batch
-    }
-
-    pub(super) fn dtype(&self) -> DType {
-        self.whole.dtype()
     }
 
     /// Becomes so many empty texts.

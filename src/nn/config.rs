@@ -43,10 +43,8 @@ pub struct GptConfig {
     pub n_heads: usize,
     /// How many heads of keys and values these share, if not as many: grouped-query attention, see
     /// [`Attention::n_kv_heads`](crate::ops::attention::Attention::n_kv_heads).
-    #[serde(default)]
     pub n_kv_heads: Option<usize>,
     /// The extent of a head, if not `d_model / n_heads`; at most [`MAX_HEAD_DIM`].
-    #[serde(default)]
     pub head_dim: Option<usize>,
     /// How many decoder blocks.
     pub n_layers: usize,
@@ -73,14 +71,12 @@ pub struct GptConfig {
     #[serde(default)]
     pub rotary: Rotary,
     /// Which layers see a window only, if any do.
-    #[serde(default)]
     pub local: Option<LocalAttention>,
     /// Whether queries and keys are normalised, head by head, before they are turned. Henry et al. 2020, "Query-Key
     /// Normalization for Transformers", with an RMS norm.
     #[serde(default)]
     pub qk_norm: bool,
     /// What scores are multiplied by, if not `1/√head_dim`.
-    #[serde(default)]
     pub attention_scale: Option<f32>,
     /// What the tokens' vectors are multiplied by.
     #[serde(default = "one")]
@@ -88,10 +84,8 @@ pub struct GptConfig {
     /// Whether the linear layers of the blocks and all layer norms have biases.
     pub bias: bool,
     /// Whether the projections of attention have biases, if not as `bias` says.
-    #[serde(default)]
     pub attention_bias: Option<bool>,
     /// Whether those of queries, keys and values have, if not as `attention_bias` says.
-    #[serde(default)]
     pub qkv_bias: Option<bool>,
     /// Whether the output head has a bias, with tied weights too.
     #[serde(default)]
@@ -103,10 +97,8 @@ pub struct GptConfig {
     /// a run needs that is to resume to the same bits.
     pub dropout: f32,
     /// The share that is dropped after the embedding, if not `dropout`.
-    #[serde(default)]
     pub embedding_dropout: Option<f32>,
     /// The share of attention weights that is dropped, if not `dropout`.
-    #[serde(default)]
     pub attention_dropout: Option<f32>,
     /// Whether the projections that feed residual sums start with values smaller by `√(2·n_layers)`, as in GPT-2.
     #[serde(default)]

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::block::{Branches, Norms};
+use super::block::{Branches, norm};
 use super::config::{GptConfig, SINUSOIDAL_BASE};
-use super::kinds::{FeedForwardKind, NormKind, NormPlacement, PositionKind};
+use super::kinds::{FeedForwardKind, NormKind, PositionKind};
 use super::{
-    Embedding, FeedForward, Linear, MultiHeadAttention, MultiHeadAttentionConfig, Norm,
-    ParameterBuilder, Positions,
+    Embedding, Linear, MultiHeadAttention, MultiHeadAttentionConfig, Norm, ParameterBuilder,
+    Positions,
 };
 use crate::error::Result;
 use crate::ops::attention::Mask;
@@ -74,8 +74,12 @@ impl EncoderConfig {
     ///
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument), naming the setting, its value and what is possible.
     pub fn validate(&self) -> Result<()> {
-        // A decoder of these sizes is possible if and only if an encoder is.
-        let decoder = GptConfig {
+        self.decoder().validate()
+    }
+
+    /// A decoder of these sizes, which is possible if and only if an encoder is. But for attention, its blocks are the same.
+    fn decoder(&self) -> GptConfig {
+        GptConfig {
             context: self.context,
             d_model: self.d_model,
             n_heads: self.n_heads,
@@ -88,8 +92,7 @@ impl EncoderConfig {
             bias: self.bias,
             dropout: self.dropout,
             ..GptConfig::new(self.vocab_size)
-        };
-        decoder.validate()
+        }
     }
 }
 
@@ -112,30 +115,13 @@ impl EncoderBlock {
     /// If the configuration is [not valid](EncoderConfig::validate).
     #[track_caller]
     pub fn new(builder: &mut ParameterBuilder, config: &EncoderConfig) -> EncoderBlock {
-        let &EncoderConfig {
-            d_model,
-            bias,
-            dropout,
-            ..
-        } = config;
         let attention = MultiHeadAttentionConfig {
-            bias,
-            dropout,
-            ..MultiHeadAttentionConfig::new(d_model, config.n_heads)
+            bias: config.bias,
+            dropout: config.dropout,
+            ..MultiHeadAttentionConfig::new(config.d_model, config.n_heads)
         };
         let attention = |scope: &mut ParameterBuilder| MultiHeadAttention::new(scope, &attention);
-        let ffn = |scope: &mut ParameterBuilder| {
-            FeedForward::new(scope, config.ffn, d_model, config.d_ff, bias)
-        };
-        let norms = Norms {
-            kind: config.norm,
-            d_model,
-            bias,
-            eps: config.norm_eps,
-            placement: NormPlacement::Before,
-        };
-        let ffn = (config.ffn != FeedForwardKind::None).then_some(ffn);
-        let (attention, branches) = Branches::around(attention, ffn, builder, norms, dropout);
+        let (attention, branches) = Branches::around(attention, builder, &config.decoder());
         EncoderBlock {
             attention,
             branches,
@@ -202,13 +188,7 @@ impl Encoder {
     #[track_caller]
     pub fn new(config: &EncoderConfig, builder: &mut ParameterBuilder) -> Result<Encoder> {
         config.validate()?;
-        let &EncoderConfig {
-            vocab_size,
-            context,
-            d_model,
-            bias,
-            ..
-        } = config;
+        let (vocab_size, context, d_model) = (config.vocab_size, config.context, config.d_model);
         let token_embedding =
             Embedding::new(&mut builder.enter("token_embedding"), vocab_size, d_model);
         let positions = Positions::sinusoidal(builder, context, d_model, SINUSOIDAL_BASE);
@@ -217,14 +197,12 @@ impl Encoder {
             let scope = &mut builder.enter(format!("blocks.{i}"));
             blocks.push(EncoderBlock::new(scope, config));
         }
-        let (scope, kind, eps) = (&mut builder.enter("norm"), config.norm, config.norm_eps);
-        let norm = Norm::new(scope, kind, d_model, bias, eps);
         Ok(Encoder {
             config: config.clone(),
             token_embedding,
             positions,
             blocks,
-            norm,
+            norm: norm(builder, "norm", &config.decoder()),
         })
     }
 

@@ -12,6 +12,7 @@ const ALIGNMENT: usize = 4;
 const SEGMENT_ALIGNMENT: usize = 8;
 
 /// Where parameters lie: which segment, and from which element on.
+#[derive(Default)]
 pub(super) struct Places {
     /// Which parameters, in order.
     members: Vec<usize>,
@@ -31,7 +32,7 @@ impl Places {
     ) -> Result<Places> {
         let limit = (wanted.min(largest) / dtype.bytes() as u64) as usize;
         let limit = limit - limit % SEGMENT_ALIGNMENT;
-        let mut filled = Places::empty();
+        let mut filled = Places::default();
         for (index, (name, shape)) in parameters.enumerate() {
             let elements = shape.elements();
             let alone = dtype.storage(elements.next_multiple_of(SEGMENT_ALIGNMENT));
@@ -46,7 +47,7 @@ impl Places {
 
     /// For some of these parameters, close together. What shares a segment here shares one there.
     pub fn of_some(&self, members: &[usize]) -> Places {
-        let mut filled = Places::empty();
+        let mut filled = Places::default();
         let mut last = None;
         for &index in members {
             let segment = self.places[index].0;
@@ -59,15 +60,6 @@ impl Places {
     /// Segment and first element, by parameter.
     pub fn all(&self) -> &[(usize, usize)] {
         &self.places
-    }
-
-    fn empty() -> Places {
-        Places {
-            members: Vec::new(),
-            shapes: Vec::new(),
-            places: Vec::new(),
-            segments: Vec::new(),
-        }
     }
 
     fn push(&mut self, index: usize, shape: Shape, in_new_segment: bool) {
@@ -102,23 +94,20 @@ pub struct FlatTensors {
 
 impl FlatTensors {
     pub(super) fn zeros(device: &Device, places: &Places, dtype: DType) -> Result<FlatTensors> {
-        let shapes = &places.shapes;
         let segments = places.segments.iter();
-        let segments = segments
-            .map(|&elements| Tensor::zeros(device, [elements], dtype))
-            .collect::<Result<Vec<Tensor>>>()?;
-        let members = places.members.iter().zip(&places.places);
-        let places: Vec<_> = members
-            .map(|(&index, &(s, offset))| (index, s, offset))
-            .collect();
-        let parts = places.iter().zip(shapes);
-        let parts = parts
-            .map(|(&(_, segment, offset), &shape)| segments[segment].padded_part(offset, shape));
-        Ok(FlatTensors {
-            parts: parts.collect(),
-            segments,
-            places,
-        })
+        let segments = segments.map(|&elements| Tensor::zeros(device, [elements], dtype));
+        let mut flat = FlatTensors {
+            segments: segments.collect::<Result<_>>()?,
+            parts: Vec::new(),
+            places: Vec::new(),
+        };
+        let members = places.members.iter().zip(&places.shapes);
+        for ((&index, &shape), &(segment, offset)) in members.zip(&places.places) {
+            let part = flat.segments[segment].padded_part(offset, shape);
+            flat.parts.push(part);
+            flat.places.push((index, segment, offset));
+        }
+        Ok(flat)
     }
 
     /// The flat tensors, each of rank 1 and a multiple of 8 elements long.
@@ -128,10 +117,7 @@ impl FlatTensors {
 
     /// Their size on the device, padding included: at most 3 elements behind each part and 4 at the end of a segment.
     pub fn bytes(&self) -> u64 {
-        let segments = self.segments.iter();
-        segments
-            .map(|segment| segment.dtype().storage(segment.shape().elements()))
-            .sum()
+        self.segments.iter().map(Tensor::bytes).sum()
     }
 
     /// The part of each parameter that has one, in the parameters' order and with their shapes.

@@ -240,7 +240,7 @@ impl Gpt {
         // While they are out, another generation makes its own.
         let kept = self.cache.lock().ok().and_then(|mut kept| kept.take());
         let will_do = |texts: &CachedTexts| {
-            texts.has_room_for(batch) && texts.dtype() == self.precision().dtype()
+            texts.whole.batch() >= batch && texts.whole.dtype() == self.precision().dtype()
         };
         if let Some(texts) = kept.filter(will_do) {
             return Ok(texts);

@@ -6,8 +6,6 @@ use super::kv_cache::rounded_length;
 use super::{CachedTexts, Gpt};
 use crate::error::Result;
 use crate::gpu::DType;
-#[cfg(not(target_family = "wasm"))]
-use crate::gpu::blocking::block_on;
 use crate::ops::sample::Draw;
 use crate::sampling::{Drawn, DrawnTokens, Sampler};
 use crate::tape::{Tape, Var};
@@ -313,7 +311,7 @@ impl Iterator for Generation<'_> {
     type Item = Result<NextToken>;
 
     fn next(&mut self) -> Option<Result<NextToken>> {
-        block_on(self.next_async())
+        crate::gpu::block_on(self.next_async())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::block::Stream;
+use super::block::{Stream, norm};
 use super::config::GptConfig;
 use super::kinds::PositionKind;
 use super::{
@@ -116,12 +116,7 @@ impl Gpt {
     #[track_caller]
     pub fn new(config: &GptConfig, builder: &mut ParameterBuilder) -> Result<Gpt> {
         config.validate()?;
-        let &GptConfig {
-            vocab_size,
-            context,
-            d_model,
-            ..
-        } = config;
+        let (vocab_size, context, d_model) = (config.vocab_size, config.context, config.d_model);
         let token_embedding =
             Embedding::new(&mut builder.enter("token_embedding"), vocab_size, d_model);
         let positions = match config.positions {
@@ -148,11 +143,10 @@ impl Gpt {
             let scope = &mut builder.enter(format!("blocks.{i}"));
             blocks.push(DecoderBlock::new(scope, config, i));
         }
-        let mut norm = None;
-        if config.final_norm {
-            let (scope, eps) = (&mut builder.enter("norm"), config.norm_eps);
-            norm = Some(Norm::new(scope, config.norm, d_model, config.bias, eps));
-        }
+        let norm = match config.final_norm {
+            true => Some(norm(builder, "norm", config)),
+            false => None,
+        };
         let init = builder.init();
         let mut head = None;
         if !config.tie_weights {

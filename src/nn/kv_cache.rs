@@ -92,8 +92,7 @@ impl KvCache {
 
     /// The device memory that it takes.
     pub fn bytes(&self) -> u64 {
-        let bytes = |layer: &Tensor| layer.dtype().storage(layer.shape().elements());
-        self.layers.iter().map(bytes).sum()
+        self.layers.iter().map(Tensor::bytes).sum()
     }
 
     /// The first `batch` texts of this cache, sharing its tensors, as an empty cache.
@@ -170,13 +169,9 @@ impl KvCache {
         let seen = |window: usize| {
             let rows = ids.iter().map(|&id| id as usize);
             let seen = rows.flat_map(|id| (0..keys).map(move |key| key <= id && id - key < window));
-            Seen {
-                keys,
-                mask: tape.input(
-                    [batch, 1, tokens, keys],
-                    &seen.map(u32::from).collect::<Vec<_>>(),
-                ),
-            }
+            let seen: Vec<u32> = seen.map(u32::from).collect();
+            let mask = tape.input([batch, 1, tokens, keys], &seen);
+            Seen { keys, mask }
         };
         let goes_before = tokens == 1 || longest > tokens;
         Places {

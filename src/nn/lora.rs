@@ -37,12 +37,10 @@ impl LoraConfig {
     /// What the product of an adapter's factors is multiplied with.
     pub fn scale(&self) -> f32 {
         let rank = self.rank as f32;
-        let divisor = if self.rank_stabilized {
-            rank.sqrt()
-        } else {
-            rank
-        };
-        self.alpha / divisor
+        match self.rank_stabilized {
+            true => self.alpha / rank.sqrt(),
+            false => self.alpha / rank,
+        }
     }
 
     /// Checks that there can be such adapters.
@@ -51,12 +49,7 @@ impl LoraConfig {
     ///
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) if the rank is zero, alpha not finite, or dropout no share.
     pub fn validate(&self) -> Result<()> {
-        let &LoraConfig {
-            rank,
-            alpha,
-            dropout,
-            ..
-        } = self;
+        let (rank, alpha, dropout) = (self.rank, self.alpha, self.dropout);
         require(rank > 0, "rank", rank, "at least 1")?;
         require(alpha.is_finite(), "alpha", alpha, "a finite number")?;
         let is_share = (0.0..1.0).contains(&dropout);

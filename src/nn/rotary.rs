@@ -11,19 +11,12 @@ pub const ROTARY_BASE: f64 = 10_000.0;
 
 /// The angles by which rotary positions turn: at position `t`, pair `i` of a head of `head_dim` turns by `t·frequencyᵢ`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Rotary {
     /// `frequencyᵢ = base^(−2i/head_dim)`, before scaling.
-    #[serde(default = "base")]
     pub base: f32,
     /// How a context longer than the one that the model was first trained with is reached.
-    #[serde(default)]
     pub scaling: Option<RotaryScaling>,
-}
-
-/// The base that configurations mean which do not say.
-fn base() -> f32 {
-    ROTARY_BASE as f32
 }
 
 /// How frequencies change for a longer context.
@@ -94,7 +87,7 @@ impl Default for Rotary {
     /// As published: base 10,000, no scaling.
     fn default() -> Rotary {
         Rotary {
-            base: base(),
+            base: ROTARY_BASE as f32,
             scaling: None,
         }
     }
@@ -108,47 +101,34 @@ impl Rotary {
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) in the name of the setting `name`.
     pub(super) fn validate(&self, name: &str) -> Result<()> {
         require_positive(format!("{name}.base"), self.base)?;
-        match &self.scaling {
+        let setting = |what: &str| format!("{name}.scaling.{what}");
+        match self.scaling {
             None => Ok(()),
-            Some(RotaryScaling::Linear { factor }) => {
-                require_positive(format!("{name}.scaling.factor"), *factor)
-            }
+            Some(RotaryScaling::Linear { factor }) => require_positive(setting("factor"), factor),
             Some(RotaryScaling::Llama3 {
                 factor,
                 low_frequency_factor: low,
                 high_frequency_factor: high,
-                original_context,
+                original_context: context,
             }) => {
-                require_positive(format!("{name}.scaling.factor"), *factor)?;
-                require_positive(format!("{name}.scaling.low_frequency_factor"), *low)?;
+                require_positive(setting("factor"), factor)?;
+                require_positive(setting("low_frequency_factor"), low)?;
                 let sound = high > low && high.is_finite();
                 let expected = format!("more than low_frequency_factor = {low}");
-                let scaling = format!("{name}.scaling");
-                require(
-                    sound,
-                    format!("{scaling}.high_frequency_factor"),
-                    high,
-                    expected,
-                )?;
-                let context = *original_context;
-                require(
-                    context > 0,
-                    format!("{scaling}.original_context"),
-                    context,
-                    "at least 1",
-                )
+                require(sound, setting("high_frequency_factor"), high, expected)?;
+                let name = setting("original_context");
+                require(context > 0, name, context, "at least 1")
             }
-            Some(RotaryScaling::Yarn(yarn)) => {
+            Some(RotaryScaling::Yarn(ref yarn)) => {
                 // Of base 1, all pairs turn alike.
                 let base = self.base;
                 require(base != 1.0, format!("{name}.base"), base, "another than 1")?;
-                require_positive(format!("{name}.scaling.factor"), yarn.factor)?;
-                let attention_factor = yarn.attention_factor;
-                require_positive(format!("{name}.scaling.attention_factor"), attention_factor)?;
-                require_positive(format!("{name}.scaling.beta_fast"), yarn.beta_fast)?;
-                require_positive(format!("{name}.scaling.beta_slow"), yarn.beta_slow)?;
+                require_positive(setting("factor"), yarn.factor)?;
+                require_positive(setting("attention_factor"), yarn.attention_factor)?;
+                require_positive(setting("beta_fast"), yarn.beta_fast)?;
+                require_positive(setting("beta_slow"), yarn.beta_slow)?;
                 let context = yarn.original_context as f32;
-                require_positive(format!("{name}.scaling.original_context"), context)
+                require_positive(setting("original_context"), context)
             }
         }
     }
@@ -198,7 +178,6 @@ pub struct LocalAttention {
     /// For each layer whether it is one of these.
     pub layers: Vec<bool>,
     /// The angles of their rotary positions, if not those of the other layers.
-    #[serde(default)]
     pub rotary: Option<Rotary>,
 }
 
