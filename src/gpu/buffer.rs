@@ -114,7 +114,8 @@ impl Buffer {
 impl Drop for Owned {
     fn drop(&mut self) {
         if let Some(_raw) = &self.raw {
-            self.counters.count(|stats| stats.buffer_bytes -= self.bytes);
+            self.counters
+                .count(|stats| stats.buffer_bytes -= self.bytes);
             // Else its memory would wait for the browser's garbage collector, which knows nothing of how much it is.
             #[cfg(target_family = "wasm")]
             _raw.destroy();

@@ -63,7 +63,8 @@ impl Ceiling {
             let mut rounds = 2;
             let run = |rounds| {
                 let tape = Tape::inference(device);
-                tape.record_all(MultiplyAdd { fused, rounds }, &[tape.tensor(&sums)]);
+                let load = Load::MultiplyAdd { fused, rounds };
+                tape.record_all(load, &[tape.tensor(&sums)]);
                 rate(tape, |cost| cost.flops)
             };
             run(rounds)?; // Drivers compile at the first run.
@@ -79,11 +80,11 @@ impl Ceiling {
         let [source, destination] =
             [(), ()].map(|()| Tensor::zeros(device, [elements], DType::F32));
         let (source, destination) = (source?, destination?);
-        for copy in COPIES {
+        for [width, lanes] in COPIES {
             for _ in 0..RUNS {
                 let tape = Tape::inference(device);
                 let operands = [tape.tensor(&source), tape.tensor(&destination)];
-                tape.record_all(copy, &operands);
+                tape.record_all(Load::Copy { width, lanes }, &operands);
                 let (rate, _) = rate(tape, |cost| cost.bytes)?;
                 ceiling.bytes_per_second = ceiling.bytes_per_second.max(rate);
             }
@@ -114,84 +115,27 @@ fn rate(tape: Tape, amount: impl Fn(Cost) -> u64) -> Result<(f64, Duration)> {
     Ok((amount(kernel.cost) as f64 / time.as_secs_f64(), time))
 }
 
-fn kernel(name: &'static str, entry: &'static str) -> Kernel {
-    Kernel::builtin(name, "ceiling", entry)
-}
-
-/// Overwrites its input with sums of many multiply-adds.
-#[derive(Debug, Hash)]
-struct MultiplyAdd {
-    /// By `fma`, rather than by a product and a sum that the driver may or may not fuse.
-    fused: bool,
-    rounds: u32,
-}
-
-impl Operation for MultiplyAdd {
-    fn name(&self) -> &'static str {
-        "ceiling_multiply_add"
-    }
-
-    fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
-        Vec::new()
-    }
-
-    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        node.not_differentiable("it overwrites a tensor")
-    }
-
-    fn mutates(&self) -> &[usize] {
-        &[0]
-    }
-
-    fn lower(&self, cx: &mut Lowering<'_>) {
-        let sums = cx.input(0);
-        let mut kernel = kernel(self.name(), "multiply_add");
-        if self.fused {
-            kernel = kernel.declare("fn advance(x: vec4<f32>) -> vec4<f32> { return fma(x, vec4<f32>(p.scale), vec4<f32>(p.shift)); }\n",
-            );
-        }
-        let flops = 2 * MULTIPLY_ADDS * u64::from(self.rounds) * sums.elements() as u64;
-        cx.dispatch(
-            Dispatch::new(kernel)
-                .write(&sums)
-                .iterations(self.rounds as usize + 1)
-                .params(&[self.rounds, 0.75f32.to_bits(), 0.25f32.to_bits()])
-                .groups(sums.elements() / LANES)
-                .cost(flops, sums.bytes()),
-        );
-    }
-}
-
-/// Copies its first input over its second.
+/// A kernel that does little but what is measured. It overwrites the last of its inputs.
 #[derive(Clone, Copy, Debug, Hash)]
-struct CopyOver {
-    /// Elements of an invocation: 1 or 4.
-    width: usize,
-    /// Invocations of a workgroup.
-    lanes: usize,
+enum Load {
+    /// Sums of many multiply-adds, if `fused` by `fma` rather than by a product and a sum that the driver may or may not fuse.
+    MultiplyAdd { fused: bool, rounds: u32 },
+    /// A copy by workgroups of so many `lanes`, each of which copies `width` elements, 1 or 4.
+    Copy { width: usize, lanes: usize },
 }
 
-const COPIES: [CopyOver; 3] = [
-    CopyOver {
-        width: 1,
-        lanes: 64,
-    },
-    CopyOver {
-        width: 4,
-        lanes: 64,
-    },
-    CopyOver {
-        width: 4,
-        lanes: 256,
-    },
-];
+/// Their widths and lanes.
+const COPIES: [[usize; 2]; 3] = [[1, 64], [4, 64], [4, 256]];
 
 /// Elements of the largest of these workgroups.
 const MOST_AT_ONCE: usize = 4 * 256;
 
-impl Operation for CopyOver {
+impl Operation for Load {
     fn name(&self) -> &'static str {
-        "ceiling_copy"
+        match self {
+            Load::MultiplyAdd { .. } => "ceiling_multiply_add",
+            Load::Copy { .. } => "ceiling_copy",
+        }
     }
 
     fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
@@ -203,23 +147,46 @@ impl Operation for CopyOver {
     }
 
     fn mutates(&self) -> &[usize] {
-        &[1]
+        match self {
+            Load::MultiplyAdd { .. } => &[0],
+            Load::Copy { .. } => &[1],
+        }
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        let (source, destination) = (cx.input(0), cx.input(1));
-        let entry = if self.width == 4 { "copy4" } else { "copy" };
-        cx.dispatch(
-            Dispatch::new(kernel(self.name(), entry).constant("LANES", self.lanes))
-                .iterations(0)
-                .read(&source)
-                .write(&destination)
-                .params(&[source.elements() as u32])
-                .groups(source.elements() / self.width / self.lanes)
-                .cost(0, source.bytes() + destination.bytes()),
-        );
+        let kernel = |entry| Kernel::builtin(self.name(), "ceiling", entry);
+        let first = cx.input(0);
+        let (elements, bytes) = (first.elements(), first.bytes());
+        let dispatch = match *self {
+            Load::MultiplyAdd { fused, rounds } => {
+                let mut kernel = kernel("multiply_add");
+                if fused {
+                    kernel = kernel.declare(FUSED);
+                }
+                let flops = 2 * MULTIPLY_ADDS * u64::from(rounds) * elements as u64;
+                Dispatch::new(kernel)
+                    .write(&first)
+                    .iterations(rounds as usize + 1)
+                    .params(&[rounds, 0.75f32.to_bits(), 0.25f32.to_bits()])
+                    .groups(elements / LANES)
+                    .cost(flops, bytes)
+            }
+            Load::Copy { width, lanes } => {
+                let entry = if width == 4 { "copy4" } else { "copy" };
+                Dispatch::new(kernel(entry).constant("LANES", lanes))
+                    .iterations(0)
+                    .read(&first)
+                    .write(&cx.input(1))
+                    .params(&[elements as u32])
+                    .groups(elements / width / lanes)
+                    .cost(0, 2 * bytes)
+            }
+        };
+        cx.dispatch(dispatch);
     }
 }
+
+const FUSED: &str = "fn advance(x: vec4<f32>) -> vec4<f32> { return fma(x, vec4<f32>(p.scale), vec4<f32>(p.shift)); }\n";
 
 #[cfg(test)]
 #[path = "../../tests/unit/profile/ceiling.rs"]

@@ -42,15 +42,14 @@ impl Profiler {
     pub fn finish(self) -> Result<Profile> {
         self.device.wait()?;
         let waits = self.device.shared.wait_times.end().into_iter();
-        let runs = self.device.attached::<Recorder>().end();
-        let runs = runs
-            .into_iter()
-            .map(|run| {
-                let intervals = run.device.read(&self.device)?;
-                Ok((run, intervals))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let mut runs = Vec::new();
+        for run in self.device.attached::<Recorder>().end() {
+            let intervals = run.device.read(&self.device)?;
+            runs.push((run, intervals));
+        }
         let runs = on_one_clock(self.began, runs);
+        let phase = Phase::Wait;
+        let wait = |[start, end]: [Instant; 2]| Span { phase, start, end };
         Ok(Profile {
             adapter: self.device.description().to_string(),
             timed_by: match self.device.has_timestamps() {
@@ -59,13 +58,7 @@ impl Profiler {
             },
             tapes: tapes(&runs),
             began: self.began,
-            waits: waits
-                .map(|[start, end]| Span {
-                    phase: Phase::Wait,
-                    start,
-                    end,
-                })
-                .collect(),
+            waits: waits.map(wait).collect(),
             runs,
         })
     }
@@ -202,22 +195,18 @@ fn on_one_clock(began: Instant, runs: Vec<(Run, Intervals)>) -> Vec<TimedRun> {
 
 /// Sums up the runs of each plan.
 fn tapes(runs: &[TimedRun]) -> Vec<TapeProfile> {
-    let mut plans: Vec<&Arc<Plan>> = Vec::new();
+    let mut plans: Vec<(&Arc<Plan>, Vec<&TimedRun>)> = Vec::new();
     for run in runs {
-        if !plans.iter().any(|plan| Arc::ptr_eq(plan, &run.plan)) {
-            plans.push(&run.plan);
+        match plans
+            .iter_mut()
+            .find(|(plan, _)| Arc::ptr_eq(plan, &run.plan))
+        {
+            Some((_, same)) => same.push(run),
+            None => plans.push((&run.plan, vec![run])),
         }
     }
-    let mut tapes: Vec<TapeProfile> = plans
-        .into_iter()
-        .map(|plan| {
-            let runs: Vec<&TimedRun> = runs
-                .iter()
-                .filter(|run| Arc::ptr_eq(&run.plan, plan))
-                .collect();
-            tape(plan, &runs)
-        })
-        .collect();
+    let tapes = plans.iter().map(|(plan, runs)| tape(plan, runs));
+    let mut tapes: Vec<TapeProfile> = tapes.collect();
     tapes.sort_by_key(|tape| std::cmp::Reverse(tape.device_time * tape.runs as u32));
     tapes
 }

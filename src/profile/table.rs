@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::ceiling::Ceiling;
-use super::profiler::{HostTime, Profile, TapeProfile, TimedBy};
-use crate::tape::{Cost, MemoryUse};
+use super::profiler::{Profile, TapeProfile, TimedBy};
+use crate::tape::Cost;
 
 /// A [`Profile`] to be printed. See [`Profile::table`].
 pub struct Table<'a> {
@@ -25,6 +25,7 @@ impl Profile {
 }
 
 /// All dispatches of one kernel.
+#[derive(Default)]
 struct Line {
     name: &'static str,
     calls: usize,
@@ -46,12 +47,8 @@ fn lines(tape: &TapeProfile) -> Vec<Line> {
     for kernel in &tape.kernels {
         let position = lines.iter().position(|line| line.name == kernel.name);
         let position = position.unwrap_or_else(|| {
-            lines.push(Line {
-                name: kernel.name,
-                calls: 0,
-                time: Duration::ZERO,
-                cost: Cost::default(),
-            });
+            let (name, none) = (kernel.name, Line::default());
+            lines.push(Line { name, ..none });
             lines.len() - 1
         });
         lines[position].add(kernel.time, kernel.cost);
@@ -63,18 +60,10 @@ fn lines(tape: &TapeProfile) -> Vec<Line> {
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "profile: {}", self.profile.adapter)?;
-        if let Some(Ceiling {
-            flops_per_second,
-            bytes_per_second,
-            ..
-        }) = self.ceiling
-        {
-            writeln!(
-                f,
-                "measured ceiling: {:.1} GFLOP/s, {:.1} GB/s",
-                flops_per_second / 1e9,
-                bytes_per_second / 1e9
-            )?;
+        if let Some(ceiling) = self.ceiling {
+            let rates = [ceiling.flops_per_second, ceiling.bytes_per_second];
+            let [flops, bytes] = rates.map(|rate| rate / 1e9);
+            writeln!(f, "measured ceiling: {flops:.1} GFLOP/s, {bytes:.1} GB/s")?;
         }
         for tape in &self.profile.tapes {
             writeln!(f)?;
@@ -89,16 +78,8 @@ impl fmt::Display for Table<'_> {
 
 impl Table<'_> {
     fn head(&self, f: &mut fmt::Formatter<'_>, tape: &TapeProfile) -> fmt::Result {
-        let TapeProfile {
-            runs,
-            device_time,
-            host,
-            dispatches,
-            pipelines,
-            memory,
-            ..
-        } = tape;
-        let plural = if *runs == 1 { "" } else { "s" };
+        let (runs, dispatches, pipelines) = (tape.runs, tape.dispatches, tape.pipelines);
+        let plural = if runs == 1 { "" } else { "s" };
         let how = match self.profile.timed_by {
             TimedBy::Timestamps => "by timestamps",
             TimedBy::Waiting => "by waiting, which counts as device time",
@@ -106,48 +87,34 @@ impl Table<'_> {
         writeln!(
             f,
             "{runs} run{plural} timed {how}; medians: device {:.3} ms · {dispatches} dispatches, {pipelines} distinct pipelines",
-            milliseconds(*device_time),
+            milliseconds(tape.device_time),
         )?;
-        let HostTime {
-            record,
-            plan,
-            encode,
-            submit,
-        } = host;
-        let [record, plan, encode, submit, total] =
-            [*record, *plan, *encode, *submit, host.total()].map(milliseconds);
+        let host = tape.host;
+        let times = [host.record, host.plan, host.encode, host.submit];
+        let [record, plan, encode, submit] = times.map(milliseconds);
+        let total = milliseconds(host.total());
         writeln!(
             f,
             "host {total:.3} ms: record {record:.3}, find the plan {plan:.3}, encode {encode:.3}, submit {submit:.3}"
         )?;
-        let MemoryUse {
-            intermediate,
-            lower_bound,
-            persistent,
-            inputs,
-            results,
-        } = memory;
+        let memory = tape.memory;
         writeln!(
             f,
             "peak memory {}: persistent {}, inputs {}, results {}, intermediate {}, which is {:.2} of the least possible {}",
-            Bytes(memory.total()),
-            Bytes(*persistent),
-            Bytes(*inputs),
-            Bytes(*results),
-            Bytes(*intermediate),
-            *intermediate as f64 / (*lower_bound).max(1) as f64,
-            Bytes(*lower_bound),
+            bytes(memory.total()),
+            bytes(memory.persistent),
+            bytes(memory.inputs),
+            bytes(memory.results),
+            bytes(memory.intermediate),
+            memory.intermediate as f64 / memory.lower_bound.max(1) as f64,
+            bytes(memory.lower_bound),
         )
     }
 
     fn kernels(&self, f: &mut fmt::Formatter<'_>, tape: &TapeProfile) -> fmt::Result {
         let lines = lines(tape);
-        let mut all = Line {
-            name: "all",
-            calls: 0,
-            time: Duration::ZERO,
-            cost: Cost::default(),
-        };
+        let (name, none) = ("all", Line::default());
+        let mut all = Line { name, ..none };
         for kernel in &tape.kernels {
             all.add(kernel.time, kernel.cost);
         }
@@ -190,16 +157,12 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 /// A number of bytes in a unit that suits it.
-struct Bytes(u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0 as f64;
-        match self.0 {
-            0..1_000 => write!(f, "{} B", self.0),
-            1_000..1_000_000 => write!(f, "{:.1} kB", bytes / 1e3),
-            1_000_000..1_000_000_000 => write!(f, "{:.2} MB", bytes / 1e6),
-            _ => write!(f, "{:.2} GB", bytes / 1e9),
-        }
+fn bytes(count: u64) -> String {
+    let amount = count as f64;
+    match count {
+        0..1_000 => format!("{count} B"),
+        1_000..1_000_000 => format!("{:.1} kB", amount / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} MB", amount / 1e6),
+        _ => format!("{:.2} GB", amount / 1e9),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -26,13 +27,14 @@ impl Profile {
     }
 }
 
-/// Perfetto shows a process as a group of tracks and a thread as one of them.
+/// A track: Perfetto shows a process as a group of them, and a thread as one.
+type Track = (u32, usize);
+
 const HOST: u32 = 1;
 const DEVICE: u32 = 2;
 
-/// The device's tracks.
-const RUNS: usize = 1;
-const KERNELS: usize = 2;
+const RUNS: Track = (DEVICE, 1);
+const KERNELS: Track = (DEVICE, 2);
 
 /// Writes a profile's trace.
 fn write(profile: &Profile, mut out: impl Write) -> std::io::Result<()> {
@@ -47,29 +49,22 @@ fn write(profile: &Profile, mut out: impl Write) -> std::io::Result<()> {
 
 fn events(profile: &Profile) -> Vec<Value> {
     let mut events = vec![
-        name("process_name", HOST, 0, "host"),
+        name("process_name", (HOST, 0), "host"),
         name(
             "process_name",
-            DEVICE,
-            0,
+            (DEVICE, 0),
             &format!("device: {}", profile.adapter),
         ),
-        name("thread_name", DEVICE, RUNS, "tapes"),
-        name("thread_name", DEVICE, KERNELS, "kernels"),
+        name("thread_name", RUNS, "tapes"),
+        name("thread_name", KERNELS, "kernels"),
     ];
-    events.extend(
-        Phase::ALL
-            .iter()
-            .map(|&phase| name("thread_name", HOST, track(phase), phase.name())),
-    );
+    let phases = Phase::ALL.iter();
+    events.extend(phases.map(|&phase| name("thread_name", track(phase), phase.name())));
+    let at = |instant: Instant| instant.duration_since(profile.began).as_nanos() as f64;
     let span = |span: &Span, arguments: Value| {
-        let at =
-            |instant: std::time::Instant| instant.duration_since(profile.began).as_nanos() as f64;
         let ends = [at(span.start), at(span.end)];
         complete(
-            "host",
-            span.phase.name(),
-            HOST,
+            ["host", span.phase.name()],
             track(span.phase),
             ends,
             arguments,
@@ -83,7 +78,7 @@ fn events(profile: &Profile) -> Vec<Value> {
             continue;
         };
         let ends = [first[0], last[1]];
-        events.push(complete("tape", "tape", DEVICE, RUNS, ends, number));
+        events.push(complete(["tape", "tape"], RUNS, ends, number));
         if run.each {
             for (&ends, step) in run.device.iter().zip(&run.plan.steps) {
                 let arguments = json!({
@@ -91,35 +86,30 @@ fn events(profile: &Profile) -> Vec<Value> {
                     "flops": step.cost.flops,
                     "bytes": step.cost.bytes,
                 });
-                events.push(complete(
-                    "kernel", step.name, DEVICE, KERNELS, ends, arguments,
-                ));
+                events.push(complete(["kernel", step.name], KERNELS, ends, arguments));
             }
         }
         // An arrow from the submission to what came of it.
         if let Some(submit) = run.spans.iter().find(|span| span.phase == Phase::Submit) {
-            let start = submit.start.duration_since(profile.began).as_nanos() as f64;
-            events.push(arrow("s", index, HOST, track(Phase::Submit), start));
-            events.push(arrow("f", index, DEVICE, RUNS, ends[0]));
+            events.push(arrow("s", index, track(Phase::Submit), at(submit.start)));
+            events.push(arrow("f", index, RUNS, ends[0]));
         }
     }
     events
 }
 
 /// The host's tracks, one a phase.
-fn track(phase: Phase) -> usize {
-    1 + phase as usize
+fn track(phase: Phase) -> Track {
+    (HOST, 1 + phase as usize)
 }
 
-fn name(what: &str, process: u32, thread: usize, name: &str) -> Value {
+fn name(what: &str, (process, thread): Track, name: &str) -> Value {
     json!({ "ph": "M", "name": what, "pid": process, "tid": thread, "args": { "name": name } })
 }
 
 fn complete(
-    category: &str,
-    name: &str,
-    process: u32,
-    thread: usize,
+    [category, name]: [&str; 2],
+    (process, thread): Track,
     ends: [f64; 2],
     arguments: Value,
 ) -> Value {
@@ -135,7 +125,7 @@ fn complete(
     })
 }
 
-fn arrow(end: &str, id: usize, process: u32, thread: usize, at: f64) -> Value {
+fn arrow(end: &str, id: usize, (process, thread): Track, at: f64) -> Value {
     json!({
         "ph": end,
         "bp": "e",

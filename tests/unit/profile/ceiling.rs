@@ -9,7 +9,8 @@ fn the_work_is_done() {
     for fused in [false, true] {
         let sums = Tensor::zeros(&device, [4 * LANES], DType::F32).unwrap();
         let tape = Tape::inference(&device);
-        tape.record_all(MultiplyAdd { fused, rounds: 1 }, &[tape.tensor(&sums)]);
+        let load = Load::MultiplyAdd { fused, rounds: 1 };
+        tape.record_all(load, &[tape.tensor(&sums)]);
         tape.run().unwrap();
         for (i, sum) in sums.to_vec::<f32>().unwrap().into_iter().enumerate() {
             // x ← ¾x + ¼, 32 times: the distance from 1 shrinks to ¾³² of what it was.
@@ -22,13 +23,13 @@ fn the_work_is_done() {
             );
         }
     }
-    for copy in COPIES {
+    for [width, lanes] in COPIES {
         let values: Vec<f32> = (0..2 * MOST_AT_ONCE).map(|i| i as f32).collect();
         let source = Tensor::new(&device, [values.len()], &values).unwrap();
         let destination = Tensor::zeros(&device, [values.len()], DType::F32).unwrap();
         let tape = Tape::inference(&device);
         let operands = [tape.tensor(&source), tape.tensor(&destination)];
-        tape.record_all(copy, &operands);
+        tape.record_all(Load::Copy { width, lanes }, &operands);
         tape.run().unwrap();
         assert_eq!(destination.to_vec::<f32>().unwrap(), values);
     }
