@@ -7,6 +7,7 @@ use super::loss_scale::{LossScale, Scale};
 use super::optimizer::Update;
 use crate::error::{Error, Result};
 use crate::gpu::DType;
+use crate::gpu::buffer::Buffer;
 use crate::nn::{FlatTensors, Parameters};
 use crate::ops::{Operation, TensorType};
 use crate::shape::Shape;
@@ -218,14 +219,11 @@ impl Gradients {
     /// Bytes of parameters, gradients, and what is needed beside them.
     pub fn memory(&self) -> u64 {
         let accumulated = self.accumulated.as_ref().map_or(0, FlatTensors::bytes);
-        let segments = self.parameters.segments().iter();
-        let elements = segments.map(|segment| segment.shape().elements() as u64);
-        let scale = self.scale.state();
-        let scale = scale.map_or(0, |(state, _)| 4 * state.shape().elements() as u64);
+        let scale = self.scale.state().map_or(0, |(state, _)| state.bytes());
         let halves = self.parameters.segments().iter();
         let halves = halves.filter_map(|segment| segment.buffer.halves());
-        let halves: u64 = halves.map(|copy| copy.bytes()).sum();
-        4 * elements.sum::<u64>() + self.gradient.bytes() + accumulated + scale + halves
+        let halves: u64 = halves.map(Buffer::bytes).sum();
+        self.parameters.bytes() + self.gradient.bytes() + accumulated + scale + halves
     }
 
     pub fn resume(&mut self, steps: u64) {
@@ -315,6 +313,7 @@ fn mirror(parameters: &Parameters, factors: &[Factors]) -> Result<FlatTensors> {
 
 /// Changes one segment of the parameters in place. Inputs: parameters, gradient, [`Gradients::runs`], hyperparameters,
 /// control, moments, and the parameters' copy in halves if it is kept; the first, the moments and the copy are overwritten.
+/// Or, with the first two inputs only, adds a segment to another.
 #[derive(Debug, Hash)]
 struct UpdateSegment {
     /// The kernel's entry point.
@@ -348,15 +347,22 @@ impl Operation for UpdateSegment {
     }
 
     fn lower(&self, cx: &mut Lowering<'_>) {
-        let [runs, values, control] = [2, 3, 4].map(|index| cx.input(index));
-        let params = Params {
+        let mut params = Params {
             vectors: self.vectors as u32,
-            runs: runs.elements() as u32 / 4,
-            runs_offset: runs.offset() / 4,
-            values: values.offset() / 4,
-            control: control.offset(),
             ..Params::default()
         };
+        let mut flops = 4;
+        if cx.input_count() >= MOMENTS {
+            let [runs, values, control] = [2, 3, 4].map(|index| cx.input(index));
+            params = Params {
+                runs: runs.elements() as u32 / 4,
+                runs_offset: runs.offset() / 4,
+                values: values.offset() / 4,
+                control: control.offset(),
+                ..params
+            };
+            flops = 60;
+        }
         let mut kernel = kernel(self.kernel);
         let halves = MOMENTS + self.moments;
         if self.has_halves {
@@ -381,50 +387,19 @@ impl Operation for UpdateSegment {
                 dispatch.read(&operand)
             };
         }
-        cx.dispatch(dispatch.cost(60 * self.vectors as u64, bytes));
+        cx.dispatch(dispatch.cost(flops * self.vectors as u64, bytes));
     }
 }
 
-/// Adds its second input to its first, a segment each.
-#[derive(Debug, Hash)]
-struct AddInto;
-
+/// Adds the segments of `from` to those of `to`.
 fn add(tape: &Tape, to: &FlatTensors, from: &FlatTensors) {
     for (to, from) in to.segments().iter().zip(from.segments()) {
-        tape.record_all(AddInto, &[tape.tensor(to), tape.tensor(from)]);
-    }
-}
-
-impl Operation for AddInto {
-    fn name(&self) -> &'static str {
-        "add_into"
-    }
-
-    fn outputs(&self, _inputs: &[TensorType]) -> Vec<TensorType> {
-        Vec::new()
-    }
-
-    fn backward<'t>(&self, node: &Backward<'t>) -> Vec<Option<Var<'t>>> {
-        node.not_differentiable("it is an update, not a part of the model")
-    }
-
-    fn mutates(&self) -> &[usize] {
-        &[0]
-    }
-
-    fn lower(&self, cx: &mut Lowering<'_>) {
-        let (to, from) = (cx.input(0), cx.input(1));
-        let vectors = to.elements() / 4;
-        let params = Params {
-            vectors: vectors as u32,
-            ..Params::default()
+        let sum = UpdateSegment {
+            kernel: "add_into",
+            vectors: to.shape().elements() / 4,
+            moments: 0,
+            has_halves: false,
         };
-        cx.dispatch(
-            over_segment(cx.class(), kernel("add_into"), vectors)
-                .write(&to)
-                .read(&from)
-                .params(params.words())
-                .cost(to.elements() as u64, 3 * to.bytes()),
-        );
+        tape.record_all(sum, &[tape.tensor(to), tape.tensor(from)]);
     }
 }

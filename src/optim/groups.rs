@@ -142,18 +142,14 @@ impl ParameterGroups {
 
 /// For checkpoints: the parameters that have other factors than by default, as `{name: [learning rate, weight decay]}`.
 pub(super) fn settings(parameters: &Parameters, factors: &[Factors]) -> Value {
-    let special = parameters.iter().zip(factors);
-    let special =
-        special.filter(|(p, factors)| Factors::default_of(p.name(), p.shape()) != **factors);
+    let mut special = json!({});
+    for (parameter, factors) in parameters.iter().zip(factors) {
+        let name = parameter.name();
+        if Factors::default_of(name, parameter.shape()) != *factors {
+            special[name] = json!([factors.learning_rate, factors.weight_decay]);
+        }
+    }
     special
-        .map(|(p, f)| {
-            (
-                p.name().to_owned(),
-                json!([f.learning_rate, f.weight_decay]),
-            )
-        })
-        .collect::<serde_json::Map<_, _>>()
-        .into()
 }
 
 impl fmt::Debug for ParameterGroups {

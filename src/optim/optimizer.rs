@@ -1,8 +1,6 @@
 //! What all optimizers have in common.
 
 use crate::error::{Error, Result};
-#[cfg(not(target_family = "wasm"))]
-use crate::gpu::blocking::block_on;
 use crate::gpu::{Fetch, Tensor};
 use crate::nn::{FlatTensors, Parameters};
 use crate::tape::{Tape, Var};
@@ -181,7 +179,7 @@ impl Report {
     /// As [`Report::ready`].
     #[cfg(not(target_family = "wasm"))]
     pub fn get(&self) -> Result<Metrics> {
-        block_on(self.ready())
+        crate::gpu::block_on(self.ready())
     }
 
     /// The values, once they have arrived.
@@ -209,17 +207,14 @@ impl Report {
             loss_scale,
             skipped: can_halve && !grad_norm.is_finite(),
         };
-        for (what, value) in [
-            ("the loss", metrics.loss),
-            (
-                "the gradient norm",
-                if metrics.skipped { 0.0 } else { grad_norm },
-            ),
-            (
-                "the learning rate, corrected for its step,",
-                self.learning_rate,
-            ),
-        ] {
+        // A skipped step says so itself.
+        let norm = if metrics.skipped { 0.0 } else { grad_norm };
+        let rate = "the learning rate, corrected for its step,";
+        let values = [loss, norm, self.learning_rate];
+        for (what, value) in ["the loss", "the gradient norm", rate]
+            .into_iter()
+            .zip(values)
+        {
             if !value.is_finite() {
                 return Err(Error::NonFinite {
                     what: what.to_owned(),

@@ -4,8 +4,6 @@ use std::collections::VecDeque;
 
 use super::{Metrics, Report};
 use crate::error::Result;
-#[cfg(not(target_family = "wasm"))]
-use crate::gpu::blocking::block_on;
 
 /// The reports of steps that have been submitted, the oldest first. A loop that takes them a few steps late never waits for
 /// the device, unless that is further behind.
@@ -63,7 +61,7 @@ impl Reports {
     /// As [`Reports::take_async`].
     #[cfg(not(target_family = "wasm"))]
     pub fn take(&mut self, most: usize) -> Result<Option<Metrics>> {
-        block_on(self.take_async(most))
+        crate::gpu::block_on(self.take_async(most))
     }
 
     /// [`Reports::take`] where nothing can block.
