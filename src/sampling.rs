@@ -7,8 +7,6 @@ use rand::Rng;
 
 use crate::error::{Error, Result, require};
 use crate::gpu::Fetch;
-#[cfg(not(target_family = "wasm"))]
-use crate::gpu::blocking::block_on;
 use crate::ops::sample::{Draw, NO_FAULT};
 use crate::rng;
 use crate::tape::Var;
@@ -46,8 +44,7 @@ impl Default for SamplingConfig {
     fn default() -> Self {
         Self {
             temperature: 1.0,
-            top_k: None,
-            top_p: None,
+            ..Self::GREEDY
         }
     }
 }
@@ -419,7 +416,7 @@ impl DrawnTokens {
     /// As [`Fetch::ready`].
     #[cfg(not(target_family = "wasm"))]
     pub fn get(&self) -> Result<Vec<Result<u32>>> {
-        block_on(self.ready())
+        crate::gpu::block_on(self.ready())
     }
 
     /// The token of each row, once they have arrived, or [`Error::NonFiniteLogit`] where a logit is not finite or all tokens
