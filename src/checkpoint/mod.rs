@@ -40,11 +40,10 @@ mod part;
 mod replace;
 mod tensors;
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{self, Dtype, SafeTensorError, TensorView};
+use safetensors::tensor::{self, Dtype, SafeTensorError, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -59,14 +58,10 @@ pub(crate) use tensors::{TensorsFile, stored};
 
 use crate::data::CharTokenizer;
 use crate::error::{Error, Result};
-#[cfg(not(target_family = "wasm"))]
-use crate::gpu::blocking::block_on;
 use crate::gpu::{DType, Device, Tensor};
 use crate::nn::{FlatTensors, Gpt, GptConfig, Parameter, ParameterBuilder, Parameters};
 use crate::optim::{Optimizer, is_scale};
 use crate::shape::Shape;
-#[cfg(not(target_family = "wasm"))]
-use replace::replace;
 
 /// The version of the layout described in the [module documentation](self).
 const VERSION: u64 = 1;
@@ -132,8 +127,8 @@ pub struct Checkpoint {
     pub optimizer: Option<OptimizerMetadata>,
     path: PathBuf,
     bytes: Vec<u8>,
-    /// By name: the shape, the type, and where in `bytes` the values lie.
-    tensors: BTreeMap<String, (Vec<usize>, Dtype, Range<usize>)>,
+    /// Where in `bytes` the tensors lie.
+    file: tensor::Metadata,
 }
 
 /// Named values, as [`Parameters::load`] takes them.
@@ -153,8 +148,8 @@ pub fn save(
     metadata: &Metadata,
 ) -> Result<()> {
     let path = path.as_ref();
-    let bytes = block_on(to_bytes(parameters, optimizer, metadata))?;
-    replace(path, &bytes).map_err(Error::file(path))
+    let bytes = crate::gpu::block_on(to_bytes(parameters, optimizer, metadata))?;
+    replace_with(path, |file| std::io::Write::write_all(file, &bytes)).map_err(Error::file(path))
 }
 
 /// A checkpoint as the bytes of its file, for where there are no files. [`Checkpoint::from_bytes`] takes them.
@@ -279,7 +274,6 @@ impl Checkpoint {
                 ))
             })?;
         let header = parse(header).map_err(refuse)?;
-        let mut tensors = BTreeMap::new();
         for (name, info) in file.tensors() {
             let is_half = info.dtype == Dtype::F16 && name.starts_with("param.");
             if info.dtype != Dtype::F32 && !is_half {
@@ -288,15 +282,13 @@ impl Checkpoint {
                     info.dtype
                 )));
             }
-            let (from, to) = info.data_offsets;
-            tensors.insert(name, (info.shape.clone(), info.dtype, from..to));
         }
         Ok(Checkpoint {
             metadata: header.metadata,
             optimizer: header.optimizer,
             path: path.to_owned(),
             bytes: Vec::new(),
-            tensors,
+            file: file.clone(),
         })
     }
 
@@ -337,9 +329,9 @@ impl Checkpoint {
         let config: GptConfig = serde_json::from_value(self.metadata.config.clone())
             .map_err(|error| self.refuse(format!("it is not of a Gpt ({error})")))?;
         let mut builder = ParameterBuilder::new(self.metadata.seed).with_dtype(dtype);
-        if let Some((rows, ..)) = self.tensors.get("param.token_embedding.weight.0") {
+        if let Some(rows) = self.file.info("param.token_embedding.weight.0") {
             // The table was split where it was made, and is to be split so again, after as many rows.
-            let elements = rows.iter().product::<usize>().next_multiple_of(64);
+            let elements = rows.shape.iter().product::<usize>().next_multiple_of(64);
             builder = builder.with_parameter_limit((dtype.bytes() * elements) as u64);
         }
         let gpt = Gpt::new(&config, &mut builder)?;
@@ -416,10 +408,11 @@ impl Checkpoint {
         let mut scale = None;
         if let Some((name, state, first)) = loss_scale(Some(optimizer)) {
             let mut values = vec![first, 0.0, 0.0, first];
-            if let Some((dims, _, range)) = self.tensors.get(&name) {
-                values = bytemuck::pod_collect_to_vec(&self.bytes[range.clone()]);
+            if let Some(info) = self.file.info(&name) {
+                values = widened(info.dtype, self.data(info));
                 let is_count = |value: &f32| *value >= 0.0 && value.fract() == 0.0;
-                if *dims != [4] || !(is_scale(values[0]) && values[1..3].iter().all(is_count)) {
+                if info.shape != [4] || !(is_scale(values[0]) && values[1..3].iter().all(is_count))
+                {
                     return Err(self.refuse(format!("tensor `{name}` is no loss scale")));
                 }
                 values[3] = first;
@@ -445,19 +438,23 @@ impl Checkpoint {
     ) -> Result<Values> {
         let mut values = Vec::new();
         for parameter in parameters {
-            let (dtype, range) = self.find(prefix, parameter)?;
-            let data = widened(dtype, &self.bytes[range]);
+            let info = self.find(prefix, parameter)?;
+            let data = widened(info.dtype, self.data(info));
             values.push((parameter.name().to_owned(), parameter.shape(), data));
         }
         Ok(values)
     }
 
-    /// The type of a parameter's values, and where they lie.
-    fn find(&self, prefix: &str, parameter: &Parameter) -> Result<(Dtype, Range<usize>)> {
+    fn data(&self, info: &TensorInfo) -> &[u8] {
+        &self.bytes[info.data_offsets.0..info.data_offsets.1]
+    }
+
+    /// The tensor of a parameter's values.
+    fn find(&self, prefix: &str, parameter: &Parameter) -> Result<&TensorInfo> {
         let (name, shape) = (parameter.name(), parameter.shape());
-        match self.tensors.get(&format!("{prefix}.{name}")) {
-            Some((dims, dtype, range)) if dims == shape.dims() => Ok((*dtype, range.clone())),
-            Some((dims, ..)) => Err(self.refuse(format!(
+        match self.file.info(&format!("{prefix}.{name}")) {
+            Some(info) if info.shape == shape.dims() => Ok(info),
+            Some(TensorInfo { shape: dims, .. }) => Err(self.refuse(format!(
                 "tensor `{prefix}.{name}` has shape {dims:?}, the model needs {shape}"
             ))),
             None => Err(self.refuse(format!(
@@ -467,7 +464,8 @@ impl Checkpoint {
     }
 
     fn refuse_unknown(&self, parameters: &Parameters) -> Result<()> {
-        let mut saved = self.tensors.keys().filter_map(|n| n.strip_prefix("param."));
+        let names = self.file.offset_keys();
+        let mut saved = names.iter().filter_map(|n| n.strip_prefix("param."));
         match saved.find(|name| parameters.get(name).is_none()) {
             None => Ok(()),
             Some(name) => Err(self.refuse(format!(

@@ -1,7 +1,7 @@
 //! Files that are replaced as one step, or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -87,11 +87,6 @@ fn create(temporary: &Path, target: &Path) -> io::Result<File> {
 }
 
 /// Replaces a file's contents as one step: written beside it, flushed to the disk, renamed over it.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace_with(path, |file| file.write_all(bytes))
-}
-
-/// [`replace`] with contents that are written piece by piece.
 pub(crate) fn replace_with(
     path: &Path,
     contents: impl FnOnce(&mut File) -> io::Result<()>,

@@ -58,11 +58,9 @@ impl TensorsFile {
 
     /// Some of the numbers of a tensor whose type [is one that can be read](number_size).
     pub fn numbers(&self, info: &TensorInfo, range: Range<usize>) -> Result<Vec<f32>> {
-        let mut values = vec![0.0; range.len()];
         let mut bytes = Vec::new();
         self.bytes(info, range, &mut bytes)?;
-        widen(info.dtype, &bytes, &mut values);
-        Ok(values)
+        Ok(widened(info.dtype, &bytes))
     }
 
     /// The bytes of such numbers, instead of what `bytes` holds.
@@ -115,7 +113,7 @@ pub(super) fn header(path: &Path, file: &mut impl Read, size: u64) -> Result<(Ve
     let mut header = Vec::new();
     let mut read = |count: u64| file.by_ref().take(count).read_to_end(&mut header);
     read(8).map_err(fail)?;
-    let length = header.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
+    let length = json_length(&header);
     let mut read = |count: u64| file.by_ref().take(count).read_to_end(&mut header);
     // Of a file that is another one, the byte that tells.
     let length = length.map_or(0, |n| if n > LONGEST_HEADER { 1 } else { n });
@@ -147,10 +145,14 @@ pub(crate) fn open_file(path: &Path) -> Result<File> {
     File::open(path).map_err(access)
 }
 
+/// A file begins with the length of a JSON object that begins right after.
+fn json_length(file: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(*file.first_chunk()?))
+}
+
 /// The header of a file of `size` bytes that begins with `header`.
 fn parse(header: &[u8], size: u64) -> Result<Metadata, SafeTensorError> {
-    let length = header.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
-    let length = length.ok_or(SafeTensorError::HeaderTooSmall)?;
+    let length = json_length(header).ok_or(SafeTensorError::HeaderTooSmall)?;
     if length > LONGEST_HEADER {
         return Err(SafeTensorError::HeaderTooLarge);
     }
@@ -216,11 +218,7 @@ pub(crate) fn number_size(dtype: Dtype) -> Option<usize> {
 /// Why a file of so many bytes, of which `bytes` are the first, is no whole safetensors file, in words that say what to do
 /// about it.
 fn what_is_wrong(bytes: &[u8], size: usize, error: &SafeTensorError) -> String {
-    // The file begins with the length of a JSON object that begins right after.
-    let length = bytes
-        .first_chunk::<8>()
-        .map(|length| u64::from_le_bytes(*length));
-    let looks_right = length.is_some_and(|length| length <= LONGEST_HEADER)
+    let looks_right = json_length(bytes).is_some_and(|length| length <= LONGEST_HEADER)
         && bytes.get(8).is_none_or(|&first| first == b'{');
     match error {
         _ if bytes.is_empty() => "it is empty".to_owned(),
