@@ -5,7 +5,7 @@ use std::path::Path;
 
 use safetensors::tensor::Dtype;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::fields::{shortest, unique};
 use super::files::{ADAPTER as CONFIG, is_there, read, refuse};
@@ -51,7 +51,7 @@ const STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 /// [`ModelFiles::add_lora`] or by [`AdapterFiles::load`].
 #[derive(Debug)]
 pub struct Adapter {
-    json: Map<String, Value>,
+    json: Value,
     factors: Vec<Factor>,
 }
 
@@ -138,10 +138,7 @@ impl ModelFiles {
             "use_dora": false,
             "use_rslora": config.rank_stabilized,
         });
-        match json {
-            Value::Object(json) => Ok(Adapter { json, factors }),
-            _ => unreachable!("it is written as an object"),
-        }
+        Ok(Adapter { json, factors })
     }
 
     /// What `peft` calls the parts of the layers that may have adapters.
@@ -231,7 +228,7 @@ impl Adapter {
         tensors.sort_by(|a, b| a.0.cmp(&b.0));
         let mut json = self.json.clone();
         if let Some(base_model) = base_model {
-            json.insert("base_model_name_or_path".to_owned(), base_model.into());
+            json["base_model_name_or_path"] = base_model.into();
         }
         let json = serde_json::to_vec_pretty(&json).expect("keys are strings");
         let file = save::file_of(WEIGHTS.to_owned(), tensors);
@@ -254,7 +251,7 @@ fn tensor_name(module: &str, factor: &str) -> String {
 #[derive(Debug)]
 pub struct AdapterFiles {
     config: LoraConfig,
-    json: Map<String, Value>,
+    json: Value,
     weights: Weights,
 }
 
@@ -354,7 +351,7 @@ impl AdapterFiles {
 }
 
 /// The adapters that a file describes; else the key that cannot be followed.
-fn parse(json: &[u8]) -> Result<(LoraConfig, Map<String, Value>), String> {
+fn parse(json: &[u8]) -> Result<(LoraConfig, Value), String> {
     #[derive(Deserialize)]
     struct File {
         peft_type: String,
@@ -397,5 +394,5 @@ fn parse(json: &[u8]) -> Result<(LoraConfig, Map<String, Value>), String> {
         rank_stabilized: file.use_rslora,
     };
     config.validate().map_err(|error| error.to_string())?;
-    Ok((config, map))
+    Ok((config, map.into()))
 }

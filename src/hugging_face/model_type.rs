@@ -84,35 +84,10 @@ pub(super) const TYPES: &[ModelType] = &[
         },
         names: &GPT2,
     },
-    ModelType {
-        name: "llama",
-        architecture: "LlamaForCausalLM",
-        end_of_text: Some(2),
-        start: || GptConfig {
-            vocab_size: 32_000,
-            context: 2048,
-            d_ff: 11_008,
-            ..decoder()
-        },
-        keys: &[
-            DECODER,
-            &[
-                ("hidden_act", "ffn"),
-                ("attention_bias", "attention_bias"),
-                ("mlp_bias", "bias"),
-            ],
-        ],
-        rope: Rope::Flat,
-        windows: Windows::None,
-        whole_heads: true,
-        only: &[],
-        finish: |_| (),
-        names: &LLAMA,
-    },
+    LLAMA_TYPE,
     ModelType {
         name: "mistral",
         architecture: "MistralForCausalLM",
-        end_of_text: Some(2),
         start: || GptConfig {
             vocab_size: 32_000,
             context: 131_072,
@@ -121,12 +96,9 @@ pub(super) const TYPES: &[ModelType] = &[
             ..decoder()
         },
         keys: &[DECODER, &[("hidden_act", "ffn")]],
-        rope: Rope::Flat,
         windows: Windows::AllLayers,
         whole_heads: false,
-        only: &[],
-        finish: |_| (),
-        names: &LLAMA,
+        ..LLAMA_TYPE
     },
     ModelType {
         name: "qwen2",
@@ -137,12 +109,9 @@ pub(super) const TYPES: &[ModelType] = &[
             ..qwen()
         },
         keys: &[DECODER, &[("hidden_act", "ffn")]],
-        rope: Rope::Flat,
         windows: Windows::LaterLayers,
         whole_heads: false,
-        only: &[],
-        finish: |_| (),
-        names: &LLAMA,
+        ..LLAMA_TYPE
     },
     ModelType {
         name: "qwen3",
@@ -157,12 +126,9 @@ pub(super) const TYPES: &[ModelType] = &[
             DECODER,
             &[("hidden_act", "ffn"), ("attention_bias", "attention_bias")],
         ],
-        rope: Rope::Flat,
         windows: Windows::LaterLayers,
         whole_heads: false,
-        only: &[],
-        finish: |_| (),
-        names: &LLAMA,
+        ..LLAMA_TYPE
     },
     ModelType {
         name: "gemma3_text",
@@ -194,12 +160,38 @@ pub(super) const TYPES: &[ModelType] = &[
         ],
         rope: Rope::ByKindOfLayer,
         windows: Windows::MostLayers,
-        whole_heads: true,
-        only: &[],
         finish: |c| c.embedding_scale = (c.d_model as f32).sqrt(),
         names: &GEMMA,
+        ..LLAMA_TYPE
     },
 ];
+
+/// Which many others are like.
+const LLAMA_TYPE: ModelType = ModelType {
+    name: "llama",
+    architecture: "LlamaForCausalLM",
+    end_of_text: Some(2),
+    start: || GptConfig {
+        vocab_size: 32_000,
+        context: 2048,
+        d_ff: 11_008,
+        ..decoder()
+    },
+    keys: &[
+        DECODER,
+        &[
+            ("hidden_act", "ffn"),
+            ("attention_bias", "attention_bias"),
+            ("mlp_bias", "bias"),
+        ],
+    ],
+    rope: Rope::Flat,
+    windows: Windows::None,
+    whole_heads: true,
+    only: &[],
+    finish: |_| (),
+    names: &LLAMA,
+};
 
 /// What the types after GPT-2 have in common.
 fn decoder() -> GptConfig {
@@ -451,15 +443,8 @@ fn explicit(config: &GptConfig) -> GptConfig {
 
 /// The first setting in which two models differ, beside what they drop in training.
 fn first_difference(a: &GptConfig, b: &GptConfig) -> Option<String> {
-    let fields = |config: &GptConfig| match serde_json::to_value(config) {
-        Ok(Value::Object(map)) => map,
-        _ => Map::new(),
-    };
-    let (a, b) = (fields(a), fields(b));
-    let mut differing = a
-        .into_iter()
-        .filter(|(key, value)| !key.contains("dropout") && b.get(key) != Some(value));
-    differing
-        .next()
-        .map(|(key, value)| format!("{key} = {value}"))
+    let (a, b) = (json!(a), json!(b));
+    let differs = |(key, value): &(&String, &Value)| !key.contains("dropout") && b[*key] != **value;
+    let (key, value) = a.as_object()?.iter().find(differs)?;
+    Some(format!("{key} = {value}"))
 }

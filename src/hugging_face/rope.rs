@@ -18,8 +18,8 @@ pub(super) enum Rope {
 }
 
 const PARAMETERS: &str = "rope_parameters";
-const FULL: &str = "full_attention";
-const SLIDING: &str = "sliding_attention";
+pub(super) const FULL: &str = "full_attention";
+pub(super) const SLIDING: &str = "sliding_attention";
 
 impl Rope {
     /// Sets the angles of a model; gives those of layers that see a window only, if they have their own.

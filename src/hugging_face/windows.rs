@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Reason};
+use super::rope::{FULL, SLIDING};
 use crate::nn::{GptConfig, LocalAttention, Rotary};
 
 /// Which they are, in a type of models.
@@ -21,8 +22,6 @@ pub(super) enum Windows {
 const WINDOW: &str = "sliding_window";
 const TYPES: &str = "layer_types";
 const USED: &str = "use_sliding_window";
-const FULL: &str = "full_attention";
-const SLIDING: &str = "sliding_attention";
 
 /// The library's own where a file has none.
 const USUAL: usize = 4096;
