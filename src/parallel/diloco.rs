@@ -230,12 +230,9 @@ impl<O: Optimizer> Optimizer for DiLoCo<O> {
 
     /// Those of the inner optimizer, and of the outer step under `outer`.
     fn settings(&self) -> Value {
-        let DiLoCoConfig {
-            learning_rate,
-            momentum,
-        } = self.config;
+        let (rate, momentum) = (self.config.learning_rate, self.config.momentum);
         let mut settings = self.inner.settings();
-        settings["outer"] = json!({ "learning_rate": learning_rate, "momentum": momentum });
+        settings["outer"] = json!({ "learning_rate": rate, "momentum": momentum });
         settings
     }
 

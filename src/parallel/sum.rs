@@ -77,11 +77,7 @@ struct Buffers {
     capacity: usize,
     /// Where the device copies pieces to.
     ring: Ring,
-    host: HostBuffers,
-}
-
-/// As words, however numbers travel: a multiple of the number of ranks.
-struct HostBuffers {
+    // As words, however numbers travel: a multiple of the number of ranks.
     /// Of this piece and the next.
     sent: [Vec<u32>; 2],
     /// Of all ranks, this one's share.
@@ -203,15 +199,15 @@ impl World {
         buffers: &mut Buffers,
     ) -> Result<()> {
         let Buffers {
-            device, ring, host, ..
-        } = buffers;
-        let HostBuffers {
+            device,
+            ring,
             sent,
             received,
             sums,
             gathered,
             floats,
-        } = host;
+            ..
+        } = buffers;
         let ranks = self.size();
         let share = |piece: usize| pieces[piece].elements.div_ceil(ranks);
         let (count, mut asked) = (pieces.len(), copies.len());
@@ -244,18 +240,8 @@ impl World {
         // one before that to the device.
         for now in 0..count + 2 {
             let (before, next) = (now.wrapping_sub(1), now + 1);
-            let [even, odd] = &mut *sent;
-            let (sending, filling) = if now % 2 == 0 {
-                (even, odd)
-            } else {
-                (odd, even)
-            };
-            let [even, odd] = &mut *gathered;
-            let (gathering, loading) = if now % 2 == 0 {
-                (even, odd)
-            } else {
-                (odd, even)
-            };
+            let (sending, filling) = in_turn(sent, now);
+            let (gathering, loading) = in_turn(gathered, now);
             let outcome = scope(|scope| {
                 let scattered = (now < count).then(|| {
                     let all = 0..ranks * share(now);
@@ -305,6 +291,14 @@ impl World {
     }
 }
 
+/// Which of two buffers has its turn in a round, and the other.
+fn in_turn<T>([even, odd]: &mut [T; 2], round: usize) -> (&mut T, &mut T) {
+    match round % 2 {
+        0 => (even, odd),
+        _ => (odd, even),
+    }
+}
+
 impl Buffers {
     fn new(device: &Device, capacity: usize, ranks: usize) -> Result<Buffers> {
         let share = capacity.div_ceil(ranks);
@@ -313,13 +307,11 @@ impl Buffers {
             device: device.clone(),
             capacity,
             ring: Ring::new(device, 4 * capacity as u64)?,
-            host: HostBuffers {
-                sent: [all(), all()],
-                received: all(),
-                sums: vec![0; share],
-                gathered: [all(), all()],
-                floats: vec![0.0; capacity],
-            },
+            sent: [all(), all()],
+            received: all(),
+            sums: vec![0; share],
+            gathered: [all(), all()],
+            floats: vec![0.0; capacity],
         })
     }
 }
