@@ -32,27 +32,6 @@ impl fmt::Display for Pass {
     }
 }
 
-/// What the loss weighs the operation's output with.
-struct Weights {
-    linear: Vec<f32>,
-    square: Vec<f32>,
-}
-
-impl Weights {
-    /// The loss's difference between two outputs, in a form that cancels little.
-    fn difference(&self, plus: &[f64], minus: &[f64]) -> f64 {
-        let weights = self.linear.iter().zip(&self.square);
-        let outputs = plus.iter().zip(minus);
-        weights
-            .zip(outputs)
-            .map(|((&linear, &square), (plus, minus))| {
-                let slope = f64::from(linear) + f64::from(square) * 0.5 * (plus + minus);
-                slope * (plus - minus)
-            })
-            .sum()
-    }
-}
-
 /// The inputs and everything drawn for them.
 pub(super) struct Problem<'a> {
     check: &'a Check,
@@ -60,7 +39,9 @@ pub(super) struct Problem<'a> {
     values: Vec<Vec<f64>>,
     /// What the oracle makes of them.
     pub outputs: Vec<f64>,
-    weights: Weights,
+    /// What the loss weighs the operation's output with, and its square.
+    linear: Vec<f32>,
+    square: Vec<f32>,
     /// `uᵢ`
     pub direct: Vec<Vec<f32>>,
     /// `rᵢ`
@@ -101,10 +82,8 @@ impl<'a> Problem<'a> {
             check,
             shapes: inputs.iter().map(|(shape, _)| *shape).collect(),
             values,
-            weights: Weights {
-                linear: draw(check.seed, "check linear", 0, outputs.len()),
-                square: draw(check.seed, "check square", 0, outputs.len()),
-            },
+            linear: draw(check.seed, "check linear", 0, outputs.len()),
+            square: draw(check.seed, "check square", 0, outputs.len()),
             outputs,
             direct: each("check direct"),
             direction: each("check direction"),
@@ -154,8 +133,8 @@ impl<'a> Problem<'a> {
             self.outputs.len(),
             "check: the oracle gives another number of elements than the operation, whose output is {shape}"
         );
-        let linear = tape.input(shape, &self.weights.linear);
-        let square = tape.input(shape, &self.weights.square);
+        let linear = tape.input(shape, &self.linear);
+        let square = tape.input(shape, &self.square);
         let weighed = |y: Var<'t>, linear: Var<'t>, square: Var<'t>| {
             ((square * y * 0.5 + linear) * y).sum_all()
         };
@@ -219,7 +198,20 @@ impl<'a> Problem<'a> {
             oracle(values)
         });
         values[input][element] = middle;
-        self.weights.difference(&plus, &minus)
+        self.difference(&plus, &minus)
+    }
+
+    /// The loss's difference between two outputs, in a form that cancels little.
+    fn difference(&self, plus: &[f64], minus: &[f64]) -> f64 {
+        let weights = self.linear.iter().zip(&self.square);
+        let outputs = plus.iter().zip(minus);
+        weights
+            .zip(outputs)
+            .map(|((&linear, &square), (plus, minus))| {
+                let slope = f64::from(linear) + f64::from(square) * 0.5 * (plus + minus);
+                slope * (plus - minus)
+            })
+            .sum()
     }
 
     fn each_element(&self, mut of: impl FnMut(usize, usize) -> f64) -> Vec<Vec<f64>> {
