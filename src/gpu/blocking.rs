@@ -3,12 +3,8 @@
 use std::cell::Cell;
 
 thread_local! {
-    static IS_ALLOWED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether futures that are polled on this thread may wait in place.
-pub(super) fn is_allowed() -> bool {
-    IS_ALLOWED.get()
+    /// Whether futures that are polled on this thread may wait in place.
+    pub(super) static IS_ALLOWED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs a future to its end, where no executor does. What waits for a device waits in place, in wgpu's own call.

@@ -1,6 +1,6 @@
 //! The cache of pipelines compiled from kernels.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 #[cfg(not(target_family = "wasm"))]
@@ -53,18 +53,6 @@ pub(crate) struct KernelCache {
 }
 
 impl KernelCache {
-    /// Name and source of everything compiled so far, each text once, sorted.
-    pub fn sources(&self) -> Vec<(&'static str, String)> {
-        let pipelines = self.pipelines.lock().unwrap();
-        let mut sources: Vec<(&'static str, String)> = pipelines
-            .keys()
-            .map(|(kernel, _)| (kernel.name, kernel.module.text()))
-            .collect();
-        sources.sort();
-        sources.dedup();
-        sources
-    }
-
     /// Whether there is a pipeline for a kernel.
     pub fn has(&self, kernel: &Kernel, accesses: &[Access]) -> bool {
         let key = (kernel.clone(), accesses.to_vec());
@@ -92,7 +80,12 @@ impl Device {
     /// Name and WGSL of every kernel compiled on this device so far, generated ones included: to look at, and for tests
     /// to validate.
     pub fn kernels(&self) -> Vec<(&'static str, String)> {
-        self.attached::<KernelCache>().sources()
+        let cache = self.attached::<KernelCache>();
+        let pipelines = cache.pipelines.lock().unwrap();
+        let sources = pipelines.keys();
+        let sources = sources.map(|(kernel, _)| (kernel.name, kernel.module.text()));
+        // Each text once.
+        sources.collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 

@@ -96,7 +96,7 @@ impl Future for Arrival {
             return Poll::Ready(Ok(()));
         }
         #[cfg(not(target_family = "wasm"))]
-        if super::blocking::is_allowed() {
+        if super::blocking::IS_ALLOWED.get() {
             return Poll::Ready(arrival.wait());
         }
         arrival.signal.state().1.push(cx.waker().clone());

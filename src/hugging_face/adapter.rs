@@ -151,7 +151,7 @@ impl ModelFiles {
     /// The modules of a layer, with their columns.
     fn modules_of(&self, layer: &str) -> Vec<(String, Range<usize>)> {
         let weight = format!("{layer}.weight");
-        let mut entries = self.entries().iter();
+        let mut entries = self.entries.iter();
         let entry = entries.find(|entry| entry.ours == weight);
         let parts = entry.map_or(&[][..], |entry| &entry.parts).iter();
         let named = parts.map(|part| {

@@ -30,7 +30,7 @@ pub struct ModelFiles {
     stop_tokens: Vec<u32>,
     generation: GenerationConfig,
     weights: Weights,
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
     progress: Progress,
 }
 
@@ -135,7 +135,7 @@ impl ModelFiles {
 
     /// Bytes of the files of weights.
     pub fn bytes(&self) -> u64 {
-        let files = self.weights.files().iter();
+        let files = self.weights.files.iter();
         files
             .map(|(_, file)| (file.header.len() + file.metadata.data_len()) as u64)
             .sum()
@@ -144,7 +144,7 @@ impl ModelFiles {
     /// The types that the weights have in the files, with the bytes of each.
     pub fn dtypes(&self) -> BTreeMap<String, u64> {
         let mut bytes = BTreeMap::new();
-        for (_, file) in self.weights.files() {
+        for (_, file) in &self.weights.files {
             for info in file.metadata.tensors().values() {
                 let (start, end) = info.data_offsets;
                 *bytes.entry(info.dtype.to_string()).or_default() += (end - start) as u64;
@@ -155,8 +155,8 @@ impl ModelFiles {
 
     /// The names of the files that hold the weights, and of the index if they are several.
     pub fn weight_files(&self) -> Vec<&str> {
-        let files = self.weights.files().iter();
-        let index = self.weights.index().map(|_| INDEX);
+        let files = self.weights.files.iter();
+        let index = self.weights.index.as_ref().map(|_| INDEX);
         files.map(|(name, _)| &**name).chain(index).collect()
     }
 
@@ -168,11 +168,6 @@ impl ModelFiles {
     /// What its tensors are called.
     pub(super) fn names(&self) -> &'static Names {
         self.model_type.names
-    }
-
-    /// Its parameters and the tensors that hold them.
-    pub(super) fn entries(&self) -> &[Entry] {
-        &self.entries
     }
 
     /// What the model is made of. Its dropouts are what training applies; inference does not change with them.
@@ -351,7 +346,7 @@ impl ModelFiles {
     ) -> Result<()> {
         self.check_output(&directory)?;
         let (mut files, mut total) = (Vec::new(), 0);
-        for (name, file) in self.weights.files() {
+        for (name, file) in &self.weights.files {
             let mut tensors = Vec::new();
             for tensor in file.metadata.offset_keys() {
                 let info = file.metadata.info(&tensor).expect("it is one of the names");
@@ -376,7 +371,7 @@ impl ModelFiles {
             files.push((name, header, contents));
         }
         let mut json: Cow<'_, [u8]> = Cow::from(&self.json);
-        let mut index: Option<Cow<'_, [u8]>> = self.weights.index().map(Cow::from);
+        let mut index: Option<Cow<'_, [u8]>> = self.weights.index.as_deref().map(Cow::from);
         if dtype != SaveDType::AsStored {
             json = save::retyped(&json, dtype.of(Dtype::F32)).into();
             index = index.map(|index| save::resized(&index, total).into());
@@ -393,7 +388,7 @@ impl ModelFiles {
     /// [`Error::Checkpoint`] if the directory holds weights of the other layout, one file or several with an index, which
     /// readers would take instead of those to be saved, or an `adapter_config.json`, by which they would add adapters to them.
     pub fn check_output(&self, directory: impl AsRef<Path>) -> Result<()> {
-        save::check(directory.as_ref(), self.weights.index().is_some())
+        save::check(directory.as_ref(), self.weights.index.is_some())
     }
 }
 

@@ -27,9 +27,9 @@ const TILE: usize = 16;
 /// The files of a model's weights.
 #[derive(Debug)]
 pub(super) struct Weights {
-    files: Vec<(String, TensorsFile)>,
+    pub files: Vec<(String, TensorsFile)>,
     /// The index of several files, as it is.
-    index: Option<Vec<u8>>,
+    pub index: Option<Vec<u8>>,
     names: &'static Names,
     /// What names of tensors begin with.
     prefix: &'static str,
@@ -279,16 +279,6 @@ impl Weights {
             file,
             info,
         }
-    }
-
-    /// The files by name.
-    pub fn files(&self) -> &[(String, TensorsFile)] {
-        &self.files
-    }
-
-    /// The index of several files.
-    pub fn index(&self) -> Option<&[u8]> {
-        self.index.as_deref()
     }
 }
 

@@ -24,7 +24,7 @@ impl Embedding {
     /// If the builder has a `weight` in this scope already.
     #[track_caller]
     pub fn new(builder: &mut ParameterBuilder, count: usize, width: usize) -> Embedding {
-        let limit = builder.parameter_limit() / (builder.dtype().bytes() as u64 * BLOCK) * BLOCK;
+        let limit = builder.parameter_limit / (builder.dtype().bytes() as u64 * BLOCK) * BLOCK;
         let most_rows = usize::try_from(limit / width as u64).unwrap_or(usize::MAX);
         if count <= most_rows {
             return Embedding::whole(builder, count, width);

@@ -17,7 +17,8 @@ pub(super) struct Places {
     /// Which parameters, in order.
     members: Vec<usize>,
     shapes: Vec<Shape>,
-    places: Vec<(usize, usize)>,
+    /// Segment and first element, by parameter.
+    pub places: Vec<(usize, usize)>,
     /// Elements per segment, padding included.
     segments: Vec<usize>,
 }
@@ -55,11 +56,6 @@ impl Places {
             filled.push(index, self.shapes[index], is_new);
         }
         filled.padded()
-    }
-
-    /// Segment and first element, by parameter.
-    pub fn all(&self) -> &[(usize, usize)] {
-        &self.places
     }
 
     fn push(&mut self, index: usize, shape: Shape, in_new_segment: bool) {

@@ -313,13 +313,13 @@ impl Gpt {
             "gpt: tokens of shape {shape} are not [{batch}, T] for a cache of {batch} texts"
         );
         let fits = cache.capacity() <= self.config.context
-            && cache.layers().len() == self.blocks.len()
-            && cache.layers()[0].shape().last() == self.blocks[0].cached_width();
+            && cache.layers.len() == self.blocks.len()
+            && cache.layers[0].shape().last() == self.blocks[0].cached_width();
         assert!(fits, "gpt: the cache was made for another model");
         let local = self.config.local.as_ref();
         let places = cache.extend(tape, shape.dim(1), local.map(|local| local.window));
         let x = self.embedded(self.positions.add_at(self.tokens(tokens), places.ids));
-        let layers = self.blocks.iter().zip(cache.layers()).enumerate();
+        let layers = self.blocks.iter().zip(&cache.layers).enumerate();
         let stream = layers.fold(Stream::from(x), |stream, (i, (block, layer))| {
             let (positions, next) = (self.positions_of(i), self.blocks.get(i + 1));
             let mut normed = None;

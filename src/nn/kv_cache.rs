@@ -21,7 +21,7 @@ pub(super) fn rounded_length(length: usize, most: usize) -> usize {
 #[derive(Debug)]
 pub struct KvCache {
     /// By layer, `[batch, capacity, 2·width]`: the keys of all heads, then the values.
-    layers: Vec<Tensor>,
+    pub(super) layers: Vec<Tensor>,
     capacity: usize,
     lengths: Vec<usize>,
 }
@@ -132,10 +132,6 @@ impl KvCache {
         }
         (self.layers, self.capacity) = (layers, capacity);
         Ok(())
-    }
-
-    pub(super) fn layers(&self) -> &[Tensor] {
-        &self.layers
     }
 
     /// Makes room for `tokens` more in every text and puts on the tape where they stand. Layers whose queries see a

@@ -96,7 +96,7 @@ pub struct ParameterBuilder {
     dtype: DType,
     is_frozen: bool,
     segment_limit: u64,
-    parameter_limit: u64,
+    pub(super) parameter_limit: u64,
 }
 
 impl ParameterBuilder {
@@ -197,11 +197,6 @@ impl ParameterBuilder {
     /// The most bytes that one parameter may have on a device.
     pub fn parameter_limit_of(device: &Device) -> u64 {
         device.largest_storage()
-    }
-
-    /// The most bytes that a parameter is to have.
-    pub(super) fn parameter_limit(&self) -> u64 {
-        self.parameter_limit
     }
 
     /// What has been added so far.
@@ -446,7 +441,7 @@ impl Parameters {
 
     /// For each parameter, in order, the segment it lies in and its first element there.
     pub fn places(&self) -> &[(usize, usize)] {
-        self.inner.places.all()
+        &self.inner.places.places
     }
 
     /// The type that they are stored in.

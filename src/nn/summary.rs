@@ -88,31 +88,29 @@ impl Parameters {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (elements, frozen) = (self.elements(), self.frozen_elements());
-        let row = |name: &str, shape: String, elements: usize, bytes: u64| {
+        let row = |name: &str, shape: String, elements: usize, bytes: u64, mark: &str| {
             let [elements, bytes] = [elements as u64, bytes].map(grouped);
-            [name.to_owned(), shape, elements, bytes]
+            [name.to_owned(), shape, elements, bytes, mark.to_owned()]
         };
-        let mut rows = vec![["parameter", "shape", "numbers", "bytes"].map(str::to_owned)];
+        let mut rows = vec![["parameter", "shape", "numbers", "bytes", ""].map(str::to_owned)];
         rows.extend(self.lines.iter().map(|line| {
-            let shape = line.shape.to_string();
-            row(&line.name, shape, line.elements(), line.bytes())
+            let mark = if line.is_frozen { "  frozen" } else { "" };
+            row(
+                &line.name,
+                line.shape.to_string(),
+                line.elements(),
+                line.bytes(),
+                mark,
+            )
         }));
         let tensors = format!("{} tensors", self.lines.len());
         let bytes = self.lines.iter().map(SummaryLine::bytes).sum();
-        rows.push(row("total", tensors, elements, bytes));
+        rows.push(row("total", tensors, elements, bytes, ""));
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
         let [names, shapes, numbers, bytes] = [0, 1, 2, 3].map(|column| width(column).unwrap_or(0));
-        let marks = self.lines.iter().map(|line| match line.is_frozen {
-            true => "  frozen",
-            false => "",
+        let lines = rows.iter().map(|[name, shape, number, byte, mark]| {
+            format!("{name:names$}  {shape:>shapes$}  {number:>numbers$}  {byte:>bytes$}{mark}")
         });
-        let marks = std::iter::once("").chain(marks).chain([""]);
-        let lines = rows
-            .iter()
-            .zip(marks)
-            .map(|([name, shape, number, byte], mark)| {
-                format!("{name:names$}  {shape:>shapes$}  {number:>numbers$}  {byte:>bytes$}{mark}")
-            });
         f.write_str(&lines.collect::<Vec<String>>().join("\n"))?;
         match frozen {
             0 => Ok(()),
