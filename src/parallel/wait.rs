@@ -23,33 +23,17 @@ const WAITS: i32 = 77;
 
 /// A rank that is waiting for the others in a collective call.
 pub(super) struct Wait<'w> {
-    comm: &'w SimpleCommunicator,
+    pub comm: &'w SimpleCommunicator,
     /// The number of the call.
-    call: u64,
-    patience: Duration,
-    what: &'w str,
-    since: Instant,
-    has_told: bool,
+    pub call: u64,
+    pub patience: Duration,
+    /// What error messages call it.
+    pub what: &'w str,
+    pub since: Instant,
+    pub has_told: bool,
 }
 
-impl<'w> Wait<'w> {
-    /// Begins to wait in a call that error messages call `what`.
-    pub fn new(
-        comm: &'w SimpleCommunicator,
-        call: u64,
-        patience: Duration,
-        what: &'w str,
-    ) -> Wait<'w> {
-        Wait {
-            comm,
-            call,
-            patience,
-            what,
-            since: Instant::now(),
-            has_told: false,
-        }
-    }
-
+impl Wait<'_> {
     /// Waits for a request's end. Ends all ranks if that takes longer than its patience.
     pub fn complete<'a, D: ?Sized, S: Scope<'a>>(&mut self, mut request: Request<'a, D, S>) {
         loop {

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mpi::collective::CommunicatorCollectives;
 use mpi::environment::{Threading, Universe, initialize_with_threading};
@@ -113,7 +113,14 @@ impl World {
     /// Begins to wait in a collective call.
     pub(super) fn wait<'w>(&'w self, what: &'w str) -> Wait<'w> {
         self.calls.set(self.calls.get() + 1);
-        Wait::new(&self.comm, self.calls.get(), self.patience.get(), what)
+        Wait {
+            comm: &self.comm,
+            call: self.calls.get(),
+            patience: self.patience.get(),
+            what,
+            since: Instant::now(),
+            has_told: false,
+        }
     }
 
     /// What all ranks bring, in their order.
