@@ -100,7 +100,7 @@ impl EncoderConfig {
 /// sees every other. Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture".
 ///
 /// The parameters are those of `norm1`, `attention` (a packed [`MultiHeadAttention`]), `norm2` and `ffn`
-/// (a [`FeedForward`]); the last two are not there with [`FeedForwardKind::None`].
+/// (a [`FeedForward`](super::FeedForward)); the last two are not there with [`FeedForwardKind::None`].
 #[derive(Clone, Debug)]
 pub struct EncoderBlock {
     attention: MultiHeadAttention,
