@@ -11,6 +11,7 @@ mod dtype;
 pub(crate) mod kernel;
 pub(crate) mod matrix_units;
 mod opaque;
+mod open;
 mod options;
 pub(crate) mod pipeline;
 pub(crate) mod pool;

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use super::blocking::block_on;
-use super::device::{Device, experimental};
+use super::device::Device;
 use super::kernel::{Access, Kernel};
+use super::open::experimental;
 use super::pipeline::{self, Pipeline};
 
 /// Fewer new kernels than this are not worth a device.
