@@ -127,6 +127,10 @@ struct Settings {
         help_heading = "Adapters"
     )]
     lora_targets: Option<Vec<String>>,
+    /// The fingerprint of the model that adapters are trained on, which checkpoints don't hold.
+    #[arg(skip)]
+    #[serde(default)]
+    base_model: Option<u64>,
     /// Probability of dropping an activation in training [default: the model's]
     #[arg(long, help_heading = "Training")]
     dropout: Option<f32>,
@@ -449,6 +453,21 @@ impl Tune {
         )?;
         let text = read_text(&self.file)?;
         let (model, tokenizer) = open(&self.model)?;
+        if settings.lora.is_some() {
+            let own = model.fingerprint()?;
+            if let Some(checkpoint) = &checkpoint
+                && settings.base_model.is_some_and(|base| base != own)
+            {
+                return Err(format!(
+                    "{} holds other weights than the model that the adapters of the checkpoint {} were trained on: give that one",
+                    self.model.display(),
+                    checkpoint.path().display()
+                )
+                .into());
+            }
+            self.settings.base_model = Some(own);
+        }
+        let settings = &self.settings;
         let most = model.config().context;
         let context = settings.batch.context;
         let expected = format!("at most {most}, what the model sees");

@@ -18,7 +18,7 @@ use super::save::{self, Content, SaveDType, Stored};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::{DType, Device};
-use crate::nn::{Gpt, GptConfig, ParameterBuilder, Parameters, PositionKind};
+use crate::nn::{Gpt, GptConfig, ParameterBuilder, Parameters, PositionKind, checksum};
 
 /// An opened directory that holds a model: see the [module documentation](super).
 #[derive(Debug)]
@@ -151,6 +151,25 @@ impl ModelFiles {
             }
         }
         bytes
+    }
+
+    /// What tells models of one shape apart: a sum over all tensors, of any order and type, of hashes of their first numbers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], [`Error::Checkpoint`].
+    pub fn fingerprint(&self) -> Result<u64> {
+        let mut sum = 0u64;
+        for (_, file) in &self.weights.files {
+            for (name, info) in file.metadata.tensors() {
+                if self.weights.owner(&name, &self.entries).is_some() {
+                    let most = info.shape.iter().product::<usize>().min(64);
+                    let numbers = file.numbers(info, 0..most)?;
+                    sum = sum.wrapping_add(checksum(&numbers));
+                }
+            }
+        }
+        Ok(sum)
     }
 
     /// The names of the files that hold the weights, and of the index if they are several.

@@ -76,6 +76,7 @@ pub use norm::{LayerNorm, Norm, RmsNorm};
 pub use parameter::Parameter;
 pub use parameter_builder::{ParameterBuilder, Scope};
 pub use parameters::Parameters;
+pub(crate) use parameters::checksum;
 pub use position::Positions;
 pub use rotary::{LocalAttention, ROTARY_BASE, Rotary, RotaryScaling, Yarn};
 pub use summary::{Summary, SummaryLine};

@@ -216,6 +216,15 @@ impl Parameters {
     }
 }
 
+/// A hash of the values' bits, in order: no single changed value goes unnoticed, as each step can be undone.
+pub(crate) fn checksum(values: &[f32]) -> u64 {
+    values.iter().fold(0xcbf2_9ce4_8422_2325, |sum, value| {
+        (sum ^ u64::from(value.to_bits()))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+    })
+}
+
 /// Checks that a parameter's values can be rounded to what holds them.
 pub(super) fn require_range(name: &str, tensor: &Tensor, values: &[f32]) -> Result<()> {
     let checked = tensor.dtype().require_range(values);

@@ -2,7 +2,7 @@
 
 use super::world::World;
 use crate::error::{Error, Result};
-use crate::nn::Parameters;
+use crate::nn::{Parameters, checksum};
 
 impl World {
     /// Checks that all ranks give the same value of something, such as a setting.
@@ -119,13 +119,4 @@ impl World {
             ),
         })
     }
-}
-
-/// Of the values' bits, in order: no single changed value goes unnoticed, as each step can be undone.
-fn checksum(values: &[f32]) -> u64 {
-    values.iter().fold(0xcbf2_9ce4_8422_2325, |sum, value| {
-        (sum ^ u64::from(value.to_bits()))
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_left(29)
-    })
 }

@@ -185,7 +185,14 @@ fn adapters_are_tuned_resumed_read_and_merged() {
     assert_eq!(generate(&[MODEL, "--lora=whole"]), text);
     assert_ne!(generate(&[MODEL]), text);
 
+    // Adapters mean nothing on other weights of the same shapes.
+    let resume = ["--resume=run.safetensors", "--steps=21"];
+    let on_merged = [&["tune", "merged"][..], &SHORT, &parted, &resume].concat();
     for (error, reason) in [
+        (
+            run(&folder, &on_merged),
+            "merged holds other weights than the model that the adapters of the checkpoint run.safetensors were trained on",
+        ),
         (
             merge(MODEL),
             "is also the file of the model: choose another one",
