@@ -527,7 +527,10 @@ impl Tune {
             .filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
         let others: Vec<_> = read.into_iter().chain(written).collect();
         match self.settings.lora {
-            Some(_) => prepare_files(&self.out, ADAPTER, &others),
+            Some(_) => {
+                Adapter::check_output(&self.out)?;
+                prepare_files(&self.out, ADAPTER, &others)
+            }
             None => {
                 model.check_output(&self.out)?;
                 prepare(&self.out, model, &others)

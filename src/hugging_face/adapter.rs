@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::fields::{shortest, unique};
-use super::files::{ADAPTER as CONFIG, is_there, read, refuse};
+use super::files::{self, ADAPTER as CONFIG, is_there, read, refuse};
 use super::model_files::ModelFiles;
 use super::names::{Entry, Part};
 use super::save::{self, Stored};
@@ -207,12 +207,13 @@ impl Adapter {
     ///
     /// # Errors
     ///
-    /// [`Error::File`], [`Error::DeviceLost`], [`Error::Readback`].
+    /// [`Error::File`], [`Error::DeviceLost`], [`Error::Readback`]; those of [`Adapter::check_output`].
     ///
     /// # Panics
     ///
     /// If the adapters have not been built yet.
     pub fn save(&self, directory: impl AsRef<Path>, base_model: Option<&str>) -> Result<()> {
+        Adapter::check_output(&directory)?;
         let mut tensors = Vec::new();
         for (entry, parameter) in &self.factors {
             for part in &entry.parts {
@@ -233,6 +234,15 @@ impl Adapter {
         let json = serde_json::to_vec_pretty(&json).expect("keys are strings");
         let file = save::file_of(WEIGHTS.to_owned(), tensors);
         save::write(directory.as_ref(), &[file], &[(CONFIG, &json)])
+    }
+
+    /// Refuses a directory with a model's weights, which `transformers` would load with the adapters from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`].
+    pub fn check_output(directory: impl AsRef<Path>) -> Result<()> {
+        save::check_without(directory.as_ref(), [files::WEIGHTS, files::INDEX])
     }
 }
 

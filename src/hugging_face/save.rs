@@ -306,11 +306,18 @@ fn describe(config: &GptConfig) -> Result<(&'static ModelType, Map<String, Value
 /// A file of weights: its name, everything before the tensors' data, and that data.
 pub(super) type WeightsFile<'a> = (String, Cow<'a, [u8]>, Vec<Content<'a>>);
 
-/// Refuses a directory in which readers would find other weights than those that are to be written, with or without an
-/// index, or adapters beside them. What a program hasn't written it doesn't remove.
+/// Refuses a directory in which readers would find other weights than those of a model that is to be written, with or without
+/// an index, or adapters beside them.
 pub(super) fn check(directory: &Path, has_index: bool) -> Result<()> {
-    let other = if has_index { WEIGHTS } else { INDEX };
-    let mut others = [other, ADAPTER].into_iter();
+    check_without(
+        directory,
+        [if has_index { WEIGHTS } else { INDEX }, ADAPTER],
+    )
+}
+
+/// Refuses a directory with one of the files: what a program hasn't written it doesn't remove.
+pub(super) fn check_without(directory: &Path, others: [&str; 2]) -> Result<()> {
+    let mut others = others.into_iter();
     match others.find(|name| is_there(&directory.join(name))) {
         None => Ok(()),
         Some(other) => Err(Error::checkpoint(

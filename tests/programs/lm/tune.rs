@@ -198,6 +198,10 @@ fn adapters_are_tuned_resumed_read_and_merged() {
             "is also the file of the model: choose another one",
         ),
         (
+            tune(&["--out=merged", "--lora=2"]),
+            "it holds a model.safetensors, by which readers would find other weights than those to be saved",
+        ),
+        (
             tune(&["--out=new", "--lora=0"]),
             "--lora = 0 is not possible: expected at least 1",
         ),
