@@ -23,8 +23,9 @@ impl Operation for WriteRows {
         let types = [0, 1, 2].map(|index| inputs[index].dtype);
         assert!(
             fits && types[0].is_float() && types[1] == types[0] && types[2] == DType::U32,
-            "write_rows: rows {rows} from starts {starts} on do not fit into {to}, expected F32 [B, T, W] and U32 [B] for \
-             F32 [B, C, W]"
+            "write_rows: rows {rows} from starts {starts} on do not fit into {to}, expected {:?} [B, T, W] and U32 [B] for \
+             [B, C, W] of F32 or F16",
+            types[0]
         );
         Vec::new()
     }
