@@ -65,9 +65,9 @@ pub(super) fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatur
     if !features.intersects(wgpu::Features::all_experimental_mask()) {
         return wgpu::ExperimentalFeatures::disabled();
     }
-    // SAFETY: only the crate's own kernels name matrices, as `gpu/pipeline.rs` sees to. They move them from and to workgroup memory alone, whose bounds
-    // are constants, and in control flow that is the same for all of a workgroup; the test-suite runs them on a software
-    // adapter, and devices use them only after a product has come out right.
+    // SAFETY: only the crate's own kernels name matrices, as `gpu/pipeline.rs` sees to. They move them from and to workgroup
+    // memory alone, whose bounds are constants, and in control flow that is the same for all of a workgroup; the test-suite
+    // runs them on a software adapter, and devices use them only after a product has come out right.
     unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 

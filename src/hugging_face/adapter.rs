@@ -336,9 +336,7 @@ impl AdapterFiles {
         let json = self.json.clone();
         Ok((Adapter { json, factors }, parameters))
     }
-}
 
-impl AdapterFiles {
     /// Whether the configuration has `peft` adapt a module. What it says by patterns is taken to fit: then the tensors say it.
     fn is_target(&self, module: &str) -> bool {
         let are_named = |key: &str, otherwise: bool| match &self.json.get(key) {

@@ -227,8 +227,9 @@ impl ParameterBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Limit`](crate::Error::Limit) if one parameter is larger than the adapter lets a kernel bind, [`Error::OutOfMemory`](crate::Error::OutOfMemory),
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost). [`Error::Parameter`](crate::Error::Parameter) if an initial value is too large for the parameters' type.
+    /// [`Error::Limit`](crate::Error::Limit) if one parameter is larger than the adapter lets a kernel bind,
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::DeviceLost`](crate::Error::DeviceLost).
+    /// [`Error::Parameter`](crate::Error::Parameter) if an initial value is too large for the parameters' type.
     pub fn build(self, device: &Device) -> Result<Parameters> {
         let seed = self.seed;
         let parameters = self.build_zeroed(device)?;
